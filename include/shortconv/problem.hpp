@@ -1,0 +1,140 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "shortconv/export.h"
+#include "shortconv/status.hpp"
+#include "shortconv/tensor.hpp"
+
+namespace shortconv {
+
+/// Which call this is. Verify and commit will be further values with fields of their own below.
+enum class Op : std::uint8_t {
+  kForward,  ///< x is [tokens, channels] with query_start_loc (one sequence without), or [batch,
+             ///< tokens, channels]
+  kDecode,   ///< x is [sequences, channels] or [sequences, tokens, channels]; every sequence is
+             ///< resumed
+};
+
+enum class Activation : std::uint8_t { kNone, kSilu };
+
+/// How the work of a ragged batch is found; all give the same bits. docs/design.md compares them.
+enum class Schedule : std::uint8_t {
+  kFlat,  ///< fixed tiles over the packed rows, sequences found by search; needs no lengths on the
+          ///< host
+  kBlockList,  ///< one entry per (sequence, 8 tokens) in two lists that the caller builds from the
+               ///< lengths
+  kSequenceGrid,  ///< sequences x chunks of the longest sequence, most of them empty on a skewed
+                  ///< batch
+};
+
+/// What the rows of skipped sequences and the rows outside query_start_loc hold afterwards.
+enum class PaddedRows : std::uint8_t { kZero, kUntouched, kCopy };
+
+/// Which sequences continue from their slot rather than from zeros.
+enum class InitialState : std::uint8_t { kNone, kAll, kByFlag };
+
+enum class BackendId : std::uint8_t { kAuto, kReference, kCpu, kCuda };
+
+/// Arguments of one call. Axis order is fixed; any memory layout is expressed by strides.
+struct ForwardArgs {
+  Op op = Op::kForward;
+  TensorRef x;                    ///< see Op; f32, f16 or bf16 (f64: reference backend)
+  TensorRef out;                  ///< shape of x, own strides and floating dtype; may be x itself
+  TensorRef weight;               ///< [channels, width]; tap width-1 multiplies the current token
+  std::optional<TensorRef> bias;  ///< [channels], dtype of weight
+
+  std::optional<TensorRef>
+      state;  ///< [slots, columns >= width-1, channels], raw inputs, newest last
+  std::optional<TensorRef> read_slots;   ///< [sequences] i32 or i64; absent: slot = sequence number
+  std::optional<TensorRef> write_slots;  ///< [sequences]; absent: as read_slots
+  std::optional<TensorRef>
+      read_offsets;             ///< [sequences]; columns to skip when reading, clamped to the pool
+  std::int64_t state_base = 0;  ///< first column that belongs to the history
+  std::optional<std::int64_t> null_slot;  ///< a slot that means padding, as every negative one does
+
+  std::optional<TensorRef>
+      query_start_loc;  ///< [sequences + 1] i32 or i64, in the memory of x's device
+  std::optional<TensorRef> has_initial_state;        ///< [sequences] bool; replaces initial_state
+  InitialState initial_state = InitialState::kNone;  ///< without flags; decode always means kAll
+
+  Activation activation = Activation::kNone;
+  PaddedRows padded_rows = PaddedRows::kZero;
+
+  BackendId backend = BackendId::kAuto;
+  Schedule schedule = Schedule::kFlat;
+  std::int64_t longest_sequence = 0;        ///< kSequenceGrid: tokens of the longest sequence
+  std::optional<TensorRef> block_sequence;  ///< kBlockList: [blocks] i32, from plan_block_list
+  std::optional<TensorRef> block_offset;    ///< kBlockList: [blocks] i32, in chunks of kChunkTokens
+  std::int32_t threads = 0;                 ///< CPU: how many to use; 0 = as many as OpenMP offers
+};
+
+/// Everything that decides a kernel and nothing that changes from call to call: no addresses. Made
+/// by make_problem; hashable, comparable, printable.
+struct Problem {
+  Op op = Op::kForward;
+  BackendId backend = BackendId::kAuto;
+  Device device;
+
+  DType x_dtype = DType::kF32;
+  DType out_dtype = DType::kF32;
+  DType weight_dtype = DType::kF32;
+  DType state_dtype = DType::kF32;
+  DType query_start_loc_dtype = DType::kI32;
+  DType read_slots_dtype = DType::kI32;
+  DType write_slots_dtype = DType::kI32;
+  DType read_offsets_dtype = DType::kI32;
+
+  Activation activation = Activation::kNone;
+  PaddedRows padded_rows = PaddedRows::kZero;
+  InitialState initial_state = InitialState::kNone;
+  Schedule schedule = Schedule::kFlat;
+
+  bool has_bias = false;
+  bool has_state = false;
+  bool has_query_start_loc = false;
+  bool has_read_slots = false;
+  bool has_write_slots = false;
+  bool has_read_offsets = false;
+  bool has_null_slot = false;
+  bool in_place = false;
+
+  std::int32_t width = 0;
+  std::int32_t threads = 0;
+
+  std::int64_t tokens = 0;  ///< packed rows in all
+  std::int64_t channels = 0;
+  std::int64_t sequences = 0;
+  std::int64_t sequence_tokens = 0;  ///< dense batches: tokens of each; 0 with query_start_loc
+  std::int64_t slots = 0;
+  std::int64_t state_columns = 0;
+  std::int64_t state_base = 0;
+  std::int64_t null_slot = 0;
+  std::int64_t longest_sequence = 0;
+  std::int64_t blocks = 0;
+
+  // Strides in elements. x_sequence and out_sequence are used by dense batches only.
+  std::int64_t x_sequence = 0, x_token = 0, x_channel = 0;
+  std::int64_t out_sequence = 0, out_token = 0, out_channel = 0;
+  std::int64_t weight_channel = 0, weight_tap = 0, bias_channel = 0;
+  std::int64_t state_slot = 0, state_column = 0, state_channel = 0;
+  std::int64_t query_start_loc_stride = 1, read_slots_stride = 1, write_slots_stride = 1;
+  std::int64_t read_offsets_stride = 1, flags_stride = 1;
+  std::int64_t block_sequence_stride = 1, block_offset_stride = 1;
+
+  friend bool operator==(const Problem&, const Problem&) = default;
+};
+
+/// Checks the arguments against the specification and against each other. All refusals that need no
+/// device happen here; on failure `problem` is left as it was.
+SHORTCONV_API Status make_problem(const ForwardArgs& args, Problem& problem);
+
+SHORTCONV_API std::size_t hash(const Problem& problem);
+
+/// One line with the fields that differ from their defaults.
+SHORTCONV_API std::string to_string(const Problem& problem);
+
+}  // namespace shortconv

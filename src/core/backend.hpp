@@ -1,0 +1,50 @@
+// What a backend fills in. A new one is a folder, a line in registry.cpp and an enumerator of
+// BackendId.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstring>
+#include <string>
+#include <type_traits>
+
+#include "shortconv/capability.hpp"
+#include "shortconv/plan.hpp"
+
+namespace shortconv {
+
+using PlanStorage = std::array<std::byte, Plan::kStorageBytes>;
+
+struct Backend {
+  BackendId id;
+  DeviceType device;
+  BackendInfo (*info)();
+  /// Chooses a kernel: pure, given the properties of the device. Refuses what it has no kernel for.
+  Status (*plan)(const Problem& problem, PlanStorage& choice);
+  /// Launches. Addresses have passed check_addresses.
+  Status (*run)(const Problem& problem, const PlanStorage& choice, const Addresses& addresses,
+                void* stream);
+  std::string (*describe)(const Problem& problem, const PlanStorage& choice);
+};
+
+/// Null if the backend is not built in. kAuto must be resolved first.
+const Backend* find_backend(BackendId id);
+
+/// The backend that serves a device by default.
+BackendId default_backend(DeviceType device);
+
+/// Keeps a backend's choice in the plan. Types that do not fit or own something do not compile.
+template <typename Choice>
+void store_choice(PlanStorage& storage, const Choice& choice) {
+  static_assert(sizeof(Choice) <= sizeof(PlanStorage) && std::is_trivially_copyable_v<Choice>);
+  std::memcpy(storage.data(), &choice, sizeof choice);
+}
+
+template <typename Choice>
+Choice load_choice(const PlanStorage& storage) {
+  Choice choice;
+  std::memcpy(&choice, storage.data(), sizeof choice);
+  return choice;
+}
+
+}  // namespace shortconv

@@ -1,0 +1,210 @@
+// The C ABI over the C++ API: the only file that catches exceptions and turns structs into
+// ForwardArgs.
+#include <algorithm>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <optional>
+#include <span>
+
+#include "core/check.hpp"
+#include "shortconv/plan.hpp"
+#include "shortconv/schedule.hpp"
+#include "shortconv/shortconv.h"
+
+namespace shortconv {
+namespace {
+
+constexpr std::size_t kErrorBytes = 1024;
+thread_local char last_error[kErrorBytes] = "";
+
+// The number in a shortconv_plan that says it was made by shortconv_plan_forward.
+constexpr std::uint64_t kPlanMark = 0x73686f7274636f6eull;
+
+struct MarkedPlan {
+  std::uint64_t mark;
+  Plan plan;
+};
+static_assert(sizeof(MarkedPlan) <= sizeof(shortconv_plan));
+static_assert(alignof(MarkedPlan) <= 16);
+
+int report(const Status& status) {
+  if (!status.ok()) std::snprintf(last_error, kErrorBytes, "%s", status.message().c_str());
+  return static_cast<int>(status.code());
+}
+
+template <typename Body>
+int guarded(Body&& body) noexcept {
+  try {
+    return report(body());
+  } catch (const std::exception& error) {
+    std::snprintf(last_error, kErrorBytes, "internal: %s", error.what());
+  } catch (...) {
+    std::snprintf(last_error, kErrorBytes, "internal: unknown exception");
+  }
+  return static_cast<int>(Code::kInternal);
+}
+
+Status invalid(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }
+
+// Fields that the caller's header does not have are zero; fields that ours does not have must be.
+Status read_args(const shortconv_forward_args* from, shortconv_forward_args& args) {
+  constexpr std::size_t kLargestStruct = 4096;
+  if (from == nullptr) return invalid("args: is null");
+  const std::size_t size = from->struct_size;
+  constexpr std::size_t kFirstVersion = sizeof(shortconv_forward_args);
+  if (size < kFirstVersion || size > kLargestStruct) {
+    return invalid(concat("args: struct_size is ", static_cast<std::int64_t>(size),
+                          "; expected at least ", static_cast<std::int64_t>(kFirstVersion)));
+  }
+  std::memcpy(&args, from, std::min(size, sizeof args));
+  const auto* bytes = reinterpret_cast<const unsigned char*>(from);
+  if (std::any_of(bytes + std::min(size, sizeof args), bytes + size,
+                  [](unsigned char b) { return b != 0; })) {
+    return invalid("args: fields that this version does not know are not zero");
+  }
+  if (args.reserved != 0) return invalid("args: reserved is not zero");
+  return {};
+}
+
+TensorRef tensor_of(const shortconv_tensor& from) {
+  TensorRef tensor{
+      .data = from.data,
+      .dtype = static_cast<DType>(from.dtype & 0xffff),
+      .device = {static_cast<DeviceType>(from.device_type), from.device_index},
+      .ndim = from.ndim,
+  };
+  std::copy(std::begin(from.shape), std::end(from.shape), tensor.shape);
+  std::copy(std::begin(from.strides), std::end(from.strides), tensor.strides);
+  return tensor;
+}
+
+std::optional<TensorRef> optional_tensor(const shortconv_tensor* from) {
+  if (from == nullptr) return std::nullopt;
+  return tensor_of(*from);
+}
+
+template <typename Enum>
+bool narrow(std::int32_t from, Enum& to) {
+  if (from < 0 || from > 127) return false;  // which values there are, make_problem knows
+  to = static_cast<Enum>(from);
+  return true;
+}
+
+Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
+  shortconv_forward_args args;
+  if (Status status = read_args(from, args); !status.ok()) return status;
+  if (args.x == nullptr) return invalid("x: is null");
+  if (args.out == nullptr) return invalid("out: is null");
+  if (args.weight == nullptr) return invalid("weight: is null");
+  to.x = tensor_of(*args.x);
+  to.out = tensor_of(*args.out);
+  to.weight = tensor_of(*args.weight);
+  to.bias = optional_tensor(args.bias);
+  to.state = optional_tensor(args.state);
+  to.read_slots = optional_tensor(args.read_slots);
+  to.write_slots = optional_tensor(args.write_slots);
+  to.read_offsets = optional_tensor(args.read_offsets);
+  to.query_start_loc = optional_tensor(args.query_start_loc);
+  to.has_initial_state = optional_tensor(args.has_initial_state);
+  to.block_sequence = optional_tensor(args.block_sequence);
+  to.block_offset = optional_tensor(args.block_offset);
+  to.state_base = args.state_base;
+  if (args.has_null_slot != 0) to.null_slot = args.null_slot;
+  to.longest_sequence = args.longest_sequence;
+  to.threads = args.threads;
+  if (!narrow(args.op, to.op))
+    return invalid(concat("op: ", std::int64_t{args.op}, " is not known"));
+  if (!narrow(args.initial_state, to.initial_state)) {
+    return invalid(concat("initial_state: ", std::int64_t{args.initial_state}, " is not known"));
+  }
+  if (!narrow(args.activation, to.activation)) {
+    return invalid(concat("activation: ", std::int64_t{args.activation}, " is not known"));
+  }
+  if (!narrow(args.padded_rows, to.padded_rows)) {
+    return invalid(concat("padded_rows: ", std::int64_t{args.padded_rows}, " is not known"));
+  }
+  if (!narrow(args.backend, to.backend)) {
+    return invalid(concat("backend: ", std::int64_t{args.backend}, " is not known"));
+  }
+  if (!narrow(args.schedule, to.schedule)) {
+    return invalid(concat("schedule: ", std::int64_t{args.schedule}, " is not known"));
+  }
+  return {};
+}
+
+Status make_plan(const ForwardArgs& args, Plan& plan) {
+  Problem problem;
+  if (Status status = make_problem(args, problem); !status.ok()) return status;
+  return make_plan(problem, plan);
+}
+
+}  // namespace
+}  // namespace shortconv
+
+using namespace shortconv;
+
+const char* shortconv_version(void) {
+  static const std::string text =
+      concat(std::int64_t{SHORTCONV_VERSION_MAJOR}, ".", std::int64_t{SHORTCONV_VERSION_MINOR}, ".",
+             std::int64_t{SHORTCONV_VERSION_PATCH});
+  return text.c_str();
+}
+
+const char* shortconv_last_error(void) { return last_error; }
+
+int shortconv_plan_forward(const shortconv_forward_args* args, shortconv_plan* plan) {
+  return guarded([&]() -> Status {
+    if (plan == nullptr) return invalid("plan: is null");
+    ForwardArgs converted;
+    if (Status status = convert(args, converted); !status.ok()) return status;
+    MarkedPlan made{.mark = kPlanMark, .plan = {}};
+    if (Status status = make_plan(converted, made.plan); !status.ok()) return status;
+    std::memcpy(plan, &made, sizeof made);
+    return {};
+  });
+}
+
+int shortconv_run(const shortconv_plan* plan, const shortconv_forward_args* args, void* stream) {
+  return guarded([&]() -> Status {
+    if (plan == nullptr) return invalid("plan: is null");
+    if (plan->opaque[0] != kPlanMark)
+      return invalid("plan: was not made by shortconv_plan_forward");
+    ForwardArgs converted;
+    if (Status status = convert(args, converted); !status.ok()) return status;
+    MarkedPlan made;
+    std::memcpy(static_cast<void*>(&made), plan, sizeof made);
+    return run(made.plan, addresses(converted), stream);
+  });
+}
+
+int shortconv_forward(const shortconv_forward_args* args, void* stream) {
+  return guarded([&]() -> Status {
+    ForwardArgs converted;
+    if (Status status = convert(args, converted); !status.ok()) return status;
+    return forward(converted, stream);
+  });
+}
+
+int shortconv_plan_block_list(const int64_t* lengths, int64_t sequences, int32_t* block_sequence,
+                              int32_t* block_offset, int64_t capacity, int64_t* count) {
+  return guarded([&]() -> Status {
+    if (sequences < 0)
+      return invalid(concat("sequences: is ", sequences, "; sizes are not negative"));
+    if (sequences > 0 && lengths == nullptr) return invalid("lengths: is null");
+    if (count == nullptr) return invalid("count: is null");
+    const BlockList list = plan_block_list(std::span(lengths, static_cast<std::size_t>(sequences)));
+    *count = static_cast<std::int64_t>(list.sequence.size());
+    if (*count > capacity) {
+      return invalid(
+          concat("capacity: is ", capacity, ", but the lengths need ", *count, " entries"));
+    }
+    if (*count > 0 && (block_sequence == nullptr || block_offset == nullptr)) {
+      return invalid("block_sequence: or block_offset is null");
+    }
+    std::copy(list.sequence.begin(), list.sequence.end(), block_sequence);
+    std::copy(list.offset.begin(), list.offset.end(), block_offset);
+    return {};
+  });
+}

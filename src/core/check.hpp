@@ -1,0 +1,142 @@
+// A small matcher for tensor arguments. Sizes with a name ("channels") are fixed by the first
+// argument that has them and must agree afterwards; the first violation is kept as a Status,
+// everything after it is ignored.
+#pragma once
+
+#include <algorithm>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+#include "shortconv/capability.hpp"
+#include "shortconv/status.hpp"
+#include "shortconv/tensor.hpp"
+
+namespace shortconv {
+
+inline void append(std::string& text, std::string_view part) { text += part; }
+inline void append(std::string& text, std::int64_t part) { text += std::to_string(part); }
+
+template <typename... Parts>
+std::string concat(const Parts&... parts) {
+  std::string text;
+  (append(text, parts), ...);
+  return text;
+}
+
+/// A size that several arguments share.
+struct Symbol {
+  std::string_view name;
+  std::int64_t value = -1;
+  std::string_view owner = {};  // the argument that fixed it
+};
+
+/// The addresses a tensor can touch, in bytes relative to its data pointer; [0, 0) if it has no
+/// elements.
+struct Extent {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
+/// False if the extent does not fit into 62 bits.
+[[nodiscard]] inline bool extent_of(const TensorRef& tensor, Extent& extent) {
+  constexpr __int128 kLimit = static_cast<__int128>(1) << 62;
+  __int128 low = 0, high = 0;
+  extent = {};
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    if (tensor.shape[axis] == 0) return true;
+  }
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    const __int128 reach = static_cast<__int128>(tensor.shape[axis] - 1) * tensor.strides[axis];
+    (reach < 0 ? low : high) += reach;
+  }
+  low *= element_bytes(tensor.dtype);
+  high = (high + 1) * element_bytes(tensor.dtype);
+  if (low < -kLimit || high > kLimit) return false;
+  extent = {static_cast<std::int64_t>(low), static_cast<std::int64_t>(high)};
+  return true;
+}
+
+class Checker {
+ public:
+  [[nodiscard]] bool ok() const { return status_.ok(); }
+  [[nodiscard]] const Status& status() const { return status_; }
+
+  /// Records the violation `argument: text` unless `condition` holds or one was found before.
+  template <typename... Parts>
+  bool require(bool condition, std::string_view argument, const Parts&... text) {
+    if (!condition && ok()) {
+      status_ = Status(Code::kInvalidArgument, concat(argument, ": ", text...));
+    }
+    return ok();
+  }
+
+  /// Number of axes, sizes, memory: what holds for every tensor argument.
+  Checker& tensor(std::string_view argument, const TensorRef& tensor,
+                  std::initializer_list<Symbol*> sizes) {
+    const auto axes = static_cast<std::int64_t>(sizes.size());
+    if (!ok()) return *this;
+    if (tensor.ndim != axes) {  // the text is built on failure only: this runs on every call
+      require(false, argument, "expected ", axes, " axes", names_of(sizes), ", got ",
+              std::int64_t{tensor.ndim});
+      return *this;
+    }
+    int axis = 0;
+    for (Symbol* size : sizes) match(argument, tensor, axis++, *size);
+    if (!ok()) return *this;
+    Extent extent;
+    require(extent_of(tensor, extent), argument, "shape and strides reach beyond 2^62 bytes");
+    require(tensor.data != nullptr || extent.end == 0, argument,
+            "data is null, but the shape has elements");
+    return *this;
+  }
+
+  Checker& dtype(std::string_view argument, const TensorRef& tensor,
+                 std::initializer_list<DType> allowed) {
+    if (std::find(allowed.begin(), allowed.end(), tensor.dtype) != allowed.end()) return *this;
+    std::string list;
+    for (DType one : allowed) {
+      if (!list.empty()) list += ", ";
+      list += name(one);
+    }
+    require(false, argument, "dtype ", name(tensor.dtype), " is not supported (", list, ")");
+    return *this;
+  }
+
+  Checker& device(std::string_view argument, const TensorRef& tensor, Device expected) {
+    require(tensor.device == expected, argument, "is on device ",
+            static_cast<std::int64_t>(tensor.device.type), ":", std::int64_t{tensor.device.index},
+            ", but x is on ", static_cast<std::int64_t>(expected.type), ":",
+            std::int64_t{expected.index});
+    return *this;
+  }
+
+ private:
+  static std::string names_of(std::initializer_list<Symbol*> sizes) {
+    std::string text = " [";
+    for (const Symbol* size : sizes) {
+      if (text.size() > 2) text += ", ";
+      text += size->name;
+    }
+    return text + "]";
+  }
+
+  void match(std::string_view argument, const TensorRef& tensor, int axis, Symbol& size) {
+    const std::int64_t extent = tensor.shape[axis];
+    if (!require(extent >= 0, argument, "axis ", std::int64_t{axis}, " ('", size.name, "') is ",
+                 extent, "; sizes are not negative")) {
+      return;
+    }
+    if (size.value < 0) {
+      size.value = extent;
+      size.owner = argument;
+      return;
+    }
+    require(extent == size.value, argument, "axis ", std::int64_t{axis}, " ('", size.name, "') is ",
+            extent, ", but ", size.owner, " made '", size.name, "' = ", size.value);
+  }
+
+  Status status_;
+};
+
+}  // namespace shortconv

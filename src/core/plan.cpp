@@ -1,0 +1,101 @@
+#include "shortconv/plan.hpp"
+
+#include "core/backend.hpp"
+#include "core/check.hpp"
+
+namespace shortconv {
+namespace {
+
+void* data_of(const std::optional<TensorRef>& tensor) { return tensor ? tensor->data : nullptr; }
+
+// The addresses must be those of the arguments the problem was made from, in kind if not in value.
+Status check_addresses(const Problem& problem, const Addresses& at) {
+  if (problem.tokens == 0 || problem.channels == 0) return {};
+  Checker check;
+  check.require(at.x != nullptr, "x", "is null");
+  check.require(at.out != nullptr, "out", "is null");
+  check.require(at.weight != nullptr, "weight", "is null");
+  check.require(!problem.has_bias || at.bias != nullptr, "bias", "is null, but the plan has one");
+  check.require(!problem.has_state || problem.slots == 0 || at.state != nullptr, "state",
+                "is null, but the plan has one");
+  check.require(!problem.has_query_start_loc || at.query_start_loc != nullptr, "query_start_loc",
+                "is null, but the plan has one");
+  if (problem.sequences > 0) {
+    check.require(!problem.has_read_slots || at.read_slots != nullptr, "read_slots",
+                  "is null, but the plan has one");
+    check.require(!problem.has_write_slots || at.write_slots != nullptr, "write_slots",
+                  "is null, but the plan has one");
+    check.require(!problem.has_read_offsets || at.read_offsets != nullptr, "read_offsets",
+                  "is null, but the plan has one");
+    check.require(problem.initial_state != InitialState::kByFlag || at.has_initial_state != nullptr,
+                  "has_initial_state", "is null, but the plan has one");
+  }
+  check.require(problem.blocks == 0 || (at.block_sequence != nullptr && at.block_offset != nullptr),
+                "block_sequence", "or block_offset is null, but the plan has them");
+  check.require((at.x == at.out) == problem.in_place, "out",
+                problem.in_place ? "is not x, but the plan works in place"
+                                 : "is x, but the plan does not work in place");
+  return check.status();
+}
+
+}  // namespace
+
+Addresses addresses(const ForwardArgs& args) {
+  return {
+      .x = args.x.data,
+      .out = args.out.data,
+      .weight = args.weight.data,
+      .bias = data_of(args.bias),
+      .state = data_of(args.state),
+      .read_slots = data_of(args.read_slots),
+      .write_slots = data_of(args.write_slots),
+      .read_offsets = data_of(args.read_offsets),
+      .query_start_loc = data_of(args.query_start_loc),
+      .has_initial_state = data_of(args.has_initial_state),
+      .block_sequence = data_of(args.block_sequence),
+      .block_offset = data_of(args.block_offset),
+  };
+}
+
+Status make_plan(const Problem& problem, Plan& plan) {
+  const BackendId id =
+      problem.backend == BackendId::kAuto ? default_backend(problem.device.type) : problem.backend;
+  const Backend* backend = find_backend(id);
+  if (backend == nullptr) {
+    return {Code::kUnavailable, concat("backend: '", name(id), "' is not built into this library")};
+  }
+  if (backend->device != problem.device.type) {
+    return {Code::kInvalidArgument,
+            concat("backend: '", name(id), "' works on device type ",
+                   static_cast<std::int64_t>(backend->device), ", but x is on ",
+                   static_cast<std::int64_t>(problem.device.type))};
+  }
+  Plan made;
+  made.problem_ = problem;
+  made.backend_ = backend;
+  if (Status status = backend->plan(problem, made.storage_); !status.ok()) return status;
+  plan = made;
+  return {};
+}
+
+Status run(const Plan& plan, const Addresses& addresses, void* stream) {
+  if (plan.backend_ == nullptr) return {Code::kInvalidArgument, "plan: was not made by make_plan"};
+  if (Status status = check_addresses(plan.problem_, addresses); !status.ok()) return status;
+  return plan.backend_->run(plan.problem_, plan.storage_, addresses, stream);
+}
+
+Status forward(const ForwardArgs& args, void* stream) {
+  Problem problem;
+  if (Status status = make_problem(args, problem); !status.ok()) return status;
+  Plan plan;
+  if (Status status = make_plan(problem, plan); !status.ok()) return status;
+  return run(plan, addresses(args), stream);
+}
+
+std::string to_string(const Plan& plan) {
+  if (plan.backend_ == nullptr) return "no plan";
+  return concat(name(plan.backend_->id), ": ",
+                plan.backend_->describe(plan.problem_, plan.storage_));
+}
+
+}  // namespace shortconv

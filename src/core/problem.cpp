@@ -1,0 +1,415 @@
+// Arguments -> Problem. Everything the host can know is checked here and only here.
+#include "shortconv/problem.hpp"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "core/capability.hpp"
+#include "core/check.hpp"
+
+namespace shortconv {
+namespace {
+
+struct Range {
+  std::uintptr_t begin;
+  std::uintptr_t end;
+};
+
+Range range_of(const TensorRef& tensor) {
+  Extent extent;
+  (void)extent_of(tensor, extent);  // fits: Checker::tensor came first
+  const auto base = reinterpret_cast<std::uintptr_t>(tensor.data);
+  return {base + static_cast<std::uintptr_t>(extent.begin),
+          base + static_cast<std::uintptr_t>(extent.end)};
+}
+
+bool ranges_overlap(const TensorRef& a, const TensorRef& b) {
+  const Range first = range_of(a);
+  const Range second = range_of(b);
+  return first.begin < first.end && second.begin < second.end && first.begin < second.end &&
+         second.begin < first.end;
+}
+
+bool same_view(const TensorRef& a, const TensorRef& b) {
+  return a.data == b.data && a.dtype == b.dtype && a.ndim == b.ndim &&
+         std::equal(a.shape, a.shape + a.ndim, b.shape) &&
+         std::equal(a.strides, a.strides + a.ndim, b.strides);
+}
+
+// Column slices of one wider buffer, such as x and out in a packed projection, interleave without
+// sharing an element.
+bool disjoint_columns(const TensorRef& a, const TensorRef& b) {
+  const int axis = a.ndim - 1;
+  if (a.dtype != b.dtype || a.strides[axis] != 1 || b.strides[axis] != 1) return false;
+  const std::int64_t pitch = a.strides[axis - 1];
+  if (pitch <= 0) return false;
+  for (int outer = 0; outer < axis; ++outer) {
+    if (a.strides[outer] != b.strides[outer] || a.strides[outer] % pitch != 0) return false;
+  }
+  const std::int64_t bytes = element_bytes(a.dtype);
+  const auto distance = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(b.data) -
+                                                  reinterpret_cast<std::uintptr_t>(a.data));
+  if (distance % bytes != 0) return false;
+  const std::int64_t columns = ((distance / bytes) % pitch + pitch) % pitch;
+  return columns >= a.shape[axis] && pitch - columns >= b.shape[axis];
+}
+
+// Written tensors must not map two indices to one element; a zero stride is how that happens by
+// mistake.
+void check_written(Checker& check, std::string_view argument, const TensorRef& tensor) {
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    check.require(tensor.strides[axis] != 0 || tensor.shape[axis] <= 1, argument, "axis ",
+                  std::int64_t{axis}, " has stride 0 but is written");
+  }
+}
+
+constexpr std::initializer_list<DType> kFloats = {DType::kF32, DType::kF16, DType::kBF16,
+                                                  DType::kF64};
+constexpr std::initializer_list<DType> kIndices = {DType::kI32, DType::kI64};
+constexpr std::initializer_list<DType> kFlags = {DType::kBool, DType::kU8};
+
+// Callers may hand over any number as an enumerator, through the C ABI above all.
+template <typename T, std::size_t kCount>
+void check_listed(Checker& check, std::string_view argument,
+                  const std::array<Named<T>, kCount>& list, T value) {
+  const bool found =
+      std::any_of(list.begin(), list.end(), [&](const auto& row) { return row.value == value; });
+  if (found) return;
+  std::string names;
+  for (const auto& row : list) names += concat(names.empty() ? "" : ", ", row.name);
+  check.require(false, argument, "value ", static_cast<std::int64_t>(value), " is not known (",
+                names, ")");
+}
+
+void check_options(const ForwardArgs& args, Checker& check) {
+  check.require(args.op <= Op::kDecode, "op", "value ", static_cast<std::int64_t>(args.op),
+                " is not known (forward, decode)");
+  check.require(args.initial_state <= InitialState::kByFlag, "initial_state", "value ",
+                static_cast<std::int64_t>(args.initial_state),
+                " is not known (none, all, by flag)");
+  check_listed(check, "activation", kActivations, args.activation);
+  check_listed(check, "padded_rows", kPaddedRows, args.padded_rows);
+  check_listed(check, "schedule", kSchedules, args.schedule);
+  check_listed(check, "backend", kBackends, args.backend);
+}
+
+struct Sizes {
+  Symbol tokens{"tokens"}, channels{"channels"}, width{"width"}, batch{"batch"};
+  Symbol sequences{"sequences"}, bounds{"sequences + 1"};
+  Symbol slots{"slots"}, columns{"columns"}, blocks{"blocks"};
+};
+
+// x, out, weight, bias: which rows there are, and how they are laid out.
+void check_rows(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
+  const bool dense = args.x.ndim == 3;
+  const bool flat_decode = args.op == Op::kDecode && !dense;
+  if (dense) {
+    check.tensor("x", args.x, {&sizes.batch, &sizes.tokens, &sizes.channels});
+    check.tensor("out", args.out, {&sizes.batch, &sizes.tokens, &sizes.channels});
+  } else {
+    check.tensor("x", args.x, {&sizes.tokens, &sizes.channels});
+    check.tensor("out", args.out, {&sizes.tokens, &sizes.channels});
+  }
+  check.dtype("x", args.x, kFloats)
+      .dtype("out", args.out, kFloats)
+      .device("out", args.out, args.x.device);
+  check.tensor("weight", args.weight, {&sizes.channels, &sizes.width});
+  check.dtype("weight", args.weight, kFloats).device("weight", args.weight, args.x.device);
+  check.require(sizes.width.value >= kMinWidth && sizes.width.value <= kMaxWidth, "weight",
+                "width ", sizes.width.value, " is not supported (", std::int64_t{kMinWidth}, " to ",
+                std::int64_t{kMaxWidth}, ")");
+  if (args.bias) {
+    check.tensor("bias", *args.bias, {&sizes.channels});
+    check.dtype("bias", *args.bias, {args.weight.dtype}).device("bias", *args.bias, args.x.device);
+    problem.bias_channel = args.bias->strides[0];
+  }
+  check_written(check, "out", args.out);
+  if (!check.ok()) return;
+
+  problem.x_dtype = args.x.dtype;
+  problem.out_dtype = args.out.dtype;
+  problem.weight_dtype = args.weight.dtype;
+  problem.has_bias = args.bias.has_value();
+  problem.width = static_cast<std::int32_t>(sizes.width.value);
+  problem.channels = sizes.channels.value;
+  problem.weight_channel = args.weight.strides[0];
+  problem.weight_tap = args.weight.strides[1];
+
+  const int token_axis = dense ? 1 : 0;
+  problem.x_token = args.x.strides[token_axis];
+  problem.x_channel = args.x.strides[token_axis + 1];
+  problem.out_token = args.out.strides[token_axis];
+  problem.out_channel = args.out.strides[token_axis + 1];
+  if (dense) {
+    problem.sequence_tokens = sizes.tokens.value;
+    problem.x_sequence = args.x.strides[0];
+    problem.out_sequence = args.out.strides[0];
+    sizes.sequences.value = sizes.batch.value;
+  } else if (flat_decode) {  // [sequences, channels] is [sequences, 1, channels]
+    problem.sequence_tokens = 1;
+    problem.x_sequence = problem.x_token;
+    problem.out_sequence = problem.out_token;
+    sizes.sequences.value = sizes.tokens.value;
+  } else if (!args.query_start_loc) {
+    problem.sequence_tokens = sizes.tokens.value;
+    sizes.sequences.value = 1;
+  }
+  if (sizes.sequences.value >= 0) {
+    sizes.sequences.owner = "x";
+    const __int128 rows = static_cast<__int128>(sizes.sequences.value) * problem.sequence_tokens;
+    check.require(rows < (static_cast<__int128>(1) << 62), "x", "has more than 2^62 rows");
+    problem.tokens = static_cast<std::int64_t>(rows);
+    problem.sequences = sizes.sequences.value;
+  } else {
+    problem.tokens = sizes.tokens.value;
+  }
+}
+
+void check_query_start_loc(const ForwardArgs& args, Checker& check, Sizes& sizes,
+                           Problem& problem) {
+  if (!args.query_start_loc) return;
+  const TensorRef& bounds = *args.query_start_loc;
+  check.require(args.x.ndim == 2 && args.op == Op::kForward, "query_start_loc",
+                "goes with x [tokens, channels] of a forward call only; a batch or a decode call "
+                "has its sequences "
+                "from its shape");
+  check.tensor("query_start_loc", bounds, {&sizes.bounds});
+  check.dtype("query_start_loc", bounds, kIndices).device("query_start_loc", bounds, args.x.device);
+  check.require(sizes.bounds.value >= 1, "query_start_loc",
+                "is empty; expected sequences + 1 entries");
+  if (!check.ok()) return;
+  sizes.sequences = {
+      .name = "sequences", .value = sizes.bounds.value - 1, .owner = "query_start_loc"};
+  problem.has_query_start_loc = true;
+  problem.query_start_loc_dtype = bounds.dtype;
+  problem.query_start_loc_stride = bounds.strides[0];
+  problem.sequences = sizes.sequences.value;
+}
+
+void check_indices(Checker& check, std::string_view argument,
+                   const std::optional<TensorRef>& tensor, Symbol& size, Device device,
+                   bool& present, DType& dtype, std::int64_t& stride) {
+  if (!tensor) return;
+  check.tensor(argument, *tensor, {&size})
+      .dtype(argument, *tensor, kIndices)
+      .device(argument, *tensor, device);
+  present = true;
+  dtype = tensor->dtype;
+  stride = tensor->strides[0];
+}
+
+void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
+  const Device device = args.x.device;
+  check_indices(check, "read_slots", args.read_slots, sizes.sequences, device,
+                problem.has_read_slots, problem.read_slots_dtype, problem.read_slots_stride);
+  check_indices(check, "write_slots", args.write_slots, sizes.sequences, device,
+                problem.has_write_slots, problem.write_slots_dtype, problem.write_slots_stride);
+  check_indices(check, "read_offsets", args.read_offsets, sizes.sequences, device,
+                problem.has_read_offsets, problem.read_offsets_dtype, problem.read_offsets_stride);
+
+  problem.initial_state = args.op == Op::kDecode ? InitialState::kAll : args.initial_state;
+  if (args.has_initial_state) {
+    const TensorRef& flags = *args.has_initial_state;
+    check.tensor("has_initial_state", flags, {&sizes.sequences});
+    check.dtype("has_initial_state", flags, kFlags).device("has_initial_state", flags, device);
+    problem.initial_state = InitialState::kByFlag;
+    problem.flags_stride = flags.strides[0];
+  } else {
+    check.require(problem.initial_state != InitialState::kByFlag, "has_initial_state",
+                  "is absent, but initial_state asks for flags");
+  }
+  if (args.null_slot) {
+    problem.has_null_slot = true;
+    problem.null_slot = *args.null_slot;
+  }
+
+  if (!args.state) {
+    check.require(problem.initial_state == InitialState::kNone, "state",
+                  "is absent, but sequences are to continue from it");
+    check.require(!args.write_slots && !args.read_offsets, "state",
+                  "is absent, but write_slots or read_offsets address it");
+    return;
+  }
+  const TensorRef& state = *args.state;
+  check.tensor("state", state, {&sizes.slots, &sizes.columns, &sizes.channels});
+  check.dtype("state", state, kFloats).device("state", state, device);
+  check_written(check, "state", state);
+  const std::int64_t history = sizes.width.value - 1;
+  check.require(args.state_base >= 0 && args.state_base <= sizes.columns.value - history, "state",
+                "has ", sizes.columns.value, " columns, but width ", sizes.width.value, " needs ",
+                history, " from column ", args.state_base, " (state_base) on");
+  check.require(args.read_slots.has_value() || sizes.slots.value >= sizes.sequences.value, "state",
+                "has ", sizes.slots.value, " slots, but without read_slots each of the ",
+                sizes.sequences.value, " sequences uses the slot of its number");
+  problem.has_state = true;
+  problem.state_dtype = state.dtype;
+  problem.slots = sizes.slots.value;
+  problem.state_columns = sizes.columns.value;
+  problem.state_base = args.state_base;
+  problem.state_slot = state.strides[0];
+  problem.state_column = state.strides[1];
+  problem.state_channel = state.strides[2];
+}
+
+void check_schedule(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
+  problem.schedule = args.schedule;
+  check.require(args.threads >= 0, "threads", "is ", std::int64_t{args.threads},
+                "; expected 0 (all) or more");
+  problem.threads = args.threads;
+  const bool lists = args.block_sequence.has_value() || args.block_offset.has_value();
+  check.require(lists == (args.schedule == Schedule::kBlockList), "block_sequence",
+                "and block_offset go with schedule block-list, and it needs both");
+  if (args.schedule == Schedule::kBlockList && check.ok()) {
+    check.require(args.block_sequence && args.block_offset, "block_offset",
+                  "or block_sequence is absent; schedule block-list needs both");
+    if (!check.ok()) return;
+    check.tensor("block_sequence", *args.block_sequence, {&sizes.blocks});
+    check.tensor("block_offset", *args.block_offset, {&sizes.blocks});
+    check.dtype("block_sequence", *args.block_sequence, {DType::kI32});
+    check.dtype("block_offset", *args.block_offset, {DType::kI32});
+    check.device("block_sequence", *args.block_sequence, args.x.device);
+    check.device("block_offset", *args.block_offset, args.x.device);
+    problem.blocks = sizes.blocks.value;
+    problem.block_sequence_stride = args.block_sequence->strides[0];
+    problem.block_offset_stride = args.block_offset->strides[0];
+  }
+  if (args.schedule == Schedule::kSequenceGrid) {
+    check.require(args.longest_sequence >= 0 && args.longest_sequence <= problem.tokens,
+                  "longest_sequence", "is ", args.longest_sequence, "; expected 0 to ",
+                  problem.tokens, " (tokens)");
+    problem.longest_sequence = args.longest_sequence;
+  }
+}
+
+void check_aliases(const ForwardArgs& args, Checker& check, Problem& problem) {
+  if (!check.ok()) return;
+  problem.in_place = same_view(args.x, args.out) && problem.tokens > 0 && problem.channels > 0;
+  if (problem.in_place) {
+    check.require(args.schedule == Schedule::kFlat, "out",
+                  "is x itself, which only schedule flat can do: the others read inputs after "
+                  "other blocks wrote");
+  } else {
+    check.require(!ranges_overlap(args.x, args.out) || disjoint_columns(args.x, args.out), "out",
+                  "overlaps x in part; expected x itself or separate memory");
+  }
+  check.require(!ranges_overlap(args.out, args.weight), "out", "overlaps weight");
+  check.require(!args.bias || !ranges_overlap(args.out, *args.bias), "out", "overlaps bias");
+  if (args.state) {
+    check.require(!ranges_overlap(*args.state, args.x), "state", "overlaps x");
+    check.require(!ranges_overlap(*args.state, args.out), "state", "overlaps out");
+  }
+}
+
+// The one list of fields, for printing and hashing.
+template <typename Visit>
+void visit_fields(const Problem& p, Visit&& visit) {
+  visit("op", p.op);
+  visit("backend", p.backend);
+  visit("device_type", p.device.type);
+  visit("device", p.device.index);
+  visit("x_dtype", p.x_dtype);
+  visit("out_dtype", p.out_dtype);
+  visit("weight_dtype", p.weight_dtype);
+  visit("state_dtype", p.state_dtype);
+  visit("query_start_loc_dtype", p.query_start_loc_dtype);
+  visit("read_slots_dtype", p.read_slots_dtype);
+  visit("write_slots_dtype", p.write_slots_dtype);
+  visit("read_offsets_dtype", p.read_offsets_dtype);
+  visit("activation", p.activation);
+  visit("padded_rows", p.padded_rows);
+  visit("initial_state", p.initial_state);
+  visit("schedule", p.schedule);
+  visit("has_bias", p.has_bias);
+  visit("has_state", p.has_state);
+  visit("has_query_start_loc", p.has_query_start_loc);
+  visit("has_read_slots", p.has_read_slots);
+  visit("has_write_slots", p.has_write_slots);
+  visit("has_read_offsets", p.has_read_offsets);
+  visit("has_null_slot", p.has_null_slot);
+  visit("in_place", p.in_place);
+  visit("width", p.width);
+  visit("threads", p.threads);
+  visit("tokens", p.tokens);
+  visit("channels", p.channels);
+  visit("sequences", p.sequences);
+  visit("sequence_tokens", p.sequence_tokens);
+  visit("slots", p.slots);
+  visit("state_columns", p.state_columns);
+  visit("state_base", p.state_base);
+  visit("null_slot", p.null_slot);
+  visit("longest_sequence", p.longest_sequence);
+  visit("blocks", p.blocks);
+  visit("x_sequence", p.x_sequence);
+  visit("x_token", p.x_token);
+  visit("x_channel", p.x_channel);
+  visit("out_sequence", p.out_sequence);
+  visit("out_token", p.out_token);
+  visit("out_channel", p.out_channel);
+  visit("weight_channel", p.weight_channel);
+  visit("weight_tap", p.weight_tap);
+  visit("bias_channel", p.bias_channel);
+  visit("state_slot", p.state_slot);
+  visit("state_column", p.state_column);
+  visit("state_channel", p.state_channel);
+  visit("query_start_loc_stride", p.query_start_loc_stride);
+  visit("read_slots_stride", p.read_slots_stride);
+  visit("write_slots_stride", p.write_slots_stride);
+  visit("read_offsets_stride", p.read_offsets_stride);
+  visit("flags_stride", p.flags_stride);
+  visit("block_sequence_stride", p.block_sequence_stride);
+  visit("block_offset_stride", p.block_offset_stride);
+}
+
+template <typename T>
+concept HasName = requires(T value) { name(value); };
+
+}  // namespace
+
+Status make_problem(const ForwardArgs& args, Problem& problem) {
+  Problem made{.op = args.op, .backend = args.backend, .device = args.x.device};
+  made.activation = args.activation;
+  made.padded_rows = args.padded_rows;
+  Checker check;
+  Sizes sizes;
+  check_options(args, check);
+  if (check.ok()) check_rows(args, check, sizes, made);
+  if (check.ok()) check_query_start_loc(args, check, sizes, made);
+  if (check.ok()) check_state(args, check, sizes, made);
+  if (check.ok()) check_schedule(args, check, sizes, made);
+  check_aliases(args, check, made);
+  if (!check.ok()) return check.status();
+  problem = made;
+  return {};
+}
+
+std::size_t hash(const Problem& problem) {
+  std::uint64_t mixed = 0xcbf29ce484222325ull;  // FNV-1a over whole fields, with a final shift
+  visit_fields(problem, [&](std::string_view, auto field) {
+    mixed = (mixed ^ static_cast<std::uint64_t>(field)) * 0x100000001b3ull;
+    mixed ^= mixed >> 29;
+  });
+  return static_cast<std::size_t>(mixed);
+}
+
+std::string to_string(const Problem& problem) {
+  std::string text;
+  std::vector<std::int64_t> defaults;
+  visit_fields(Problem{}, [&](std::string_view, auto field) {
+    defaults.push_back(static_cast<std::int64_t>(field));
+  });
+  std::size_t index = 0;
+  visit_fields(problem, [&](std::string_view label, auto field) {
+    const auto value = static_cast<std::int64_t>(field);
+    if (value == defaults[index++]) return;
+    if (!text.empty()) text += ' ';
+    if constexpr (HasName<decltype(field)>) {
+      text += concat(label, "=", name(field));
+    } else {
+      text += concat(label, "=", value);
+    }
+  });
+  return text;
+}
+
+}  // namespace shortconv

@@ -1,0 +1,23 @@
+#include "core/backend.hpp"
+
+namespace shortconv {
+
+extern const Backend kReferenceBackend;
+extern const Backend kCpuBackend;
+
+const Backend* find_backend(BackendId id) {
+  switch (id) {
+    case BackendId::kReference:
+      return &kReferenceBackend;
+    case BackendId::kCpu:
+      return &kCpuBackend;
+    default:
+      return nullptr;
+  }
+}
+
+BackendId default_backend(DeviceType device) {
+  return device == DeviceType::kCuda ? BackendId::kCuda : BackendId::kCpu;
+}
+
+}  // namespace shortconv

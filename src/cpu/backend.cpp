@@ -1,0 +1,190 @@
+// The CPU backend: what make_plan decides, and the loop over items.
+//
+// Threads come from OpenMP: engines that run on the CPU have its pool already, it stays alive
+// between calls, and there is nothing of ours to start, stop or protect across fork. Items are
+// dealt out dynamically because a shared machine does not run all threads at one speed. No result
+// depends on who computes what.
+#include "core/backend.hpp"
+
+#include <hwy/targets.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <string_view>
+
+#include "core/capability.hpp"
+#include "core/check.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/worker.hpp"
+
+namespace shortconv {
+namespace cpu {
+namespace {
+
+// SHORTCONV_CPU_TARGET=AVX2 keeps to one instruction set, which is how the tests run each. Read
+// once.
+const char* forced_target() {
+  static const char* const forced = [] {
+    const char* wanted = std::getenv("SHORTCONV_CPU_TARGET");
+    if (wanted == nullptr) return wanted;
+    const std::int64_t supported = hwy::SupportedTargets();
+    for (std::int64_t rest = supported; rest != 0; rest &= rest - 1) {
+      const std::int64_t target = rest & -rest;
+      if (std::string_view(hwy::TargetName(target)) == wanted)
+        hwy::SetSupportedTargetsForTest(target);
+    }
+    return wanted;
+  }();
+  return forced;
+}
+
+Status check_target(std::string_view chosen) {
+  const char* forced = forced_target();
+  if (forced == nullptr || chosen == forced) return {};
+  return {Code::kUnavailable, concat("SHORTCONV_CPU_TARGET: '", forced,
+                                     "' is not available in this build on this machine; '", chosen,
+                                     "' would be chosen")};
+}
+
+}  // namespace
+
+Kernels select(DType dtype, int width, Activation activation) {
+  (void)forced_target();
+  switch (dtype) {
+    case DType::kF16:
+      return select_f16(width, activation);
+    case DType::kBF16:
+      return select_bf16(width, activation);
+    default:
+      return select_f32(width, activation);
+  }
+}
+
+namespace {
+
+Form form_of(const Problem& p) {
+  if (p.in_place || p.x_dtype != p.out_dtype) return Form::kStaged;
+  if (p.x_channel == 1 && p.out_channel == 1) return Form::kRows;
+  if (p.x_token == 1 && p.out_token == 1) return Form::kColumns;
+  return Form::kStaged;
+}
+
+// Tiles are small enough that every thread gets several, large enough that finding the sequence
+// costs nothing, and longer than wide where tokens are adjacent.
+void partition(const Problem& p, int threads, Choice& choice) {
+  const bool general = p.width > kWidths.all.back();
+  const bool chunked = p.schedule != Schedule::kFlat;
+  const bool columns = choice.form == Form::kColumns;
+  std::int64_t block = general   ? Worker::kGeneralBlockChannels
+                       : chunked ? kChunkChannels
+                       : columns ? 64
+                                 : Worker::kMaxBlockChannels;
+  const std::int64_t longest_tile = columns ? 512 : 64;
+  if (!chunked) {
+    // A few tokens over few channels still deserve all threads.
+    while (block > 64 && (p.channels + block - 1) / block < threads && p.tokens < 4 * longest_tile)
+      block /= 2;
+  }
+  choice.block_channels = static_cast<std::int32_t>(block);
+  choice.channel_blocks = (p.channels + block - 1) / block;
+  choice.head_tokens = p.in_place ? p.tokens : p.width - 1;
+  choice.tile_tokens = longest_tile;
+  switch (p.schedule) {
+    case Schedule::kFlat: {
+      const std::int64_t wanted = p.tokens * choice.channel_blocks / (std::int64_t{8} * threads);
+      const FlatTiles tiles =
+          plan_flat(p.tokens, std::clamp<std::int64_t>(wanted, kChunkTokens, longest_tile));
+      choice.tile_tokens = tiles.tile_tokens;
+      choice.tiles = tiles.tiles;
+      break;
+    }
+    case Schedule::kBlockList:  // one more item fills the rows outside of all sequences
+      choice.tiles = p.blocks + 1;
+      break;
+    case Schedule::kSequenceGrid: {
+      const std::int64_t longest = p.has_query_start_loc ? p.longest_sequence : p.sequence_tokens;
+      const std::int64_t chunks =
+          std::max<std::int64_t>((longest + kChunkTokens - 1) / kChunkTokens, 1);
+      choice.tiles = p.sequences * chunks + 1;
+      break;
+    }
+  }
+  choice.threads = static_cast<std::int32_t>(
+      std::clamp<std::int64_t>(choice.tiles * choice.channel_blocks, 1, threads));
+}
+
+Status plan_cpu(const Problem& p, PlanStorage& storage) {
+  for (const DType dtype : {p.x_dtype, p.out_dtype, p.weight_dtype, p.state_dtype}) {
+    if (dtype == DType::kF64) {
+      return {Code::kUnsupported, "backend: 'cpu' has no f64; the reference backend has"};
+    }
+  }
+  Choice choice{};
+  choice.direct = select(p.x_dtype, p.width, p.activation);
+  if (Status status = check_target(choice.direct.target); !status.ok()) return status;
+  choice.staged = select(DType::kF32, p.width, p.activation);
+  const Kernels of_weight = select(p.weight_dtype, p.width, p.activation);
+  const Kernels of_state = select(p.state_dtype, p.width, p.activation);
+  const Kernels of_out = select(p.out_dtype, p.width, p.activation);
+  choice.load_x = choice.direct.load;
+  choice.load_weight = of_weight.load;
+  choice.load_state = of_state.load;
+  choice.store_out = of_out.store;
+  choice.form = form_of(p);
+  partition(p, p.threads > 0 ? p.threads : omp_get_max_threads(), choice);
+  store_choice(storage, choice);
+  return {};
+}
+
+Status run_cpu(const Problem& p, const PlanStorage& storage, const Addresses& at, void*) {
+  const auto choice = load_choice<Choice>(storage);
+  if (p.tokens == 0 || p.channels == 0) return {};
+  const std::int64_t items = choice.tiles * choice.channel_blocks;
+  if (choice.threads == 1) {
+    Worker worker(p, choice, at);
+    for (std::int64_t item = 0; item < items; ++item) worker.process(item);
+    return {};
+  }
+#pragma omp parallel num_threads(choice.threads)
+  {
+    Worker worker(p, choice, at);
+#pragma omp for schedule(dynamic)
+    for (std::int64_t item = 0; item < items; ++item) worker.process(item);
+  }
+  return {};
+}
+
+BackendInfo cpu_info() {
+  const Kernels kernels = select(DType::kF32, 4, Activation::kNone);
+  const Status status = check_target(kernels.target);
+  if (!status.ok()) return {"cpu", false, status.message()};
+  return {"cpu", true,
+          concat(kernels.target, ", ", std::int64_t{omp_get_max_threads()}, " threads")};
+}
+
+std::string describe_cpu(const Problem& p, const PlanStorage& storage) {
+  const auto choice = load_choice<Choice>(storage);
+  const std::string_view form = choice.form == Form::kRows      ? "rows"
+                                : choice.form == Form::kColumns ? "columns"
+                                                                : "staged";
+  return concat(choice.direct.target, " ", form, ", ", name(p.schedule), ", ", choice.tiles,
+                " tiles of ", choice.tile_tokens, " tokens x ", choice.channel_blocks,
+                " blocks of ", std::int64_t{choice.block_channels}, " channels, ",
+                std::int64_t{choice.threads}, " threads");
+}
+
+}  // namespace
+}  // namespace cpu
+
+extern const Backend kCpuBackend{
+    .id = BackendId::kCpu,
+    .device = DeviceType::kCpu,
+    .info = cpu::cpu_info,
+    .plan = cpu::plan_cpu,
+    .run = cpu::run_cpu,
+    .describe = cpu::describe_cpu,
+};
+
+}  // namespace shortconv

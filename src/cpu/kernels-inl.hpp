@@ -1,0 +1,339 @@
+// The convolution on vectors, compiled once per instruction set by Highway's foreach_target.
+//
+// Rows: a strip of 8 tokens is walked channel step by channel step. A step is two vectors of
+// adjacent channels; their taps and the window of the last `width` inputs stay in registers, so
+// each input is loaded once per strip plus the width-1 tokens before it (from cache). Columns:
+// tokens are adjacent, a vector holds consecutive tokens of one channel and the earlier inputs are
+// the same memory read at shifted addresses.
+//
+// Bytes moved: x once, out once; taps and the halo come from cache. The ceiling is a copy of x to
+// out.
+//
+// Every product is added by a fused multiply-add, bias first and oldest tap next, so the result
+// depends neither on the instruction set nor on where a sequence was cut.
+
+#if defined(SHORTCONV_CPU_KERNELS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef SHORTCONV_CPU_KERNELS_INL
+#undef SHORTCONV_CPU_KERNELS_INL
+#else
+#define SHORTCONV_CPU_KERNELS_INL
+#endif
+
+#include <hwy/highway.h>
+
+// Whether the instruction set has fused multiply-add and fp16 conversion. Per target, so it cannot
+// be a constant.
+#undef SHORTCONV_NATIVE_FMA_F16
+#if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR || (HWY_ARCH_X86 && HWY_TARGET > HWY_AVX2)
+#define SHORTCONV_NATIVE_FMA_F16 0
+#else
+#define SHORTCONV_NATIVE_FMA_F16 1
+#endif
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/dispatch.hpp"
+#include "core/element.hpp"
+#include "cpu/kernels.hpp"
+#include "op/silu.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace shortconv::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32 = hn::ScalableTag<float>;
+using U32 = hn::ScalableTag<std::uint32_t>;
+using U16 = hn::ScalableTag<std::uint16_t>;
+using Half16 = hn::Rebind<std::uint16_t, F32>;  // as many lanes as F32, 16 bits each
+using VecF = hn::Vec<F32>;
+using VecU = hn::Vec<U32>;
+
+inline constexpr int kStripTokens = 8;
+
+/// Two vectors of one step. Which element sits in which lane is the element type's own choice.
+struct Pair {
+  VecF a;
+  VecF b;
+};
+
+HWY_INLINE VecF fused(VecF x, VecF y, VecF z) {
+#if SHORTCONV_NATIVE_FMA_F16
+  return hn::MulAdd(x, y, z);
+#else  // no fused instruction: exact, if slow, one lane at a time
+  const F32 d;
+  HWY_ALIGN float lanes[3][HWY_MAX_BYTES / sizeof(float)];
+  hn::Store(x, d, lanes[0]);
+  hn::Store(y, d, lanes[1]);
+  hn::Store(z, d, lanes[2]);
+  for (std::size_t i = 0; i < hn::Lanes(d); ++i) {
+    lanes[0][i] = std::fma(lanes[0][i], lanes[1][i], lanes[2][i]);
+  }
+  return hn::Load(d, lanes[0]);
+#endif
+}
+
+HWY_INLINE VecF silu(VecF a) {
+  using C = SiluConstants;
+  const F32 d;
+  const U32 du;
+  VecF t = hn::Max(hn::Neg(a), hn::Set(d, C::kLowest));
+  t = hn::Min(t, hn::Set(d, C::kHighest));
+  const VecF rounded = fused(t, hn::Set(d, C::kLog2e), hn::Set(d, C::kRound));
+  const VecF n = hn::Sub(rounded, hn::Set(d, C::kRound));
+  VecF f = fused(n, hn::Set(d, -C::kLn2High), t);
+  f = fused(n, hn::Set(d, -C::kLn2Low), f);
+  const VecF one = hn::Set(d, 1.0f);
+  VecF p = fused(f, hn::Set(d, C::kC5), hn::Set(d, C::kC4));
+  p = fused(f, p, hn::Set(d, C::kC3));
+  p = fused(f, p, hn::Set(d, C::kC2));
+  p = fused(f, p, one);
+  p = fused(f, p, one);
+  const VecF scale = hn::BitCast(
+      d, hn::ShiftLeft<23>(hn::Add(hn::BitCast(du, rounded), hn::Set(du, std::uint32_t{127}))));
+  return hn::Div(a, fused(p, scale, one));
+}
+
+/// An element type: how a step of it becomes two fp32 vectors and back. `load_as` reads fp32 into
+/// the same lanes.
+struct ElementF32 {
+  using Type = float;
+  static HWY_INLINE Pair load(const Type* from) {
+    const F32 d;
+    return {hn::LoadU(d, from), hn::LoadU(d, from + hn::Lanes(d))};
+  }
+  static HWY_INLINE Pair load_as(const float* from) { return load(from); }
+  static HWY_INLINE void store_as(Pair value, float* to) { store(value, to); }
+  static HWY_INLINE void store(Pair value, Type* to) {
+    const F32 d;
+    hn::StoreU(value.a, d, to);
+    hn::StoreU(value.b, d, to + hn::Lanes(d));
+  }
+  static float to_f32(Type value) { return value; }
+  static Type from_f32(float value) { return value; }
+};
+
+#if SHORTCONV_NATIVE_FMA_F16
+
+/// Even elements in one vector, odd ones in the other: a bf16 is the upper half of an fp32, so a
+/// shift and a mask convert without moving anything across lanes.
+struct ElementBF16 {
+  using Type = std::uint16_t;
+  static HWY_INLINE Pair load(const Type* from) {
+    const F32 d;
+    const U32 du;
+    const VecU both = hn::BitCast(du, hn::LoadU(U16(), from));
+    return {hn::BitCast(d, hn::ShiftLeft<16>(both)),
+            hn::BitCast(d, hn::And(both, hn::Set(du, 0xffff0000u)))};
+  }
+  static HWY_INLINE Pair load_as(const float* from) {
+    Pair value;
+    hn::LoadInterleaved2(F32(), from, value.a, value.b);
+    return value;
+  }
+  static HWY_INLINE void store_as(Pair value, float* to) {
+    hn::StoreInterleaved2(value.a, value.b, F32(), to);
+  }
+  // The upper 16 bits of the result are the bf16; NaN stays NaN, quiet.
+  static HWY_INLINE VecU rounded(VecF value) {
+    const U32 du;
+    const VecU bits = hn::BitCast(du, value);
+    const VecU lsb = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+    const VecU nearest = hn::Add(bits, hn::Add(lsb, hn::Set(du, 0x7fffu)));
+    const VecU quiet = hn::Or(bits, hn::Set(du, 0x400000u));
+    return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), quiet, nearest);
+  }
+  static HWY_INLINE void store(Pair value, Type* to) {
+    const U32 du;
+    const VecU even = hn::ShiftRight<16>(rounded(value.a));
+    const VecU odd = hn::And(rounded(value.b), hn::Set(du, 0xffff0000u));
+    hn::StoreU(hn::BitCast(U16(), hn::Or(even, odd)), U16(), to);
+  }
+  static float to_f32(Type value) { return f32_from_bf16(value); }
+  static Type from_f32(float value) { return bf16_from_f32(value); }
+};
+
+struct ElementF16 {
+  using Type = std::uint16_t;
+  using Half = hn::Rebind<hwy::float16_t, F32>;
+  static HWY_INLINE VecF widen(const Type* from) {
+    return hn::PromoteTo(F32(), hn::BitCast(Half(), hn::LoadU(Half16(), from)));
+  }
+  static HWY_INLINE void narrow(VecF value, Type* to) {
+    hn::StoreU(hn::BitCast(Half16(), hn::DemoteTo(Half(), value)), Half16(), to);
+  }
+  static HWY_INLINE Pair load(const Type* from) {
+    return {widen(from), widen(from + hn::Lanes(F32()))};
+  }
+  static HWY_INLINE Pair load_as(const float* from) { return ElementF32::load(from); }
+  static HWY_INLINE void store_as(Pair value, float* to) { ElementF32::store(value, to); }
+  static HWY_INLINE void store(Pair value, Type* to) {
+    narrow(value.a, to);
+    narrow(value.b, to + hn::Lanes(F32()));
+  }
+  static float to_f32(Type value) { return f32_from_f16(value); }
+  static Type from_f32(float value) { return f16_from_f32(value); }
+};
+
+#else
+
+/// Any 16-bit type where there are no instructions for it: element by element.
+template <float (*kToF32)(std::uint16_t), std::uint16_t (*kFromF32)(float)>
+struct ElementByElement {
+  using Type = std::uint16_t;
+  static constexpr std::size_t kMaxStep = 2 * HWY_MAX_BYTES / sizeof(float);
+  static HWY_INLINE Pair load(const Type* from) {
+    float lanes[kMaxStep];
+    for (std::size_t i = 0; i < 2 * hn::Lanes(F32()); ++i) lanes[i] = kToF32(from[i]);
+    return ElementF32::load(lanes);
+  }
+  static HWY_INLINE Pair load_as(const float* from) { return ElementF32::load(from); }
+  static HWY_INLINE void store_as(Pair value, float* to) { ElementF32::store(value, to); }
+  static HWY_INLINE void store(Pair value, Type* to) {
+    float lanes[kMaxStep];
+    ElementF32::store(value, lanes);
+    for (std::size_t i = 0; i < 2 * hn::Lanes(F32()); ++i) to[i] = kFromF32(lanes[i]);
+  }
+  static float to_f32(Type value) { return kToF32(value); }
+  static Type from_f32(float value) { return kFromF32(value); }
+};
+using ElementBF16 = ElementByElement<f32_from_bf16, bf16_from_f32>;
+using ElementF16 = ElementByElement<f32_from_f16, f16_from_f32>;
+
+#endif
+
+template <Activation kActivation>
+HWY_INLINE Pair activate(Pair sum) {
+  if constexpr (kActivation == Activation::kSilu) return {silu(sum.a), silu(sum.b)};
+  return sum;
+}
+
+/// kWidth 0 is the general path: any width, the window read again from cache for each token.
+template <class Element, int kWidth, Activation kActivation>
+void convolve_rows(const Block& block) {
+  using Type = typename Element::Type;
+  const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  const auto* x = static_cast<const Type*>(block.x);
+  auto* out = static_cast<Type*>(block.out);
+  for (std::int64_t first = 0; first < block.tokens; first += kStripTokens) {
+    const std::int64_t last = std::min(first + kStripTokens, block.tokens);
+    for (std::int64_t channel = 0; channel < block.channels; channel += step) {
+      const Type* input = x + channel + first * block.x_token;
+      Type* output = out + channel + first * block.out_token;
+      const Pair bias = Element::load_as(block.bias + channel);
+      if constexpr (kWidth > 0) {
+        Pair taps[kWidth];
+        Pair window[kWidth];
+        for (int k = 0; k < kWidth; ++k) {
+          taps[k] = Element::load_as(block.taps + k * block.tap_pitch + channel);
+        }
+        for (int k = 0; k + 1 < kWidth; ++k) {
+          window[k] = Element::load(input + (k + 1 - kWidth) * block.x_token);
+        }
+        for (std::int64_t token = first; token < last; ++token) {
+          window[kWidth - 1] = Element::load(input);
+          Pair sum = bias;
+          for (int k = 0; k < kWidth; ++k) {
+            sum.a = fused(taps[k].a, window[k].a, sum.a);
+            sum.b = fused(taps[k].b, window[k].b, sum.b);
+          }
+          Element::store(activate<kActivation>(sum), output);
+          for (int k = 0; k + 1 < kWidth; ++k) window[k] = window[k + 1];
+          input += block.x_token;
+          output += block.out_token;
+        }
+      } else {
+        for (std::int64_t token = first; token < last; ++token) {
+          Pair sum = bias;
+          for (int k = 0; k < block.width; ++k) {
+            const Pair tap = Element::load_as(block.taps + k * block.tap_pitch + channel);
+            const Pair value = Element::load(input + (k + 1 - block.width) * block.x_token);
+            sum.a = fused(tap.a, value.a, sum.a);
+            sum.b = fused(tap.b, value.b, sum.b);
+          }
+          Element::store(activate<kActivation>(sum), output);
+          input += block.x_token;
+          output += block.out_token;
+        }
+      }
+    }
+  }
+}
+
+template <class Element, int kWidth, Activation kActivation>
+void convolve_columns(const Block& block) {
+  using Type = typename Element::Type;
+  const F32 d;
+  const auto step = static_cast<std::int64_t>(2 * hn::Lanes(d));
+  const int width = kWidth > 0 ? kWidth : block.width;
+  for (std::int64_t channel = 0; channel < block.channels; ++channel) {
+    const auto* x = static_cast<const Type*>(block.x) + channel * block.x_channel;
+    auto* out = static_cast<Type*>(block.out) + channel * block.out_channel;
+    const VecF bias = hn::Set(d, block.bias[channel]);
+    for (std::int64_t next = 0; next < block.tokens; next += step) {
+      // The last step may repeat some tokens of the one before: the same inputs give the same bits.
+      const std::int64_t token = std::min(next, block.tokens - step);
+      Pair sum{bias, bias};
+      for (int k = 0; k < width; ++k) {
+        const VecF tap = hn::Set(d, block.taps[k * block.tap_pitch + channel]);
+        const Pair value = Element::load(x + token + (k + 1 - width));
+        sum.a = fused(tap, value.a, sum.a);
+        sum.b = fused(tap, value.b, sum.b);
+      }
+      Element::store(activate<kActivation>(sum), out + token);
+    }
+  }
+}
+
+template <class Element>
+void load_run(const void* from, float* to, std::int64_t count) {
+  const auto* source = static_cast<const typename Element::Type*>(from);
+  const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  std::int64_t i = 0;
+  for (; i + step <= count; i += step) {
+    Element::store_as(Element::load(source + i), to + i);
+  }
+  for (; i < count; ++i) to[i] = Element::to_f32(source[i]);
+}
+
+template <class Element>
+void store_run(const float* from, void* to, std::int64_t count) {
+  auto* target = static_cast<typename Element::Type*>(to);
+  const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  std::int64_t i = 0;
+  for (; i + step <= count; i += step) Element::store(Element::load_as(from + i), target + i);
+  for (; i < count; ++i) target[i] = Element::from_f32(from[i]);
+}
+
+template <class Element, int kWidth>
+void choose_activation(Activation activation, Kernels& kernels) {
+  const bool silu = activation == Activation::kSilu;
+  kernels.rows = silu ? &convolve_rows<Element, kWidth, Activation::kSilu>
+                      : &convolve_rows<Element, kWidth, Activation::kNone>;
+  kernels.columns = silu ? &convolve_columns<Element, kWidth, Activation::kSilu>
+                         : &convolve_columns<Element, kWidth, Activation::kNone>;
+}
+
+template <class Element>
+Kernels select(int width, Activation activation) {
+  Kernels kernels{
+      .rows = nullptr,
+      .columns = nullptr,
+      .load = &load_run<Element>,
+      .store = &store_run<Element>,
+      .step = static_cast<int>(2 * hn::Lanes(F32())),
+      .target = hwy::TargetName(HWY_TARGET),
+  };
+  const bool specialised = dispatch(kWidths, width, [&](auto constant) {
+    choose_activation<Element, constant.value>(activation, kernels);
+  });
+  if (!specialised) choose_activation<Element, 0>(activation, kernels);
+  return kernels;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace shortconv::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,46 @@
+// What the instruction-set dependent part of the CPU backend offers to the rest: plain functions on
+// contiguous runs of channels or tokens, chosen once per plan for the widest instruction set of
+// this machine.
+#pragma once
+
+#include <cstdint>
+
+#include "shortconv/problem.hpp"
+
+namespace shortconv::cpu {
+
+/// Tokens by channels of one sequence. The width-1 tokens before the first one lie in memory too.
+struct Block {
+  const void* x;  // first token, first channel
+  void* out;
+  std::int64_t x_token, x_channel;  // strides in elements
+  std::int64_t out_token, out_channel;
+  const float* taps;  // [width][tap_pitch], oldest first
+  const float* bias;  // [channels]
+  std::int64_t tap_pitch;
+  std::int64_t tokens, channels;
+  int width;
+};
+
+using ConvolveFn = void (*)(const Block&);
+using LoadFn = void (*)(const void* from, float* to, std::int64_t count);
+using StoreFn = void (*)(const float* from, void* to, std::int64_t count);
+
+struct Kernels {
+  ConvolveFn rows;     // channel strides 1; channels a multiple of step
+  ConvolveFn columns;  // token strides 1; tokens at least step
+  LoadFn load;         // elements -> fp32
+  StoreFn store;       // fp32 -> elements, to nearest even
+  int step;            // elements of two vectors
+  const char* target;
+};
+
+/// One per element type, each in its own file so that they compile side by side.
+Kernels select_f32(int width, Activation activation);
+Kernels select_f16(int width, Activation activation);
+Kernels select_bf16(int width, Activation activation);
+
+/// `dtype` is one of kDTypes.
+Kernels select(DType dtype, int width, Activation activation);
+
+}  // namespace shortconv::cpu

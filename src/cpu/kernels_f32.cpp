@@ -1,0 +1,23 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/kernels_f32.cpp"
+#include <hwy/foreach_target.h>  // before the kernels: it includes this file once per target
+
+#include "cpu/kernels-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace shortconv::cpu::HWY_NAMESPACE {
+Kernels choose_f32(int width, Activation activation) {
+  return select<ElementF32>(width, activation);
+}
+}  // namespace shortconv::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace shortconv::cpu {
+HWY_EXPORT(choose_f32);
+
+Kernels select_f32(int width, Activation activation) {
+  return HWY_DYNAMIC_DISPATCH(choose_f32)(width, activation);
+}
+}  // namespace shortconv::cpu
+#endif

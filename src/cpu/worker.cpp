@@ -1,0 +1,348 @@
+#include "cpu/worker.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace shortconv::cpu {
+namespace {
+
+// Strided elements <-> fp32, for what is not contiguous. The order of the loops follows the smaller
+// stride.
+template <typename Move>
+void for_each_element(std::int64_t rows, std::int64_t channels, std::int64_t row_stride,
+                      std::int64_t channel_stride, Move&& move) {
+  const auto magnitude = [](std::int64_t stride) { return stride < 0 ? -stride : stride; };
+  if (magnitude(row_stride) < magnitude(channel_stride)) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+      for (std::int64_t r = 0; r < rows; ++r) move(r, c);
+    }
+  } else {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < channels; ++c) move(r, c);
+    }
+  }
+}
+
+float load_f32(DType dtype, const char* address) {
+  return static_cast<float>(load_element(dtype, address));
+}
+
+void store_f32(DType dtype, char* address, float value) {
+  if (dtype == DType::kF32) {
+    std::memcpy(address, &value, sizeof value);
+    return;
+  }
+  const std::uint16_t bits = dtype == DType::kBF16 ? bf16_from_f32(value) : f16_from_f32(value);
+  std::memcpy(address, &bits, sizeof bits);
+}
+
+// A run of channels with a stride, in bytes, on either side. Equal types keep their bits, NaN
+// included.
+void copy_run(const char* from, std::int64_t from_stride, DType from_dtype, char* to,
+              std::int64_t to_stride, DType to_dtype, std::int64_t count) {
+  const std::int64_t from_bytes = element_bytes(from_dtype);
+  const std::int64_t to_bytes = element_bytes(to_dtype);
+  if (from_dtype != to_dtype) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      store_f32(to_dtype, to + i * to_stride * to_bytes,
+                load_f32(from_dtype, from + i * from_stride * from_bytes));
+    }
+  } else if (from_stride == 1 && to_stride == 1) {
+    std::memmove(to, from, static_cast<std::size_t>(count * from_bytes));  // may be the same row
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) {
+      std::memmove(to + i * to_stride * to_bytes, from + i * from_stride * from_bytes,
+                   static_cast<std::size_t>(from_bytes));
+    }
+  }
+}
+
+}  // namespace
+
+void Worker::process(std::int64_t item) {
+  use_channels(item / choice_.tiles);
+  const std::int64_t tile = item % choice_.tiles;
+  switch (p_.schedule) {
+    case Schedule::kFlat:
+      flat_tile(tile);
+      return;
+    case Schedule::kBlockList:
+      if (tile == p_.blocks) return pad_outside();
+      chunk(load_index(DType::kI32, at_.block_sequence, tile * p_.block_sequence_stride),
+            load_index(DType::kI32, at_.block_offset, tile * p_.block_offset_stride), false);
+      return;
+    case Schedule::kSequenceGrid: {
+      const std::int64_t chunks = (choice_.tiles - 1) / std::max<std::int64_t>(p_.sequences, 1);
+      if (tile == p_.sequences * chunks) return pad_outside();
+      // The last chunk goes on to the end: a longest_sequence that is too small leaves no row
+      // unwritten.
+      chunk(tile / chunks, tile % chunks, tile % chunks == chunks - 1);
+      return;
+    }
+  }
+}
+
+void Worker::use_channels(std::int64_t block) {
+  if (block == block_) return;
+  block_ = block;
+  channel_ = block * choice_.block_channels;
+  channels_ =
+      static_cast<int>(std::min<std::int64_t>(choice_.block_channels, p_.channels - channel_));
+  const int step = choice_.staged.step;
+  pitch_ = (channels_ + step - 1) / step * step;
+
+  const auto* weight = static_cast<const char*>(at_.weight) +
+                       channel_ * p_.weight_channel * element_bytes(p_.weight_dtype);
+  const bool packed = p_.weight_tap == 1 && p_.weight_channel == p_.width;
+  if (packed) choice_.load_weight(weight, stage_, std::int64_t{channels_} * p_.width);
+  for (int tap = 0; tap < p_.width; ++tap) {
+    float* row = taps_ + std::int64_t{tap} * pitch_;
+    for (int c = 0; c < channels_; ++c) {
+      row[c] = packed ? stage_[c * p_.width + tap]
+                      : load_f32(p_.weight_dtype,
+                                 weight + (c * p_.weight_channel + tap * p_.weight_tap) *
+                                              element_bytes(p_.weight_dtype));
+    }
+    std::fill(row + channels_, row + pitch_, 0.0f);
+  }
+  std::fill(bias_, bias_ + pitch_, 0.0f);
+  if (!p_.has_bias) return;
+  const auto* bias = static_cast<const char*>(at_.bias) +
+                     channel_ * p_.bias_channel * element_bytes(p_.weight_dtype);
+  for (int c = 0; c < channels_; ++c) {
+    bias_[c] =
+        load_f32(p_.weight_dtype, bias + c * p_.bias_channel * element_bytes(p_.weight_dtype));
+  }
+}
+
+void Worker::flat_tile(std::int64_t tile) {
+  const std::int64_t begin = tile * choice_.tile_tokens;
+  const std::int64_t end = std::min(begin + choice_.tile_tokens, p_.tokens);
+  std::int64_t row = begin;
+  for (std::int64_t sequence = std::max<std::int64_t>(find_sequence(p_, at_, begin), 0);
+       row < end && sequence < p_.sequences; ++sequence) {
+    const Sequence s = sequence_at(p_, at_, sequence);
+    if (row < s.begin) {
+      pad_rows(row, std::min(s.begin, end));
+      row = std::min(s.begin, end);
+    }
+    const std::int64_t last = std::min(s.end, end);
+    if (row >= last) continue;
+    if (s.skipped) {
+      pad_rows(row, last);
+    } else {
+      tokens(s, row - s.begin, last - s.begin, row == s.begin);
+    }
+    row = last;
+  }
+  if (row < end) pad_rows(row, end);
+}
+
+void Worker::chunk(std::int64_t sequence, std::int64_t chunk, bool to_the_end) {
+  if (sequence < 0 || sequence >= p_.sequences || chunk < 0) return;
+  const Sequence s = sequence_at(p_, at_, sequence);
+  const std::int64_t length = s.end - s.begin;
+  const std::int64_t first = chunk * kChunkTokens;
+  if (first >= length) return;
+  const std::int64_t last = to_the_end ? length : std::min(first + kChunkTokens, length);
+  if (s.skipped) {
+    pad_rows(s.begin + first, s.begin + last);
+  } else {
+    tokens(s, first, last, chunk == 0);
+  }
+}
+
+// Schedules made of sequences do not visit the rows before the first and after the last one.
+void Worker::pad_outside() {
+  const std::int64_t begin = p_.sequences > 0 ? sequence_begin(p_, at_, 0) : p_.tokens;
+  pad_rows(0, begin);
+  if (p_.sequences > 0) pad_rows(std::max(begin, sequence_begin(p_, at_, p_.sequences)), p_.tokens);
+}
+
+void Worker::pad_rows(std::int64_t begin, std::int64_t end) {
+  if (p_.padded_rows == PaddedRows::kUntouched) return;
+  for (std::int64_t row = begin; row < end; ++row) {
+    if (p_.padded_rows == PaddedRows::kCopy) {
+      copy_run(x(row, channel_), p_.x_channel, p_.x_dtype, out(row, channel_), p_.out_channel,
+               p_.out_dtype, channels_);
+      continue;
+    }
+    const std::int64_t bytes = element_bytes(p_.out_dtype);
+    if (p_.out_channel == 1) {
+      std::memset(out(row, channel_), 0, static_cast<std::size_t>(bytes * channels_));
+      continue;
+    }
+    for (int c = 0; c < channels_; ++c) {
+      std::memset(out(row, channel_) + c * p_.out_channel * bytes, 0,
+                  static_cast<std::size_t>(bytes));
+    }
+  }
+}
+
+void Worker::tokens(const Sequence& s, std::int64_t first, std::int64_t last, bool head) {
+  const std::int64_t length = s.end - s.begin;
+  const std::int64_t heads = std::min(length, choice_.head_tokens);
+  if (head) {
+    load_history(s);
+    if (s.write_slot >= 0) write_state(s);
+    through_stage(s, 0, heads, 0, channels_);
+  }
+  first = std::max(first, heads);
+  if (first < last) direct(s, first, last);
+}
+
+void Worker::load_history(const Sequence& s) {
+  const int history = p_.width - 1;
+  if (s.read_slot < 0) {
+    std::memset(stage_, 0, sizeof(float) * static_cast<std::size_t>(history) * pitch_);
+    return;
+  }
+  if (p_.state_channel == 1) {
+    for (int column = 0; column < history; ++column) {
+      float* row = stage_ + std::int64_t{column} * pitch_;
+      choice_.load_state(state(s.read_slot, s.read_column + column, channel_), row, channels_);
+      std::fill(row + channels_, row + pitch_, 0.0f);
+    }
+    return;
+  }
+  if (p_.state_column == 1 && p_.state_channel == history) {
+    // Window-innermost and dense: one run, converted at once and then taken apart.
+    choice_.load_state(state(s.read_slot, s.read_column, channel_), results_,
+                       std::int64_t{channels_} * history);
+    for (int column = 0; column < history; ++column) {
+      float* row = stage_ + std::int64_t{column} * pitch_;
+      for (int c = 0; c < channels_; ++c) row[c] = results_[c * history + column];
+      std::fill(row + channels_, row + pitch_, 0.0f);
+    }
+    return;
+  }
+  for (int column = 0; column < history; ++column) {
+    float* row = stage_ + std::int64_t{column} * pitch_;
+    std::fill(row + channels_, row + pitch_, 0.0f);
+  }
+  for_each_element(history, channels_, p_.state_column, p_.state_channel,
+                   [&](std::int64_t column, std::int64_t c) {
+                     stage_[column * pitch_ + c] = load_f32(
+                         p_.state_dtype, state(s.read_slot, s.read_column + column, channel_ + c));
+                   });
+}
+
+void Worker::write_state(const Sequence& s) {
+  const int history = p_.width - 1;
+  const std::int64_t length = s.end - s.begin;
+  for (int column = 0; column < history; ++column) {
+    char* to = state(s.write_slot, p_.state_base + column, channel_);
+    const std::int64_t token = length - history + column;
+    if (token >= 0) {
+      copy_run(x(s.begin + token, channel_), p_.x_channel, p_.x_dtype, to, p_.state_channel,
+               p_.state_dtype, channels_);
+    } else if (s.read_slot >= 0) {
+      // Ascending columns: the source is never behind the target, so a slot may be shifted in
+      // place.
+      copy_run(state(s.read_slot, s.read_column + length + column, channel_), p_.state_channel,
+               p_.state_dtype, to, p_.state_channel, p_.state_dtype, channels_);
+    } else {
+      const std::int64_t bytes = element_bytes(p_.state_dtype);
+      for (int c = 0; c < channels_; ++c) {
+        std::memset(to + c * p_.state_channel * bytes, 0, static_cast<std::size_t>(bytes));
+      }
+    }
+  }
+}
+
+void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
+  const int step = choice_.direct.step;
+  const std::int64_t row = s.begin + first;
+  Block block{
+      .x = x(row, channel_),
+      .out = out(row, channel_),
+      .x_token = p_.x_token,
+      .x_channel = p_.x_channel,
+      .out_token = p_.out_token,
+      .out_channel = p_.out_channel,
+      .taps = taps_,
+      .bias = bias_,
+      .tap_pitch = pitch_,
+      .tokens = last - first,
+      .channels = channels_,
+      .width = p_.width,
+  };
+  if (choice_.form == Form::kRows) {
+    block.channels = channels_ / step * step;
+    if (block.channels > 0) choice_.direct.rows(block);
+    const int from = static_cast<int>(block.channels);
+    if (from < channels_) through_stage(s, first, last, from, channels_ - from);
+  } else if (choice_.form == Form::kColumns && block.tokens >= step) {
+    choice_.direct.columns(block);
+  } else {
+    through_stage(s, first, last, 0, channels_);
+  }
+}
+
+void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t last, int from,
+                           int count) {
+  const int history = p_.width - 1;
+  const int step = choice_.staged.step;
+  if (first > 0)
+    gather_rows(s.begin + first - history, history, channel_ + from, count, stage_ + from);
+  float* inputs = stage_ + std::int64_t{history} * pitch_ + from;
+  while (first < last) {
+    const std::int64_t tokens = std::min<std::int64_t>(last - first, kStageTokens);
+    gather_rows(s.begin + first, tokens, channel_ + from, count, inputs);
+    choice_.staged.rows({
+        .x = inputs,
+        .out = results_ + from,
+        .x_token = pitch_,
+        .x_channel = 1,
+        .out_token = pitch_,
+        .out_channel = 1,
+        .taps = taps_ + from,
+        .bias = bias_ + from,
+        .tap_pitch = pitch_,
+        .tokens = tokens,
+        .channels = (count + step - 1) / step * step,
+        .width = p_.width,
+    });
+    scatter_rows(results_ + from, s.begin + first, tokens, channel_ + from, count);
+    first += tokens;
+    if (first == last) return;
+    for (int k = 0; k < history; ++k) {  // ascending: a row is never read after it was overwritten
+      std::memcpy(stage_ + std::int64_t{k} * pitch_ + from, stage_ + (k + tokens) * pitch_ + from,
+                  sizeof(float) * static_cast<std::size_t>(count));
+    }
+  }
+}
+
+void Worker::gather_rows(std::int64_t row, std::int64_t rows, std::int64_t channel, int count,
+                         float* to) {
+  const int step = choice_.staged.step;
+  const int padded = (count + step - 1) / step * step;
+  const std::int64_t bytes = element_bytes(p_.x_dtype);
+  const char* base = x(row, channel);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    if (p_.x_channel == 1) choice_.load_x(base + r * p_.x_token * bytes, to + r * pitch_, count);
+    std::fill(to + r * pitch_ + count, to + r * pitch_ + padded, 0.0f);
+  }
+  if (p_.x_channel == 1) return;
+  for_each_element(rows, count, p_.x_token, p_.x_channel, [&](std::int64_t r, std::int64_t c) {
+    to[r * pitch_ + c] = load_f32(p_.x_dtype, base + (r * p_.x_token + c * p_.x_channel) * bytes);
+  });
+}
+
+void Worker::scatter_rows(const float* from, std::int64_t row, std::int64_t rows,
+                          std::int64_t channel, int count) {
+  const std::int64_t bytes = element_bytes(p_.out_dtype);
+  char* base = out(row, channel);
+  if (p_.out_channel == 1) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      choice_.store_out(from + r * pitch_, base + r * p_.out_token * bytes, count);
+    }
+    return;
+  }
+  for_each_element(rows, count, p_.out_token, p_.out_channel, [&](std::int64_t r, std::int64_t c) {
+    store_f32(p_.out_dtype, base + (r * p_.out_token + c * p_.out_channel) * bytes,
+              from[r * pitch_ + c]);
+  });
+}
+
+}  // namespace shortconv::cpu

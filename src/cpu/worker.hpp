@@ -1,0 +1,106 @@
+// One thread's part of a call: walks tiles of packed rows for one block of channels at a time.
+//
+// Who owns what: the tile that holds a sequence's first row owns the sequence's state. It loads the
+// history, then writes the final state, then convolves the first `head_tokens` tokens, even beyond
+// its own end; other tiles leave those tokens alone and never look at the state. Reading a slot
+// therefore precedes writing it by construction.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+#include "op/sequence.hpp"
+#include "shortconv/schedule.hpp"
+
+namespace shortconv::cpu {
+
+/// Which inner loop a plan uses where the whole history of a token lies in x.
+enum class Form : std::uint8_t {
+  kRows,     // channels adjacent in x and out
+  kColumns,  // tokens adjacent
+  kStaged,   // any strides, differing dtypes, in place: through fp32 rows on the stack
+};
+
+/// What make_plan decides for the CPU.
+struct Choice {
+  Kernels direct;  // of x's type, for Form::kRows and kColumns
+  Kernels staged;  // fp32
+  LoadFn load_x, load_weight, load_state;
+  StoreFn store_out;
+  Form form;
+  std::int32_t threads;
+  std::int32_t block_channels;
+  std::int64_t tile_tokens;
+  std::int64_t tiles;
+  std::int64_t channel_blocks;
+  std::int64_t head_tokens;  // width - 1, or everything when working in place
+};
+
+class Worker {
+ public:
+  Worker(const Problem& problem, const Choice& choice, const Addresses& addresses)
+      : p_(problem), choice_(choice), at_(addresses) {}
+
+  /// Item = channel block * tiles + tile: neighbours share a channel block and its taps.
+  void process(std::int64_t item);
+
+  // Limits of the stack buffers. 512 channels keep the taps of one block in the level-1 cache; the
+  // general path has up to 64 taps and takes fewer channels at a time.
+  static constexpr int kMaxBlockChannels = 512;
+  static constexpr int kGeneralBlockChannels = 64;
+  static constexpr int kStageTokens = 8;
+
+ private:
+  void use_channels(std::int64_t block);
+  void flat_tile(std::int64_t tile);
+  void chunk(std::int64_t sequence, std::int64_t chunk, bool to_the_end);
+  void pad_outside();
+  void pad_rows(std::int64_t begin, std::int64_t end);
+
+  /// Tokens [first, last) of a sequence (relative to its begin); `head` = this caller owns its
+  /// state.
+  void tokens(const Sequence& s, std::int64_t first, std::int64_t last, bool head);
+  void load_history(const Sequence& s);
+  void write_state(const Sequence& s);
+  void direct(const Sequence& s, std::int64_t first, std::int64_t last);
+  /// Through the stage, channels [from, from + count) of the block. The stage holds the history if
+  /// first == 0.
+  void through_stage(const Sequence& s, std::int64_t first, std::int64_t last, int from, int count);
+
+  /// rows x channels of x (or out) <-> stage rows; `row` is packed, `channel` within the tensor.
+  void gather_rows(std::int64_t row, std::int64_t rows, std::int64_t channel, int count, float* to);
+  void scatter_rows(const float* from, std::int64_t row, std::int64_t rows, std::int64_t channel,
+                    int count);
+
+  const char* x(std::int64_t row, std::int64_t channel) const {
+    return static_cast<const char*>(at_.x) +
+           (x_row(p_, row) + channel * p_.x_channel) * element_bytes(p_.x_dtype);
+  }
+  char* out(std::int64_t row, std::int64_t channel) const {
+    return static_cast<char*>(at_.out) +
+           (out_row(p_, row) + channel * p_.out_channel) * element_bytes(p_.out_dtype);
+  }
+  char* state(std::int64_t slot, std::int64_t column, std::int64_t channel) const {
+    return static_cast<char*>(at_.state) +
+           (slot * p_.state_slot + column * p_.state_column + channel * p_.state_channel) *
+               element_bytes(p_.state_dtype);
+  }
+
+  const Problem& p_;
+  const Choice& choice_;
+  const Addresses& at_;
+  std::int64_t block_ = -1;
+  std::int64_t channel_ = 0;  // first of the block
+  int channels_ = 0;
+  int pitch_ = 0;  // channels_ rounded up to whole steps
+
+  static constexpr int kTapFloats = 8 * kMaxBlockChannels;  // = 64 * kGeneralBlockChannels
+  static constexpr int kStageFloats = (7 + kStageTokens) * kMaxBlockChannels;
+  alignas(64) float taps_[kTapFloats];
+  alignas(64) float bias_[kMaxBlockChannels];
+  alignas(
+      64) float stage_[kStageFloats];  // width-1 rows of history, then up to kStageTokens inputs
+  alignas(64) float results_[kStageTokens * kMaxBlockChannels];
+};
+
+}  // namespace shortconv::cpu

@@ -1,0 +1,177 @@
+// The specification in fp64, written to be read: one sequence, one channel, one token at a time.
+// Every other backend is tested against it, so it shares no code with them beyond conversions of
+// single elements.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "core/backend.hpp"
+#include "core/element.hpp"
+
+namespace shortconv {
+namespace {
+
+struct Call {
+  const Problem& p;
+  const Addresses& at;
+
+  const char* element(const void* base, DType dtype, std::int64_t offset) const {
+    return static_cast<const char*>(base) + offset * element_bytes(dtype);
+  }
+  // Row r of a dense batch is token r % L of sequence r / L; packed rows have one stride.
+  std::int64_t row_offset(std::int64_t row, std::int64_t sequence_stride,
+                          std::int64_t token_stride) const {
+    if (p.has_query_start_loc) return row * token_stride;
+    return row / p.sequence_tokens * sequence_stride + row % p.sequence_tokens * token_stride;
+  }
+  const char* x(std::int64_t row, std::int64_t channel) const {
+    return element(at.x, p.x_dtype,
+                   row_offset(row, p.x_sequence, p.x_token) + channel * p.x_channel);
+  }
+  char* out(std::int64_t row, std::int64_t channel) const {
+    return const_cast<char*>(
+        element(at.out, p.out_dtype,
+                row_offset(row, p.out_sequence, p.out_token) + channel * p.out_channel));
+  }
+  char* state(std::int64_t slot, std::int64_t column, std::int64_t channel) const {
+    return const_cast<char*>(
+        element(at.state, p.state_dtype,
+                slot * p.state_slot + column * p.state_column + channel * p.state_channel));
+  }
+  double weight(std::int64_t channel, std::int64_t tap) const {
+    return load_element(p.weight_dtype, element(at.weight, p.weight_dtype,
+                                                channel * p.weight_channel + tap * p.weight_tap));
+  }
+  double bias(std::int64_t channel) const {
+    if (!p.has_bias) return 0;
+    return load_element(p.weight_dtype, element(at.bias, p.weight_dtype, channel * p.bias_channel));
+  }
+  std::int64_t bound(std::int64_t sequence) const {
+    if (!p.has_query_start_loc) return sequence * p.sequence_tokens;
+    return std::clamp<std::int64_t>(load_index(p.query_start_loc_dtype, at.query_start_loc,
+                                               sequence * p.query_start_loc_stride),
+                                    0, p.tokens);
+  }
+  bool is_padding(std::int64_t slot) const {
+    return slot < 0 || (p.has_null_slot && slot == p.null_slot) || (p.has_state && slot >= p.slots);
+  }
+};
+
+double activate(Activation activation, double a) {
+  return activation == Activation::kSilu ? a / (1 + std::exp(-a)) : a;
+}
+
+// An input of the past, in the bits it has where it lies.
+struct Raw {
+  DType dtype = DType::kF64;
+  char bytes[8] = {};
+};
+
+Raw raw(DType dtype, const void* address) {
+  Raw value{.dtype = dtype};
+  std::memcpy(value.bytes, address, static_cast<std::size_t>(element_bytes(dtype)));
+  return value;
+}
+
+void store_raw(const Raw& value, DType dtype, char* address) {
+  if (value.dtype == dtype) {
+    std::memcpy(address, value.bytes, static_cast<std::size_t>(element_bytes(dtype)));
+  } else {
+    store_element(dtype, address, load_element(value.dtype, value.bytes));
+  }
+}
+
+void padded_row(const Call& call, std::int64_t row) {
+  for (std::int64_t channel = 0; channel < call.p.channels; ++channel) {
+    if (call.p.padded_rows == PaddedRows::kZero) {
+      store_element(call.p.out_dtype, call.out(row, channel), 0);
+    } else if (call.p.padded_rows == PaddedRows::kCopy) {
+      store_raw(raw(call.p.x_dtype, call.x(row, channel)), call.p.out_dtype,
+                call.out(row, channel));
+    }
+  }
+}
+
+void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t begin,
+                       std::int64_t end) {
+  const Problem& p = call.p;
+  const auto index = [&](bool present, DType dtype, const void* base, std::int64_t stride,
+                         std::int64_t otherwise) {
+    return present ? load_index(dtype, base, sequence * stride) : otherwise;
+  };
+  const std::int64_t read_slot = index(p.has_read_slots, p.read_slots_dtype, call.at.read_slots,
+                                       p.read_slots_stride, sequence);
+  if (call.is_padding(read_slot)) {
+    for (std::int64_t row = begin; row < end; ++row) padded_row(call, row);
+    return;
+  }
+  const std::int64_t write_slot = index(p.has_write_slots, p.write_slots_dtype, call.at.write_slots,
+                                        p.write_slots_stride, read_slot);
+  const std::int64_t offset = index(p.has_read_offsets, p.read_offsets_dtype, call.at.read_offsets,
+                                    p.read_offsets_stride, 0);
+  const auto* flags = static_cast<const unsigned char*>(call.at.has_initial_state);
+  const bool resumed =
+      p.initial_state == InitialState::kAll ||
+      (p.initial_state == InitialState::kByFlag && flags[sequence * p.flags_stride] != 0);
+
+  const int history = p.width - 1;
+  const std::int64_t tokens = end - begin;
+  const std::int64_t oldest =
+      p.state_base + std::clamp<std::int64_t>(offset, 0, p.state_columns - history - p.state_base);
+  std::vector<Raw> inputs(static_cast<std::size_t>(history + tokens));
+  std::vector<double> values(inputs.size());
+  for (std::int64_t channel = 0; channel < p.channels; ++channel) {
+    for (int column = 0; column < history; ++column) {
+      inputs[column] =
+          resumed ? raw(p.state_dtype, call.state(read_slot, oldest + column, channel)) : Raw{};
+    }
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      inputs[history + t] = raw(p.x_dtype, call.x(begin + t, channel));
+    }
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      values[i] = load_element(inputs[i].dtype, inputs[i].bytes);
+    }
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      double a = call.bias(channel);
+      for (int tap = 0; tap < p.width; ++tap) a += call.weight(channel, tap) * values[t + tap];
+      store_element(p.out_dtype, call.out(begin + t, channel), activate(p.activation, a));
+    }
+    if (!p.has_state || call.is_padding(write_slot)) continue;
+    for (int column = 0; column < history; ++column) {
+      store_raw(inputs[tokens + column], p.state_dtype,
+                call.state(write_slot, p.state_base + column, channel));
+    }
+  }
+}
+
+Status run_reference(const Problem& p, const PlanStorage&, const Addresses& at, void*) {
+  const Call call{p, at};
+  std::int64_t row = 0;
+  for (std::int64_t sequence = 0; sequence < p.sequences; ++sequence) {
+    const std::int64_t begin = call.bound(sequence);
+    const std::int64_t end = call.bound(sequence + 1);
+    for (; row < begin; ++row) padded_row(call, row);
+    if (end > begin) convolve_sequence(call, sequence, begin, end);
+    row = std::max(row, end);
+  }
+  for (; row < p.tokens; ++row) padded_row(call, row);
+  return {};
+}
+
+BackendInfo reference_info() {
+  return {"reference", true, "fp64, one thread, for comparison only"};
+}
+
+}  // namespace
+
+extern const Backend kReferenceBackend{
+    .id = BackendId::kReference,
+    .device = DeviceType::kCpu,
+    .info = reference_info,
+    .plan = [](const Problem&, PlanStorage&) { return Status(); },
+    .run = run_reference,
+    .describe = [](const Problem&, const PlanStorage&) { return std::string("fp64"); },
+};
+
+}  // namespace shortconv
