@@ -19,6 +19,7 @@
 #define SHORTCONV_CPU_KERNELS_INL
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 // Whether the instruction set has fused multiply-add and fp16 conversion. Per target, so it cannot
@@ -50,7 +51,7 @@ using Half16 = hn::Rebind<std::uint16_t, F32>;  // as many lanes as F32, 16 bits
 using VecF = hn::Vec<F32>;
 using VecU = hn::Vec<U32>;
 
-inline constexpr int kStripTokens = 8;
+inline constexpr std::int64_t kStripTokens = 8;
 
 /// Two vectors of one step. Which element sits in which lane is the element type's own choice.
 struct Pair {
@@ -74,25 +75,32 @@ HWY_INLINE VecF fused(VecF x, VecF y, VecF z) {
 #endif
 }
 
-HWY_INLINE VecF silu(VecF a) {
+/// silu of op/silu.hpp on several vectors at once, operation by operation: the chain of one vector
+/// is some 80 cycles long, and out-of-order execution alone does not find enough of the next one to
+/// hide that.
+template <int kVectors>
+HWY_INLINE void silu(VecF (&values)[kVectors]) {
   using C = SiluConstants;
   const F32 d;
   const U32 du;
-  VecF t = hn::Max(hn::Neg(a), hn::Set(d, C::kLowest));
-  t = hn::Min(t, hn::Set(d, C::kHighest));
-  const VecF rounded = fused(t, hn::Set(d, C::kLog2e), hn::Set(d, C::kRound));
-  const VecF n = hn::Sub(rounded, hn::Set(d, C::kRound));
-  VecF f = fused(n, hn::Set(d, -C::kLn2High), t);
-  f = fused(n, hn::Set(d, -C::kLn2Low), f);
-  const VecF one = hn::Set(d, 1.0f);
-  VecF p = fused(f, hn::Set(d, C::kC5), hn::Set(d, C::kC4));
-  p = fused(f, p, hn::Set(d, C::kC3));
-  p = fused(f, p, hn::Set(d, C::kC2));
-  p = fused(f, p, one);
-  p = fused(f, p, one);
-  const VecF scale = hn::BitCast(
-      d, hn::ShiftLeft<23>(hn::Add(hn::BitCast(du, rounded), hn::Set(du, std::uint32_t{127}))));
-  return hn::Div(a, fused(p, scale, one));
+  VecF scale[kVectors], g[kVectors], p[kVectors];
+  for (int i = 0; i < kVectors; ++i) g[i] = hn::Max(values[i], hn::Set(d, C::kLowest));
+  for (int i = 0; i < kVectors; ++i) g[i] = hn::Min(g[i], hn::Set(d, C::kHighest));
+  for (int i = 0; i < kVectors; ++i) {
+    scale[i] = fused(g[i], hn::Set(d, C::kMinusLog2e), hn::Set(d, C::kRound));
+  }
+  for (int i = 0; i < kVectors; ++i) p[i] = hn::Sub(scale[i], hn::Set(d, C::kRound));
+  for (int i = 0; i < kVectors; ++i) g[i] = fused(p[i], hn::Set(d, C::kLn2), g[i]);
+  for (int i = 0; i < kVectors; ++i) {
+    scale[i] = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, scale[i])));
+  }
+  for (int i = 0; i < kVectors; ++i) p[i] = fused(g[i], hn::Set(d, C::kC5), hn::Set(d, C::kC4));
+  for (int i = 0; i < kVectors; ++i) p[i] = fused(g[i], p[i], hn::Set(d, C::kC3));
+  for (int i = 0; i < kVectors; ++i) p[i] = fused(g[i], p[i], hn::Set(d, C::kC2));
+  for (int i = 0; i < kVectors; ++i) p[i] = fused(g[i], p[i], hn::Set(d, -1.0f));
+  for (int i = 0; i < kVectors; ++i) p[i] = fused(g[i], p[i], hn::Set(d, 1.0f));
+  for (int i = 0; i < kVectors; ++i) p[i] = fused(p[i], scale[i], hn::Set(d, 1.0f));
+  for (int i = 0; i < kVectors; ++i) values[i] = hn::Div(values[i], p[i]);
 }
 
 /// An element type: how a step of it becomes two fp32 vectors and back. `load_as` reads fp32 into
@@ -110,6 +118,7 @@ struct ElementF32 {
     hn::StoreU(value.a, d, to);
     hn::StoreU(value.b, d, to + hn::Lanes(d));
   }
+  static HWY_INLINE void store_any(Pair value, Type* to) { store(value, to); }
   static float to_f32(Type value) { return value; }
   static Type from_f32(float value) { return value; }
 };
@@ -135,20 +144,27 @@ struct ElementBF16 {
   static HWY_INLINE void store_as(Pair value, float* to) {
     hn::StoreInterleaved2(value.a, value.b, F32(), to);
   }
-  // The upper 16 bits of the result are the bf16; NaN stays NaN, quiet.
+  // The upper 16 bits of the result are the bf16, to nearest even. A NaN stays one unless it has
+  // the upper 17 bits of its payload set: convolve_rows cannot meet such a one, see Block::taps.
   static HWY_INLINE VecU rounded(VecF value) {
     const U32 du;
     const VecU bits = hn::BitCast(du, value);
     const VecU lsb = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
-    const VecU nearest = hn::Add(bits, hn::Add(lsb, hn::Set(du, 0x7fffu)));
-    const VecU quiet = hn::Or(bits, hn::Set(du, 0x400000u));
-    return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), quiet, nearest);
+    return hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), lsb);
   }
   static HWY_INLINE void store(Pair value, Type* to) {
     const U32 du;
     const VecU even = hn::ShiftRight<16>(rounded(value.a));
-    const VecU odd = hn::And(rounded(value.b), hn::Set(du, 0xffff0000u));
-    hn::StoreU(hn::BitCast(U16(), hn::Or(even, odd)), U16(), to);
+    const VecU both = hn::OrAnd(even, rounded(value.b), hn::Set(du, 0xffff0000u));
+    hn::StoreU(hn::BitCast(U16(), both), U16(), to);
+  }
+  /// For values of any origin.
+  static HWY_INLINE VecF canonical(VecF value) {
+    const F32 d;
+    return hn::IfThenElse(hn::IsNaN(value), hn::NaN(d), value);
+  }
+  static HWY_INLINE void store_any(Pair value, Type* to) {
+    store({canonical(value.a), canonical(value.b)}, to);
   }
   static float to_f32(Type value) { return f32_from_bf16(value); }
   static Type from_f32(float value) { return bf16_from_f32(value); }
@@ -172,6 +188,7 @@ struct ElementF16 {
     narrow(value.a, to);
     narrow(value.b, to + hn::Lanes(F32()));
   }
+  static HWY_INLINE void store_any(Pair value, Type* to) { store(value, to); }
   static float to_f32(Type value) { return f32_from_f16(value); }
   static Type from_f32(float value) { return f16_from_f32(value); }
 };
@@ -195,6 +212,7 @@ struct ElementByElement {
     ElementF32::store(value, lanes);
     for (std::size_t i = 0; i < 2 * hn::Lanes(F32()); ++i) to[i] = kFromF32(lanes[i]);
   }
+  static HWY_INLINE void store_any(Pair value, Type* to) { store(value, to); }
   static float to_f32(Type value) { return kToF32(value); }
   static Type from_f32(float value) { return kFromF32(value); }
 };
@@ -203,64 +221,102 @@ using ElementF16 = ElementByElement<f32_from_f16, f16_from_f32>;
 
 #endif
 
-template <Activation kActivation>
-HWY_INLINE Pair activate(Pair sum) {
-  if constexpr (kActivation == Activation::kSilu) return {silu(sum.a), silu(sum.b)};
-  return sum;
+template <Activation kActivation, int kPairs>
+HWY_INLINE void activate(Pair (&sums)[kPairs]) {
+  if constexpr (kActivation == Activation::kSilu) {
+    VecF values[2 * kPairs];
+    for (int i = 0; i < kPairs; ++i) {
+      values[2 * i] = sums[i].a;
+      values[2 * i + 1] = sums[i].b;
+    }
+    silu(values);
+    for (int i = 0; i < kPairs; ++i) sums[i] = {values[2 * i], values[2 * i + 1]};
+  }
 }
 
-/// kWidth 0 is the general path: any width, the window read again from cache for each token.
+/// One channel step of a few consecutive tokens; `window` holds the last width - 1 inputs before
+/// and after.
+template <class Element, int kWidth, Activation kActivation, int kTokens>
+HWY_INLINE void convolve_tokens(const Pair (&taps)[kWidth], Pair (&window)[kWidth - 1], Pair bias,
+                                const typename Element::Type* input, std::int64_t x_token,
+                                typename Element::Type* output, std::int64_t out_token) {
+  Pair inputs[kWidth - 1 + kTokens];
+  for (int k = 0; k + 1 < kWidth; ++k) inputs[k] = window[k];
+  for (int i = 0; i < kTokens; ++i) {
+    inputs[kWidth - 1 + i] = Element::load(input + i * x_token);
+    hwy::Prefetch(input + (kStripTokens + i) * x_token);
+  }
+  Pair sums[kTokens];
+  for (Pair& sum : sums) sum = bias;
+  for (int k = 0; k < kWidth; ++k) {
+    for (int i = 0; i < kTokens; ++i) {
+      sums[i].a = fused(taps[k].a, inputs[i + k].a, sums[i].a);
+      sums[i].b = fused(taps[k].b, inputs[i + k].b, sums[i].b);
+    }
+  }
+  activate<kActivation>(sums);
+  for (int i = 0; i < kTokens; ++i) Element::store(sums[i], output + i * out_token);
+  for (int k = 0; k + 1 < kWidth; ++k) window[k] = inputs[k + kTokens];
+}
+
 template <class Element, int kWidth, Activation kActivation>
 void convolve_rows(const Block& block) {
   using Type = typename Element::Type;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
-  const auto* x = static_cast<const Type*>(block.x);
-  auto* out = static_cast<Type*>(block.out);
+  const std::int64_t x_token = block.x_token, out_token = block.out_token;
   for (std::int64_t first = 0; first < block.tokens; first += kStripTokens) {
-    const std::int64_t last = std::min(first + kStripTokens, block.tokens);
+    const std::int64_t tokens = std::min(kStripTokens, block.tokens - first);
+    const auto* x = static_cast<const Type*>(block.x) + first * x_token;
+    auto* out = static_cast<Type*>(block.out) + first * out_token;
     for (std::int64_t channel = 0; channel < block.channels; channel += step) {
-      const Type* input = x + channel + first * block.x_token;
-      Type* output = out + channel + first * block.out_token;
+      const Type* input = x + channel;
+      Type* output = out + channel;
       const Pair bias = Element::load_as(block.bias + channel);
-      if constexpr (kWidth > 0) {
-        Pair taps[kWidth];
-        Pair window[kWidth];
-        for (int k = 0; k < kWidth; ++k) {
-          taps[k] = Element::load_as(block.taps + k * block.tap_pitch + channel);
-        }
-        for (int k = 0; k + 1 < kWidth; ++k) {
-          window[k] = Element::load(input + (k + 1 - kWidth) * block.x_token);
-        }
-        for (std::int64_t token = first; token < last; ++token) {
-          window[kWidth - 1] = Element::load(input);
-          Pair sum = bias;
-          for (int k = 0; k < kWidth; ++k) {
-            sum.a = fused(taps[k].a, window[k].a, sum.a);
-            sum.b = fused(taps[k].b, window[k].b, sum.b);
-          }
-          Element::store(activate<kActivation>(sum), output);
-          for (int k = 0; k + 1 < kWidth; ++k) window[k] = window[k + 1];
-          input += block.x_token;
-          output += block.out_token;
-        }
-      } else {
-        for (std::int64_t token = first; token < last; ++token) {
-          Pair sum = bias;
-          for (int k = 0; k < block.width; ++k) {
-            const Pair tap = Element::load_as(block.taps + k * block.tap_pitch + channel);
-            const Pair value = Element::load(input + (k + 1 - block.width) * block.x_token);
-            sum.a = fused(tap.a, value.a, sum.a);
-            sum.b = fused(tap.b, value.b, sum.b);
-          }
-          Element::store(activate<kActivation>(sum), output);
-          input += block.x_token;
-          output += block.out_token;
-        }
+      Pair taps[kWidth];
+      Pair window[kWidth - 1];
+      for (int k = 0; k < kWidth; ++k) {
+        taps[k] = Element::load_as(block.taps + k * block.tap_pitch + channel);
+      }
+      for (int k = 0; k + 1 < kWidth; ++k)
+        window[k] = Element::load(input + (k + 1 - kWidth) * x_token);
+      std::int64_t token = 0;
+      for (; token + 2 <= tokens; token += 2) {
+        convolve_tokens<Element, kWidth, kActivation, 2>(taps, window, bias, input, x_token, output,
+                                                         out_token);
+        input += 2 * x_token;
+        output += 2 * out_token;
+      }
+      if (token < tokens) {
+        convolve_tokens<Element, kWidth, kActivation, 1>(taps, window, bias, input, x_token, output,
+                                                         out_token);
       }
     }
   }
 }
 
+/// The general path: any width, the window read again from cache for each token.
+template <class Element, Activation kActivation>
+void convolve_rows_any_width(const Block& block) {
+  using Type = typename Element::Type;
+  const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  for (std::int64_t token = 0; token < block.tokens; ++token) {
+    const auto* x = static_cast<const Type*>(block.x) + (token + 1 - block.width) * block.x_token;
+    auto* out = static_cast<Type*>(block.out) + token * block.out_token;
+    for (std::int64_t channel = 0; channel < block.channels; channel += step) {
+      Pair sums[1] = {Element::load_as(block.bias + channel)};
+      for (int k = 0; k < block.width; ++k) {
+        const Pair tap = Element::load_as(block.taps + k * block.tap_pitch + channel);
+        const Pair value = Element::load(x + k * block.x_token + channel);
+        sums[0].a = fused(tap.a, value.a, sums[0].a);
+        sums[0].b = fused(tap.b, value.b, sums[0].b);
+      }
+      activate<kActivation>(sums);
+      Element::store(sums[0], out + channel);
+    }
+  }
+}
+
+/// Width 0 is the general path here too.
 template <class Element, int kWidth, Activation kActivation>
 void convolve_columns(const Block& block) {
   using Type = typename Element::Type;
@@ -274,14 +330,15 @@ void convolve_columns(const Block& block) {
     for (std::int64_t next = 0; next < block.tokens; next += step) {
       // The last step may repeat some tokens of the one before: the same inputs give the same bits.
       const std::int64_t token = std::min(next, block.tokens - step);
-      Pair sum{bias, bias};
+      Pair sums[1] = {{bias, bias}};
       for (int k = 0; k < width; ++k) {
         const VecF tap = hn::Set(d, block.taps[k * block.tap_pitch + channel]);
         const Pair value = Element::load(x + token + (k + 1 - width));
-        sum.a = fused(tap, value.a, sum.a);
-        sum.b = fused(tap, value.b, sum.b);
+        sums[0].a = fused(tap, value.a, sums[0].a);
+        sums[0].b = fused(tap, value.b, sums[0].b);
       }
-      Element::store(activate<kActivation>(sum), out + token);
+      activate<kActivation>(sums);
+      Element::store(sums[0], out + token);
     }
   }
 }
@@ -302,17 +359,27 @@ void store_run(const float* from, void* to, std::int64_t count) {
   auto* target = static_cast<typename Element::Type*>(to);
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
   std::int64_t i = 0;
-  for (; i + step <= count; i += step) Element::store(Element::load_as(from + i), target + i);
+  for (; i + step <= count; i += step) Element::store_any(Element::load_as(from + i), target + i);
   for (; i < count; ++i) target[i] = Element::from_f32(from[i]);
+}
+
+template <class Element, int kWidth, Activation kActivation>
+void choose(Kernels& kernels) {
+  kernels.columns = &convolve_columns<Element, kWidth, kActivation>;
+  if constexpr (kWidth == 0) {
+    kernels.rows = &convolve_rows_any_width<Element, kActivation>;
+  } else {
+    kernels.rows = &convolve_rows<Element, kWidth, kActivation>;
+  }
 }
 
 template <class Element, int kWidth>
 void choose_activation(Activation activation, Kernels& kernels) {
-  const bool silu = activation == Activation::kSilu;
-  kernels.rows = silu ? &convolve_rows<Element, kWidth, Activation::kSilu>
-                      : &convolve_rows<Element, kWidth, Activation::kNone>;
-  kernels.columns = silu ? &convolve_columns<Element, kWidth, Activation::kSilu>
-                         : &convolve_columns<Element, kWidth, Activation::kNone>;
+  if (activation == Activation::kSilu) {
+    choose<Element, kWidth, Activation::kSilu>(kernels);
+  } else {
+    choose<Element, kWidth, Activation::kNone>(kernels);
+  }
 }
 
 template <class Element>

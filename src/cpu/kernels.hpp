@@ -15,7 +15,9 @@ struct Block {
   void* out;
   std::int64_t x_token, x_channel;  // strides in elements
   std::int64_t out_token, out_channel;
-  const float* taps;  // [width][tap_pitch], oldest first
+  // Oldest first. Taps and bias hold no NaN but the standard one, so that a NaN in the result is
+  // either that or one of x's: the rounding to bf16 relies on the lower half of it being zero.
+  const float* taps;  // [width][tap_pitch]
   const float* bias;  // [channels]
   std::int64_t tap_pitch;
   std::int64_t tokens, channels;

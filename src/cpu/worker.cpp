@@ -1,7 +1,9 @@
 #include "cpu/worker.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace shortconv::cpu {
 namespace {
@@ -57,6 +59,10 @@ void copy_run(const char* from, std::int64_t from_stride, DType from_dtype, char
   }
 }
 
+float canonical_nan(float value) {
+  return std::isnan(value) ? std::numeric_limits<float>::quiet_NaN() : value;
+}
+
 }  // namespace
 
 void Worker::process(std::int64_t item) {
@@ -98,10 +104,11 @@ void Worker::use_channels(std::int64_t block) {
   for (int tap = 0; tap < p_.width; ++tap) {
     float* row = taps_ + std::int64_t{tap} * pitch_;
     for (int c = 0; c < channels_; ++c) {
-      row[c] = packed ? stage_[c * p_.width + tap]
-                      : load_f32(p_.weight_dtype,
-                                 weight + (c * p_.weight_channel + tap * p_.weight_tap) *
-                                              element_bytes(p_.weight_dtype));
+      const float value = packed ? stage_[c * p_.width + tap]
+                                 : load_f32(p_.weight_dtype,
+                                            weight + (c * p_.weight_channel + tap * p_.weight_tap) *
+                                                         element_bytes(p_.weight_dtype));
+      row[c] = canonical_nan(value);
     }
     std::fill(row + channels_, row + pitch_, 0.0f);
   }
@@ -110,8 +117,8 @@ void Worker::use_channels(std::int64_t block) {
   const auto* bias = static_cast<const char*>(at_.bias) +
                      channel_ * p_.bias_channel * element_bytes(p_.weight_dtype);
   for (int c = 0; c < channels_; ++c) {
-    bias_[c] =
-        load_f32(p_.weight_dtype, bias + c * p_.bias_channel * element_bytes(p_.weight_dtype));
+    bias_[c] = canonical_nan(
+        load_f32(p_.weight_dtype, bias + c * p_.bias_channel * element_bytes(p_.weight_dtype)));
   }
 }
 

@@ -1,0 +1,113 @@
+/* The C header as C11, and the C ABI through it. Also the C quick start of the README. */
+#include <stdio.h>
+#include <string.h>
+
+#include "shortconv/shortconv.h"
+
+static int failures = 0;
+
+static void check(int condition, const char* text, int line) {
+  if (condition) return;
+  ++failures;
+  fprintf(stderr, "line %d: %s (last error: %s)\n", line, text, shortconv_last_error());
+}
+#define CHECK(condition) check((condition) != 0, #condition, __LINE__)
+
+static shortconv_tensor tensor(void* data, int32_t dtype, int64_t rows, int64_t columns) {
+  shortconv_tensor view = {.data = data, .device_type = SHORTCONV_CPU, .dtype = dtype, .ndim = 2};
+  view.shape[0] = rows;
+  view.shape[1] = columns;
+  view.strides[0] = columns;
+  view.strides[1] = 1;
+  return view;
+}
+
+static void computes_a_sum_of_products(void) {
+  float x[3 * 2] = {1, 10, 2, 20, 3, 30};
+  float y[3 * 2] = {0};
+  float w[2 * 2] = {0.5f, 1, 0.5f, 1}; /* y[t] = x[t] + x[t-1] / 2 */
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 3, 2);
+  shortconv_tensor ty = tensor(y, SHORTCONV_F32, 3, 2);
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 2, 2);
+  shortconv_forward_args args = {.struct_size = sizeof args, .x = &tx, .out = &ty, .weight = &tw};
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
+  CHECK(y[0] == 1 && y[1] == 10 && y[2] == 2.5f && y[3] == 25 && y[4] == 4 && y[5] == 40);
+
+  shortconv_plan plan, copy;
+  memset(&plan, 0, sizeof plan);
+  CHECK(shortconv_run(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "plan: was not made") != NULL);
+  CHECK(shortconv_plan_forward(&args, &plan) == SHORTCONV_OK);
+  memcpy(&copy, &plan, sizeof plan);
+  memset(y, 0, sizeof y);
+  CHECK(shortconv_run(&copy, &args, NULL) == SHORTCONV_OK);
+  CHECK(y[5] == 40);
+}
+
+static void refuses_with_a_text(void) {
+  float data[8] = {0};
+  shortconv_tensor tx = tensor(data, SHORTCONV_F32, 2, 2);
+  shortconv_tensor ty = tensor(data + 4, SHORTCONV_F32, 2, 2);
+  shortconv_tensor tw = tensor(data, SHORTCONV_F32, 2, 1);
+  shortconv_forward_args args = {.struct_size = sizeof args, .x = &tx, .out = &ty, .weight = &tw};
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "weight: width 1 is not supported (2 to 64)") != NULL);
+  CHECK(shortconv_forward(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "args: is null") != NULL);
+  args.struct_size = 8;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "struct_size is 8") != NULL);
+  args.struct_size = sizeof args;
+  args.x = NULL;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "x: is null") != NULL);
+  args.x = &tx;
+  args.schedule = -1;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "schedule: ") != NULL);
+  args.schedule = 0;
+  args.reserved = 1;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
+/* A later header's struct is longer: fine while its new fields are zero. */
+static void accepts_larger_structs_of_zeros(void) {
+  struct {
+    shortconv_forward_args args;
+    uint64_t later;
+  } newer;
+  float x[4] = {1, 2, 3, 4}, y[4] = {0}, w[4] = {0, 1, 0, 1};
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 2, 2);
+  shortconv_tensor ty = tensor(y, SHORTCONV_F32, 2, 2);
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 2, 2);
+  memset(&newer, 0, sizeof newer);
+  newer.args.struct_size = sizeof newer;
+  newer.args.x = &tx;
+  newer.args.out = &ty;
+  newer.args.weight = &tw;
+  CHECK(shortconv_forward(&newer.args, NULL) == SHORTCONV_OK);
+  CHECK(y[3] == 4);
+  newer.later = 1;
+  CHECK(shortconv_forward(&newer.args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
+static void plans_block_lists(void) {
+  const int64_t lengths[5] = {1, 9, 2, 17, 4};
+  int32_t sequence[8], offset[8];
+  int64_t count = 0;
+  CHECK(shortconv_plan_block_list(lengths, 5, sequence, offset, 8, &count) == SHORTCONV_OK);
+  CHECK(count == 8 && sequence[7] == 4 && sequence[6] == 3 && offset[6] == 2);
+  CHECK(shortconv_plan_block_list(lengths, 5, sequence, offset, 7, &count) ==
+        SHORTCONV_INVALID_ARGUMENT);
+  CHECK(count == 8);
+}
+
+int main(void) {
+  CHECK(strcmp(shortconv_version(), "") != 0);
+  computes_a_sum_of_products();
+  refuses_with_a_text();
+  accepts_larger_structs_of_zeros();
+  plans_block_lists();
+  printf("%d failures\n", failures);
+  return failures != 0;
+}
