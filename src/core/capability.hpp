@@ -17,30 +17,30 @@ inline constexpr Values<2, 3, 4, 5, 6, 7, 8> kWidths;  // specialised kernels
 inline constexpr int kMinWidth = 2;
 inline constexpr int kMaxWidth = 64;  // by the general path
 
-inline constexpr std::array kDTypes{
-    Named{DType::kF32, std::string_view("f32")},
-    Named{DType::kF16, std::string_view("f16")},
-    Named{DType::kBF16, std::string_view("bf16")},
-};
-inline constexpr std::array kActivations{
-    Named{Activation::kNone, std::string_view("none")},
-    Named{Activation::kSilu, std::string_view("silu")},
-};
-inline constexpr std::array kSchedules{
-    Named{Schedule::kFlat, std::string_view("flat")},
-    Named{Schedule::kBlockList, std::string_view("block-list")},
-    Named{Schedule::kSequenceGrid, std::string_view("sequence-grid")},
-};
-inline constexpr std::array kPaddedRows{
-    Named{PaddedRows::kZero, std::string_view("zero")},
-    Named{PaddedRows::kUntouched, std::string_view("untouched")},
-    Named{PaddedRows::kCopy, std::string_view("copy")},
-};
-inline constexpr std::array kBackends{
-    Named{BackendId::kAuto, std::string_view("auto")},
-    Named{BackendId::kReference, std::string_view("reference")},
-    Named{BackendId::kCpu, std::string_view("cpu")},
-    Named{BackendId::kCuda, std::string_view("cuda")},
-};
+inline constexpr auto kDTypes = std::to_array<Named<DType>>({
+    {DType::kF32, "f32"},
+    {DType::kF16, "f16"},
+    {DType::kBF16, "bf16"},
+});
+inline constexpr auto kActivations = std::to_array<Named<Activation>>({
+    {Activation::kNone, "none"},
+    {Activation::kSilu, "silu"},
+});
+inline constexpr auto kSchedules = std::to_array<Named<Schedule>>({
+    {Schedule::kFlat, "flat"},
+    {Schedule::kBlockList, "block-list"},
+    {Schedule::kSequenceGrid, "sequence-grid"},
+});
+inline constexpr auto kPaddedRows = std::to_array<Named<PaddedRows>>({
+    {PaddedRows::kZero, "zero"},
+    {PaddedRows::kUntouched, "untouched"},
+    {PaddedRows::kCopy, "copy"},
+});
+inline constexpr auto kBackends = std::to_array<Named<BackendId>>({
+    {BackendId::kAuto, "auto"},
+    {BackendId::kReference, "reference"},
+    {BackendId::kCpu, "cpu"},
+    {BackendId::kCuda, "cuda"},
+});
 
 }  // namespace shortconv

@@ -1,0 +1,35 @@
+# Sourced by the other scripts. need_packages NAME...: makes sure that these Debian or Ubuntu packages are installed;
+# installs them where that is allowed without asking, otherwise prints the line to type and ends the script.
+need_packages() {
+  local missing=() name
+  for name in "$@"; do
+    dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing+=("$name")
+  done
+  [ "${#missing[@]}" -eq 0 ] && return 0
+  local as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! sudo -n true 2>/dev/null; then
+      echo "Missing packages. Please run:" >&2
+      echo "  sudo apt-get install ${missing[*]}" >&2
+      exit 3
+    fi
+    as_root=(sudo -n)
+  fi
+  echo "installing: ${missing[*]}"
+  local log
+  log=$(mktemp)
+  if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -n 5 "$log" >&2
+    echo "Could not install: ${missing[*]}" >&2
+    exit 3
+  fi
+  rm -f "$log"
+}
+
+# want_package NAME PURPOSE: the same for something the rest works without; says what is skipped if it is not to be had.
+want_package() {
+  (need_packages "$1") >/dev/null 2>&1 || echo "skipped: $2 ($1 is not to be had)"
+}
+
+build_packages=(g++ cmake ninja-build pkg-config libhwy-dev libcli11-dev libfmt-dev nlohmann-json3-dev)

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The layers of docs/design.md: include <- src/core <- src/reference, src/cpu; src/op between core and the backends.
+# Prints each include that points the wrong way and fails if there is one.
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+found=0
+
+# forbid FOLDER PATTERN: no include in FOLDER may match PATTERN.
+forbid() {
+  if grep -rnE "^[[:space:]]*#[[:space:]]*include[[:space:]]*[<\"]($2)" "$1" 2>/dev/null; then
+    echo "^ not allowed in $1"
+    found=1
+  fi
+}
+
+framework='torch|ATen|c10|tvm|pybind11|nanobind|Python\.h'
+forbid include "cuda|hwy|omp|core/|op/|cpu/|reference/|$framework"
+forbid src/core "cuda|hwy|omp|op/|cpu/|reference/|$framework"
+forbid src/op "cuda_runtime|hwy|omp|cpu/|reference/|$framework"
+forbid src/reference "cuda|hwy|omp|op/|cpu/|$framework"
+forbid src/cpu "cuda|reference/|$framework"
+forbid tools "hwy|op/|cpu/|reference/|$framework"
+[ -d include/shortconv ] && [ -d src/core ] || { echo "not in the source tree"; exit 2; }
+exit $found

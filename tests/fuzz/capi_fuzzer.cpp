@@ -1,0 +1,200 @@
+// libFuzzer over the C ABI: descriptors of any shape, stride, dtype, size and enumerator, with
+// index tensors full of whatever the input holds. Tensors that are said to have memory get exactly
+// as much as their extents claim, so an access outside of them is a report of the address
+// sanitizer; what the library refuses must be refused with a text.
+//
+// Build: cmake --preset fuzz && cmake --build --preset fuzz; run: build/fuzz/tests/shortconv_fuzz
+// -max_total_time=600
+#include <fuzzer/FuzzedDataProvider.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <vector>
+
+#include "shortconv/shortconv.h"
+
+namespace {
+
+constexpr std::int64_t kMaxBytes = 1 << 16;
+
+class Arguments {
+ public:
+  explicit Arguments(FuzzedDataProvider& data) : data_(data) {}
+
+  // A tensor with `axes` of the given sizes; now and then with something else about it.
+  shortconv_tensor* tensor(const std::vector<std::int64_t>& sizes, std::int32_t dtype) {
+    shortconv_tensor view{};
+    view.device_type = SHORTCONV_CPU;
+    view.dtype = dtype;
+    view.ndim = static_cast<std::int32_t>(sizes.size());
+    std::vector<int> order(sizes.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int>(i);
+    if (data_.ConsumeBool() && order.size() > 1) std::swap(order[0], order[order.size() - 1]);
+    std::int64_t stride = 1;
+    for (std::size_t i = sizes.size(); i-- > 0;) {
+      const int axis = order[i];
+      view.shape[axis] = sizes[axis];
+      view.strides[axis] = stride;
+      stride = stride * sizes[axis] + data_.ConsumeIntegralInRange<int>(0, 3) / 3;
+    }
+    if (data_.ConsumeIntegralInRange<int>(0, 31) == 0) disturb(view);
+    allocate(view);
+    views_.push_back(view);
+    return &views_.back();
+  }
+
+  void fill_indices(shortconv_tensor* view, std::int64_t low, std::int64_t high) {
+    if (view == nullptr || view->data == nullptr || view->ndim != 1) return;
+    const std::int64_t bytes = (view->dtype & 0xff) / 8;
+    for (std::int64_t i = 0; i < view->shape[0]; ++i) {
+      std::int64_t value = data_.ConsumeIntegralInRange<std::int64_t>(low, high);
+      if (data_.ConsumeIntegralInRange<int>(0, 63) == 0)
+        value = data_.ConsumeIntegral<std::int64_t>();
+      const std::int64_t at = (i * view->strides[0] - lowest_) * bytes;
+      if (at < 0 || at + bytes > last_bytes_) return;
+      std::memcpy(static_cast<char*>(memory_.back()) + at, &value, static_cast<std::size_t>(bytes));
+    }
+  }
+
+  ~Arguments() {
+    for (void* block : memory_) std::free(block);
+  }
+
+ private:
+  void disturb(shortconv_tensor& view) {
+    const int axis = data_.ConsumeIntegralInRange<int>(0, 3);
+    switch (data_.ConsumeIntegralInRange<int>(0, 5)) {
+      case 0:
+        view.shape[axis] = data_.ConsumeIntegral<std::int64_t>();
+        break;
+      case 1:
+        view.strides[axis] = data_.ConsumeIntegral<std::int64_t>();
+        break;
+      case 2:
+        view.strides[axis] = -view.strides[axis];
+        break;
+      case 3:
+        view.ndim = data_.ConsumeIntegral<std::int32_t>();
+        break;
+      case 4:
+        view.dtype = data_.ConsumeIntegral<std::int32_t>();
+        break;
+      default:
+        view.device_type = data_.ConsumeIntegral<std::int32_t>();
+        break;
+    }
+  }
+
+  // Exactly the memory that shape and strides reach, or none if that is absurd.
+  void allocate(shortconv_tensor& view) {
+    view.data = nullptr;
+    lowest_ = 0;
+    last_bytes_ = 0;
+    if (view.ndim < 0 || view.ndim > SHORTCONV_MAX_DIMS) return;
+    __int128 low = 0, high = 0;
+    for (int axis = 0; axis < view.ndim; ++axis) {
+      if (view.shape[axis] <= 0) return;
+      const __int128 reach = static_cast<__int128>(view.shape[axis] - 1) * view.strides[axis];
+      (reach < 0 ? low : high) += reach;
+    }
+    const std::int64_t bytes = (view.dtype & 0xff) / 8;
+    if (bytes <= 0 || (high - low + 1) * bytes > kMaxBytes) return;
+    last_bytes_ = static_cast<std::int64_t>(high - low + 1) * bytes;
+    lowest_ = static_cast<std::int64_t>(low);
+    void* block = std::malloc(static_cast<std::size_t>(last_bytes_));
+    std::memset(block, data_.ConsumeIntegral<std::uint8_t>(),
+                static_cast<std::size_t>(last_bytes_));
+    memory_.push_back(block);
+    view.data = static_cast<char*>(block) - lowest_ * bytes;
+  }
+
+  FuzzedDataProvider& data_;
+  std::deque<shortconv_tensor> views_;
+  std::vector<void*> memory_;
+  std::int64_t lowest_ = 0;
+  std::int64_t last_bytes_ = 0;
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
+  FuzzedDataProvider data(bytes, size);
+  Arguments make(data);
+  constexpr std::int32_t kFloats[] = {SHORTCONV_F32, SHORTCONV_F16, SHORTCONV_BF16, SHORTCONV_F64};
+  constexpr std::int32_t kInts[] = {SHORTCONV_I32, SHORTCONV_I64};
+  const auto small = [&](int high) { return data.ConsumeIntegralInRange<std::int64_t>(0, high); };
+
+  const std::int64_t tokens = small(24), channels = small(70), batch = small(4),
+                     sequences = small(6);
+  const std::int64_t width =
+      data.ConsumeIntegralInRange<int>(0, 15) == 0 ? small(70) : 2 + small(7);
+  const std::int64_t slots = small(8), columns = width + small(3) - 1;
+  const auto x_dtype = data.PickValueInArray(kFloats);
+  const bool dense = data.ConsumeIntegralInRange<int>(0, 3) == 0;
+  const std::vector<std::int64_t> rows =
+      dense ? std::vector{batch, tokens, channels} : std::vector{tokens, channels};
+
+  shortconv_forward_args args{};
+  args.struct_size = data.ConsumeIntegralInRange<int>(0, 63) == 0
+                         ? data.ConsumeIntegral<std::uint32_t>() % sizeof args
+                         : sizeof args;
+  args.x = make.tensor(rows, x_dtype);
+  args.out = data.ConsumeIntegralInRange<int>(0, 5) == 0
+                 ? args.x
+                 : make.tensor(rows, data.ConsumeBool() ? x_dtype : data.PickValueInArray(kFloats));
+  const auto weight_dtype = data.PickValueInArray(kFloats);
+  args.weight = make.tensor({channels, width}, weight_dtype);
+  if (data.ConsumeBool()) args.bias = make.tensor({channels}, weight_dtype);
+  if (data.ConsumeIntegralInRange<int>(0, 3) != 0) {
+    args.state = make.tensor({slots, columns, channels}, data.PickValueInArray(kFloats));
+  }
+  const std::int64_t actual_sequences = dense ? batch : sequences;
+  const auto indices = [&](std::int64_t count, std::int64_t low,
+                           std::int64_t high) -> const shortconv_tensor* {
+    if (data.ConsumeBool()) return nullptr;
+    shortconv_tensor* view = make.tensor({count}, data.PickValueInArray(kInts));
+    make.fill_indices(view, low, high);
+    return view;
+  };
+  if (!dense) args.query_start_loc = indices(sequences + 1, -2, tokens + 2);
+  args.read_slots = indices(actual_sequences, -2, slots + 2);
+  args.write_slots = indices(actual_sequences, -2, slots + 2);
+  args.read_offsets = indices(actual_sequences, -4, 4);
+  if (data.ConsumeBool()) args.has_initial_state = make.tensor({actual_sequences}, SHORTCONV_BOOL);
+  const auto option = [&](int known) {
+    return data.ConsumeIntegralInRange<int>(0, 31) == 0
+               ? data.ConsumeIntegral<std::int32_t>()
+               : data.ConsumeIntegralInRange<int>(0, known);
+  };
+  args.op = option(1);
+  args.initial_state = option(2);
+  args.activation = option(1);
+  args.padded_rows = option(2);
+  args.backend = option(3);
+  args.schedule = option(2);
+  args.longest_sequence = small(24);
+  args.state_base = small(3);
+  args.null_slot = small(3);
+  args.has_null_slot = option(1);
+  args.threads = data.ConsumeIntegralInRange<int>(-1, 2);
+  if (args.schedule == SHORTCONV_SCHEDULE_BLOCK_LIST) {
+    const std::int64_t blocks = small(6);
+    shortconv_tensor* list = make.tensor({blocks}, SHORTCONV_I32);
+    make.fill_indices(list, -1, sequences + 1);
+    args.block_sequence = list;
+    list = make.tensor({blocks}, SHORTCONV_I32);
+    make.fill_indices(list, -1, 5);
+    args.block_offset = list;
+  }
+
+  shortconv_plan plan{};
+  const int planned = shortconv_plan_forward(&args, &plan);
+  if (planned != SHORTCONV_OK && shortconv_last_error()[0] == '\0') std::abort();
+  if (planned == SHORTCONV_INTERNAL) std::abort();
+  const int ran = planned == SHORTCONV_OK ? shortconv_run(&plan, &args, nullptr)
+                                          : shortconv_forward(&args, nullptr);
+  if (planned == SHORTCONV_OK && ran != SHORTCONV_OK)
+    std::abort();  // all that could be refused was, when planning
+  return 0;
+}
