@@ -47,6 +47,7 @@ class Arguments {
   void fill_indices(shortconv_tensor* view, std::int64_t low, std::int64_t high) {
     if (view == nullptr || view->data == nullptr || view->ndim != 1) return;
     const std::int64_t bytes = (view->dtype & 0xff) / 8;
+    if (bytes != 4 && bytes != 8) return;  // disturbed
     for (std::int64_t i = 0; i < view->shape[0]; ++i) {
       std::int64_t value = data_.ConsumeIntegralInRange<std::int64_t>(low, high);
       if (data_.ConsumeIntegralInRange<int>(0, 63) == 0)

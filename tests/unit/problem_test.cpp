@@ -44,6 +44,12 @@ TEST(Problem, SharedSizesMustAgree) {
 TEST(Problem, AxesAndSizes) {
   expect_refusal_after([](ForwardArgs& a) { a.weight.ndim = 1; },
                        "weight: expected 2 axes [channels, width], got 1");
+  for (const std::int32_t axes : {-1, 0, 1, 4, 5, 1 << 30}) {
+    expect_refusal_after([&](ForwardArgs& a) { a.out.ndim = axes; },
+                         "out: expected 2 axes [tokens, channels], got " + std::to_string(axes));
+    expect_refusal_after([&](ForwardArgs& a) { a.state->ndim = axes; },
+                         "state: expected 3 axes [slots, columns, channels], got ");
+  }
   expect_refusal_after([](ForwardArgs& a) { a.x.shape[0] = -5; }, "x: axis 0 ('tokens') is -5");
   expect_refusal_after([](ForwardArgs& a) { a.x.data = nullptr; }, "x: data is null");
   expect_refusal_after([](ForwardArgs& a) { a.state->strides[0] = std::int64_t{1} << 61; },
