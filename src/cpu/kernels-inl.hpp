@@ -160,8 +160,9 @@ struct ElementBF16 {
   }
   /// For values of any origin.
   static HWY_INLINE VecF canonical(VecF value) {
-    const F32 d;
-    return hn::IfThenElse(hn::IsNaN(value), hn::NaN(d), value);
+    // hn::NaN has all payload bits set in some versions of Highway.
+    const VecF quiet = hn::BitCast(F32(), hn::Set(U32(), 0x7fc00000u));
+    return hn::IfThenElse(hn::IsNaN(value), quiet, value);
   }
   static HWY_INLINE void store_any(Pair value, Type* to) {
     store({canonical(value.a), canonical(value.b)}, to);

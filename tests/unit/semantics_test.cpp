@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "call.hpp"
+#include "core/element.hpp"
 #include "shortconv/schedule.hpp"
 
 namespace shortconv {
@@ -218,6 +219,29 @@ TEST_P(Semantics, NanAndInfinityStayInTheirSequenceAndChannel) {
     EXPECT_EQ(std::isfinite(call.out_at(row, 2)), row < 2 || row > 3) << row;
   }
   EXPECT_TRUE(std::isnan(call.state_at(0, 2, 1)));
+}
+
+// A NaN with all payload bits set, as poisoned memory has, must not round up into a zero.
+TEST_P(Semantics, NanOfAnyPayloadStaysNanInBf16) {
+  const auto poison = std::bit_cast<float>(0xffffffffu);
+  constexpr std::int64_t kTokens = 12, kChannels = 40;
+  for (const bool in_weight : {false, true}) {
+    std::vector<float> weight(kChannels * 4, 0.5f), state(3 * kChannels, 0.25f);
+    std::vector<std::uint16_t> x(kTokens * kChannels, bf16_from_f32(1.0f)), out(x.size());
+    (in_weight ? weight : state)[7] = poison;  // tap 3 of channel 1, or column 0 of channel 7
+    ForwardArgs args;
+    args.backend = GetParam();
+    args.x = TensorRef::contiguous(x.data(), DType::kBF16, {kTokens, kChannels});
+    args.out = TensorRef::contiguous(out.data(), DType::kBF16, {kTokens, kChannels});
+    args.weight = TensorRef::contiguous(weight.data(), DType::kF32, {kChannels, 4});
+    args.state = TensorRef::contiguous(state.data(), DType::kF32, {1, 3, kChannels});
+    args.initial_state = InitialState::kAll;
+    ASSERT_TRUE(forward(args).ok());
+    for (std::int64_t i = 0; i < kTokens * kChannels; ++i) {
+      const bool hit = in_weight ? i % kChannels == 1 : i == 7;
+      EXPECT_EQ(std::isnan(f32_from_bf16(out[i])), hit) << i;
+    }
+  }
 }
 
 TEST_P(Semantics, InPlaceGivesTheSameBits) {
