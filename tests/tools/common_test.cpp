@@ -1,0 +1,221 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "common/arguments.hpp"
+#include "common/buffer.hpp"
+#include "common/copy.hpp"
+#include "common/error.hpp"
+#include "common/host.hpp"
+#include "common/names.hpp"
+#include "common/output_file.hpp"
+#include "common/progress.hpp"
+#include "common/statistics.hpp"
+
+namespace shortconv::tools {
+namespace {
+
+namespace fs = std::filesystem;
+
+TEST(Statistics, percentiles_are_measured_values) {
+  std::vector<double> samples;
+  for (int i = 100; i >= 1; --i) samples.push_back(i);
+  EXPECT_EQ(percentile(samples, 0.5), 50);
+  EXPECT_EQ(percentile(samples, 0.99), 99);
+  EXPECT_EQ(percentile(samples, 0.991), 100);
+  EXPECT_EQ(percentile(samples, 0), 1);
+  EXPECT_EQ(percentile(samples, 1), 100);
+  EXPECT_EQ(percentile({7}, 0.99), 7);
+  EXPECT_EQ(percentile({}, 0.5), 0);
+  EXPECT_EQ(median({3, 1, 2}), 2);
+}
+
+TEST(Statistics, summary_has_median_mean_and_tail) {
+  const Summary summary = summarize({1, 2, 3, 10});
+  EXPECT_EQ(summary.p50, 2);
+  EXPECT_EQ(summary.mean, 4);
+  EXPECT_EQ(summary.p99, 10);
+  EXPECT_EQ(summarize({}).mean, 0);
+}
+
+TEST(Statistics, thinning_keeps_order_and_spread) {
+  std::vector<double> samples(10);
+  for (int i = 0; i < 10; ++i) samples[i] = i;
+  EXPECT_EQ(thin_out(samples, 5), (std::vector<double>{0, 2, 4, 6, 8}));
+  EXPECT_EQ(thin_out(samples, 3), (std::vector<double>{0, 3, 6}));
+  EXPECT_EQ(thin_out(samples, 10), samples);
+}
+
+TEST(Progress, line_shows_share_and_time_left) {
+  EXPECT_EQ(progress_line("replay", 1, 2, 4.0, 80),
+            "replay [###############...............]  50%  4 s left");
+  EXPECT_EQ(progress_line("replay", 0, 2, 4.0, 80), "replay [..............................]   0%");
+  EXPECT_EQ(progress_line("replay", 2, 2, 4.0, 80),
+            "replay [##############################] 100%  0 s left");
+}
+
+TEST(Progress, line_survives_odd_totals_and_narrow_terminals) {
+  EXPECT_EQ(progress_line("x", 3, 2, 1.0, 80), progress_line("x", 2, 2, 1.0, 80));
+  EXPECT_EQ(progress_line("x", 0, 0, 1.0, 80), progress_line("x", 2, 2, 1.0, 80));
+  EXPECT_EQ(progress_line("replay", 1, 2, 4.0, 10), "replay [##");
+  EXPECT_EQ(progress_line("replay", 1, 2, 4.0, 0), "");
+}
+
+TEST(Names, lists_are_split_at_commas) {
+  EXPECT_EQ(split_commas("a,b-c"), (std::vector<std::string>{"a", "b-c"}));
+  EXPECT_EQ(split_commas(",a,,b,"), (std::vector<std::string>{"a", "b"}));
+  EXPECT_TRUE(split_commas("").empty());
+}
+
+TEST(Names, unknown_names_are_refused_with_those_there_are) {
+  for (const Named<Schedule>& entry : capabilities().schedules) {
+    EXPECT_EQ(parse_name(capabilities().schedules, "--schedule", entry.name), entry.value);
+  }
+  try {
+    (void)parse_name(capabilities().activations, "--activation", "relu");
+    FAIL();
+  } catch (const CommandError& error) {
+    EXPECT_EQ(error.exit_code(), kExitUsage);
+    EXPECT_EQ(std::string(error.what()),
+              "--activation: 'relu' is not one of " + list_names(capabilities().activations));
+  }
+}
+
+TEST(Arguments, given_options_come_back_with_their_values) {
+  CLI::App app;
+  CLI::App* command = app.add_subcommand("work");
+  bool flag = false;
+  std::int64_t number = 0;
+  std::string text = "default";
+  command->add_flag("--fast", flag);
+  command->add_option("--number,-n", number);
+  command->add_option("--text", text);
+  app.parse("work -n 4 --fast");
+  EXPECT_EQ(given_arguments(*command),
+            (std::vector<std::string>{"work", "--fast", "--number", "4"}));
+}
+
+TEST(Buffer, is_zeroed_and_aligned) {
+  const Buffer buffer(1000);
+  EXPECT_EQ(buffer.bytes(), 1000);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 64, 0u);
+  for (std::int64_t i = 0; i < buffer.bytes(); ++i) ASSERT_EQ(buffer.data()[i], std::byte{0});
+}
+
+TEST(Copy, copies_all_bytes_and_no_more) {
+  for (const int threads : {0, 1, 3}) {
+    for (const std::size_t bytes : {0u, 1u, 63u, 64u, 65u, 1000u, 4097u}) {
+      std::vector<std::uint8_t> source(bytes + 1, 7);
+      std::vector<std::uint8_t> target(bytes + 1, 0);
+      parallel_copy(target.data(), source.data(), bytes, threads);
+      for (std::size_t i = 0; i < bytes; ++i) ASSERT_EQ(target[i], 7) << bytes;
+      ASSERT_EQ(target[bytes], 0) << bytes;
+    }
+  }
+}
+
+TEST(Host, describes_what_measurements_depend_on) {
+  const auto host = describe_host();
+  for (const char* key : {"cpu", "logical_cores", "compiler", "library_version", "cpu_target"}) {
+    EXPECT_TRUE(host.contains(key)) << key;
+  }
+  EXPECT_GT(host["logical_cores"].get<int>(), 0);
+  EXPECT_EQ(host["library_version"], library_version());
+}
+
+class OutputFile : public testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string test = testing::UnitTest::GetInstance()->current_test_info()->name();
+    folder_ = fs::path(testing::TempDir()) / ("output_" + test);
+    fs::remove_all(folder_);
+    fs::create_directory(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  static std::string refusal(const std::string& path) {
+    try {
+      check_writable(path);
+    } catch (const CommandError& error) {
+      EXPECT_EQ(error.exit_code(), kExitUsage);
+      return error.what();
+    }
+    return "accepted";
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(OutputFile, replaces_the_file_and_leaves_nothing_else) {
+  const fs::path path = folder_ / "result.json";
+  write_output(path.string(), "old and longer");
+  write_output(path.string(), "new");
+  std::ostringstream content;
+  content << std::ifstream(path).rdbuf();
+  EXPECT_EQ(content.str(), "new");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
+}
+
+TEST_F(OutputFile, dash_is_stdout) {
+  testing::internal::CaptureStdout();
+  write_output("-", "text\n");
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "text\n");
+}
+
+TEST_F(OutputFile, places_that_cannot_be_written_are_refused_beforehand) {
+  EXPECT_EQ(refusal(""), "accepted");
+  EXPECT_EQ(refusal("-"), "accepted");
+  EXPECT_EQ(refusal((folder_ / "new.json").string()), "accepted");
+  EXPECT_EQ(refusal(folder_.string()), folder_.string() + ": cannot be written: it is a directory");
+  const std::string missing = (folder_ / "missing").string();
+  EXPECT_EQ(refusal(missing + "/new.json"),
+            missing + "/new.json: cannot be written: " + missing + ": No such file or directory");
+}
+
+TEST_F(OutputFile, a_link_stays_a_link) {
+  const fs::path target = folder_ / "target.json";
+  const fs::path link = folder_ / "link.json";
+  std::ofstream(target) << "old";
+  fs::create_symlink(target, link);
+  check_writable(link.string());
+  write_output(link.string(), "new");
+  EXPECT_TRUE(fs::is_symlink(link));
+  std::ostringstream content;
+  content << std::ifstream(target).rdbuf();
+  EXPECT_EQ(content.str(), "new");
+}
+
+TEST_F(OutputFile, a_pipe_stays_a_pipe) {
+  const std::string pipe = (folder_ / "pipe").string();
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const int reader = open(pipe.c_str(), O_RDWR | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  check_writable(pipe);
+  write_output(pipe, "text");
+  char content[8] = {};
+  EXPECT_EQ(read(reader, content, sizeof content), 4);
+  EXPECT_STREQ(content, "text");
+  EXPECT_TRUE(fs::is_fifo(pipe));
+  close(reader);
+}
+
+TEST_F(OutputFile, a_write_that_fails_leaves_nothing) {
+  const fs::path target = folder_ / "taken";
+  fs::create_directory(target);
+  EXPECT_THROW(write_output(target.string(), "text"), CommandError);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
+}
+
+}  // namespace
+}  // namespace shortconv::tools

@@ -1,0 +1,136 @@
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "common/error.hpp"
+#include "replay/engine.hpp"
+#include "replay_fixture.hpp"
+#include "shortconv/capability.hpp"
+
+namespace shortconv::tools {
+namespace {
+
+void expect_verified(const SmallReplay& replay, const Verification& verification) {
+  EXPECT_EQ(verification.failures(), 0) << verification.first_failure;
+  std::int64_t tokens = 0;
+  for (const Request& request : replay.requests) tokens += request.tokens();
+  EXPECT_EQ(verification.rows, tokens * std::ssize(recorded_layers(replay.setup.config)));
+  EXPECT_EQ(verification.requests, std::ssize(replay.requests));
+}
+
+TEST(Engine, every_schedule_and_kind_of_call_gives_verified_results) {
+  const SchedulerOptions streams[] = {
+      {.chunk = 24, .max_running = 4},
+      {.chunk = 24, .max_running = 4, .mixed = true},
+      {.chunk = 24, .max_running = 4, .draft = 3},
+      {.chunk = 9, .max_running = 3, .draft = 2, .mixed = true},
+      {.chunk = 1, .max_running = 1},
+  };
+  for (const SchedulerOptions& options : streams) {
+    const SmallReplay replay(options);
+    for (const Named<Schedule>& schedule : capabilities().schedules) {
+      SCOPED_TRACE(schedule.name);
+      expect_verified(replay, replay.verify(replay.run(schedule.value)));
+    }
+  }
+}
+
+TEST(Engine, every_dtype_width_and_activation_gives_verified_results) {
+  for (const Named<DType>& dtype : capabilities().dtypes) {
+    for (const int width : capabilities().widths) {
+      for (const Named<Activation>& activation : capabilities().activations) {
+        SCOPED_TRACE(std::string(dtype.name) + " width " + std::to_string(width) + " " +
+                     std::string(activation.name));
+        const SmallReplay replay({.chunk = 24, .max_running = 4}, {.channels = 33,
+                                                                   .width = width,
+                                                                   .layers = 1,
+                                                                   .activation = activation.value,
+                                                                   .dtype = dtype.value,
+                                                                   .weight_dtype = DType::kF32});
+        expect_verified(replay, replay.verify(replay.run()));
+      }
+    }
+  }
+}
+
+TEST(Engine, measures_every_call_of_the_outline_in_every_layer) {
+  const SmallReplay replay({.chunk = 24, .max_running = 4, .mixed = true});
+  const StreamOutline outline = outline_stream(replay.setup);
+  const StreamResult result = replay.run();
+  std::int64_t tokens = 0;
+  for (int i = 0; i < kCallKinds; ++i) {
+    const KindMeasurement& measured = result.kinds[i];
+    EXPECT_EQ(measured.calls, outline.calls[i]);
+    EXPECT_EQ(std::ssize(measured.host_us), measured.calls);
+    EXPECT_EQ(std::ssize(measured.run_us), measured.calls * replay.setup.config.layers);
+    EXPECT_EQ(std::ssize(measured.copy_us), measured.calls) << "few calls: each is sampled once";
+    EXPECT_EQ(measured.copy_us.size(), measured.copy_ratio.size());
+    EXPECT_EQ(measured.bytes > 0, measured.calls > 0);
+    for (const double ratio : measured.copy_ratio) EXPECT_GT(ratio, 0);
+    tokens += measured.tokens;
+  }
+  EXPECT_EQ(tokens, outline.tokens);
+  EXPECT_GT(outline.calls[static_cast<int>(CallKind::kMixed)], 0);
+  EXPECT_LE(outline.most_tokens, 24);
+}
+
+TEST(Engine, copies_are_sampled_sparsely_on_long_streams) {
+  SmallReplay replay({.chunk = 8, .max_running = 1}, {.channels = 8, .width = 2, .layers = 2});
+  replay.requests = {{1, 999}};
+  replay.setup.requests = replay.requests;
+  const StreamResult result = replay.run();
+  const KindMeasurement& decode = result.kinds[static_cast<int>(CallKind::kDecode)];
+  EXPECT_EQ(decode.calls, 999);
+  EXPECT_GE(std::ssize(decode.copy_us), 199);
+  EXPECT_LE(std::ssize(decode.copy_us), 200);
+}
+
+TEST(Engine, traffic_counts_rows_twice_and_states_as_often_as_they_move) {
+  SmallReplay replay({.chunk = 8, .max_running = 1}, {.channels = 8, .width = 4, .layers = 1});
+  replay.requests = {{12, 1}};
+  replay.setup.requests = replay.requests;
+  const StreamResult result = replay.run();
+  constexpr double kRow = 8 * 2;
+  // Chunks of 8 and 4 tokens; the state is written after both and read before the second.
+  EXPECT_EQ(result.kinds[static_cast<int>(CallKind::kExtend)].bytes, 2 * 12 * kRow + 3 * 3 * kRow);
+  EXPECT_EQ(result.kinds[static_cast<int>(CallKind::kDecode)].bytes, 2 * kRow + 2 * 3 * kRow);
+}
+
+TEST(Engine, schedules_that_take_turns_do_not_disturb_each_other) {
+  const SmallReplay replay;
+  std::vector<Schedule> schedules;
+  for (const Named<Schedule>& entry : capabilities().schedules) schedules.push_back(entry.value);
+  const std::vector<StreamResult> results =
+      run_stream(replay.setup, schedules, replay.everything(), [](std::int64_t) {});
+  ASSERT_EQ(results.size(), schedules.size());
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    EXPECT_EQ(results[i].schedule, schedules[i]);
+    expect_verified(replay, replay.verify(results[i]));
+  }
+}
+
+TEST(Engine, reports_progress_up_to_the_last_token) {
+  const SmallReplay replay;
+  std::int64_t last = 0;
+  const Schedule schedules[] = {Schedule::kFlat, Schedule::kBlockList};
+  (void)run_stream(replay.setup, schedules, {}, [&last](std::int64_t done) {
+    EXPECT_GT(done, last);
+    last = done;
+  });
+  EXPECT_EQ(last, outline_stream(replay.setup).tokens);
+}
+
+TEST(Engine, what_the_library_refuses_is_an_error_of_the_command) {
+  SmallReplay replay;
+  replay.setup.backend = BackendId::kCuda;
+  EXPECT_THROW((void)replay.run(), CommandError);
+}
+
+TEST(Engine, records_the_first_and_the_last_layer) {
+  EXPECT_EQ(recorded_layers({.layers = 1}), (std::vector<std::int64_t>{0}));
+  EXPECT_EQ(recorded_layers({.layers = 2}), (std::vector<std::int64_t>{0, 1}));
+  EXPECT_EQ(recorded_layers({.layers = 9}), (std::vector<std::int64_t>{0, 8}));
+}
+
+}  // namespace
+}  // namespace shortconv::tools

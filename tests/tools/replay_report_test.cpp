@@ -1,0 +1,215 @@
+#include <gtest/gtest.h>
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <utility>
+
+#include "commands.hpp"
+#include "common/error.hpp"
+#include "replay/report.hpp"
+#include "shortconv/capability.hpp"
+
+namespace shortconv::tools {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Outcome {
+  int exit_code = 0;
+  std::string message;
+  std::string output;
+};
+
+// As main does it.
+Outcome replay(const std::string& arguments) {
+  CLI::App app;
+  add_replay_command(app);
+  Outcome outcome;
+  testing::internal::CaptureStdout();
+  try {
+    app.parse("replay " + arguments);
+  } catch (const CommandError& error) {
+    outcome.exit_code = error.exit_code();
+    outcome.message = error.what();
+  } catch (const CLI::ParseError& error) {
+    outcome.exit_code = kExitUsage;
+    outcome.message = error.what();
+  }
+  std::fflush(stdout);
+  outcome.output = testing::internal::GetCapturedStdout();
+  return outcome;
+}
+
+const std::string kSmall = "--preset gsm8k --limit 6 --max-output 4 --model lfm2 --threads 2 ";
+
+class ReplayCommand : public testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string test = testing::UnitTest::GetInstance()->current_test_info()->name();
+    path_ = fs::path(testing::TempDir()) / ("replay_" + test + ".json");
+    fs::remove(path_);
+  }
+  void TearDown() override { fs::remove(path_); }
+
+  fs::path path_;
+};
+
+TEST_F(ReplayCommand, prints_a_table_per_schedule_and_the_verdict) {
+  const Outcome outcome = replay(kSmall + "--compare block-list,sequence-grid");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.message;
+  for (const char* part :
+       {"requests   6 from gsm8k", "lfm2: 2 layers of 2048 channels, width 3", "schedule flat\n",
+        "schedule block-list\n", "schedule sequence-grid\n", "\nextend ", "\ndecode ",
+        "verification: 6 requests in 3 runs", "; 0 failures\n"}) {
+    EXPECT_NE(outcome.output.find(part), std::string::npos) << part << "\n" << outcome.output;
+  }
+}
+
+TEST_F(ReplayCommand, writes_the_figures_as_json) {
+  const Outcome outcome =
+      replay(kSmall + "--draft 2 --compare sequence-grid --json " + path_.string());
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.message;
+  std::ifstream file(path_);
+  const auto json = nlohmann::json::parse(file);
+  EXPECT_EQ(json["command"], "replay");
+  EXPECT_EQ(json["arguments"][0], "replay");
+  EXPECT_EQ(json["workload"]["requests"], 6);
+  EXPECT_EQ(json["workload"]["output_tokens"], 6 * 4);
+  EXPECT_EQ(json["model"]["channels"], 2048);
+  EXPECT_EQ(json["model"]["activation"], "none");
+  EXPECT_EQ(json["scheduler"]["draft"], 2);
+  ASSERT_EQ(json["runs"].size(), 2u);
+  EXPECT_EQ(json["runs"][1]["schedule"], "sequence-grid");
+  const auto& extend = json["runs"][0]["kinds"][0];
+  EXPECT_EQ(extend["kind"], "extend");
+  EXPECT_EQ(extend["calls"], 1);
+  EXPECT_EQ(extend["run_us_samples"].size(), 2u);
+  EXPECT_EQ(extend["copy_us_samples"].size(), 1u);
+  for (const char* key : {"p50", "mean", "p99"}) {
+    EXPECT_GT(extend["host_us"][key], 0);
+    EXPECT_GT(extend["run_us"][key], 0);
+  }
+  EXPECT_GT(extend["gb_per_s"], 0);
+  EXPECT_GT(extend["copy_ratio"], 0);
+  EXPECT_EQ(json["runs"][0]["kinds"][1]["kind"], "draft extend");
+  EXPECT_EQ(json["verification"]["failures"], 0);
+  EXPECT_EQ(json["verification"]["requests"], 6);
+}
+
+TEST_F(ReplayCommand, json_on_stdout_comes_alone) {
+  const Outcome outcome = replay(kSmall + "--json - --check 0");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.message;
+  const auto json = nlohmann::json::parse(outcome.output);
+  EXPECT_EQ(json["verification"]["runs"], 0);
+}
+
+TEST_F(ReplayCommand, wrong_options_are_refused_in_one_line_and_nothing_is_written) {
+  const char* wrong[] = {
+      "",
+      "--preset mmlu",
+      "--requests /nonexistent.csv",
+      "--preset gsm8k --requests also.csv",
+      "--preset gsm8k --model gpt-2",
+      "--preset gsm8k --tp 3",
+      "--preset gsm8k --layers none",
+      "--preset gsm8k --dtype f8",
+      "--preset gsm8k --schedule best",
+      "--preset gsm8k --compare flat",
+      "--preset gsm8k --compare block-list,best",
+      "--preset gsm8k --backend tpu",
+      "--preset gsm8k --chunk 0",
+      "--preset gsm8k --chunk many",
+      "--preset gsm8k --max-running -1",
+      "--preset gsm8k --limit 0",
+      "--preset gsm8k --draft 0",
+      "--preset gsm8k --unknown",
+  };
+  for (const char* arguments : wrong) {
+    SCOPED_TRACE(arguments);
+    const Outcome outcome = replay(std::string(arguments) + " --json " + path_.string());
+    EXPECT_EQ(outcome.exit_code, kExitUsage);
+    EXPECT_FALSE(outcome.message.empty());
+    EXPECT_EQ(outcome.message.find('\n'), std::string::npos) << outcome.message;
+    EXPECT_EQ(outcome.output, "");
+    EXPECT_FALSE(fs::exists(path_));
+  }
+}
+
+TEST_F(ReplayCommand, an_unwritable_result_is_refused_before_the_work) {
+  const Outcome outcome = replay("--preset gsm8k --json /nonexistent/result.json");
+  EXPECT_EQ(outcome.exit_code, kExitUsage);
+  EXPECT_EQ(outcome.output, "");
+}
+
+TEST(ReplayText, figures_follow_from_the_samples) {
+  StreamResult run;
+  run.schedule = Schedule::kBlockList;
+  run.kinds[static_cast<int>(CallKind::kDecode)] = {.calls = 2,
+                                                    .tokens = 5,
+                                                    .bytes = 4e6,
+                                                    .host_us = {1, 3},
+                                                    .run_us = {100, 300, 400},
+                                                    .copy_us = {50, 200},
+                                                    .copy_ratio = {2, 1.5, 9}};
+  ReplayReport report{.arguments = {},
+                      .source = "a test",
+                      .model = "none",
+                      .config = {.channels = 8, .width = 4, .layers = 1},
+                      .scheduler = {},
+                      .backend = "none",
+                      .backend_detail = ""};
+  report.runs.push_back(std::move(run));
+
+  const auto json = to_json(report)["runs"][0];
+  EXPECT_EQ(json["schedule"], "block-list");
+  ASSERT_EQ(json["kinds"].size(), 1u) << "kinds that did not occur are left out";
+  const auto& kind = json["kinds"][0];
+  EXPECT_EQ(kind["kind"], "decode");
+  EXPECT_DOUBLE_EQ(kind["gb_per_s"], 5.0) << "4 MB in 800 us";
+  EXPECT_EQ(kind["copy_ratio"], 2.0);
+  EXPECT_EQ(kind["host_us"]["mean"], 2.0);
+  EXPECT_EQ(kind["run_us"]["p50"], 300.0);
+  EXPECT_EQ(kind["run_us"]["p99"], 400.0);
+
+  const std::string text = to_text(report);
+  const std::string row = text.substr(text.find("\ndecode") + 1);
+  std::istringstream words(row);
+  std::string name;
+  words >> name;
+  for (const double expected : {2.0, 5.0, 1.0, 2.0, 3.0, 300.0, 266.7, 400.0, 5.0, 2.0}) {
+    double shown = -1;
+    words >> shown;
+    EXPECT_EQ(shown, expected) << row;
+  }
+}
+
+TEST(ReplayText, failures_show_in_the_verdict) {
+  ReplayReport report{.arguments = {},
+                      .source = "a test",
+                      .model = "none",
+                      .config = {.channels = 8, .width = 4, .layers = 1},
+                      .scheduler = {},
+                      .backend = "none",
+                      .backend_detail = ""};
+  EXPECT_NE(to_text(report).find("verification: off"), std::string::npos);
+  report.verification = {.requests = 3,
+                         .runs = 1,
+                         .rows = 10,
+                         .values = 80,
+                         .correctly_rounded = 60,
+                         .differing_values = 2,
+                         .differing_states = 1,
+                         .inaccurate_values = 4,
+                         .first_failure = "request 5"};
+  const std::string text = to_text(report);
+  EXPECT_NE(text.find("(75.000% correctly rounded); 7 failures\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("first failure: request 5\n"), std::string::npos) << text;
+}
+
+}  // namespace
+}  // namespace shortconv::tools

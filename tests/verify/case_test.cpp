@@ -1,0 +1,143 @@
+#include "verify/case.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "shortconv/capability.hpp"
+#include "verify/buffers.hpp"
+
+namespace shortconv::tools::verify {
+namespace {
+
+constexpr std::uint64_t kCases = 4000;
+
+TEST(Case, ASeedAlwaysGivesTheSameCaseAndValues) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    EXPECT_EQ(to_string(make_case(seed)), to_string(make_case(seed)));
+    const CaseBuffers first = make_buffers(make_case(seed));
+    const CaseBuffers second = make_buffers(make_case(seed));
+    EXPECT_TRUE(std::ranges::equal(first.x.bytes(), second.x.bytes()));
+  }
+}
+
+TEST(Case, CoversWhatTheLibraryCanDo) {
+  std::map<std::string_view, std::set<std::string>> seen;
+  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+    for (const auto& [key, value] : traits(make_case(seed))) seen[key].insert(value);
+  }
+  const auto expect_all = [&](std::string_view key, const auto& list) {
+    for (const auto& entry : list) {
+      EXPECT_TRUE(seen[key].contains(std::string(entry.name))) << key << " " << entry.name;
+    }
+  };
+  const Capabilities& can = capabilities();
+  for (const std::string_view key : {"dtype", "out", "weight", "state"}) {
+    expect_all(key, can.dtypes);
+  }
+  expect_all("activation", can.activations);
+  expect_all("schedule", can.schedules);
+  expect_all("padded-rows", can.padded_rows);
+  for (int width = 2; width <= can.max_width; ++width) {
+    EXPECT_TRUE(seen["width"].contains(std::to_string(width))) << width;
+  }
+  EXPECT_TRUE(seen["state"].contains("none"));
+  EXPECT_EQ(seen["op"].size(), 2u);
+  EXPECT_EQ(seen["layout"].size(), 3u);
+  EXPECT_EQ(seen["initial-state"].size(), 3u);
+  EXPECT_EQ(seen["threads"].size(), 4u);
+  for (const std::string_view key : {"bias", "packed", "in-place", "special"}) {
+    EXPECT_EQ(seen[key].size(), 2u) << key;
+  }
+}
+
+TEST(Case, CoversTheCornersOfABatch) {
+  std::map<std::string, int> seen;
+  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+    const Case problem = make_case(seed);
+    seen["no sequences"] += problem.sequences() == 0;
+    seen["no rows"] += problem.rows() == 0;
+    seen["rows before"] += problem.starts.front() > 0;
+    seen["rows after"] += problem.starts.back() < problem.rows();
+    seen["unaligned"] += problem.x.origin % 8 != 0;
+    seen["reversed"] += std::ranges::any_of(problem.x.strides, [](auto s) { return s < 0; });
+    if (problem.state) {
+      seen["more columns"] += problem.state->shape[1] > problem.width - 1;
+      seen["base"] += problem.state_base > 0;
+      seen["window innermost"] += problem.state->strides[1] == 1;
+    }
+    for (std::int64_t s = 0; s < problem.sequences(); ++s) {
+      const std::int64_t read = problem.read_slot(s), write = problem.write_slot(s);
+      seen["empty"] += problem.length(s) == 0;
+      seen["shorter than the history"] +=
+          problem.length(s) > 0 && problem.length(s) < problem.width - 1;
+      if (problem.length(s) == 0) continue;
+      seen["negative slot"] += read < 0;
+      seen["null slot"] += problem.null_slot == read;
+      seen["slot out of range"] += problem.state && read >= problem.slots();
+      if (problem.skipped(s) || !problem.state) continue;
+      seen["state not kept"] += !problem.valid_slot(write);
+      seen["moved to another slot"] += problem.valid_slot(write) && write != read;
+      if (!problem.read_offsets || !problem.resumed(s)) continue;
+      const std::int64_t offset = problem.read_offsets->values[s];
+      seen["offset used"] += offset > 0 && offset == problem.read_offset(s);
+      seen["offset too small"] += offset < problem.read_offset(s);
+      seen["offset too large"] += offset > problem.read_offset(s);
+    }
+  }
+  for (const auto& [corner, count] : seen) EXPECT_GT(count, 10) << corner;
+}
+
+TEST(Case, LiveSequencesNeverShareAStateThatOneOfThemWrites) {
+  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+    const Case problem = make_case(seed);
+    if (!problem.state) continue;
+    for (std::int64_t s = 0; s < problem.sequences(); ++s) {
+      if (problem.skipped(s) || problem.length(s) == 0) continue;
+      const std::int64_t written = problem.write_slot(s);
+      if (!problem.valid_slot(written)) continue;
+      for (std::int64_t other = 0; other < problem.sequences(); ++other) {
+        if (other == s || problem.skipped(other) || problem.length(other) == 0) continue;
+        ASSERT_NE(problem.read_slot(other), written) << to_string(problem);
+        ASSERT_NE(problem.write_slot(other), written) << to_string(problem);
+      }
+    }
+  }
+}
+
+TEST(Case, ElementsLieInsideTheirAllocationAndDoNotOverlap) {
+  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+    const Case problem = make_case(seed);
+    for (const TensorSpec* spec :
+         {&problem.x, &problem.out, problem.state ? &*problem.state : nullptr}) {
+      if (spec == nullptr) continue;
+      std::vector<bool> used(static_cast<std::size_t>(spec->elements));
+      for_each_element(*spec, [&](std::int64_t offset) {
+        ASSERT_GE(offset, 0);
+        ASSERT_LT(offset, spec->elements);
+        ASSERT_FALSE(used[offset]) << to_string(problem);
+        used[offset] = true;
+      });
+    }
+  }
+}
+
+TEST(Case, AnotherLayoutHoldsTheSameValues) {
+  for (std::uint64_t seed = 0; seed < 100; ++seed) {
+    const Case problem = make_case(seed);
+    const Case other = with_other_layouts(problem, seed);
+    const CaseBuffers first = make_buffers(problem);
+    const CaseBuffers second = make_buffers(other);
+    for (std::int64_t row = 0; row < problem.rows(); ++row) {
+      for (std::int64_t channel = 0; channel < problem.channels(); ++channel) {
+        ASSERT_TRUE(first.x.same_element(problem.x.row_offset(row, channel), second.x,
+                                         other.x.row_offset(row, channel)));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace shortconv::tools::verify

@@ -1,0 +1,146 @@
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "common/error.hpp"
+#include "report/plots.hpp"
+#include "report/results.hpp"
+#include "report/svg.hpp"
+
+namespace shortconv::tools::report {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+Json bench_json() {
+  return Json::parse(R"({
+    "command": "bench", "version": "0.1.0", "arguments": ["bench", "--repeats", "3"],
+    "host": {"cpu": "A & B"},
+    "rows": [{"case": "a<b", "schedule": "flat", "dtype": "bf16", "tokens": 8, "channels": 4,
+              "sequences": 1, "threads": 2, "bytes": 128, "run_us": 2.0, "host_us": 1.0,
+              "copy_us": 1.0, "gb_per_s": 0.064, "copy_gb_per_s": 0.128, "ratio": 2.0}]})");
+}
+
+Json replay_json() {
+  return Json::parse(R"({
+    "command": "replay", "version": "0.1.0", "arguments": ["replay"], "host": {},
+    "workload": {"source": "x", "requests": 1}, "model": {"name": "m"}, "scheduler": {},
+    "verification": {"failures": 0},
+    "runs": [{"schedule": "flat", "kinds": [
+      {"kind": "extend", "calls": 2, "tokens": 10, "host_us": {"p50": 1, "mean": 1, "p99": 2},
+       "run_us": {"p50": 20, "mean": 25, "p99": 30}, "gb_per_s": 5, "copy_ratio": 1.1,
+       "run_us_samples": [20, 30], "copy_us_samples": []}]}]})");
+}
+
+class ReportFiles : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "shortconv-report-XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  std::string write(const std::string& text) {
+    const std::string path = (folder_ / "result.json").string();
+    std::ofstream(path) << text;
+    return path;
+  }
+  std::string refusal(const std::string& text) {
+    try {
+      (void)read_result(write(text));
+    } catch (const CommandError& error) {
+      EXPECT_EQ(error.exit_code(), kExitUsage);
+      return error.what();
+    }
+    return "accepted";
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(ReportFiles, ReadsBothKindsOfResult) {
+  const Result bench = read_result(write(bench_json().dump()));
+  ASSERT_EQ(bench.rows.size(), 1u);
+  EXPECT_EQ(bench.rows[0].bytes, 128);
+  EXPECT_EQ(bench.command_line, "bench --repeats 3");
+  const Result replay = read_result(write(replay_json().dump()));
+  ASSERT_EQ(replay.runs.size(), 1u);
+  EXPECT_EQ(replay.runs[0].kinds[0].run_us.p99, 30);
+}
+
+TEST_F(ReportFiles, RefusalsNameTheField) {
+  EXPECT_NE(refusal("{").find("is not JSON"), std::string::npos);
+  EXPECT_NE(refusal("[]").find("expected an object"), std::string::npos);
+  Json json = bench_json();
+  json["rows"][0].erase("bytes");
+  EXPECT_NE(refusal(json.dump()).find("rows[0].bytes: is missing"), std::string::npos);
+  json = bench_json();
+  json["command"] = "other";
+  EXPECT_NE(refusal(json.dump()).find("expected replay or bench"), std::string::npos);
+  json = replay_json();
+  json["runs"][0]["kinds"][0]["run_us"]["p50"] = "fast";
+  EXPECT_NE(refusal(json.dump()).find("runs[0].kinds[0].run_us.p50: expected a number"),
+            std::string::npos);
+  json = replay_json();
+  json["runs"][0]["kinds"][0]["run_us_samples"][1] = -1;
+  EXPECT_NE(refusal(json.dump()).find("run_us_samples[1]: expected a number from 0 on"),
+            std::string::npos);
+}
+
+TEST_F(ReportFiles, FiguresEscapeNamesAndSurviveMissingSamples) {
+  const Result bench = read_result(write(bench_json().dump()));
+  EXPECT_NE(bandwidth_figure(bench).find("a&lt;b"), std::string::npos);
+  EXPECT_NE(copy_share_figure(bench).find("50%"), std::string::npos);
+  Json json = replay_json();
+  json["runs"][0]["kinds"][0]["run_us_samples"] = Json::array();
+  const Result replay = read_result(write(json.dump()));
+  EXPECT_NE(latency_figure(replay).find("no samples"), std::string::npos);
+  EXPECT_NE(schedule_figure(replay).find("20 µs"), std::string::npos);
+}
+
+TEST_F(ReportFiles, FiguresOfNothingAreEmptyNotBroken) {
+  Json json = bench_json();
+  json["rows"] = Json::array();
+  const Result bench = read_result(write(json.dump()));
+  EXPECT_EQ(bandwidth_figure(bench).find("nan"), std::string::npos);
+  EXPECT_EQ(copy_share_figure(bench).find("nan"), std::string::npos);
+  json = replay_json();
+  json["runs"] = Json::array();
+  const Result replay = read_result(write(json.dump()));
+  EXPECT_EQ(latency_figure(replay).find("nan"), std::string::npos);
+  EXPECT_EQ(schedule_figure(replay).find("nan"), std::string::npos);
+}
+
+TEST(Scale, CoversItsValuesWithTicksInOrder) {
+  for (const auto kind : {Scale::Kind::kLinear, Scale::Kind::kLog}) {
+    for (const double low : {0.02, 0.5, 1.0, 7.3, 1000.0}) {
+      for (const double factor : {1.0, 1.01, 1.9, 5.0, 80.0, 1e6}) {
+        const Scale scale(kind, low, low * factor, 100, 500);
+        ASSERT_FALSE(scale.ticks().empty());
+        EXPECT_TRUE(std::ranges::is_sorted(scale.ticks()));
+        EXPECT_LE(scale.ticks().size(), 14u);
+        EXPECT_LE(scale.ticks().front(), low * (1 + 1e-9));
+        EXPECT_LE(scale(low), scale(low * factor));
+        EXPECT_GE(scale(low), 100);
+        EXPECT_LE(scale(low * factor), 500);
+      }
+    }
+  }
+}
+
+TEST(Units, ChangeBeforeTheNumberGetsAFourthDigit) {
+  EXPECT_EQ(format_us(0.25), "250 ns");
+  EXPECT_EQ(format_us(12.34), "12.3 µs");
+  EXPECT_EQ(format_us(999.4), "999 µs");
+  EXPECT_EQ(format_us(999.6), "1 ms");
+  EXPECT_EQ(format_us(0), "0 ns");
+  EXPECT_EQ(format_bytes(268.48e6), "268 MB");
+}
+
+}  // namespace
+}  // namespace shortconv::tools::report

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace shortconv::tools {
+
+/// "0.1.0"
+[[nodiscard]] std::string library_version();
+
+/// What a measurement depends on besides its arguments: processor, cores, compiler, library, kernel
+/// target.
+[[nodiscard]] nlohmann::ordered_json describe_host();
+
+}  // namespace shortconv::tools

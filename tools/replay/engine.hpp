@@ -1,0 +1,77 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "common/buffer.hpp"
+#include "replay/inputs.hpp"
+#include "replay/models.hpp"
+#include "replay/scheduler.hpp"
+#include "shortconv/plan.hpp"
+#include "shortconv/schedule.hpp"
+
+namespace shortconv::tools {
+
+/// What is replayed, whatever the schedule of the kernels.
+struct ReplaySetup {
+  std::span<const Request> requests;
+  SchedulerOptions scheduler;
+  LayerConfig config;
+  const InputTable& inputs;
+  std::span<const LayerWeights> weights;  ///< one per layer
+  BackendId backend = BackendId::kAuto;
+  std::int32_t threads = 1;
+};
+
+/// What the calls of one kind cost.
+struct KindMeasurement {
+  std::int64_t calls = 0;
+  std::int64_t tokens = 0;
+  double bytes = 0;                ///< read and written by the convolutions of all calls and layers
+  std::vector<double> host_us;     ///< one per call: everything that precedes the work
+  std::vector<double> run_us;      ///< one per call and layer: the work
+  std::vector<double> copy_us;     ///< of sampled calls: a copy that moves the same bytes
+  std::vector<double> copy_ratio;  ///< of sampled calls: run time / copy time
+};
+
+/// All that one request left in one layer.
+struct Recording {
+  std::int64_t request = 0;
+  std::int64_t layer = 0;
+  Buffer outputs;      ///< [tokens, channels]
+  Buffer final_state;  ///< [width - 1, channels], at the moment the request finished
+};
+
+/// One pass of the stream under one schedule.
+struct StreamResult {
+  Schedule schedule = Schedule::kFlat;
+  std::array<KindMeasurement, kCallKinds> kinds;
+  std::vector<Recording> recordings;
+};
+
+/// What the scheduler will ask for, found by letting it run without doing the work.
+struct StreamOutline {
+  std::array<std::int64_t, kCallKinds> calls{};
+  std::int64_t tokens = 0;
+  std::int64_t most_tokens = 0;     ///< in one call
+  std::int64_t most_sequences = 0;  ///< in one call
+  std::int64_t most_bytes = 0;      ///< moved by one call in one layer
+};
+[[nodiscard]] StreamOutline outline_stream(const ReplaySetup& setup);
+
+/// The layers that are recorded: the first and the last.
+[[nodiscard]] std::vector<std::int64_t> recorded_layers(const LayerConfig& config);
+
+/// Runs every call of the stream through every layer under each schedule, each with states of its
+/// own. The schedules take turns call by call rather than one after the other, so that what else
+/// the machine does in the meantime falls on all of them alike. `on_tokens(n)` is told after each
+/// call how many tokens of the stream have been through.
+[[nodiscard]] std::vector<StreamResult> run_stream(
+    const ReplaySetup& setup, std::span<const Schedule> schedules,
+    std::span<const std::int64_t> recorded_requests,
+    const std::function<void(std::int64_t)>& on_tokens);
+
+}  // namespace shortconv::tools

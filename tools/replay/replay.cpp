@@ -1,0 +1,343 @@
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+
+#include "commands.hpp"
+#include "common/arguments.hpp"
+#include "common/error.hpp"
+#include "common/names.hpp"
+#include "common/output_file.hpp"
+#include "common/progress.hpp"
+#include "replay/report.hpp"
+#include "shortconv/capability.hpp"
+
+namespace shortconv::tools {
+namespace {
+
+constexpr std::int64_t kMost = 1'000'000'000;  // of anything that is counted
+
+// Outputs kept for the verification, of all schedules together; the longest and the shortest
+// request are kept even if they exceed it.
+constexpr std::int64_t kRecordingBytes = std::int64_t{2} << 30;
+
+struct ReplayOptions {
+  std::string requests;
+  std::string preset;
+  WorkloadLimits limits;
+
+  std::string model = "qwen3-next-80b";
+  std::string dtype = "bf16";
+  std::string layers = "2";
+  std::int64_t ranks = 1;
+
+  SchedulerOptions scheduler;
+  std::string schedule = "flat";
+  std::string compare;
+  std::string backend = "auto";
+  std::int32_t threads = 0;
+
+  std::uint64_t seed = 1;
+  std::int64_t check = 32;
+  std::string json;
+};
+
+Workload load_workload(const ReplayOptions& options) {
+  if (options.requests.empty() == options.preset.empty()) {
+    throw CommandError(kExitUsage, "replay: give either --requests FILE or --preset gsm8k");
+  }
+  Workload workload =
+      options.preset.empty() ? load_requests(options.requests) : preset_requests(options.preset);
+  apply_limits(options.limits, workload);
+  return workload;
+}
+
+std::vector<Schedule> chosen_schedules(const ReplayOptions& options) {
+  const auto known = capabilities().schedules;
+  std::vector<Schedule> schedules{parse_name(known, "--schedule", options.schedule)};
+  for (const std::string& text : split_commas(options.compare)) {
+    const Schedule schedule = parse_name(known, "--compare", text);
+    if (std::find(schedules.begin(), schedules.end(), schedule) != schedules.end()) {
+      throw CommandError(kExitUsage, fmt::format("--compare: '{}' is run already", text));
+    }
+    schedules.push_back(schedule);
+  }
+  return schedules;
+}
+
+// Plans one row: finds out whether the backend takes these layers before any real work, and which
+// one 'auto' is.
+BackendInfo try_backend(const ReplaySetup& setup) {
+  const LayerConfig& config = setup.config;
+  const Buffer x(config.row_bytes());
+  const Buffer out(config.row_bytes());
+  ForwardArgs args;
+  args.x = TensorRef::contiguous(x.data(), config.dtype, {1, config.channels});
+  args.out = TensorRef::contiguous(out.data(), config.dtype, {1, config.channels});
+  args.weight = TensorRef::contiguous(setup.weights[0].weight.data(), config.weight_dtype,
+                                      {config.channels, config.width});
+  args.activation = config.activation;
+  args.backend = setup.backend;
+  args.threads = setup.threads;
+  Problem problem;
+  Plan plan;
+  require(make_problem(args, problem));
+  require(make_plan(problem, plan));
+
+  const std::string words = to_string(plan);  // "cpu: ..."
+  for (BackendInfo& backend : backend_info()) {
+    if (words.starts_with(backend.name)) return std::move(backend);
+  }
+  return {.name = name(setup.backend), .available = true, .detail = words};
+}
+
+void verify_runs(const ReplaySetup& setup, std::span<const StreamResult> runs,
+                 Verification& verification) {
+  std::int64_t rows = 0;
+  for (const StreamResult& run : runs) {
+    for (const Recording& recording : run.recordings) {
+      rows += setup.requests[recording.request].tokens();
+    }
+  }
+  Progress progress("verify", rows);
+  for (const StreamResult& run : runs) {
+    const std::int64_t before = verification.rows;
+    verify_recordings(
+        setup, run.recordings, [&](std::int64_t done) { progress.update(before + done); },
+        verification);
+  }
+}
+
+void replay(const ReplayOptions& options, std::vector<std::string> arguments) {
+  check_writable(options.json);
+  const Workload workload = load_workload(options);
+  const Model& model = find_model(options.model);
+  const DType dtype = parse_name(capabilities().dtypes, "--dtype", options.dtype);
+  const LayerConfig config = configure(model, dtype, options.ranks, options.layers);
+  const std::vector<Schedule> schedules = chosen_schedules(options);
+  const BackendId backend = parse_name(capabilities().backends, "--backend", options.backend);
+
+  const InputTable inputs(options.seed, config.dtype, config.channels);
+  const std::vector<LayerWeights> weights = make_weights(options.seed, config);
+  const ReplaySetup setup{
+      .requests = workload.requests,
+      .scheduler = options.scheduler,
+      .config = config,
+      .inputs = inputs,
+      .weights = weights,
+      .backend = backend,
+      .threads = options.threads > 0 ? options.threads : omp_get_max_threads(),
+  };
+  const BackendInfo backend_found = try_backend(setup);
+  ReplayReport report{
+      .arguments = std::move(arguments),
+      .source = workload.source,
+      .requests = std::ssize(workload.requests),
+      .prompt_tokens = workload.prompt_tokens(),
+      .output_tokens = workload.output_tokens(),
+      .model = model.name,
+      .ranks = options.ranks,
+      .seed = options.seed,
+      .config = config,
+      .scheduler = options.scheduler,
+      .backend = backend_found.name,
+      .backend_detail = backend_found.detail,
+      .threads = setup.threads,
+  };
+
+  const std::int64_t recorded_bytes_per_token =
+      std::ssize(recorded_layers(config)) * std::ssize(schedules) * config.row_bytes();
+  const std::vector<std::int64_t> checked = choose_requests(
+      workload.requests, options.check, options.seed, recorded_bytes_per_token, kRecordingBytes);
+  {
+    Progress progress("replay", report.prompt_tokens + report.output_tokens);
+    report.runs = run_stream(setup, schedules, checked,
+                             [&](std::int64_t tokens) { progress.update(tokens); });
+  }
+  report.verification.asked = std::min(options.check, report.requests);
+  if (!checked.empty()) verify_runs(setup, report.runs, report.verification);
+
+  const bool json_on_stdout = options.json == "-";
+  if (!json_on_stdout) fmt::print("{}", to_text(report));
+  if (!options.json.empty()) write_output(options.json, to_json(report).dump(2) + "\n");
+  require_success(report.verification);
+}
+
+std::string model_list() {
+  std::string text;
+  for (const Model& model : models()) {
+    text += fmt::format("  {:<17} {:>6} channels, width {}, {} layers: {}\n", model.name,
+                        model.channels, model.width, model.layers, model.description);
+  }
+  return text;
+}
+
+constexpr const char* kDescription =
+    "Run requests through a model's layers as a serving engine does; measure and verify";
+
+constexpr const char* kFooter =
+    "Turns requests into the calls that a serving engine with continuous batching makes (extend,\n"
+    "draft extend, decode, mixed), sends them through the convolutions of a model's layers with "
+    "one\n"
+    "pool of states per layer, and measures every call. Then verifies requests of the run: "
+    "outputs\n"
+    "and final states bit for bit against one pass over the whole request, and outputs within the\n"
+    "rounding bound of fp32 against fp64.\n"
+    "\n"
+    "Requests. A CSV file has a header with the columns ContextTokens and GeneratedTokens, as the\n"
+    "Azure LLM inference traces do. JSON lines have prompt_tokens and output_tokens, or question\n"
+    "and answer (GSM8K), whose lengths are estimated: one token per 4 UTF-8 bytes, rounded up, at\n"
+    "least one. --preset gsm8k ships the lengths of the 1319 questions and answers of GSM8K's "
+    "test\n"
+    "set by that rule. Requests are admitted in the order of the file, as fast as slots allow:\n"
+    "arrival times are ignored, so the engine is always busy.\n"
+    "\n"
+    "Scheduling. While a prompt waits and a slot is free, a call takes prompt tokens up to "
+    "--chunk\n"
+    "(an extend; the last prompt is cut and goes on in the next call). Otherwise all running\n"
+    "requests advance by one token (a decode), or by --draft tokens (a draft extend). With "
+    "--mixed\n"
+    "both share a call. Slots of finished requests are used again with their old contents.\n"
+    "\n"
+    "Figures. Host time is what must be done before the first layer can start: checks, plan, and\n"
+    "the lists that the schedule needs. Run time is one layer. GB/s counts inputs, outputs and\n"
+    "states once each way. run/copy is the run time over the time of a copy that moves the same\n"
+    "bytes with the same threads right after the call, through buffers that are in cache as far "
+    "as\n"
+    "they fit: median over calls spread through the run.\n"
+    "\n"
+    "Exit code: 0; 1 when the verification fails; 2 when the input or an option is wrong.\n";
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  shortconv replay --preset gsm8k\n"
+    "  shortconv replay --preset gsm8k --compare block-list,sequence-grid --json result.json\n"
+    "  shortconv replay --requests AzureLLMInferenceTrace_conv.csv --limit 500 --mixed\n"
+    "  shortconv replay --preset gsm8k --model kimi-linear-48b --tp 4 --layers all --draft 4\n";
+
+// Without the range in the help, where it would only be noise; a refusal names it.
+CLI::Validator between(std::int64_t least, std::int64_t most) {
+  return CLI::Range(least, most).description("");
+}
+
+}  // namespace
+
+void add_replay_command(CLI::App& app) {
+  auto options = std::make_shared<ReplayOptions>();
+  CLI::App* command = app.add_subcommand("replay", kDescription);
+  command->footer(fmt::format("{}\nModels:\n{}\n{}", kFooter, model_list(), kExamples));
+
+  const auto count = between(1, kMost);
+  const std::string requests = "Requests";
+  auto* file = command->add_option("--requests", options->requests, "CSV file or JSON lines")
+                   ->type_name("FILE")
+                   ->group(requests);
+  command->add_option("--preset", options->preset, "Requests that come with the tool: gsm8k")
+      ->type_name("NAME")
+      ->group(requests)
+      ->excludes(file);
+  command->add_option("--limit", options->limits.requests, "Only the first N requests")
+      ->type_name("N")
+      ->check(count)
+      ->group(requests);
+  command
+      ->add_option("--max-output", options->limits.output, "Cap on generated tokens of a request")
+      ->type_name("N")
+      ->check(between(0, kMost))
+      ->group(requests);
+
+  const std::string layers = "Layers";
+  command->add_option("--model", options->model, "One of the models below")
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(layers);
+  command->add_option("--tp", options->ranks, "Tensor parallel ranks the channels are divided by")
+      ->type_name("N")
+      ->check(count)
+      ->capture_default_str()
+      ->group(layers);
+  command
+      ->add_option("--layers", options->layers,
+                   "How many of the model's layers to run, or 'all'; each does the same work")
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(layers);
+  command
+      ->add_option("--dtype", options->dtype,
+                   "Of inputs, outputs and states: " + list_names(capabilities().dtypes))
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(layers);
+
+  const std::string scheduling = "Scheduling";
+  SchedulerOptions& scheduler = options->scheduler;
+  command->add_option("--chunk", scheduler.chunk, "Prompt tokens of one call at most")
+      ->type_name("N")
+      ->check(count)
+      ->capture_default_str()
+      ->group(scheduling);
+  command->add_option("--max-running", scheduler.max_running, "Requests in service at most")
+      ->type_name("N")
+      ->check(between(1, 65536))
+      ->capture_default_str()
+      ->group(scheduling);
+  command->add_flag("--mixed", scheduler.mixed, "Let prompts and running requests share calls")
+      ->group(scheduling);
+  command->add_option("--draft", scheduler.draft, "Tokens by which a step advances a request")
+      ->type_name("K")
+      ->check(between(1, 1024))
+      ->group(scheduling);
+
+  const std::string running = "Running";
+  command
+      ->add_option(
+          "--schedule", options->schedule,
+          "How the work of a ragged call is found: " + list_names(capabilities().schedules))
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(running);
+  command
+      ->add_option("--compare", options->compare,
+                   "Run the stream under these schedules too, separated by commas; all take turns "
+                   "call by call")
+      ->type_name("NAMES")
+      ->group(running);
+  command
+      ->add_option("--backend", options->backend, "One of " + list_names(capabilities().backends))
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(running);
+  command->add_option("--threads", options->threads, "0: as many as OpenMP offers")
+      ->type_name("N")
+      ->check(between(0, 4096))
+      ->capture_default_str()
+      ->group(running);
+
+  const std::string results = "Results";
+  command
+      ->add_option("--check", options->check,
+                   "Requests to verify, the longest and the shortest first; fewer when their "
+                   "outputs exceed 2 GiB; 0: none")
+      ->type_name("N")
+      ->check(between(0, kMost))
+      ->capture_default_str()
+      ->group(results);
+  command->add_option("--seed", options->seed, "Of inputs, weights and the choice of requests")
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(results);
+  command
+      ->add_option("--json", options->json,
+                   "Write all figures to FILE; '-': to standard output, instead of the tables")
+      ->type_name("FILE")
+      ->group(results);
+
+  command->callback([options, command] { replay(*options, given_arguments(*command)); });
+}
+
+}  // namespace shortconv::tools

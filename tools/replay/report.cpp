@@ -1,0 +1,152 @@
+#include "replay/report.hpp"
+
+#include <fmt/format.h>
+
+#include "common/host.hpp"
+#include "common/statistics.hpp"
+#include "shortconv/capability.hpp"
+
+namespace shortconv::tools {
+namespace {
+
+constexpr std::size_t kSamplesInJson = 2000;
+
+// Of all calls of one kind together, so long calls count for more than short ones.
+double gigabytes_per_second(const KindMeasurement& measured) {
+  double microseconds = 0;
+  for (const double run_us : measured.run_us) microseconds += run_us;
+  return microseconds == 0 ? 0 : measured.bytes / microseconds * 1e-3;
+}
+
+std::string table(const StreamResult& run) {
+  std::string text = fmt::format(
+      "schedule {}\n"
+      "{:<14}{:>8}{:>10}  {:^26}  {:^29}{:>8}{:>8}\n"
+      "{:<14}{:>8}{:>10}{:>10}{:>9}{:>9}{:>11}{:>10}{:>10}{:>8}{:>8}\n",
+      name(run.schedule), "", "", "", "host time, us per call", "run time, us per layer", "", "run",
+      "calls", "number", "tokens", "p50", "mean", "p99", "p50", "mean", "p99", "GB/s", "/copy");
+  for (int i = 0; i < kCallKinds; ++i) {
+    const KindMeasurement& measured = run.kinds[i];
+    if (measured.calls == 0) continue;
+    const Summary host = summarize(measured.host_us);
+    const Summary work = summarize(measured.run_us);
+    text += fmt::format(
+        "{:<14}{:>8}{:>10}{:>10.1f}{:>9.1f}{:>9.1f}{:>11.1f}{:>10.1f}{:>10.1f}{:>8.1f}{:>8.2f}\n",
+        name(static_cast<CallKind>(i)), measured.calls, measured.tokens, host.p50, host.mean,
+        host.p99, work.p50, work.mean, work.p99, gigabytes_per_second(measured),
+        median(measured.copy_ratio));
+  }
+  return text + "\n";
+}
+
+std::string verdict(const Verification& verification) {
+  if (verification.runs == 0) return "verification: off\n";
+  std::string text = fmt::format(
+      "verification: {}{} requests in {} {}, {} rows, {} values: {} differ from one pass over the "
+      "whole request, {} final states differ from the last inputs, {} outside the fp32 bound "
+      "around "
+      "fp64 ({:.3f}% correctly rounded); {} failures\n",
+      verification.requests,
+      verification.requests < verification.asked ? fmt::format(" of {}", verification.asked) : "",
+      verification.runs, verification.runs == 1 ? "run" : "runs", verification.rows,
+      verification.values, verification.differing_values, verification.differing_states,
+      verification.inaccurate_values, 100 * verification.correctly_rounded_share(),
+      verification.failures());
+  if (!verification.first_failure.empty()) {
+    text += fmt::format("first failure: {}\n", verification.first_failure);
+  }
+  return text;
+}
+
+nlohmann::ordered_json to_json(const Summary& summary) {
+  return {{"p50", summary.p50}, {"mean", summary.mean}, {"p99", summary.p99}};
+}
+
+nlohmann::ordered_json to_json(const StreamResult& run) {
+  auto kinds = nlohmann::ordered_json::array();
+  for (int i = 0; i < kCallKinds; ++i) {
+    const KindMeasurement& measured = run.kinds[i];
+    if (measured.calls == 0) continue;
+    kinds.push_back({{"kind", name(static_cast<CallKind>(i))},
+                     {"calls", measured.calls},
+                     {"tokens", measured.tokens},
+                     {"host_us", to_json(summarize(measured.host_us))},
+                     {"run_us", to_json(summarize(measured.run_us))},
+                     {"gb_per_s", gigabytes_per_second(measured)},
+                     {"copy_ratio", median(measured.copy_ratio)},
+                     {"run_us_samples", thin_out(measured.run_us, kSamplesInJson)},
+                     {"copy_us_samples", thin_out(measured.copy_us, kSamplesInJson)}});
+  }
+  return {{"schedule", name(run.schedule)}, {"kinds", std::move(kinds)}};
+}
+
+nlohmann::ordered_json to_json(const Verification& verification) {
+  return {{"requests", verification.requests},
+          {"requests_asked", verification.asked},
+          {"runs", verification.runs},
+          {"rows", verification.rows},
+          {"values", verification.values},
+          {"differing_values", verification.differing_values},
+          {"differing_states", verification.differing_states},
+          {"inaccurate_values", verification.inaccurate_values},
+          {"correctly_rounded_share", verification.correctly_rounded_share()},
+          {"failures", verification.failures()}};
+}
+
+}  // namespace
+
+std::string to_text(const ReplayReport& report) {
+  const LayerConfig& config = report.config;
+  const SchedulerOptions& scheduler = report.scheduler;
+  std::string text = fmt::format(
+      "requests   {} from {}: {} prompt + {} output tokens\n"
+      "model      {}{}: {} layers of {} channels, width {}, {}, {}, {} (weights {})\n"
+      "scheduler  {} prompt tokens a call, {} running{}{}\n"
+      "backend    {} ({}), {} used\n\n",
+      report.requests, report.source, report.prompt_tokens, report.output_tokens, report.model,
+      report.ranks == 1 ? "" : fmt::format(" / {}", report.ranks), config.layers, config.channels,
+      config.width, config.activation == Activation::kNone ? "no activation" : "SiLU",
+      config.has_bias ? "bias" : "no bias", name(config.dtype), name(config.weight_dtype),
+      scheduler.chunk, scheduler.max_running, scheduler.mixed ? ", mixed calls" : "",
+      scheduler.draft > 0 ? fmt::format(", {} draft tokens a step", scheduler.draft) : "",
+      report.backend, report.backend_detail, report.threads);
+  for (const StreamResult& run : report.runs) text += table(run);
+  return text + verdict(report.verification);
+}
+
+nlohmann::ordered_json to_json(const ReplayReport& report) {
+  const LayerConfig& config = report.config;
+  auto runs = nlohmann::ordered_json::array();
+  for (const StreamResult& run : report.runs) runs.push_back(to_json(run));
+  return {
+      {"command", "replay"},
+      {"version", library_version()},
+      {"arguments", report.arguments},
+      {"host", describe_host()},
+      {"workload",
+       {{"source", report.source},
+        {"requests", report.requests},
+        {"prompt_tokens", report.prompt_tokens},
+        {"output_tokens", report.output_tokens}}},
+      {"model",
+       {{"name", report.model},
+        {"channels", config.channels},
+        {"width", config.width},
+        {"layers", config.layers},
+        {"activation", name(config.activation)},
+        {"bias", config.has_bias},
+        {"dtype", name(config.dtype)},
+        {"weight_dtype", name(config.weight_dtype)},
+        {"tensor_parallel", report.ranks}}},
+      {"scheduler",
+       {{"chunk", report.scheduler.chunk},
+        {"max_running", report.scheduler.max_running},
+        {"mixed", report.scheduler.mixed},
+        {"draft", report.scheduler.draft}}},
+      {"backend",
+       {{"name", report.backend}, {"detail", report.backend_detail}, {"threads", report.threads}}},
+      {"runs", std::move(runs)},
+      {"verification", to_json(report.verification)}};
+}
+
+}  // namespace shortconv::tools

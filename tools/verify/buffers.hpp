@@ -1,0 +1,62 @@
+// The memory of a case: every tensor in an allocation of its own, between guard bands, with
+// whatever is not an element poisoned.
+#pragma once
+
+#include <optional>
+#include <span>
+
+#include "common/buffer.hpp"
+#include "shortconv/plan.hpp"
+#include "verify/case.hpp"
+
+namespace shortconv::tools::verify {
+
+/// Host memory of one tensor. A backend with memory of its own adds its copy here.
+class TensorBuffer {
+ public:
+  explicit TensorBuffer(TensorSpec spec);
+  TensorBuffer(const TensorBuffer& other);
+  TensorBuffer& operator=(const TensorBuffer& other);
+  TensorBuffer(TensorBuffer&&) = default;
+  TensorBuffer& operator=(TensorBuffer&&) = default;
+
+  [[nodiscard]] const TensorSpec& spec() const { return spec_; }
+
+  /// Everything, guard bands included.
+  [[nodiscard]] std::span<std::byte> bytes() const;
+
+  /// The element `offset` elements from the start of the allocation (TensorSpec::offset).
+  [[nodiscard]] std::byte* element(std::int64_t offset) const;
+  [[nodiscard]] double load(std::int64_t offset) const;
+  void store(std::int64_t offset, double value) const;
+  [[nodiscard]] bool same_element(std::int64_t offset, const TensorBuffer& other,
+                                  std::int64_t other_offset) const;
+
+  [[nodiscard]] TensorRef view() const;
+
+ private:
+  TensorSpec spec_;
+  Buffer memory_;
+};
+
+struct CaseBuffers {
+  TensorBuffer x, out, weight;  // in place: `out` is not used
+  std::optional<TensorBuffer> bias = {}, state = {};
+  std::optional<TensorBuffer> query_start_loc = {}, has_initial_state = {};
+  std::optional<TensorBuffer> read_slots = {}, write_slots = {}, read_offsets = {};
+  std::optional<TensorBuffer> block_sequence = {}, block_offset = {};
+
+  [[nodiscard]] const TensorBuffer& result(const Case& problem) const {
+    return problem.in_place ? x : out;
+  }
+};
+
+/// Memory with the values of the case. A value depends on the seed and on the indices of its
+/// element alone, so that a case with other layouts has the same ones.
+[[nodiscard]] CaseBuffers make_buffers(const Case& problem);
+
+[[nodiscard]] ForwardArgs make_arguments(const Case& problem, const CaseBuffers& buffers,
+                                         BackendId backend);
+[[nodiscard]] Status run_case(const Case& problem, const CaseBuffers& buffers, BackendId backend);
+
+}  // namespace shortconv::tools::verify

@@ -1,0 +1,291 @@
+#include "verify/check.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "shortconv/capability.hpp"
+#include "verify/compare.hpp"
+#include "verify/random.hpp"
+
+namespace shortconv::tools::verify {
+namespace {
+
+struct Expected {
+  TensorBuffer exact;      // outputs before rounding
+  TensorBuffer magnitude;  // |bias| + sum |w||v|
+  std::optional<TensorBuffer> state;
+};
+
+TensorBuffer absolute(const TensorBuffer& buffer) {
+  TensorBuffer result = buffer;
+  const auto bytes = static_cast<std::size_t>(element_bytes(buffer.spec().dtype));
+  // Little endian: the sign is the top bit of an element's last byte.
+  for (std::size_t last = bytes - 1; last < result.bytes().size(); last += bytes) {
+    result.bytes()[last] &= std::byte{0x7f};
+  }
+  return result;
+}
+
+// The reference writes fp64, so that one rounding to the type of `out` can be told from two.
+Case reference_case(const Case& problem) {
+  Case reference = problem;
+  reference.out = dense(DType::kF64, problem.x.shape);
+  reference.in_place = false;
+  reference.schedule = Schedule::kFlat;
+  return reference;
+}
+
+Status compute_expected(const Case& problem, const CaseBuffers& inputs, Expected& expected) {
+  Case reference = reference_case(problem);
+  CaseBuffers buffers = inputs;
+  buffers.out = TensorBuffer(reference.out);
+  buffers.block_sequence.reset();
+  buffers.block_offset.reset();
+  if (Status status = run_case(reference, buffers, BackendId::kReference); !status.ok()) {
+    return status;
+  }
+  expected.exact = std::move(buffers.out);
+  expected.state = std::move(buffers.state);
+
+  reference.activation = Activation::kNone;
+  buffers.out = TensorBuffer(reference.out);
+  buffers.x = absolute(inputs.x);
+  buffers.weight = absolute(inputs.weight);
+  if (inputs.bias) buffers.bias = absolute(*inputs.bias);
+  if (inputs.state) buffers.state = absolute(*inputs.state);
+  Status status = run_case(reference, buffers, BackendId::kReference);
+  expected.magnitude = std::move(buffers.out);
+  return status;
+}
+
+// A conversion may keep less of a NaN than the bits of its payload.
+bool both_nan(double a, double b) { return std::isnan(a) && std::isnan(b); }
+
+void copy_element(const TensorBuffer& to, std::int64_t to_offset, const TensorBuffer& from,
+                  std::int64_t from_offset) {
+  std::memcpy(to.element(to_offset), from.element(from_offset),
+              static_cast<std::size_t>(element_bytes(to.spec().dtype)));
+}
+
+// What a row outside the live sequences holds afterwards; `image` starts as what it held before.
+void write_padded_element(const Case& problem, const CaseBuffers& before, std::int64_t row,
+                          std::int64_t channel, const TensorBuffer& got,
+                          const TensorBuffer& image) {
+  const std::int64_t at = image.spec().row_offset(row, channel);
+  const std::int64_t x_at = problem.x.row_offset(row, channel);
+  if (problem.padded_rows == PaddedRows::kUntouched) return;
+  if (problem.padded_rows == PaddedRows::kZero) {
+    image.store(at, 0);
+  } else if (problem.x.dtype == image.spec().dtype) {
+    copy_element(image, at, before.x, x_at);
+  } else if (both_nan(before.x.load(x_at), got.load(at))) {
+    copy_element(image, at, got, at);
+  } else {
+    image.store(at, before.x.load(x_at));
+  }
+}
+
+// Bytes that belong to no element, guard bands included.
+std::optional<std::string> check_gaps(std::string_view label, const TensorBuffer& before,
+                                      const TensorBuffer& after) {
+  const TensorBuffer image = before;
+  for_each_element(image.spec(),
+                   [&](std::int64_t offset) { copy_element(image, offset, after, offset); });
+  const auto [got, wanted] = std::ranges::mismatch(after.bytes(), image.bytes());
+  if (got == after.bytes().end()) return std::nullopt;
+  const auto origin = after.element(after.spec().origin) - after.bytes().data();
+  return fmt::format("{}: a byte of no element was written, {} bytes from the first element", label,
+                     (got - after.bytes().begin()) - origin);
+}
+
+std::optional<std::string> check_computed_element(const Case& problem, const Expected& expected,
+                                                  std::int64_t row, std::int64_t channel,
+                                                  double got, Verdict& verdict) {
+  const DType dtype = problem.out.dtype;
+  const std::int64_t at = expected.exact.spec().row_offset(row, channel);
+  const double exact = expected.exact.load(at);
+  const double magnitude = expected.magnitude.load(at);
+  ++verdict.outputs;
+  if (correctly_rounded(dtype, got, exact)) {
+    ++verdict.correctly_rounded;
+    return std::nullopt;
+  }
+  if (within_bound(dtype, problem.width, problem.activation, got, exact, magnitude)) {
+    return std::nullopt;
+  }
+  return fmt::format("{}: got {}, expected {} (exactly {}), allowed distance {}",
+                     locate_row(problem, row, channel), got, rounded_to(dtype, exact), exact,
+                     error_bound(dtype, problem.width, problem.activation, exact, magnitude));
+}
+
+// Computed elements by their values, rows of padding bit for bit.
+std::optional<std::string> check_outputs(const Case& problem, const CaseBuffers& before,
+                                         const CaseBuffers& after, const Expected& expected,
+                                         Verdict& verdict) {
+  const TensorBuffer& result = after.result(problem);
+  const TensorBuffer image = before.result(problem);
+  const std::vector<std::int64_t> owners = owners_of_rows(problem);
+  for (std::int64_t row = 0; row < problem.rows(); ++row) {
+    for (std::int64_t channel = 0; channel < problem.channels(); ++channel) {
+      const std::int64_t at = result.spec().row_offset(row, channel);
+      if (owners[row] < 0) {
+        write_padded_element(problem, before, row, channel, result, image);
+        if (result.same_element(at, image, at)) continue;
+        return fmt::format("{}: got {}, expected {} (padded rows: {})",
+                           locate_row(problem, row, channel), result.load(at), image.load(at),
+                           name(problem.padded_rows));
+      }
+      if (auto failure =
+              check_computed_element(problem, expected, row, channel, result.load(at), verdict)) {
+        return failure;
+      }
+    }
+  }
+  return check_gaps("out", before.result(problem), result);
+}
+
+std::optional<std::string> check_unchanged(std::string_view label,
+                                           const std::optional<TensorBuffer>& before,
+                                           const std::optional<TensorBuffer>& after) {
+  if (!before || std::ranges::equal(before->bytes(), after->bytes())) return std::nullopt;
+  return fmt::format("{}: an input was written to", label);
+}
+
+std::optional<std::string> check_inputs(const Case& problem, const CaseBuffers& before,
+                                        const CaseBuffers& after) {
+  std::optional<std::string> failure;
+  if (!problem.in_place) failure = check_unchanged("x", before.x, after.x);
+  if (!failure) failure = check_unchanged("weight", before.weight, after.weight);
+  using Tensor = std::optional<TensorBuffer> CaseBuffers::*;
+  constexpr std::pair<std::string_view, Tensor> kInputs[] = {
+      {"bias", &CaseBuffers::bias},
+      {"query_start_loc", &CaseBuffers::query_start_loc},
+      {"has_initial_state", &CaseBuffers::has_initial_state},
+      {"read_slots", &CaseBuffers::read_slots},
+      {"write_slots", &CaseBuffers::write_slots},
+      {"read_offsets", &CaseBuffers::read_offsets},
+      {"block_sequence", &CaseBuffers::block_sequence},
+      {"block_offset", &CaseBuffers::block_offset},
+  };
+  for (const auto& [label, tensor] : kInputs) {
+    if (!failure) failure = check_unchanged(label, before.*tensor, after.*tensor);
+  }
+  return failure;
+}
+
+std::optional<std::string> check_state(const Case& problem, const CaseBuffers& after,
+                                       const Expected& expected) {
+  if (!problem.state) return std::nullopt;
+  const bool any_nan = problem.state->dtype != problem.x.dtype;
+  if (auto failure = compare_states(*after.state, *expected.state, any_nan)) return failure;
+  return check_gaps("state", *expected.state, *after.state);
+}
+
+constexpr std::int64_t kSmallest32 = std::numeric_limits<std::int32_t>::min();
+constexpr std::int64_t kLargest32 = std::numeric_limits<std::int32_t>::max();
+
+// Replaces some entries by what a careless caller may leave there.
+void scramble(Random& random, const std::optional<TensorBuffer>& index, std::int64_t limit) {
+  if (!index) return;
+  const TensorSpec& spec = index->spec();
+  for_each_element(spec, [&](std::int64_t offset) {
+    if (random.chance(0.6)) return;
+    const bool wide = spec.dtype == DType::kI64;
+    const std::int64_t value = random.pick<std::int64_t>(
+        {random.between(-3, limit + 3), random.between(-3, limit + 3), kSmallest32, kLargest32,
+         wide ? kSmallest32 << 32 : -limit, wide ? kLargest32 << 32 : 2 * limit});
+    std::memcpy(index->element(offset), &value,
+                static_cast<std::size_t>(element_bytes(spec.dtype)));
+  });
+}
+
+}  // namespace
+
+std::vector<std::int64_t> owners_of_rows(const Case& problem) {
+  std::vector<std::int64_t> owners(static_cast<std::size_t>(problem.rows()), -1);
+  for (std::int64_t s = 0; s < problem.sequences(); ++s) {
+    if (problem.skipped(s)) continue;
+    std::fill(owners.begin() + problem.starts[s], owners.begin() + problem.starts[s + 1], s);
+  }
+  return owners;
+}
+
+std::string locate_row(const Case& problem, std::int64_t row, std::int64_t channel) {
+  std::string place = "outside all sequences";
+  for (std::int64_t s = 0; s < problem.sequences(); ++s) {
+    if (row < problem.starts[s] || row >= problem.starts[s + 1]) continue;
+    place = fmt::format("sequence {}{}, token {} of {}", s, problem.skipped(s) ? " (skipped)" : "",
+                        row - problem.starts[s], problem.length(s));
+  }
+  return fmt::format("out row {} ({}), channel {}", row, place, channel);
+}
+
+std::optional<std::string> compare_states(const TensorBuffer& got, const TensorBuffer& expected,
+                                          bool any_nan) {
+  const std::vector<std::int64_t>& shape = got.spec().shape;
+  for (std::int64_t slot = 0; slot < shape[0]; ++slot) {
+    for (std::int64_t column = 0; column < shape[1]; ++column) {
+      for (std::int64_t channel = 0; channel < shape[2]; ++channel) {
+        const std::int64_t at = got.spec().offset({slot, column, channel});
+        const std::int64_t expected_at = expected.spec().offset({slot, column, channel});
+        if (got.same_element(at, expected, expected_at)) continue;
+        const double value = got.load(at);
+        const double wanted = expected.load(expected_at);
+        if (any_nan && both_nan(value, wanted)) continue;
+        return fmt::format("state slot {}, column {}, channel {}: got {}, expected {}", slot,
+                           column, channel, value, wanted);
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+Verdict check_result(const Case& problem, const CaseBuffers& before, const CaseBuffers& after) {
+  Verdict verdict;
+  Expected expected{before.out, before.out, std::nullopt};
+  if (const Status status = compute_expected(problem, before, expected); !status.ok()) {
+    verdict.failure = "the reference refuses the case: " + status.message();
+    return verdict;
+  }
+  verdict.failure = check_outputs(problem, before, after, expected, verdict);
+  if (!verdict.failure) verdict.failure = check_state(problem, after, expected);
+  if (!verdict.failure) verdict.failure = check_inputs(problem, before, after);
+  return verdict;
+}
+
+Verdict check_case(const Case& problem, BackendId backend) {
+  const CaseBuffers before = make_buffers(problem);
+  const CaseBuffers after = before;
+  const Status status = run_case(problem, after, backend);
+  if (status.ok()) return check_result(problem, before, after);
+  Verdict verdict;
+  (status.code() == Code::kUnsupported ? verdict.unsupported : verdict.failure) = status.message();
+  return verdict;
+}
+
+std::optional<std::string> check_bad_values(const Case& problem, BackendId backend) {
+  Random random(problem.seed);
+  const CaseBuffers before = make_buffers(problem);
+  scramble(random, before.query_start_loc, problem.rows());
+  scramble(random, before.read_slots, problem.slots());
+  scramble(random, before.write_slots, problem.slots());
+  scramble(random, before.read_offsets, problem.state ? problem.state->shape[1] : 0);
+  scramble(random, before.block_sequence, problem.sequences());
+  scramble(random, before.block_offset, problem.rows());
+  const CaseBuffers after = before;
+  const Status status = run_case(problem, after, backend);
+  std::optional<std::string> failure;
+  if (!status.ok()) failure = "refused: " + status.message();
+  if (!failure) failure = check_gaps("out", before.result(problem), after.result(problem));
+  if (!failure && problem.state) failure = check_gaps("state", *before.state, *after.state);
+  if (!failure) failure = check_inputs(problem, before, after);
+  if (failure) return "with bad bounds, slots and offsets: " + *failure;
+  return std::nullopt;
+}
+
+}  // namespace shortconv::tools::verify

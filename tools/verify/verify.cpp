@@ -1,0 +1,193 @@
+// shortconv verify: random problems on one backend against the fp64 reference.
+#include <fmt/format.h>
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "commands.hpp"
+#include "common/error.hpp"
+#include "common/names.hpp"
+#include "common/progress.hpp"
+#include "shortconv/capability.hpp"
+#include "verify/case.hpp"
+#include "verify/check.hpp"
+#include "verify/paths.hpp"
+#include "verify/random.hpp"
+
+namespace shortconv::tools {
+namespace {
+
+using verify::Case;
+using verify::Verdict;
+
+struct Options {
+  std::int64_t cases = 1000;
+  std::uint64_t seed = 1;
+  std::optional<std::uint64_t> case_seed;
+  std::string backend = "cpu";
+  std::vector<std::string> only;
+};
+
+using Filter = std::vector<std::pair<std::string, std::string>>;
+
+Filter parse_filter(const std::vector<std::string>& only) {
+  const auto known = verify::traits(verify::make_case(0));
+  Filter filter;
+  for (const std::string& text : only) {
+    const std::size_t equals = text.find('=');
+    const std::string key = text.substr(0, equals);
+    const bool exists =
+        std::ranges::any_of(known, [&](const auto& trait) { return trait.first == key; });
+    if (equals == std::string::npos || !exists) {
+      std::string keys;
+      for (const auto& [name, value] : known) {
+        keys += fmt::format("{}{}", keys.empty() ? "" : ", ", name);
+      }
+      throw CommandError(kExitUsage,
+                         fmt::format("--only: '{}' is not KEY=VALUE with one of {}", text, keys));
+    }
+    filter.emplace_back(key, text.substr(equals + 1));
+  }
+  return filter;
+}
+
+bool matches(const Case& problem, const Filter& filter) {
+  if (filter.empty()) return true;
+  const auto traits = verify::traits(problem);
+  return std::ranges::all_of(filter, [&](const auto& wanted) {
+    return std::ranges::any_of(traits, [&](const auto& trait) {
+      return trait.first == wanted.first && trait.second == wanted.second;
+    });
+  });
+}
+
+// Walks the case seeds that a run seed stands for, past those that do not match.
+class Cases {
+ public:
+  Cases(std::uint64_t seed, Filter filter) : seed_(verify::mix(seed)), filter_(std::move(filter)) {}
+
+  Case next() {
+    constexpr int kMostMisses = 200000;  // a few seconds
+    for (int miss = 0; miss < kMostMisses; ++miss) {
+      Case problem = verify::make_case(verify::mix(seed_ + drawn_++) >> 32);  // short to retype
+      if (matches(problem, filter_)) return problem;
+    }
+    throw CommandError(kExitUsage,
+                       fmt::format("--only: none of {} random cases has that", kMostMisses));
+  }
+
+ private:
+  std::uint64_t seed_;
+  std::uint64_t drawn_ = 0;
+  Filter filter_;
+};
+
+struct Rounding {
+  std::int64_t outputs = 0;
+  std::int64_t correct = 0;
+};
+
+struct Totals {
+  std::int64_t cases = 0;
+  std::int64_t failures = 0;
+  std::map<std::string, std::int64_t> unsupported;  // by message
+  std::map<std::string_view, Rounding> rounding;    // by output type
+};
+
+// A share, because the further checks of a case take several times as long as the case. From its
+// seed, so that a repetition does the same.
+bool is_checked_further(const Case& problem) { return verify::mix(~problem.seed) % 4 == 0; }
+
+void run_one(const Case& problem, BackendId backend, Totals& totals) {
+  ++totals.cases;
+  Verdict verdict = verify::check_case(problem, backend);
+  if (verdict.unsupported) {
+    ++totals.unsupported[*verdict.unsupported];
+    return;
+  }
+  if (is_checked_further(problem)) {
+    if (!verdict.failure) verdict.failure = verify::check_paths(problem, backend);
+    if (!verdict.failure) verdict.failure = verify::check_bad_values(problem, backend);
+  }
+  Rounding& rounding = totals.rounding[name(problem.out.dtype)];
+  rounding.outputs += verdict.outputs;
+  rounding.correct += verdict.correctly_rounded;
+  if (!verdict.failure) return;
+  ++totals.failures;
+  fmt::print("FAILED {}\n  {}\n  repeat with: shortconv verify --case-seed {} --backend {}\n\n",
+             to_string(problem), *verdict.failure, problem.seed, name(backend));
+  std::fflush(stdout);
+}
+
+std::string summary(const Totals& totals, BackendId backend) {
+  std::string text = fmt::format("verified {} cases on {}: {} failures", totals.cases,
+                                 name(backend), totals.failures);
+  std::string_view separator = "; outputs correctly rounded: ";
+  for (const auto& [dtype, rounding] : totals.rounding) {
+    if (rounding.outputs == 0) continue;
+    // Cut off, not rounded: 100.00% means all.
+    const auto share =
+        10000.0 * static_cast<double>(rounding.correct) / static_cast<double>(rounding.outputs);
+    text += fmt::format("{}{} {:.2f}%", separator, dtype, std::floor(share) / 100);
+    separator = ", ";
+  }
+  for (const auto& [message, count] : totals.unsupported) {
+    text += fmt::format("\nnot supported, {} cases: {}", count, message);
+  }
+  return text;
+}
+
+void run_verify(const Options& options) {
+  constexpr std::int64_t kMostFailures = 3;  // printed in full; then it is time to look at them
+  const BackendId backend = parse_name(capabilities().backends, "--backend", options.backend);
+  const Filter filter = parse_filter(options.only);
+  Totals totals;
+  if (options.case_seed) {
+    const Case problem = verify::make_case(*options.case_seed);
+    run_one(problem, backend, totals);
+    if (totals.failures == 0) fmt::print("{}", to_string(problem));
+  } else {
+    Cases cases(options.seed, filter);
+    Progress progress("verify", options.cases);
+    while (totals.cases < options.cases && totals.failures < kMostFailures) {
+      run_one(cases.next(), backend, totals);
+      progress.update(totals.cases);
+    }
+  }
+  fmt::print("{}\n", summary(totals, backend));
+  if (totals.failures > 0) {
+    throw CommandError(kExitFailed,
+                       fmt::format("{} of {} cases failed", totals.failures, totals.cases));
+  }
+}
+
+}  // namespace
+
+void add_verify_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "verify", "Run random problems and hold results and states against the fp64 reference");
+  auto options = std::make_shared<Options>();
+  command->add_option("--cases", options->cases, "How many problems")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--seed", options->seed, "Another seed, other problems")
+      ->capture_default_str();
+  command->add_option("--case-seed", options->case_seed,
+                      "Run and print the one problem that a failure named");
+  command->add_option("--backend", options->backend, "Backend under test")->capture_default_str();
+  command->add_option("--only", options->only,
+                      "KEY=VALUE that problems must have, such as dtype=bf16 or width=4");
+  command->callback([options] { run_verify(*options); });
+}
+
+}  // namespace shortconv::tools
