@@ -122,16 +122,12 @@ Status plan_cpu(const Problem& p, PlanStorage& storage) {
     }
   }
   Choice choice{};
-  choice.direct = select(p.x_dtype, p.width, p.activation);
-  if (Status status = check_target(choice.direct.target); !status.ok()) return status;
-  choice.staged = select(DType::kF32, p.width, p.activation);
-  const Kernels of_weight = select(p.weight_dtype, p.width, p.activation);
-  const Kernels of_state = select(p.state_dtype, p.width, p.activation);
-  const Kernels of_out = select(p.out_dtype, p.width, p.activation);
-  choice.load_x = choice.direct.load;
-  choice.load_weight = of_weight.load;
-  choice.load_state = of_state.load;
-  choice.store_out = of_out.store;
+  choice.of_x = select(p.x_dtype, p.width, p.activation);
+  if (Status status = check_target(choice.of_x.target); !status.ok()) return status;
+  choice.of_out = select(p.out_dtype, p.width, p.activation);
+  choice.of_weight = select(p.weight_dtype, p.width, p.activation);
+  choice.of_state = select(p.state_dtype, p.width, p.activation);
+  choice.of_stage = select(DType::kF32, p.width, p.activation);
   choice.form = form_of(p);
   partition(p, p.threads > 0 ? p.threads : omp_get_max_threads(), choice);
   store_choice(storage, choice);
@@ -169,7 +165,7 @@ std::string describe_cpu(const Problem& p, const PlanStorage& storage) {
   const std::string_view form = choice.form == Form::kRows      ? "rows"
                                 : choice.form == Form::kColumns ? "columns"
                                                                 : "staged";
-  return concat(choice.direct.target, " ", form, ", ", name(p.schedule), ", ", choice.tiles,
+  return concat(choice.of_x.target, " ", form, ", ", name(p.schedule), ", ", choice.tiles,
                 " tiles of ", choice.tile_tokens, " tokens x ", choice.channel_blocks,
                 " blocks of ", std::int64_t{choice.block_channels}, " channels, ",
                 std::int64_t{choice.threads}, " threads");

@@ -75,38 +75,37 @@ HWY_INLINE VecF fused(VecF x, VecF y, VecF z) {
 #endif
 }
 
-/// silu of op/silu.hpp on several vectors at once, operation by operation: the chain of one vector
-/// is some 80 cycles long, and out-of-order execution alone does not find enough of the next one to
-/// hide that.
-template <int kVectors>
-HWY_INLINE void silu(VecF (&values)[kVectors]) {
+/// silu of op/silu.hpp on two vectors side by side, operation by operation.
+HWY_INLINE Pair silu(Pair sum) {
   using C = SiluConstants;
   const F32 d;
   const U32 du;
-  VecF scale[kVectors], g[kVectors], p[kVectors];
-  for (int i = 0; i < kVectors; ++i) g[i] = hn::Max(values[i], hn::Set(d, C::kLowest));
-  for (int i = 0; i < kVectors; ++i) g[i] = hn::Min(g[i], hn::Set(d, C::kHighest));
-  for (int i = 0; i < kVectors; ++i) {
+  const VecF values[2] = {sum.a, sum.b};
+  VecF scale[2], g[2], p[2];
+  for (int i = 0; i < 2; ++i) g[i] = hn::Max(values[i], hn::Set(d, C::kLowest));
+  for (int i = 0; i < 2; ++i) g[i] = hn::Min(g[i], hn::Set(d, C::kHighest));
+  for (int i = 0; i < 2; ++i) {
     scale[i] = fused(g[i], hn::Set(d, C::kMinusLog2e), hn::Set(d, C::kRound));
   }
-  for (int i = 0; i < kVectors; ++i) p[i] = hn::Sub(scale[i], hn::Set(d, C::kRound));
-  for (int i = 0; i < kVectors; ++i) g[i] = fused(p[i], hn::Set(d, C::kLn2), g[i]);
-  for (int i = 0; i < kVectors; ++i) {
+  for (int i = 0; i < 2; ++i) p[i] = hn::Sub(scale[i], hn::Set(d, C::kRound));
+  for (int i = 0; i < 2; ++i) g[i] = fused(p[i], hn::Set(d, C::kLn2), g[i]);
+  for (int i = 0; i < 2; ++i) {
     scale[i] = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, scale[i])));
   }
-  for (int i = 0; i < kVectors; ++i) p[i] = fused(g[i], hn::Set(d, C::kC5), hn::Set(d, C::kC4));
-  for (int i = 0; i < kVectors; ++i) p[i] = fused(g[i], p[i], hn::Set(d, C::kC3));
-  for (int i = 0; i < kVectors; ++i) p[i] = fused(g[i], p[i], hn::Set(d, C::kC2));
-  for (int i = 0; i < kVectors; ++i) p[i] = fused(g[i], p[i], hn::Set(d, -1.0f));
-  for (int i = 0; i < kVectors; ++i) p[i] = fused(g[i], p[i], hn::Set(d, 1.0f));
-  for (int i = 0; i < kVectors; ++i) p[i] = fused(p[i], scale[i], hn::Set(d, 1.0f));
-  for (int i = 0; i < kVectors; ++i) values[i] = hn::Div(values[i], p[i]);
+  for (int i = 0; i < 2; ++i) p[i] = fused(g[i], hn::Set(d, C::kC5), hn::Set(d, C::kC4));
+  for (int i = 0; i < 2; ++i) p[i] = fused(g[i], p[i], hn::Set(d, C::kC3));
+  for (int i = 0; i < 2; ++i) p[i] = fused(g[i], p[i], hn::Set(d, C::kC2));
+  for (int i = 0; i < 2; ++i) p[i] = fused(g[i], p[i], hn::Set(d, -1.0f));
+  for (int i = 0; i < 2; ++i) p[i] = fused(g[i], p[i], hn::Set(d, 1.0f));
+  for (int i = 0; i < 2; ++i) p[i] = fused(p[i], scale[i], hn::Set(d, 1.0f));
+  return {hn::Div(values[0], p[0]), hn::Div(values[1], p[1])};
 }
 
 /// An element type: how a step of it becomes two fp32 vectors and back. `load_as` reads fp32 into
 /// the same lanes.
 struct ElementF32 {
   using Type = float;
+  using Bits = std::uint32_t;
   static HWY_INLINE Pair load(const Type* from) {
     const F32 d;
     return {hn::LoadU(d, from), hn::LoadU(d, from + hn::Lanes(d))};
@@ -129,6 +128,7 @@ struct ElementF32 {
 /// shift and a mask convert without moving anything across lanes.
 struct ElementBF16 {
   using Type = std::uint16_t;
+  using Bits = std::uint16_t;
   static HWY_INLINE Pair load(const Type* from) {
     const F32 d;
     const U32 du;
@@ -149,8 +149,8 @@ struct ElementBF16 {
   static HWY_INLINE VecU rounded(VecF value) {
     const U32 du;
     const VecU bits = hn::BitCast(du, value);
-    const VecU lsb = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
-    return hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), lsb);
+    const auto odd = hn::TestBit(bits, hn::Set(du, 0x10000u));
+    return hn::Add(bits, hn::IfThenElse(odd, hn::Set(du, 0x8000u), hn::Set(du, 0x7fffu)));
   }
   static HWY_INLINE void store(Pair value, Type* to) {
     const U32 du;
@@ -173,6 +173,7 @@ struct ElementBF16 {
 
 struct ElementF16 {
   using Type = std::uint16_t;
+  using Bits = std::uint16_t;
   using Half = hn::Rebind<hwy::float16_t, F32>;
   static HWY_INLINE VecF widen(const Type* from) {
     return hn::PromoteTo(F32(), hn::BitCast(Half(), hn::LoadU(Half16(), from)));
@@ -200,6 +201,7 @@ struct ElementF16 {
 template <float (*kToF32)(std::uint16_t), std::uint16_t (*kFromF32)(float)>
 struct ElementByElement {
   using Type = std::uint16_t;
+  using Bits = std::uint16_t;
   static constexpr std::size_t kMaxStep = 2 * HWY_MAX_BYTES / sizeof(float);
   static HWY_INLINE Pair load(const Type* from) {
     float lanes[kMaxStep];
@@ -222,42 +224,9 @@ using ElementF16 = ElementByElement<f32_from_f16, f16_from_f32>;
 
 #endif
 
-template <Activation kActivation, int kPairs>
-HWY_INLINE void activate(Pair (&sums)[kPairs]) {
-  if constexpr (kActivation == Activation::kSilu) {
-    VecF values[2 * kPairs];
-    for (int i = 0; i < kPairs; ++i) {
-      values[2 * i] = sums[i].a;
-      values[2 * i + 1] = sums[i].b;
-    }
-    silu(values);
-    for (int i = 0; i < kPairs; ++i) sums[i] = {values[2 * i], values[2 * i + 1]};
-  }
-}
-
-/// One channel step of a few consecutive tokens; `window` holds the last width - 1 inputs before
-/// and after.
-template <class Element, int kWidth, Activation kActivation, int kTokens>
-HWY_INLINE void convolve_tokens(const Pair (&taps)[kWidth], Pair (&window)[kWidth - 1], Pair bias,
-                                const typename Element::Type* input, std::int64_t x_token,
-                                typename Element::Type* output, std::int64_t out_token) {
-  Pair inputs[kWidth - 1 + kTokens];
-  for (int k = 0; k + 1 < kWidth; ++k) inputs[k] = window[k];
-  for (int i = 0; i < kTokens; ++i) {
-    inputs[kWidth - 1 + i] = Element::load(input + i * x_token);
-    hwy::Prefetch(input + (kStripTokens + i) * x_token);
-  }
-  Pair sums[kTokens];
-  for (Pair& sum : sums) sum = bias;
-  for (int k = 0; k < kWidth; ++k) {
-    for (int i = 0; i < kTokens; ++i) {
-      sums[i].a = fused(taps[k].a, inputs[i + k].a, sums[i].a);
-      sums[i].b = fused(taps[k].b, inputs[i + k].b, sums[i].b);
-    }
-  }
-  activate<kActivation>(sums);
-  for (int i = 0; i < kTokens; ++i) Element::store(sums[i], output + i * out_token);
-  for (int k = 0; k + 1 < kWidth; ++k) window[k] = inputs[k + kTokens];
+template <Activation kActivation>
+HWY_INLINE Pair activate(Pair sum) {
+  return kActivation == Activation::kSilu ? silu(sum) : sum;
 }
 
 template <class Element, int kWidth, Activation kActivation>
@@ -272,24 +241,27 @@ void convolve_rows(const Block& block) {
     for (std::int64_t channel = 0; channel < block.channels; channel += step) {
       const Type* input = x + channel;
       Type* output = out + channel;
-      const Pair bias = Element::load_as(block.bias + channel);
+      const Pair bias = ElementF32::load(block.bias + channel);
       Pair taps[kWidth];
-      Pair window[kWidth - 1];
+      Pair window[kWidth];
       for (int k = 0; k < kWidth; ++k) {
-        taps[k] = Element::load_as(block.taps + k * block.tap_pitch + channel);
+        taps[k] = ElementF32::load(block.taps + k * block.tap_pitch + channel);
       }
-      for (int k = 0; k + 1 < kWidth; ++k)
+      for (int k = 0; k + 1 < kWidth; ++k) {
         window[k] = Element::load(input + (k + 1 - kWidth) * x_token);
-      std::int64_t token = 0;
-      for (; token + 2 <= tokens; token += 2) {
-        convolve_tokens<Element, kWidth, kActivation, 2>(taps, window, bias, input, x_token, output,
-                                                         out_token);
-        input += 2 * x_token;
-        output += 2 * out_token;
       }
-      if (token < tokens) {
-        convolve_tokens<Element, kWidth, kActivation, 1>(taps, window, bias, input, x_token, output,
-                                                         out_token);
+      for (std::int64_t token = 0; token < tokens; ++token) {
+        window[kWidth - 1] = Element::load(input);
+        hwy::Prefetch(input + kStripTokens * x_token);  // the same channels of the next strip
+        Pair sum = bias;
+        for (int k = 0; k < kWidth; ++k) {
+          sum.a = fused(taps[k].a, window[k].a, sum.a);
+          sum.b = fused(taps[k].b, window[k].b, sum.b);
+        }
+        Element::store(activate<kActivation>(sum), output);
+        for (int k = 0; k + 1 < kWidth; ++k) window[k] = window[k + 1];
+        input += x_token;
+        output += out_token;
       }
     }
   }
@@ -304,15 +276,14 @@ void convolve_rows_any_width(const Block& block) {
     const auto* x = static_cast<const Type*>(block.x) + (token + 1 - block.width) * block.x_token;
     auto* out = static_cast<Type*>(block.out) + token * block.out_token;
     for (std::int64_t channel = 0; channel < block.channels; channel += step) {
-      Pair sums[1] = {Element::load_as(block.bias + channel)};
+      Pair sum = ElementF32::load(block.bias + channel);
       for (int k = 0; k < block.width; ++k) {
-        const Pair tap = Element::load_as(block.taps + k * block.tap_pitch + channel);
+        const Pair tap = ElementF32::load(block.taps + k * block.tap_pitch + channel);
         const Pair value = Element::load(x + k * block.x_token + channel);
-        sums[0].a = fused(tap.a, value.a, sums[0].a);
-        sums[0].b = fused(tap.b, value.b, sums[0].b);
+        sum.a = fused(tap.a, value.a, sum.a);
+        sum.b = fused(tap.b, value.b, sum.b);
       }
-      activate<kActivation>(sums);
-      Element::store(sums[0], out + channel);
+      Element::store(activate<kActivation>(sum), out + channel);
     }
   }
 }
@@ -331,15 +302,14 @@ void convolve_columns(const Block& block) {
     for (std::int64_t next = 0; next < block.tokens; next += step) {
       // The last step may repeat some tokens of the one before: the same inputs give the same bits.
       const std::int64_t token = std::min(next, block.tokens - step);
-      Pair sums[1] = {{bias, bias}};
+      Pair sum{bias, bias};
       for (int k = 0; k < width; ++k) {
         const VecF tap = hn::Set(d, block.taps[k * block.tap_pitch + channel]);
         const Pair value = Element::load(x + token + (k + 1 - width));
-        sums[0].a = fused(tap, value.a, sums[0].a);
-        sums[0].b = fused(tap, value.b, sums[0].b);
+        sum.a = fused(tap, value.a, sum.a);
+        sum.b = fused(tap, value.b, sum.b);
       }
-      activate<kActivation>(sums);
-      Element::store(sums[0], out + token);
+      Element::store(activate<kActivation>(sum), out + token);
     }
   }
 }
@@ -362,6 +332,71 @@ void store_run(const float* from, void* to, std::int64_t count) {
   std::int64_t i = 0;
   for (; i + step <= count; i += step) Element::store_any(Element::load_as(from + i), target + i);
   for (; i < count; ++i) target[i] = Element::from_f32(from[i]);
+}
+
+/// fp32 in the order of its channels -> in the order of Element's lanes; `count` is whole steps.
+template <class Element>
+void arrange_run(const float* from, float* to, std::int64_t count) {
+  const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  for (std::int64_t i = 0; i < count; i += step) {
+    ElementF32::store(Element::load_as(from + i), to + i);
+  }
+}
+
+/// [count, rows] -> [rows, count], elements as they are. Up to four rows move as vectors.
+template <typename Type>
+void split_rows(const void* from, int rows, std::int64_t count, void* to, std::int64_t to_pitch) {
+  const hn::ScalableTag<Type> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto* source = static_cast<const Type*>(from);
+  auto* target = static_cast<Type*>(to);
+  std::int64_t i = 0;
+  if (rows >= 2 && rows <= 4) {
+    for (; i + lanes <= count; i += lanes) {
+      hn::Vec<decltype(d)> v0, v1, v2, v3;
+      if (rows == 2) {
+        hn::LoadInterleaved2(d, source + 2 * i, v0, v1);
+      } else if (rows == 3) {
+        hn::LoadInterleaved3(d, source + 3 * i, v0, v1, v2);
+      } else {
+        hn::LoadInterleaved4(d, source + 4 * i, v0, v1, v2, v3);
+        hn::StoreU(v3, d, target + 3 * to_pitch + i);
+      }
+      hn::StoreU(v0, d, target + i);
+      hn::StoreU(v1, d, target + to_pitch + i);
+      if (rows > 2) hn::StoreU(v2, d, target + 2 * to_pitch + i);
+    }
+  }
+  for (; i < count; ++i) {
+    for (int row = 0; row < rows; ++row) target[row * to_pitch + i] = source[i * rows + row];
+  }
+}
+
+/// The reverse, from rows anywhere.
+template <typename Type>
+void join_rows(const void* const* from, int rows, std::int64_t count, void* to) {
+  const hn::ScalableTag<Type> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto row = [&](int k) { return static_cast<const Type*>(from[k]); };
+  auto* target = static_cast<Type*>(to);
+  std::int64_t i = 0;
+  if (rows >= 2 && rows <= 4) {
+    const Type *r0 = row(0), *r1 = row(1), *r2 = row(rows > 2 ? 2 : 0), *r3 = row(rows > 3 ? 3 : 0);
+    for (; i + lanes <= count; i += lanes) {
+      const auto v0 = hn::LoadU(d, r0 + i), v1 = hn::LoadU(d, r1 + i);
+      if (rows == 2) {
+        hn::StoreInterleaved2(v0, v1, d, target + 2 * i);
+      } else if (rows == 3) {
+        hn::StoreInterleaved3(v0, v1, hn::LoadU(d, r2 + i), d, target + 3 * i);
+      } else {
+        hn::StoreInterleaved4(v0, v1, hn::LoadU(d, r2 + i), hn::LoadU(d, r3 + i), d,
+                              target + 4 * i);
+      }
+    }
+  }
+  for (; i < count; ++i) {
+    for (int k = 0; k < rows; ++k) target[i * rows + k] = row(k)[i];
+  }
 }
 
 template <class Element, int kWidth, Activation kActivation>
@@ -390,6 +425,9 @@ Kernels select(int width, Activation activation) {
       .columns = nullptr,
       .load = &load_run<Element>,
       .store = &store_run<Element>,
+      .arrange = &arrange_run<Element>,
+      .split = &split_rows<typename Element::Bits>,
+      .join = &join_rows<typename Element::Bits>,
       .step = static_cast<int>(2 * hn::Lanes(F32())),
       .target = hwy::TargetName(HWY_TARGET),
   };

@@ -17,6 +17,7 @@ struct Block {
   std::int64_t out_token, out_channel;
   // Oldest first. Taps and bias hold no NaN but the standard one, so that a NaN in the result is
   // either that or one of x's: the rounding to bf16 relies on the lower half of it being zero.
+  // For rows they are in the order of Kernels::arrange, for columns in that of the channels.
   const float* taps;  // [width][tap_pitch]
   const float* bias;  // [channels]
   std::int64_t tap_pitch;
@@ -27,12 +28,19 @@ struct Block {
 using ConvolveFn = void (*)(const Block&);
 using LoadFn = void (*)(const void* from, float* to, std::int64_t count);
 using StoreFn = void (*)(const float* from, void* to, std::int64_t count);
+using ArrangeFn = void (*)(const float* from, float* to, std::int64_t count);
+using SplitFn = void (*)(const void* from, int rows, std::int64_t count, void* to,
+                         std::int64_t to_pitch);
+using JoinFn = void (*)(const void* const* from, int rows, std::int64_t count, void* to);
 
 struct Kernels {
   ConvolveFn rows;     // channel strides 1; channels a multiple of step
   ConvolveFn columns;  // token strides 1; tokens at least step
   LoadFn load;         // elements -> fp32
   StoreFn store;       // fp32 -> elements, to nearest even
+  ArrangeFn arrange;   // fp32 in the order of channels -> in the order of lanes; whole steps
+  SplitFn split;       // [count, rows] -> [rows, count], bits as they are
+  JoinFn join;         // rows -> [count, rows]
   int step;            // elements of two vectors
   const char* target;
 };

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "core/capability.hpp"
+
 namespace shortconv::cpu {
 namespace {
 
@@ -38,7 +40,16 @@ void store_f32(DType dtype, char* address, float value) {
   std::memcpy(address, &bits, sizeof bits);
 }
 
-// A run of channels with a stride, in bytes, on either side. Equal types keep their bits, NaN
+template <typename Bits>
+void copy_strided(const char* from, std::int64_t from_stride, char* to, std::int64_t to_stride,
+                  std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::memcpy(to + i * to_stride * std::int64_t{sizeof(Bits)},
+                from + i * from_stride * std::int64_t{sizeof(Bits)}, sizeof(Bits));
+  }
+}
+
+// A run of channels with a stride, in elements, on either side. Equal types keep their bits, NaN
 // included.
 void copy_run(const char* from, std::int64_t from_stride, DType from_dtype, char* to,
               std::int64_t to_stride, DType to_dtype, std::int64_t count) {
@@ -50,12 +61,11 @@ void copy_run(const char* from, std::int64_t from_stride, DType from_dtype, char
                 load_f32(from_dtype, from + i * from_stride * from_bytes));
     }
   } else if (from_stride == 1 && to_stride == 1) {
-    std::memmove(to, from, static_cast<std::size_t>(count * from_bytes));  // may be the same row
+    std::memcpy(to, from, static_cast<std::size_t>(count * from_bytes));
+  } else if (from_bytes == 2) {
+    copy_strided<std::uint16_t>(from, from_stride, to, to_stride, count);
   } else {
-    for (std::int64_t i = 0; i < count; ++i) {
-      std::memmove(to + i * to_stride * to_bytes, from + i * from_stride * from_bytes,
-                   static_cast<std::size_t>(from_bytes));
-    }
+    copy_strided<std::uint32_t>(from, from_stride, to, to_stride, count);
   }
 }
 
@@ -91,16 +101,17 @@ void Worker::process(std::int64_t item) {
 void Worker::use_channels(std::int64_t block) {
   if (block == block_) return;
   block_ = block;
+  arranged_ = false;
   channel_ = block * choice_.block_channels;
   channels_ =
       static_cast<int>(std::min<std::int64_t>(choice_.block_channels, p_.channels - channel_));
-  const int step = choice_.staged.step;
+  const int step = choice_.of_stage.step;
   pitch_ = (channels_ + step - 1) / step * step;
 
   const auto* weight = static_cast<const char*>(at_.weight) +
                        channel_ * p_.weight_channel * element_bytes(p_.weight_dtype);
   const bool packed = p_.weight_tap == 1 && p_.weight_channel == p_.width;
-  if (packed) choice_.load_weight(weight, stage_, std::int64_t{channels_} * p_.width);
+  if (packed) choice_.of_weight.load(weight, stage_, std::int64_t{channels_} * p_.width);
   for (int tap = 0; tap < p_.width; ++tap) {
     float* row = taps_ + std::int64_t{tap} * pitch_;
     for (int c = 0; c < channels_; ++c) {
@@ -204,61 +215,69 @@ void Worker::load_history(const Sequence& s) {
     std::memset(stage_, 0, sizeof(float) * static_cast<std::size_t>(history) * pitch_);
     return;
   }
-  if (p_.state_channel == 1) {
+  if (dense_window()) {
+    choice_.of_state.split(state(s.read_slot, s.read_column, channel_), history, channels_,
+                           raw_history(0), pitch_);
+  } else {
     for (int column = 0; column < history; ++column) {
-      float* row = stage_ + std::int64_t{column} * pitch_;
-      choice_.load_state(state(s.read_slot, s.read_column + column, channel_), row, channels_);
-      std::fill(row + channels_, row + pitch_, 0.0f);
+      copy_run(state(s.read_slot, s.read_column + column, channel_), p_.state_channel,
+               p_.state_dtype, raw_history(column), 1, p_.state_dtype, channels_);
     }
-    return;
-  }
-  if (p_.state_column == 1 && p_.state_channel == history) {
-    // Window-innermost and dense: one run, converted at once and then taken apart.
-    choice_.load_state(state(s.read_slot, s.read_column, channel_), results_,
-                       std::int64_t{channels_} * history);
-    for (int column = 0; column < history; ++column) {
-      float* row = stage_ + std::int64_t{column} * pitch_;
-      for (int c = 0; c < channels_; ++c) row[c] = results_[c * history + column];
-      std::fill(row + channels_, row + pitch_, 0.0f);
-    }
-    return;
   }
   for (int column = 0; column < history; ++column) {
     float* row = stage_ + std::int64_t{column} * pitch_;
+    choice_.of_state.load(raw_history(column), row, channels_);
     std::fill(row + channels_, row + pitch_, 0.0f);
   }
-  for_each_element(history, channels_, p_.state_column, p_.state_channel,
-                   [&](std::int64_t column, std::int64_t c) {
-                     stage_[column * pitch_ + c] = load_f32(
-                         p_.state_dtype, state(s.read_slot, s.read_column + column, channel_ + c));
-                   });
 }
 
+// The new window, column by column: rows of x, columns of the old history, or zeros. What is not a
+// run of channels in the state's type already becomes one in the stage, behind the history.
 void Worker::write_state(const Sequence& s) {
   const int history = p_.width - 1;
   const std::int64_t length = s.end - s.begin;
+  const void* columns[kMaxWidth - 1];
   for (int column = 0; column < history; ++column) {
-    char* to = state(s.write_slot, p_.state_base + column, channel_);
+    auto* scratch = reinterpret_cast<char*>(stage_ + std::int64_t{history + column} * pitch_);
     const std::int64_t token = length - history + column;
-    if (token >= 0) {
-      copy_run(x(s.begin + token, channel_), p_.x_channel, p_.x_dtype, to, p_.state_channel,
-               p_.state_dtype, channels_);
-    } else if (s.read_slot >= 0) {
-      // Ascending columns: the source is never behind the target, so a slot may be shifted in
-      // place.
-      copy_run(state(s.read_slot, s.read_column + length + column, channel_), p_.state_channel,
-               p_.state_dtype, to, p_.state_channel, p_.state_dtype, channels_);
-    } else {
-      const std::int64_t bytes = element_bytes(p_.state_dtype);
-      for (int c = 0; c < channels_; ++c) {
-        std::memset(to + c * p_.state_channel * bytes, 0, static_cast<std::size_t>(bytes));
-      }
+    if (token < 0 && s.read_slot >= 0) {
+      columns[column] = raw_history(length + column);
+      continue;
     }
+    columns[column] = scratch;
+    if (token < 0) {
+      std::memset(scratch, 0, sizeof(float) * static_cast<std::size_t>(channels_));
+    } else if (p_.x_channel == 1 && p_.x_dtype == p_.state_dtype) {
+      columns[column] = x(s.begin + token, channel_);
+    } else {
+      copy_run(x(s.begin + token, channel_), p_.x_channel, p_.x_dtype, scratch, 1, p_.state_dtype,
+               channels_);
+    }
+  }
+  if (dense_window()) {
+    choice_.of_state.join(columns, history, channels_,
+                          state(s.write_slot, p_.state_base, channel_));
+    return;
+  }
+  for (int column = 0; column < history; ++column) {
+    copy_run(static_cast<const char*>(columns[column]), 1, p_.state_dtype,
+             state(s.write_slot, p_.state_base + column, channel_), p_.state_channel,
+             p_.state_dtype, channels_);
   }
 }
 
+void Worker::arrange_taps() {
+  if (arranged_) return;
+  for (int tap = 0; tap < p_.width; ++tap) {
+    const std::int64_t row = std::int64_t{tap} * pitch_;
+    choice_.of_x.arrange(taps_ + row, arranged_taps_ + row, pitch_);
+  }
+  choice_.of_x.arrange(bias_, arranged_bias_, pitch_);
+  arranged_ = true;
+}
+
 void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
-  const int step = choice_.direct.step;
+  const int step = choice_.of_x.step;
   const std::int64_t row = s.begin + first;
   Block block{
       .x = x(row, channel_),
@@ -275,12 +294,15 @@ void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
       .width = p_.width,
   };
   if (choice_.form == Form::kRows) {
+    arrange_taps();
+    block.taps = arranged_taps_;
+    block.bias = arranged_bias_;
     block.channels = channels_ / step * step;
-    if (block.channels > 0) choice_.direct.rows(block);
+    if (block.channels > 0) choice_.of_x.rows(block);
     const int from = static_cast<int>(block.channels);
     if (from < channels_) through_stage(s, first, last, from, channels_ - from);
   } else if (choice_.form == Form::kColumns && block.tokens >= step) {
-    choice_.direct.columns(block);
+    choice_.of_x.columns(block);
   } else {
     through_stage(s, first, last, 0, channels_);
   }
@@ -289,14 +311,14 @@ void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
 void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t last, int from,
                            int count) {
   const int history = p_.width - 1;
-  const int step = choice_.staged.step;
+  const int step = choice_.of_stage.step;
   if (first > 0)
     gather_rows(s.begin + first - history, history, channel_ + from, count, stage_ + from);
   float* inputs = stage_ + std::int64_t{history} * pitch_ + from;
   while (first < last) {
     const std::int64_t tokens = std::min<std::int64_t>(last - first, kStageTokens);
     gather_rows(s.begin + first, tokens, channel_ + from, count, inputs);
-    choice_.staged.rows({
+    choice_.of_stage.rows({
         .x = inputs,
         .out = results_ + from,
         .x_token = pitch_,
@@ -322,12 +344,12 @@ void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t l
 
 void Worker::gather_rows(std::int64_t row, std::int64_t rows, std::int64_t channel, int count,
                          float* to) {
-  const int step = choice_.staged.step;
+  const int step = choice_.of_stage.step;
   const int padded = (count + step - 1) / step * step;
   const std::int64_t bytes = element_bytes(p_.x_dtype);
   const char* base = x(row, channel);
   for (std::int64_t r = 0; r < rows; ++r) {
-    if (p_.x_channel == 1) choice_.load_x(base + r * p_.x_token * bytes, to + r * pitch_, count);
+    if (p_.x_channel == 1) choice_.of_x.load(base + r * p_.x_token * bytes, to + r * pitch_, count);
     std::fill(to + r * pitch_ + count, to + r * pitch_ + padded, 0.0f);
   }
   if (p_.x_channel == 1) return;
@@ -342,7 +364,7 @@ void Worker::scatter_rows(const float* from, std::int64_t row, std::int64_t rows
   char* base = out(row, channel);
   if (p_.out_channel == 1) {
     for (std::int64_t r = 0; r < rows; ++r) {
-      choice_.store_out(from + r * pitch_, base + r * p_.out_token * bytes, count);
+      choice_.of_out.store(from + r * pitch_, base + r * p_.out_token * bytes, count);
     }
     return;
   }

@@ -23,10 +23,8 @@ enum class Form : std::uint8_t {
 
 /// What make_plan decides for the CPU.
 struct Choice {
-  Kernels direct;  // of x's type, for Form::kRows and kColumns
-  Kernels staged;  // fp32
-  LoadFn load_x, load_weight, load_state;
-  StoreFn store_out;
+  Kernels of_x, of_out, of_weight, of_state;
+  Kernels of_stage;  // fp32
   Form form;
   std::int32_t threads;
   std::int32_t block_channels;
@@ -60,8 +58,17 @@ class Worker {
   /// Tokens [first, last) of a sequence (relative to its begin); `head` = this caller owns its
   /// state.
   void tokens(const Sequence& s, std::int64_t first, std::int64_t last, bool head);
+  /// The history as fp32 at the start of the stage, and as it is in raw_history().
   void load_history(const Sequence& s);
   void write_state(const Sequence& s);
+  [[nodiscard]] char* raw_history(std::int64_t column) {
+    return reinterpret_cast<char*>(results_) + column * pitch_ * element_bytes(p_.state_dtype);
+  }
+  /// Whether a slot is [channels, width-1] without gaps.
+  [[nodiscard]] bool dense_window() const {
+    return p_.state_column == 1 && p_.state_channel == p_.width - 1;
+  }
+  void arrange_taps();
   void direct(const Sequence& s, std::int64_t first, std::int64_t last);
   /// Through the stage, channels [from, from + count) of the block. The stage holds the history if
   /// first == 0.
@@ -94,13 +101,24 @@ class Worker {
   int channels_ = 0;
   int pitch_ = 0;  // channels_ rounded up to whole steps
 
-  static constexpr int kTapFloats = 8 * kMaxBlockChannels;  // = 64 * kGeneralBlockChannels
-  static constexpr int kStageFloats = (7 + kStageTokens) * kMaxBlockChannels;
-  alignas(64) float taps_[kTapFloats];
+  bool arranged_ = false;  // whether arranged_taps_ and arranged_bias_ are those of the block
+
+  // Sizes in floats; the general path has up to 64 taps, but few channels.
+  static constexpr int kTaps = 8 * kMaxBlockChannels;
+  static constexpr int kStage = (7 + kStageTokens) * kMaxBlockChannels;
+  static constexpr int kResults = kStageTokens * kMaxBlockChannels;
+  static_assert(64 * kGeneralBlockChannels <= kTaps);
+  static_assert((2 * 63 + kStageTokens) * kGeneralBlockChannels <= kStage);
+  static_assert(63 * kGeneralBlockChannels <= kResults);
+
+  alignas(64) float taps_[kTaps];
   alignas(64) float bias_[kMaxBlockChannels];
-  alignas(
-      64) float stage_[kStageFloats];  // width-1 rows of history, then up to kStageTokens inputs
-  alignas(64) float results_[kStageTokens * kMaxBlockChannels];
+  alignas(64) float arranged_taps_[kTaps];  // in the lane order of x's type, for Form::kRows
+  alignas(64) float arranged_bias_[kMaxBlockChannels];
+  // width-1 rows of history, then up to kStageTokens inputs.
+  alignas(64) float stage_[kStage];
+  // Results of the stage; before there are any, the history in the bits it has in its slot.
+  alignas(64) float results_[kResults];
 };
 
 }  // namespace shortconv::cpu

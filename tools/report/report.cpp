@@ -40,7 +40,8 @@ th, td { padding: .2rem .7rem .2rem 0; text-align: right; white-space: nowrap; }
 th { border-bottom: 1px solid #888; font-weight: 600; }
 td:first-child, th:first-child { text-align: left; }
 tr:hover td { background: #f3f3f3; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; font-size: 13px; margin: 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; font-size: 13px;
+     margin: 0; }
 dt { color: #555; }
 dd { margin: 0; overflow-wrap: anywhere; }
 code { font-size: 13px; }
