@@ -203,7 +203,7 @@ void Worker::tokens(const Sequence& s, std::int64_t first, std::int64_t last, bo
   if (head) {
     load_history(s);
     if (s.write_slot >= 0) write_state(s);
-    through_stage(s, 0, heads, 0, channels_);
+    convolve_heads(s, heads);
   }
   first = std::max(first, heads);
   if (first < last) direct(s, first, last);
@@ -212,7 +212,8 @@ void Worker::tokens(const Sequence& s, std::int64_t first, std::int64_t last, bo
 void Worker::load_history(const Sequence& s) {
   const int history = p_.width - 1;
   if (s.read_slot < 0) {
-    std::memset(stage_, 0, sizeof(float) * static_cast<std::size_t>(history) * pitch_);
+    const std::int64_t bytes = history * pitch_ * element_bytes(p_.state_dtype);
+    std::memset(raw_history(0), 0, static_cast<std::size_t>(bytes));
     return;
   }
   if (dense_window()) {
@@ -224,29 +225,20 @@ void Worker::load_history(const Sequence& s) {
                p_.state_dtype, raw_history(column), 1, p_.state_dtype, channels_);
     }
   }
-  for (int column = 0; column < history; ++column) {
-    float* row = stage_ + std::int64_t{column} * pitch_;
-    choice_.of_state.load(raw_history(column), row, channels_);
-    std::fill(row + channels_, row + pitch_, 0.0f);
-  }
 }
 
-// The new window, column by column: rows of x, columns of the old history, or zeros. What is not a
-// run of channels in the state's type already becomes one in the stage, behind the history.
+// The new window, column by column: rows of x or columns of the old history. What is not a run of
+// channels in the state's type already becomes one in the stage.
 void Worker::write_state(const Sequence& s) {
   const int history = p_.width - 1;
   const std::int64_t length = s.end - s.begin;
   const void* columns[kMaxWidth - 1];
   for (int column = 0; column < history; ++column) {
-    auto* scratch = reinterpret_cast<char*>(stage_ + std::int64_t{history + column} * pitch_);
+    auto* scratch = reinterpret_cast<char*>(stage_ + std::int64_t{column} * pitch_);
     const std::int64_t token = length - history + column;
-    if (token < 0 && s.read_slot >= 0) {
-      columns[column] = raw_history(length + column);
-      continue;
-    }
     columns[column] = scratch;
     if (token < 0) {
-      std::memset(scratch, 0, sizeof(float) * static_cast<std::size_t>(channels_));
+      columns[column] = raw_history(length + column);
     } else if (p_.x_channel == 1 && p_.x_dtype == p_.state_dtype) {
       columns[column] = x(s.begin + token, channel_);
     } else {
@@ -266,6 +258,57 @@ void Worker::write_state(const Sequence& s) {
   }
 }
 
+void Worker::convolve_heads(const Sequence& s, std::int64_t heads) {
+  const int history = p_.width - 1;
+  int from = 0;
+  if (choice_.form == Form::kRows && (p_.state_dtype == p_.x_dtype || s.read_slot < 0)) {
+    // History and inputs in one type: side by side in memory they are rows like any others.
+    const int step = choice_.of_x.step;
+    from = channels_ / step * step;
+    const std::int64_t row_bytes = pitch_ * element_bytes(p_.x_dtype);
+    auto* rows = reinterpret_cast<char*>(stage_);
+    const auto history_bytes = static_cast<std::size_t>(history * row_bytes);
+    if (s.read_slot < 0) {
+      std::memset(rows, 0, history_bytes);
+    } else {
+      std::memcpy(rows, raw_history(0), history_bytes);
+    }
+    rows += history_bytes;
+    for (std::int64_t t = 0; t < heads; ++t) {
+      std::memcpy(rows + t * row_bytes, x(s.begin + t, channel_),
+                  static_cast<std::size_t>(from * element_bytes(p_.x_dtype)));
+    }
+    convolve_rows(rows, pitch_, s.begin, heads, from);
+  }
+  if (from == channels_) return;
+  for (int column = 0; column < history; ++column) {
+    float* row = stage_ + std::int64_t{column} * pitch_;
+    choice_.of_state.load(raw_history(column), row, channels_);
+    std::fill(row + channels_, row + pitch_, 0.0f);
+  }
+  through_stage(s, 0, heads, from, channels_ - from);
+}
+
+void Worker::convolve_rows(const void* from, std::int64_t from_token, std::int64_t row,
+                           std::int64_t tokens, int count) {
+  if (count == 0) return;
+  arrange_taps();
+  choice_.of_x.rows({
+      .x = from,
+      .out = out(row, channel_),
+      .x_token = from_token,
+      .x_channel = 1,
+      .out_token = p_.out_token,
+      .out_channel = 1,
+      .taps = arranged_taps_,
+      .bias = arranged_bias_,
+      .tap_pitch = pitch_,
+      .tokens = tokens,
+      .channels = count,
+      .width = p_.width,
+  });
+}
+
 void Worker::arrange_taps() {
   if (arranged_) return;
   for (int tap = 0; tap < p_.width; ++tap) {
@@ -279,30 +322,25 @@ void Worker::arrange_taps() {
 void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
   const int step = choice_.of_x.step;
   const std::int64_t row = s.begin + first;
-  Block block{
-      .x = x(row, channel_),
-      .out = out(row, channel_),
-      .x_token = p_.x_token,
-      .x_channel = p_.x_channel,
-      .out_token = p_.out_token,
-      .out_channel = p_.out_channel,
-      .taps = taps_,
-      .bias = bias_,
-      .tap_pitch = pitch_,
-      .tokens = last - first,
-      .channels = channels_,
-      .width = p_.width,
-  };
   if (choice_.form == Form::kRows) {
-    arrange_taps();
-    block.taps = arranged_taps_;
-    block.bias = arranged_bias_;
-    block.channels = channels_ / step * step;
-    if (block.channels > 0) choice_.of_x.rows(block);
-    const int from = static_cast<int>(block.channels);
-    if (from < channels_) through_stage(s, first, last, from, channels_ - from);
-  } else if (choice_.form == Form::kColumns && block.tokens >= step) {
-    choice_.of_x.columns(block);
+    const int count = channels_ / step * step;
+    convolve_rows(x(row, channel_), p_.x_token, row, last - first, count);
+    if (count < channels_) through_stage(s, first, last, count, channels_ - count);
+  } else if (choice_.form == Form::kColumns && last - first >= step) {
+    choice_.of_x.columns({
+        .x = x(row, channel_),
+        .out = out(row, channel_),
+        .x_token = 1,
+        .x_channel = p_.x_channel,
+        .out_token = 1,
+        .out_channel = p_.out_channel,
+        .taps = taps_,
+        .bias = bias_,
+        .tap_pitch = pitch_,
+        .tokens = last - first,
+        .channels = channels_,
+        .width = p_.width,
+    });
   } else {
     through_stage(s, first, last, 0, channels_);
   }

@@ -58,7 +58,7 @@ class Worker {
   /// Tokens [first, last) of a sequence (relative to its begin); `head` = this caller owns its
   /// state.
   void tokens(const Sequence& s, std::int64_t first, std::int64_t last, bool head);
-  /// The history as fp32 at the start of the stage, and as it is in raw_history().
+  /// The history as it lies in its slot, or zeros, into raw_history().
   void load_history(const Sequence& s);
   void write_state(const Sequence& s);
   [[nodiscard]] char* raw_history(std::int64_t column) {
@@ -69,6 +69,11 @@ class Worker {
     return p_.state_column == 1 && p_.state_channel == p_.width - 1;
   }
   void arrange_taps();
+  /// The tokens whose window reaches back into the history.
+  void convolve_heads(const Sequence& s, std::int64_t heads);
+  /// The first `count` channels of rows of x's type, wherever they lie, to out from `row` on.
+  void convolve_rows(const void* from, std::int64_t from_token, std::int64_t row,
+                     std::int64_t tokens, int count);
   void direct(const Sequence& s, std::int64_t first, std::int64_t last);
   /// Through the stage, channels [from, from + count) of the block. The stage holds the history if
   /// first == 0.
