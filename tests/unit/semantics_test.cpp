@@ -2,6 +2,8 @@
 // direct summation. Random combinations of everything are the business of `shortconv verify`.
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "call.hpp"
 #include "core/element.hpp"
 #include "shortconv/schedule.hpp"
@@ -275,6 +277,16 @@ TEST_P(Semantics, EmptyCalls) {
   EXPECT_EQ(rows_only.out_at(2, 2), 0.0f);
   Call empty_sequences = make({0, 0, 0}, 0);
   empty_sequences.run();
+  // Dense batches without elements have zero strides in the axes outside of the empty one.
+  for (const auto& shape : {std::array<std::int64_t, 3>{4, 0, 16}, {0, 4, 16}, {4, 4, 0}}) {
+    std::vector<float> memory(256), weight(64, 1.0f);
+    ForwardArgs args;
+    args.backend = GetParam();
+    args.x = TensorRef::contiguous(memory.data(), DType::kF32, {shape[0], shape[1], shape[2]});
+    args.out = TensorRef::contiguous(nullptr, DType::kF32, {shape[0], shape[1], shape[2]});
+    args.weight = TensorRef::contiguous(weight.data(), DType::kF32, {shape[2], 4});
+    EXPECT_TRUE(forward(args).ok()) << forward(args).message();
+  }
 }
 
 TEST_P(Semantics, TheThreeSchedulesAgree) {
