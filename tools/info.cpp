@@ -22,6 +22,10 @@ using Rows = std::vector<std::pair<std::string, std::string>>;
 
 Rows support_rows() {
   const Capabilities& can = capabilities();
+  std::vector<std::string_view> backends;
+  for (const BackendInfo& backend : backend_info()) {
+    if (backend.available) backends.push_back(backend.name);
+  }
   return {
       {"width", fmt::format("{}; any other up to {} by a slower general path",
                             fmt::join(can.widths, ", "), can.max_width)},
@@ -29,7 +33,7 @@ Rows support_rows() {
       {"activation", list_names(can.activations)},
       {"schedule of a ragged batch", list_names(can.schedules)},
       {"rows of padding", list_names(can.padded_rows)},
-      {"backend", list_names(can.backends)},
+      {"backend", fmt::format("{}", fmt::join(backends, ", "))},
   };
 }
 
