@@ -71,6 +71,16 @@ Form form_of(const Problem& p) {
   return Form::kStaged;
 }
 
+// A store that bypasses the caches saves reading the line first, and costs whoever reads the result
+// next from cache. 8192 x 8192 bf16 on 2 cores: 0.79 of copy speed without, 0.82 to 0.87 with.
+bool should_stream(const Problem& p, Form form) {
+  constexpr std::int64_t kBytes = std::int64_t{32}
+                                  << 20;  // beyond the level-2 caches of a few cores
+  const std::int64_t bytes = element_bytes(p.out_dtype);
+  return form == Form::kRows && p.tokens * p.channels >= kBytes / bytes &&
+         p.out_token * bytes % 64 == 0 && p.out_sequence * bytes % 64 == 0;
+}
+
 // Tiles are small enough that every thread gets several, large enough that finding the sequence
 // costs nothing, and longer than wide where tokens are adjacent.
 void partition(const Problem& p, int threads, Choice& choice) {
@@ -129,6 +139,7 @@ Status plan_cpu(const Problem& p, PlanStorage& storage) {
   choice.of_state = select(p.state_dtype, p.width, p.activation);
   choice.of_stage = select(DType::kF32, p.width, p.activation);
   choice.form = form_of(p);
+  choice.stream = should_stream(p, choice.form);
   partition(p, p.threads > 0 ? p.threads : omp_get_max_threads(), choice);
   store_choice(storage, choice);
   return {};
@@ -141,13 +152,15 @@ Status run_cpu(const Problem& p, const PlanStorage& storage, const Addresses& at
   if (choice.threads == 1) {
     Worker worker(p, choice, at);
     for (std::int64_t item = 0; item < items; ++item) worker.process(item);
+    worker.finish();
     return {};
   }
 #pragma omp parallel num_threads(choice.threads)
   {
     Worker worker(p, choice, at);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait  // finish() comes before the barrier of the region
     for (std::int64_t item = 0; item < items; ++item) worker.process(item);
+    worker.finish();
   }
   return {};
 }

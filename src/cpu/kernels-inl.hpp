@@ -52,6 +52,7 @@ using VecF = hn::Vec<F32>;
 using VecU = hn::Vec<U32>;
 
 inline constexpr std::int64_t kStripTokens = 8;
+inline constexpr std::int64_t kMaxStep = 2 * HWY_MAX_BYTES / sizeof(float);
 
 /// Two vectors of one step. Which element sits in which lane is the element type's own choice.
 struct Pair {
@@ -117,6 +118,11 @@ struct ElementF32 {
     hn::StoreU(value.a, d, to);
     hn::StoreU(value.b, d, to + hn::Lanes(d));
   }
+  static HWY_INLINE void stream(Pair value, Type* to) {
+    const F32 d;
+    hn::Stream(value.a, d, to);
+    hn::Stream(value.b, d, to + hn::Lanes(d));
+  }
   static HWY_INLINE void store_any(Pair value, Type* to) { store(value, to); }
   static float to_f32(Type value) { return value; }
   static Type from_f32(float value) { return value; }
@@ -152,12 +158,12 @@ struct ElementBF16 {
     const auto odd = hn::TestBit(bits, hn::Set(du, 0x10000u));
     return hn::Add(bits, hn::IfThenElse(odd, hn::Set(du, 0x8000u), hn::Set(du, 0x7fffu)));
   }
-  static HWY_INLINE void store(Pair value, Type* to) {
-    const U32 du;
+  static HWY_INLINE hn::Vec<U16> packed(Pair value) {
     const VecU even = hn::ShiftRight<16>(rounded(value.a));
-    const VecU both = hn::OrAnd(even, rounded(value.b), hn::Set(du, 0xffff0000u));
-    hn::StoreU(hn::BitCast(U16(), both), U16(), to);
+    return hn::BitCast(U16(), hn::OrAnd(even, rounded(value.b), hn::Set(U32(), 0xffff0000u)));
   }
+  static HWY_INLINE void store(Pair value, Type* to) { hn::StoreU(packed(value), U16(), to); }
+  static HWY_INLINE void stream(Pair value, Type* to) { hn::Stream(packed(value), U16(), to); }
   /// For values of any origin.
   static HWY_INLINE VecF canonical(VecF value) {
     // hn::NaN has all payload bits set in some versions of Highway.
@@ -190,6 +196,7 @@ struct ElementF16 {
     narrow(value.a, to);
     narrow(value.b, to + hn::Lanes(F32()));
   }
+  static HWY_INLINE void stream(Pair value, Type* to) { store(value, to); }
   static HWY_INLINE void store_any(Pair value, Type* to) { store(value, to); }
   static float to_f32(Type value) { return f32_from_f16(value); }
   static Type from_f32(float value) { return f16_from_f32(value); }
@@ -202,7 +209,6 @@ template <float (*kToF32)(std::uint16_t), std::uint16_t (*kFromF32)(float)>
 struct ElementByElement {
   using Type = std::uint16_t;
   using Bits = std::uint16_t;
-  static constexpr std::size_t kMaxStep = 2 * HWY_MAX_BYTES / sizeof(float);
   static HWY_INLINE Pair load(const Type* from) {
     float lanes[kMaxStep];
     for (std::size_t i = 0; i < 2 * hn::Lanes(F32()); ++i) lanes[i] = kToF32(from[i]);
@@ -215,6 +221,7 @@ struct ElementByElement {
     ElementF32::store(value, lanes);
     for (std::size_t i = 0; i < 2 * hn::Lanes(F32()); ++i) to[i] = kFromF32(lanes[i]);
   }
+  static HWY_INLINE void stream(Pair value, Type* to) { store(value, to); }
   static HWY_INLINE void store_any(Pair value, Type* to) { store(value, to); }
   static float to_f32(Type value) { return kToF32(value); }
   static Type from_f32(float value) { return kFromF32(value); }
@@ -234,13 +241,14 @@ void convolve_rows(const Block& block) {
   using Type = typename Element::Type;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
   const std::int64_t x_token = block.x_token, out_token = block.out_token;
+  const bool stream = block.stream;
+  HWY_ALIGN float sums[kStripTokens * kMaxStep];
   for (std::int64_t first = 0; first < block.tokens; first += kStripTokens) {
     const std::int64_t tokens = std::min(kStripTokens, block.tokens - first);
     const auto* x = static_cast<const Type*>(block.x) + first * x_token;
     auto* out = static_cast<Type*>(block.out) + first * out_token;
     for (std::int64_t channel = 0; channel < block.channels; channel += step) {
       const Type* input = x + channel;
-      Type* output = out + channel;
       const Pair bias = ElementF32::load(block.bias + channel);
       Pair taps[kWidth];
       Pair window[kWidth];
@@ -258,10 +266,20 @@ void convolve_rows(const Block& block) {
           sum.a = fused(taps[k].a, window[k].a, sum.a);
           sum.b = fused(taps[k].b, window[k].b, sum.b);
         }
-        Element::store(activate<kActivation>(sum), output);
+        ElementF32::store(sum, sums + token * step);
         for (int k = 0; k + 1 < kWidth; ++k) window[k] = window[k + 1];
         input += x_token;
-        output += out_token;
+      }
+      // The activation in a loop of its own: with taps and window out of the way its constants stay
+      // in registers, and the tokens are independent of each other. 3% of an 8192 x 8192 call.
+      Type* output = out + channel;
+      for (std::int64_t token = 0; token < tokens; ++token, output += out_token) {
+        const Pair result = activate<kActivation>(ElementF32::load(sums + token * step));
+        if (stream) {
+          Element::stream(result, output);
+        } else {
+          Element::store(result, output);
+        }
       }
     }
   }

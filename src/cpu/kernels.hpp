@@ -23,6 +23,7 @@ struct Block {
   std::int64_t tap_pitch;
   std::int64_t tokens, channels;
   int width;
+  bool stream = false;  // rows: past the caches; out and its pitch are multiples of 64 bytes
 };
 
 using ConvolveFn = void (*)(const Block&);

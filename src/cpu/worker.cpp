@@ -1,5 +1,7 @@
 #include "cpu/worker.hpp"
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -96,6 +98,10 @@ void Worker::process(std::int64_t item) {
       return;
     }
   }
+}
+
+void Worker::finish() const {
+  if (stream_) hwy::FlushStream();
 }
 
 void Worker::use_channels(std::int64_t block) {
@@ -306,6 +312,7 @@ void Worker::convolve_rows(const void* from, std::int64_t from_token, std::int64
       .tokens = tokens,
       .channels = count,
       .width = p_.width,
+      .stream = stream_,
   });
 }
 

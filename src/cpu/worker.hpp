@@ -32,12 +32,19 @@ struct Choice {
   std::int64_t tiles;
   std::int64_t channel_blocks;
   std::int64_t head_tokens;  // width - 1, or everything when working in place
+  bool stream;               // outputs too large for the caches bypass them, if aligned
 };
 
 class Worker {
  public:
   Worker(const Problem& problem, const Choice& choice, const Addresses& addresses)
-      : p_(problem), choice_(choice), at_(addresses) {}
+      : p_(problem),
+        choice_(choice),
+        at_(addresses),
+        stream_(choice.stream && reinterpret_cast<std::uintptr_t>(addresses.out) % 64 == 0) {}
+
+  /// Streamed stores are ordered by nothing else: every thread calls this after its last item.
+  void finish() const;
 
   /// Item = channel block * tiles + tile: neighbours share a channel block and its taps.
   void process(std::int64_t item);
@@ -101,6 +108,7 @@ class Worker {
   const Problem& p_;
   const Choice& choice_;
   const Addresses& at_;
+  const bool stream_;
   std::int64_t block_ = -1;
   std::int64_t channel_ = 0;  // first of the block
   int channels_ = 0;

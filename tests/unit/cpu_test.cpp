@@ -1,0 +1,65 @@
+// Paths of the CPU backend that only large calls take.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <vector>
+
+#include "core/element.hpp"
+#include "shortconv/plan.hpp"
+
+namespace shortconv {
+namespace {
+
+constexpr std::int64_t kTokens = 4100, kChannels = 4096, kPiece = 820;
+
+struct Data {
+  std::vector<std::uint16_t> x, weight;
+  Data() : x(kTokens * kChannels), weight(kChannels * 4) {
+    std::uint32_t state = 12345;
+    const auto random = [&] {
+      state = state * 1664525u + 1013904223u;
+      return bf16_from_f32(static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-30f);
+    };
+    for (auto& value : x) value = random();
+    for (auto& value : weight) value = random();
+  }
+};
+
+ForwardArgs arguments(Data& data, std::uint16_t* out, std::int64_t first, std::int64_t tokens,
+                      std::vector<std::uint16_t>& state) {
+  ForwardArgs args;
+  args.x =
+      TensorRef::contiguous(data.x.data() + first * kChannels, DType::kBF16, {tokens, kChannels});
+  args.out = TensorRef::contiguous(out + first * kChannels, DType::kBF16, {tokens, kChannels});
+  args.weight = TensorRef::contiguous(data.weight.data(), DType::kBF16, {kChannels, 4});
+  args.state = TensorRef::contiguous(state.data(), DType::kBF16, {1, 3, kChannels});
+  args.initial_state = first > 0 ? InitialState::kAll : InitialState::kNone;
+  args.activation = Activation::kSilu;
+  args.threads = 2;
+  return args;
+}
+
+// An output of 32 MiB or more bypasses the caches if it is aligned; smaller ones and others do not.
+TEST(Cpu, StreamedOutputsHaveTheBitsOfStoredOnes) {
+  Data data;
+  std::vector<std::uint16_t> pieces(kTokens * kChannels), piece_state(3 * kChannels);
+  for (std::int64_t first = 0; first < kTokens; first += kPiece) {
+    ASSERT_TRUE(forward(arguments(data, pieces.data(), first, kPiece, piece_state)).ok());
+  }
+  for (const std::size_t offset : {0, 1, 32}) {  // aligned, odd, aligned to the next line
+    std::vector<std::uint16_t> memory(kTokens * kChannels + 96, 0x7fc1), state(3 * kChannels);
+    auto* aligned = reinterpret_cast<std::uint16_t*>(
+        (reinterpret_cast<std::uintptr_t>(memory.data()) + 63) / 64 * 64);
+    std::uint16_t* out = aligned + offset;
+    ASSERT_TRUE(forward(arguments(data, out, 0, kTokens, state)).ok());
+    EXPECT_EQ(std::memcmp(out, pieces.data(), pieces.size() * sizeof pieces[0]), 0) << offset;
+    EXPECT_EQ(state, piece_state);
+    for (const std::uint16_t* p = memory.data(); p < out; ++p) EXPECT_EQ(*p, 0x7fc1);
+    for (const std::uint16_t* p = out + kTokens * kChannels; p < &memory.back(); ++p) {
+      EXPECT_EQ(*p, 0x7fc1);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace shortconv
