@@ -117,16 +117,17 @@ void Worker::use_channels(std::int64_t block) {
   const auto* weight = static_cast<const char*>(at_.weight) +
                        channel_ * p_.weight_channel * element_bytes(p_.weight_dtype);
   const bool packed = p_.weight_tap == 1 && p_.weight_channel == p_.width;
-  if (packed) choice_.of_weight.load(weight, stage_, std::int64_t{channels_} * p_.width);
+  if (packed) {
+    choice_.of_weight.load(weight, stage_, std::int64_t{channels_} * p_.width);
+    choice_.of_stage.split(stage_, p_.width, channels_, taps_, pitch_);
+  }
   for (int tap = 0; tap < p_.width; ++tap) {
     float* row = taps_ + std::int64_t{tap} * pitch_;
-    for (int c = 0; c < channels_; ++c) {
-      const float value = packed ? stage_[c * p_.width + tap]
-                                 : load_f32(p_.weight_dtype,
-                                            weight + (c * p_.weight_channel + tap * p_.weight_tap) *
-                                                         element_bytes(p_.weight_dtype));
-      row[c] = canonical_nan(value);
+    for (int c = 0; c < channels_ && !packed; ++c) {
+      row[c] = load_f32(p_.weight_dtype, weight + (c * p_.weight_channel + tap * p_.weight_tap) *
+                                                      element_bytes(p_.weight_dtype));
     }
+    std::transform(row, row + channels_, row, canonical_nan);
     std::fill(row + channels_, row + pitch_, 0.0f);
   }
   std::fill(bias_, bias_ + pitch_, 0.0f);
