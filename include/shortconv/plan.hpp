@@ -35,7 +35,7 @@ struct Addresses {
 /// process only.
 class Plan {
  public:
-  static constexpr std::size_t kStorageBytes = 512;
+  static constexpr std::size_t kStorageBytes = 256;
 
   [[nodiscard]] const Problem& problem() const { return problem_; }
 

@@ -50,7 +50,7 @@ Status check_target(std::string_view chosen) {
 
 }  // namespace
 
-Kernels select(DType dtype, int width, Activation activation) {
+const Kernels* select(DType dtype, int width, Activation activation) {
   (void)forced_target();
   switch (dtype) {
     case DType::kF16:
@@ -133,7 +133,7 @@ Status plan_cpu(const Problem& p, PlanStorage& storage) {
   }
   Choice choice{};
   choice.of_x = select(p.x_dtype, p.width, p.activation);
-  if (Status status = check_target(choice.of_x.target); !status.ok()) return status;
+  if (Status status = check_target(choice.of_x->target); !status.ok()) return status;
   choice.of_out = select(p.out_dtype, p.width, p.activation);
   choice.of_weight = select(p.weight_dtype, p.width, p.activation);
   choice.of_state = select(p.state_dtype, p.width, p.activation);
@@ -166,7 +166,7 @@ Status run_cpu(const Problem& p, const PlanStorage& storage, const Addresses& at
 }
 
 BackendInfo cpu_info() {
-  const Kernels kernels = select(DType::kF32, 4, Activation::kNone);
+  const Kernels& kernels = *select(DType::kF32, 4, Activation::kNone);
   const Status status = check_target(kernels.target);
   if (!status.ok()) return {"cpu", false, status.message()};
   return {"cpu", true,
@@ -178,7 +178,7 @@ std::string describe_cpu(const Problem& p, const PlanStorage& storage) {
   const std::string_view form = choice.form == Form::kRows      ? "rows"
                                 : choice.form == Form::kColumns ? "columns"
                                                                 : "staged";
-  return concat(choice.of_x.target, " ", form, ", ", name(p.schedule), ", ", choice.tiles,
+  return concat(choice.of_x->target, " ", form, ", ", name(p.schedule), ", ", choice.tiles,
                 " tiles of ", choice.tile_tokens, " tokens x ", choice.channel_blocks,
                 " blocks of ", std::int64_t{choice.block_channels}, " channels, ",
                 std::int64_t{choice.threads}, " threads");

@@ -418,29 +418,20 @@ void join_rows(const void* const* from, int rows, std::int64_t count, void* to) 
 }
 
 template <class Element, int kWidth, Activation kActivation>
-void choose(Kernels& kernels) {
-  kernels.columns = &convolve_columns<Element, kWidth, kActivation>;
+constexpr ConvolveFn rows_kernel() {
   if constexpr (kWidth == 0) {
-    kernels.rows = &convolve_rows_any_width<Element, kActivation>;
+    return &convolve_rows_any_width<Element, kActivation>;
   } else {
-    kernels.rows = &convolve_rows<Element, kWidth, kActivation>;
+    return &convolve_rows<Element, kWidth, kActivation>;
   }
 }
 
-template <class Element, int kWidth>
-void choose_activation(Activation activation, Kernels& kernels) {
-  if (activation == Activation::kSilu) {
-    choose<Element, kWidth, Activation::kSilu>(kernels);
-  } else {
-    choose<Element, kWidth, Activation::kNone>(kernels);
-  }
-}
-
-template <class Element>
-Kernels select(int width, Activation activation) {
-  Kernels kernels{
-      .rows = nullptr,
-      .columns = nullptr,
+/// One table per kernel, made once: planning hands out its address.
+template <class Element, int kWidth, Activation kActivation>
+const Kernels* table() {
+  static const Kernels kernels{
+      .rows = rows_kernel<Element, kWidth, kActivation>(),
+      .columns = &convolve_columns<Element, kWidth, kActivation>,
       .load = &load_run<Element>,
       .store = &store_run<Element>,
       .arrange = &arrange_run<Element>,
@@ -449,11 +440,21 @@ Kernels select(int width, Activation activation) {
       .step = static_cast<int>(2 * hn::Lanes(F32())),
       .target = hwy::TargetName(HWY_TARGET),
   };
-  const bool specialised = dispatch(kWidths, width, [&](auto constant) {
-    choose_activation<Element, constant.value>(activation, kernels);
-  });
-  if (!specialised) choose_activation<Element, 0>(activation, kernels);
-  return kernels;
+  return &kernels;
+}
+
+template <class Element, int kWidth>
+const Kernels* table(Activation activation) {
+  return activation == Activation::kSilu ? table<Element, kWidth, Activation::kSilu>()
+                                         : table<Element, kWidth, Activation::kNone>();
+}
+
+template <class Element>
+const Kernels* select(int width, Activation activation) {
+  const Kernels* kernels = nullptr;
+  const bool specialised = dispatch(
+      kWidths, width, [&](auto constant) { kernels = table<Element, constant.value>(activation); });
+  return specialised ? kernels : table<Element, 0>(activation);
 }
 
 }  // namespace HWY_NAMESPACE

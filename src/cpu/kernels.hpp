@@ -47,11 +47,11 @@ struct Kernels {
 };
 
 /// One per element type, each in its own file so that they compile side by side.
-Kernels select_f32(int width, Activation activation);
-Kernels select_f16(int width, Activation activation);
-Kernels select_bf16(int width, Activation activation);
+const Kernels* select_f32(int width, Activation activation);
+const Kernels* select_f16(int width, Activation activation);
+const Kernels* select_bf16(int width, Activation activation);
 
 /// `dtype` is one of kDTypes.
-Kernels select(DType dtype, int width, Activation activation);
+const Kernels* select(DType dtype, int width, Activation activation);
 
 }  // namespace shortconv::cpu

@@ -6,7 +6,7 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace shortconv::cpu::HWY_NAMESPACE {
-Kernels choose_f16(int width, Activation activation) {
+const Kernels* choose_f16(int width, Activation activation) {
   return select<ElementF16>(width, activation);
 }
 }  // namespace shortconv::cpu::HWY_NAMESPACE
@@ -16,7 +16,7 @@ HWY_AFTER_NAMESPACE();
 namespace shortconv::cpu {
 HWY_EXPORT(choose_f16);
 
-Kernels select_f16(int width, Activation activation) {
+const Kernels* select_f16(int width, Activation activation) {
   return HWY_DYNAMIC_DISPATCH(choose_f16)(width, activation);
 }
 }  // namespace shortconv::cpu

@@ -6,7 +6,7 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace shortconv::cpu::HWY_NAMESPACE {
-Kernels choose_f32(int width, Activation activation) {
+const Kernels* choose_f32(int width, Activation activation) {
   return select<ElementF32>(width, activation);
 }
 }  // namespace shortconv::cpu::HWY_NAMESPACE
@@ -16,7 +16,7 @@ HWY_AFTER_NAMESPACE();
 namespace shortconv::cpu {
 HWY_EXPORT(choose_f32);
 
-Kernels select_f32(int width, Activation activation) {
+const Kernels* select_f32(int width, Activation activation) {
   return HWY_DYNAMIC_DISPATCH(choose_f32)(width, activation);
 }
 }  // namespace shortconv::cpu

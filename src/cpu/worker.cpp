@@ -111,15 +111,15 @@ void Worker::use_channels(std::int64_t block) {
   channel_ = block * choice_.block_channels;
   channels_ =
       static_cast<int>(std::min<std::int64_t>(choice_.block_channels, p_.channels - channel_));
-  const int step = choice_.of_stage.step;
+  const int step = choice_.of_stage->step;
   pitch_ = (channels_ + step - 1) / step * step;
 
   const auto* weight = static_cast<const char*>(at_.weight) +
                        channel_ * p_.weight_channel * element_bytes(p_.weight_dtype);
   const bool packed = p_.weight_tap == 1 && p_.weight_channel == p_.width;
   if (packed) {
-    choice_.of_weight.load(weight, stage_, std::int64_t{channels_} * p_.width);
-    choice_.of_stage.split(stage_, p_.width, channels_, taps_, pitch_);
+    choice_.of_weight->load(weight, stage_, std::int64_t{channels_} * p_.width);
+    choice_.of_stage->split(stage_, p_.width, channels_, taps_, pitch_);
   }
   for (int tap = 0; tap < p_.width; ++tap) {
     float* row = taps_ + std::int64_t{tap} * pitch_;
@@ -224,8 +224,8 @@ void Worker::load_history(const Sequence& s) {
     return;
   }
   if (dense_window()) {
-    choice_.of_state.split(state(s.read_slot, s.read_column, channel_), history, channels_,
-                           raw_history(0), pitch_);
+    choice_.of_state->split(state(s.read_slot, s.read_column, channel_), history, channels_,
+                            raw_history(0), pitch_);
   } else {
     for (int column = 0; column < history; ++column) {
       copy_run(state(s.read_slot, s.read_column + column, channel_), p_.state_channel,
@@ -254,8 +254,8 @@ void Worker::write_state(const Sequence& s) {
     }
   }
   if (dense_window()) {
-    choice_.of_state.join(columns, history, channels_,
-                          state(s.write_slot, p_.state_base, channel_));
+    choice_.of_state->join(columns, history, channels_,
+                           state(s.write_slot, p_.state_base, channel_));
     return;
   }
   for (int column = 0; column < history; ++column) {
@@ -270,7 +270,7 @@ void Worker::convolve_heads(const Sequence& s, std::int64_t heads) {
   int from = 0;
   if (choice_.form == Form::kRows && (p_.state_dtype == p_.x_dtype || s.read_slot < 0)) {
     // History and inputs in one type: side by side in memory they are rows like any others.
-    const int step = choice_.of_x.step;
+    const int step = choice_.of_x->step;
     from = channels_ / step * step;
     const std::int64_t row_bytes = pitch_ * element_bytes(p_.x_dtype);
     auto* rows = reinterpret_cast<char*>(stage_);
@@ -290,7 +290,7 @@ void Worker::convolve_heads(const Sequence& s, std::int64_t heads) {
   if (from == channels_) return;
   for (int column = 0; column < history; ++column) {
     float* row = stage_ + std::int64_t{column} * pitch_;
-    choice_.of_state.load(raw_history(column), row, channels_);
+    choice_.of_state->load(raw_history(column), row, channels_);
     std::fill(row + channels_, row + pitch_, 0.0f);
   }
   through_stage(s, 0, heads, from, channels_ - from);
@@ -300,7 +300,7 @@ void Worker::convolve_rows(const void* from, std::int64_t from_token, std::int64
                            std::int64_t tokens, int count) {
   if (count == 0) return;
   arrange_taps();
-  choice_.of_x.rows({
+  choice_.of_x->rows({
       .x = from,
       .out = out(row, channel_),
       .x_token = from_token,
@@ -321,21 +321,21 @@ void Worker::arrange_taps() {
   if (arranged_) return;
   for (int tap = 0; tap < p_.width; ++tap) {
     const std::int64_t row = std::int64_t{tap} * pitch_;
-    choice_.of_x.arrange(taps_ + row, arranged_taps_ + row, pitch_);
+    choice_.of_x->arrange(taps_ + row, arranged_taps_ + row, pitch_);
   }
-  choice_.of_x.arrange(bias_, arranged_bias_, pitch_);
+  choice_.of_x->arrange(bias_, arranged_bias_, pitch_);
   arranged_ = true;
 }
 
 void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
-  const int step = choice_.of_x.step;
+  const int step = choice_.of_x->step;
   const std::int64_t row = s.begin + first;
   if (choice_.form == Form::kRows) {
     const int count = channels_ / step * step;
     convolve_rows(x(row, channel_), p_.x_token, row, last - first, count);
     if (count < channels_) through_stage(s, first, last, count, channels_ - count);
   } else if (choice_.form == Form::kColumns && last - first >= step) {
-    choice_.of_x.columns({
+    choice_.of_x->columns({
         .x = x(row, channel_),
         .out = out(row, channel_),
         .x_token = 1,
@@ -357,14 +357,14 @@ void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
 void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t last, int from,
                            int count) {
   const int history = p_.width - 1;
-  const int step = choice_.of_stage.step;
+  const int step = choice_.of_stage->step;
   if (first > 0)
     gather_rows(s.begin + first - history, history, channel_ + from, count, stage_ + from);
   float* inputs = stage_ + std::int64_t{history} * pitch_ + from;
   while (first < last) {
     const std::int64_t tokens = std::min<std::int64_t>(last - first, kStageTokens);
     gather_rows(s.begin + first, tokens, channel_ + from, count, inputs);
-    choice_.of_stage.rows({
+    choice_.of_stage->rows({
         .x = inputs,
         .out = results_ + from,
         .x_token = pitch_,
@@ -390,12 +390,13 @@ void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t l
 
 void Worker::gather_rows(std::int64_t row, std::int64_t rows, std::int64_t channel, int count,
                          float* to) {
-  const int step = choice_.of_stage.step;
+  const int step = choice_.of_stage->step;
   const int padded = (count + step - 1) / step * step;
   const std::int64_t bytes = element_bytes(p_.x_dtype);
   const char* base = x(row, channel);
   for (std::int64_t r = 0; r < rows; ++r) {
-    if (p_.x_channel == 1) choice_.of_x.load(base + r * p_.x_token * bytes, to + r * pitch_, count);
+    if (p_.x_channel == 1)
+      choice_.of_x->load(base + r * p_.x_token * bytes, to + r * pitch_, count);
     std::fill(to + r * pitch_ + count, to + r * pitch_ + padded, 0.0f);
   }
   if (p_.x_channel == 1) return;
@@ -410,7 +411,7 @@ void Worker::scatter_rows(const float* from, std::int64_t row, std::int64_t rows
   char* base = out(row, channel);
   if (p_.out_channel == 1) {
     for (std::int64_t r = 0; r < rows; ++r) {
-      choice_.of_out.store(from + r * pitch_, base + r * p_.out_token * bytes, count);
+      choice_.of_out->store(from + r * pitch_, base + r * p_.out_token * bytes, count);
     }
     return;
   }

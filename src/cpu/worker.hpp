@@ -23,8 +23,8 @@ enum class Form : std::uint8_t {
 
 /// What make_plan decides for the CPU.
 struct Choice {
-  Kernels of_x, of_out, of_weight, of_state;
-  Kernels of_stage;  // fp32
+  const Kernels *of_x, *of_out, *of_weight, *of_state;
+  const Kernels* of_stage;  // fp32
   Form form;
   std::int32_t threads;
   std::int32_t block_channels;
