@@ -146,6 +146,7 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
 }
 
 Status run_reference(const Problem& p, const PlanStorage&, const Addresses& at, void*) {
+  if (p.tokens == 0 || p.channels == 0) return {};  // however many sequences or rows of nothing
   const Call call{p, at};
   std::int64_t row = 0;
   for (std::int64_t sequence = 0; sequence < p.sequences; ++sequence) {
