@@ -1,7 +1,7 @@
 // SiLU in fp32 from additions, multiplications, fused multiply-adds and one division, all IEEE:
 // every CPU target gives the same bits. a / (1 + exp(-a)) with exp(-a) = 2^n * p(g), g = a + n*ln2.
-// Relative error below 7e-7 for |a| <= 80 (tests/silu_test.cpp); for a below -88.4 the exponential
-// overflows to infinity and the result is -0, as IEEE has it.
+// Relative error below 7e-7 for |a| <= 80 (tests/unit/silu_test.cpp); for a below -88.4 the
+// exponential overflows to infinity and the result is -0, as IEEE has it.
 #pragma once
 
 #include <bit>
