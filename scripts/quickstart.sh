@@ -7,7 +7,9 @@ cd "$(dirname "$0")/.."
 . scripts/dependencies.sh
 need_packages "${build_packages[@]}"
 
-cmake --preset release >/dev/null
+architecture=90-real # one is enough for a first look
+nvidia-smi >/dev/null 2>&1 && architecture=native
+cmake --preset release -DCMAKE_CUDA_ARCHITECTURES=$architecture >/dev/null
 cmake --build build/release
 
 shortconv=build/release/tools/shortconv

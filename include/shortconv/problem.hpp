@@ -70,6 +70,8 @@ struct ForwardArgs {
   std::optional<TensorRef> block_sequence;  ///< kBlockList: [blocks] i32, from plan_block_list
   std::optional<TensorRef> block_offset;    ///< kBlockList: [blocks] i32, in chunks of kChunkTokens
   std::int32_t threads = 0;                 ///< CPU: how many to use; 0 = as many as OpenMP offers
+  bool programmatic_launch = false;  ///< CUDA: start while the kernel before is ending; waits
+                                     ///< for it before touching memory (from Hopper on)
 };
 
 /// Everything that decides a kernel and nothing that changes from call to call: no addresses. Made
@@ -101,6 +103,7 @@ struct Problem {
   bool has_read_offsets = false;
   bool has_null_slot = false;
   bool in_place = false;
+  bool programmatic_launch = false;
 
   std::int32_t width = 0;
   std::int32_t threads = 0;

@@ -96,7 +96,7 @@ typedef struct shortconv_forward_args {
   int32_t backend;
   int32_t schedule;
   int32_t threads;
-  int32_t reserved;
+  int32_t programmatic_launch; /* 0 or 1: see ForwardArgs */
 } shortconv_forward_args;
 
 /* A plan: fixed size, owns nothing, may be copied and kept within the process that made it. */

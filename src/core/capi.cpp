@@ -64,7 +64,6 @@ Status read_args(const shortconv_forward_args* from, shortconv_forward_args& arg
                   [](unsigned char b) { return b != 0; })) {
     return invalid("args: fields that this version does not know are not zero");
   }
-  if (args.reserved != 0) return invalid("args: reserved is not zero");
   return {};
 }
 
@@ -114,6 +113,11 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   if (args.has_null_slot != 0) to.null_slot = args.null_slot;
   to.longest_sequence = args.longest_sequence;
   to.threads = args.threads;
+  if (args.programmatic_launch != 0 && args.programmatic_launch != 1) {
+    return invalid(concat("programmatic_launch: is ", std::int64_t{args.programmatic_launch},
+                          "; expected 0 or 1"));
+  }
+  to.programmatic_launch = args.programmatic_launch == 1;
   if (!narrow(args.op, to.op))
     return invalid(concat("op: ", std::int64_t{args.op}, " is not known"));
   if (!narrow(args.initial_state, to.initial_state)) {

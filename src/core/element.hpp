@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/device.hpp"
 #include "shortconv/tensor.hpp"
 
 namespace shortconv {
@@ -96,8 +97,14 @@ inline void store_element(DType dtype, void* address, double value) {
   }
 }
 
-// Index tensors: i32 or i64, any stride.
-inline std::int64_t load_index(DType dtype, const void* base, std::int64_t offset) {
+// Index tensors: i32 or i64, any stride. On the host at any alignment; a device needs the natural
+// one, which its backend checks.
+SHORTCONV_HOST_DEVICE inline std::int64_t load_index(DType dtype, const void* base,
+                                                     std::int64_t offset) {
+#ifdef __CUDA_ARCH__
+  if (dtype == DType::kI64) return static_cast<const std::int64_t*>(base)[offset];
+  return static_cast<const std::int32_t*>(base)[offset];
+#else
   const auto* address = static_cast<const char*>(base) + offset * element_bytes(dtype);
   if (dtype == DType::kI64) {
     std::int64_t value;
@@ -107,6 +114,7 @@ inline std::int64_t load_index(DType dtype, const void* base, std::int64_t offse
   std::int32_t value;
   std::memcpy(&value, address, sizeof value);
   return value;
+#endif
 }
 
 }  // namespace shortconv

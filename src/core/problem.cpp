@@ -332,6 +332,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("has_read_offsets", p.has_read_offsets);
   visit("has_null_slot", p.has_null_slot);
   visit("in_place", p.in_place);
+  visit("programmatic_launch", p.programmatic_launch);
   visit("width", p.width);
   visit("threads", p.threads);
   visit("tokens", p.tokens);
@@ -374,6 +375,7 @@ Status make_problem(const ForwardArgs& args, Problem& problem) {
   Problem made{.op = args.op, .backend = args.backend, .device = args.x.device};
   made.activation = args.activation;
   made.padded_rows = args.padded_rows;
+  made.programmatic_launch = args.programmatic_launch;
   Checker check;
   Sizes sizes;
   check_options(args, check);

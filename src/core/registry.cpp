@@ -4,6 +4,9 @@ namespace shortconv {
 
 extern const Backend kReferenceBackend;
 extern const Backend kCpuBackend;
+#ifdef SHORTCONV_HAS_CUDA
+extern const Backend kCudaBackend;
+#endif
 
 const Backend* find_backend(BackendId id) {
   switch (id) {
@@ -11,6 +14,10 @@ const Backend* find_backend(BackendId id) {
       return &kReferenceBackend;
     case BackendId::kCpu:
       return &kCpuBackend;
+#ifdef SHORTCONV_HAS_CUDA
+    case BackendId::kCuda:
+      return &kCudaBackend;
+#endif
     default:
       return nullptr;
   }

@@ -3,13 +3,20 @@
 // out of range) never lead outside a tensor.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
+#include "core/device.hpp"
 #include "core/element.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv {
+
+// By value: with references, as std::clamp has them, a GPU compiler puts both sides into memory to
+// choose between their addresses.
+SHORTCONV_HOST_DEVICE constexpr std::int64_t clamped(std::int64_t value, std::int64_t low,
+                                                     std::int64_t high) {
+  return value < low ? low : value > high ? high : value;
+}
 
 struct Sequence {
   std::int64_t begin = 0;  // packed rows [begin, end)
@@ -21,16 +28,18 @@ struct Sequence {
 };
 
 /// First packed row of a sequence; `sequence` = sequences gives the end of the last one.
-inline std::int64_t sequence_begin(const Problem& p, const Addresses& at, std::int64_t sequence) {
+SHORTCONV_HOST_DEVICE inline std::int64_t sequence_begin(const Problem& p, const Addresses& at,
+                                                         std::int64_t sequence) {
   if (!p.has_query_start_loc) return sequence * p.sequence_tokens;
   const std::int64_t row =
       load_index(p.query_start_loc_dtype, at.query_start_loc, sequence * p.query_start_loc_stride);
-  return std::clamp<std::int64_t>(row, 0, p.tokens);
+  return clamped(row, 0, p.tokens);
 }
 
 /// The last sequence that begins at or before `row`, or -1. Zero-length sequences before the one
 /// that owns the row are passed over.
-inline std::int64_t find_sequence(const Problem& p, const Addresses& at, std::int64_t row) {
+SHORTCONV_HOST_DEVICE inline std::int64_t find_sequence(const Problem& p, const Addresses& at,
+                                                        std::int64_t row) {
   if (!p.has_query_start_loc) return row / p.sequence_tokens;
   std::int64_t low = 0, high = p.sequences;
   while (low < high) {
@@ -44,47 +53,52 @@ inline std::int64_t find_sequence(const Problem& p, const Addresses& at, std::in
   return low - 1;
 }
 
-inline Sequence sequence_at(const Problem& p, const Addresses& at, std::int64_t sequence) {
-  Sequence s;
-  s.begin = sequence_begin(p, at, sequence);
-  s.end = std::max(s.begin, sequence_begin(p, at, sequence + 1));
+SHORTCONV_HOST_DEVICE inline bool usable_slot(const Problem& p, std::int64_t slot) {
+  return slot >= 0 && !(p.has_null_slot && slot == p.null_slot) && (!p.has_state || slot < p.slots);
+}
 
-  const std::int64_t read = p.has_read_slots ? load_index(p.read_slots_dtype, at.read_slots,
-                                                          sequence * p.read_slots_stride)
-                                             : sequence;
-  const auto usable = [&](std::int64_t slot) {
-    return slot >= 0 && !(p.has_null_slot && slot == p.null_slot) &&
-           (!p.has_state || slot < p.slots);
-  };
-  s.skipped = !usable(read);
-  if (s.skipped || !p.has_state) return s;
+SHORTCONV_HOST_DEVICE inline std::int64_t read_slot_of(const Problem& p, const Addresses& at,
+                                                       std::int64_t sequence) {
+  if (!p.has_read_slots) return sequence;
+  return load_index(p.read_slots_dtype, at.read_slots, sequence * p.read_slots_stride);
+}
 
+SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addresses& at,
+                                                  std::int64_t sequence) {
+  // All loads first: none depends on another, and on a GPU each is a long wait.
+  const std::int64_t begin = sequence_begin(p, at, sequence);
+  const std::int64_t end = sequence_begin(p, at, sequence + 1);
+  const std::int64_t read = read_slot_of(p, at, sequence);
   const std::int64_t write = p.has_write_slots ? load_index(p.write_slots_dtype, at.write_slots,
                                                             sequence * p.write_slots_stride)
                                                : read;
-  if (usable(write)) s.write_slot = write;
-
+  const std::int64_t offset = p.has_read_offsets ? load_index(p.read_offsets_dtype, at.read_offsets,
+                                                              sequence * p.read_offsets_stride)
+                                                 : 0;
   const bool resumed =
       p.initial_state == InitialState::kAll ||
       (p.initial_state == InitialState::kByFlag &&
        static_cast<const std::uint8_t*>(at.has_initial_state)[sequence * p.flags_stride] != 0);
+
+  Sequence s;
+  s.begin = begin;
+  s.end = end < begin ? begin : end;
+  s.skipped = !usable_slot(p, read);
+  if (s.skipped || !p.has_state) return s;
+  if (usable_slot(p, write)) s.write_slot = write;
   if (!resumed) return s;
   s.read_slot = read;
-  std::int64_t offset = 0;
-  if (p.has_read_offsets) {
-    offset = load_index(p.read_offsets_dtype, at.read_offsets, sequence * p.read_offsets_stride);
-  }
   const std::int64_t last = p.state_columns - (p.width - 1) - p.state_base;
-  s.read_column = p.state_base + std::clamp<std::int64_t>(offset, 0, last);
+  s.read_column = p.state_base + clamped(offset, 0, last);
   return s;
 }
 
 /// Offset of a packed row in x or out, in elements.
-inline std::int64_t x_row(const Problem& p, std::int64_t row) {
+SHORTCONV_HOST_DEVICE inline std::int64_t x_row(const Problem& p, std::int64_t row) {
   if (p.has_query_start_loc) return row * p.x_token;
   return row / p.sequence_tokens * p.x_sequence + row % p.sequence_tokens * p.x_token;
 }
-inline std::int64_t out_row(const Problem& p, std::int64_t row) {
+SHORTCONV_HOST_DEVICE inline std::int64_t out_row(const Problem& p, std::int64_t row) {
   if (p.has_query_start_loc) return row * p.out_token;
   return row / p.sequence_tokens * p.out_sequence + row % p.sequence_tokens * p.out_token;
 }

@@ -66,7 +66,7 @@ static void refuses_with_a_text(void) {
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
   CHECK(strstr(shortconv_last_error(), "schedule: ") != NULL);
   args.schedule = 0;
-  args.reserved = 1;
+  args.programmatic_launch = 2;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 

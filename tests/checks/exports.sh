@@ -16,7 +16,7 @@ if echo "$symbols" | grep -vE '^shortconv(::|_)'; then
   echo "^ exported, but not ours"
   exit 1
 fi
-if echo "$symbols" | grep -E '^shortconv::(cpu|Checker|find_backend|kCpuBackend)'; then
+if echo "$symbols" | grep -E '^shortconv::(cpu|cuda|Checker|find_backend|kCpuBackend|kCudaBackend)'; then
   echo "^ exported, but internal"
   exit 1
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The layers of docs/design.md: include <- src/core <- src/reference, src/cpu; src/op between core and the backends.
+# The layers of docs/design.md: include <- src/core <- src/reference, src/cpu, src/cuda; src/op between core and the backends.
 # Prints each include that points the wrong way and fails if there is one.
 set -u
 cd "$(dirname "$0")/../.." || exit 2
@@ -16,9 +16,15 @@ forbid() {
 framework='torch|ATen|c10|tvm|pybind11|nanobind|Python\.h'
 forbid include "cuda|hwy|omp|core/|op/|cpu/|reference/|$framework"
 forbid src/core "cuda|hwy|omp|op/|cpu/|reference/|$framework"
-forbid src/op "cuda_runtime|hwy|omp|cpu/|reference/|$framework"
+forbid src/op "cuda|hwy|omp|cpu/|reference/|$framework"
 forbid src/reference "cuda|hwy|omp|op/|cpu/|$framework"
 forbid src/cpu "cuda|reference/|$framework"
+forbid src/cuda "hwy|omp|cpu/|reference/|$framework"
 forbid tools "hwy|op/|cpu/|reference/|$framework"
+# Device code in .cuh, its instantiation in .cu, everything that decides in plain C++.
+if grep -lE '__global__|__device__' src/cuda/*.cpp src/cuda/*.hpp; then
+  echo "^ device code outside of .cuh and .cu"
+  found=1
+fi
 [ -d include/shortconv ] && [ -d src/core ] || { echo "not in the source tree"; exit 2; }
 exit $found

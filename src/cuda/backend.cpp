@@ -1,0 +1,190 @@
+// The CUDA backend: what is asked of the device once, and the launch. One call is one kernel.
+//
+// Nothing waits, allocates or changes the current device. A kernel's code is loaded when it is
+// first planned, not when it is first launched, so that the first run may already be inside a
+// capture.
+#include "core/backend.hpp"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+#include "core/capability.hpp"
+#include "core/check.hpp"
+#include "cuda/select.hpp"
+
+namespace shortconv {
+namespace cuda {
+namespace {
+
+Status cuda_status(std::string_view what, cudaError_t error) {
+  if (error == cudaSuccess) return {};
+  (void)cudaGetLastError();  // it is reported here; the caller's own last error is not to be it
+  return {Code::kUnavailable, concat(what, ": ", cudaGetErrorString(error))};
+}
+
+// The runtime works on the current device; a plan for another one is refused rather than moved.
+Status require_current(const Problem& p) {
+  int current = -1;
+  if (Status status = cuda_status("device", cudaGetDevice(&current)); !status.ok()) return status;
+  if (current == p.device.index) return {};
+  return {Code::kInvalidArgument,
+          concat("device: x is on cuda:", std::int64_t{p.device.index},
+                 ", but the current device is cuda:", std::int64_t{current})};
+}
+
+const Kernels& kernels_of(const Problem& p) {
+  const bool f32_weights = p.weight_dtype == DType::kF32;
+  switch (p.x_dtype) {
+    case DType::kF16:
+      return kernels_f16(p.width, p.activation, f32_weights);
+    case DType::kBF16:
+      return kernels_bf16(p.width, p.activation, f32_weights);
+    default:
+      return kernels_f32(p.width, p.activation, f32_weights);
+  }
+}
+
+Entry entry_of(const Problem& p, Kernel kernel) {
+  switch (kernel) {
+    case Kernel::kTiles:
+      return kernels_of(p).tiles;
+    case Kernel::kDecode:
+      return kernels_of(p).decode;
+    case Kernel::kColumns:
+      return kernels_of(p).columns;
+    case Kernel::kChunks:
+      return kernels_of(p).chunks;
+    case Kernel::kGeneral:
+      break;
+  }
+  return general_kernel();
+}
+
+// Which kernels are known to be loaded, one bit a device. Only a cache: a lost entry costs a second
+// question, and a collision of two kernels too.
+constexpr std::size_t kLoadedSlots = 1024;
+struct Loaded {
+  std::atomic<Entry> entry{nullptr};
+  std::atomic<std::uint64_t> devices{0};
+};
+std::array<Loaded, kLoadedSlots> loaded;
+
+Status load(Entry entry, int device) {
+  Loaded& slot = loaded[(reinterpret_cast<std::uintptr_t>(entry) >> 4) % kLoadedSlots];
+  const std::uint64_t bit = std::uint64_t{1} << (device % 64);
+  const bool known = slot.entry.load(std::memory_order_acquire) == entry;
+  if (known && (slot.devices.load(std::memory_order_acquire) & bit) != 0) return {};
+  cudaFuncAttributes attributes;
+  if (Status status = cuda_status("device", cudaFuncGetAttributes(&attributes, entry));
+      !status.ok()) {
+    return status;
+  }
+  Entry none = nullptr;
+  if (known || slot.entry.compare_exchange_strong(none, entry, std::memory_order_acq_rel)) {
+    slot.devices.fetch_or(bit, std::memory_order_acq_rel);
+  }
+  return {};
+}
+
+Status plan_cuda(const Problem& p, PlanStorage& storage) {
+  for (const DType dtype : {p.x_dtype, p.out_dtype, p.weight_dtype, p.state_dtype}) {
+    if (dtype == DType::kF64) {
+      return {Code::kUnsupported, "backend: 'cuda' has no f64; the reference backend has"};
+    }
+  }
+  Choice choice;
+  if (Status status = select(p, choice); !status.ok()) return status;
+  if (choice.aligned.blocks > 0) {
+    if (Status status = require_current(p); !status.ok()) return status;
+    choice.aligned_entry = entry_of(p, choice.aligned.kernel);
+    choice.otherwise_entry = entry_of(p, choice.otherwise.kernel);
+    for (const Entry entry : {choice.aligned_entry, choice.otherwise_entry}) {
+      if (Status status = load(entry, p.device.index); !status.ok()) return status;
+    }
+  }
+  store_choice(storage, choice);
+  return {};
+}
+
+// A GPU has no unaligned loads: an element at an odd address would end the caller's context.
+Status check_alignment(const Problem& p, const Addresses& at) {
+  const auto aligned = [](const void* address, DType dtype) {
+    return reinterpret_cast<std::uintptr_t>(address) %
+               static_cast<std::uintptr_t>(element_bytes(dtype)) ==
+           0;
+  };
+  const char* argument = nullptr;
+  if (!aligned(at.x, p.x_dtype)) argument = "x";
+  if (!aligned(at.out, p.out_dtype)) argument = "out";
+  if (!aligned(at.weight, p.weight_dtype)) argument = "weight";
+  if (!aligned(at.bias, p.weight_dtype)) argument = "bias";
+  if (!aligned(at.state, p.state_dtype)) argument = "state";
+  if (!aligned(at.query_start_loc, p.query_start_loc_dtype)) argument = "query_start_loc";
+  if (!aligned(at.read_slots, p.read_slots_dtype)) argument = "read_slots";
+  if (!aligned(at.write_slots, p.write_slots_dtype)) argument = "write_slots";
+  if (!aligned(at.read_offsets, p.read_offsets_dtype)) argument = "read_offsets";
+  if (!aligned(at.block_sequence, DType::kI32)) argument = "block_sequence";
+  if (!aligned(at.block_offset, DType::kI32)) argument = "block_offset";
+  if (argument == nullptr) return {};
+  return {Code::kInvalidArgument,
+          concat(argument, ": address is not a multiple of the size of its elements")};
+}
+
+Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& at, void* stream) {
+  const auto choice = load_choice<Choice>(storage);
+  if (choice.aligned.blocks == 0) return {};
+  if (Status status = check_alignment(p, at); !status.ok()) return status;
+  if (Status status = require_current(p); !status.ok()) return status;
+
+  Launch launch;
+  const Entry entry = launch_for(choice, at, launch);
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(launch.threads));
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &overlap;
+  config.numAttrs = p.programmatic_launch ? 1 : 0;
+  void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &launch.grid};
+  return cuda_status("launch", cudaLaunchKernelExC(&config, entry, arguments));
+}
+
+BackendInfo cuda_info() {
+  int device = 0;
+  cudaDeviceProp properties;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaGetDeviceProperties(&properties, device);
+  if (error != cudaSuccess) {
+    (void)cudaGetLastError();
+    return {"cuda", false, cudaGetErrorString(error)};
+  }
+  return {"cuda", true,
+          concat(std::string_view(properties.name), ", sm_", std::int64_t{properties.major},
+                 std::int64_t{properties.minor})};
+}
+
+std::string describe_cuda(const Problem& p, const PlanStorage& storage) {
+  const auto choice = load_choice<Choice>(storage);
+  if (choice.aligned.blocks == 0) return "nothing to do";
+  return concat(name(choice.aligned.kernel), ", ", name(p.schedule), ", ", choice.aligned.blocks,
+                " blocks of ", std::int64_t{choice.aligned.threads}, " threads");
+}
+
+}  // namespace
+}  // namespace cuda
+
+extern const Backend kCudaBackend{
+    .id = BackendId::kCuda,
+    .device = DeviceType::kCuda,
+    .info = cuda::cuda_info,
+    .plan = cuda::plan_cuda,
+    .run = cuda::run_cuda,
+    .describe = cuda::describe_cuda,
+};
+
+}  // namespace shortconv

@@ -1,0 +1,115 @@
+// Schedules block-list and sequence-grid: 8 tokens of one sequence x 256 channels a block, as the
+// kernel this library started from has them (SGLang PR 10552), so that the comparison can be
+// repeated with nothing else installed.
+//
+// Who owns what: a thread owns 2 adjacent channels and walks the tokens of the chunk one after the
+// other with the window in registers; the first chunk of a sequence owns its state. A last unit
+// fills the rows outside of all sequences. Bytes moved: as in tile.cuh. No ceiling is aimed at.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/element.cuh"
+#include "cuda/grid.hpp"
+#include "cuda/memory.cuh"
+#include "cuda/token.cuh"
+#include "shortconv/schedule.hpp"
+
+namespace shortconv::cuda {
+
+inline constexpr int kChunkThreads = kChunkChannels / 2;
+
+/// Which sequence and which of its chunks a unit stands for; false if it stands for none. The last
+/// chunk of sequence-grid runs to the end, whatever the host believed the longest length to be.
+struct Chunk {
+  std::int64_t sequence, first;
+  bool to_the_end = false;
+};
+
+__device__ inline bool chunk_of_unit(const Problem& p, const Addresses& at, const Grid& grid,
+                                     std::uint32_t unit, Chunk& chunk) {
+  if (p.schedule == Schedule::kBlockList) {
+    chunk.sequence =
+        static_cast<const std::int32_t*>(at.block_sequence)[unit * p.block_sequence_stride];
+    const std::int64_t offset =
+        static_cast<const std::int32_t*>(at.block_offset)[unit * p.block_offset_stride];
+    chunk.first = offset * kChunkTokens;
+    return chunk.sequence >= 0 && chunk.sequence < p.sequences && offset >= 0;
+  }
+  chunk.sequence = grid.sequence_tiles.divide(unit);
+  const std::uint32_t number = unit - chunk.sequence * grid.sequence_tiles.divisor();
+  chunk.first = std::int64_t{number} * kChunkTokens;
+  chunk.to_the_end = number + 1 == grid.sequence_tiles.divisor();
+  return true;
+}
+
+template <typename T, int kWidth, Activation kActivation>
+__global__ void __launch_bounds__(kChunkThreads)
+    convolve_chunks(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
+                    const __grid_constant__ Grid grid) {
+  constexpr int kHistory = kWidth - 1;
+  using Types = Typed<T>;
+  if (p.programmatic_launch) {
+    release_next_kernel();
+    wait_for_previous_kernel();
+  }
+  const std::uint32_t unit = grid.channel_blocks.divide(blockIdx.x);
+  const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
+  const std::int64_t channel = std::int64_t{block} * kChunkChannels + 2 * threadIdx.x;
+  if (channel >= p.channels) return;
+  if (unit >= grid.tiles) {
+    pad_outside<Types>(p, at, channel);
+    pad_outside<Types>(p, at, channel + 1);
+    return;
+  }
+  Chunk chunk;
+  if (!chunk_of_unit(p, at, grid, unit, chunk)) return;
+  const Sequence s = sequence_at(p, at, chunk.sequence);
+  const std::int64_t length = s.end - s.begin;
+  if (chunk.first >= length) return;
+  const std::int64_t last = chunk.to_the_end ? length : min(chunk.first + kChunkTokens, length);
+  if (s.skipped) {
+    for (std::int64_t token = chunk.first; token < last; ++token) {
+      pad_element<Types>(p, at, s.begin + token, channel);
+      pad_element<Types>(p, at, s.begin + token, channel + 1);
+    }
+    return;
+  }
+  float tap[kWidth][2], bias[2];
+  float2 window[kWidth];
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    bias[c] = bias_at(p, at, channel + c);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) tap[k][c] = weight_at(p, at, channel + c, k);
+  }
+#pragma unroll
+  for (int k = 0; k < kHistory; ++k) {
+    const std::int64_t token = chunk.first - kHistory + k;
+    window[k] = {input_at<Types>(p, at, s, token, channel),
+                 input_at<Types>(p, at, s, token, channel + 1)};
+  }
+  const T* x = static_cast<const T*>(at.x) + x_row(p, s.begin) + channel;
+  T* out = static_cast<T*>(at.out) + out_row(p, s.begin) + channel;
+  for (std::int64_t token = chunk.first; token < last; ++token) {
+    std::uint32_t words[kWordsOf<T, 2>];
+    load_words(x + token * p.x_token, words);
+    window[kHistory] = unpack_pair<T>(words, 0);
+    float2 sum{bias[0], bias[1]};
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      sum.x = __fmaf_rn(tap[k][0], window[k].x, sum.x);
+      sum.y = __fmaf_rn(tap[k][1], window[k].y, sum.y);
+    }
+    pack_pair<T>(words, 0, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+    store_words(out + token * p.out_token, words);
+#pragma unroll
+    for (int k = 0; k < kHistory; ++k) window[k] = window[k + 1];
+  }
+  if (chunk.first == 0) {
+    write_state_of_channel<Types>(p, at, s, channel);
+    write_state_of_channel<Types>(p, at, s, channel + 1);
+  }
+}
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,77 @@
+// One token a sequence, token-major.
+//
+// Who owns what: a thread owns 16 bytes of channels of one sequence: 8 or 4 of them. It reads the
+// token, the window, the taps; writes the result; writes the window moved on by one. Nothing is
+// shared, so working in place is safe.
+//
+// Bytes moved: x and out once, the state once each way, all in 16-byte accesses: a
+// channel-innermost pool has whole vectors a column, a window-innermost one is channels x window
+// without gaps, width-1 vectors that are taken apart in registers. The ceiling is a copy of these
+// bytes; below some 64 sequences it is the latency of slot, then state, then store.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/activation.cuh"
+#include "cuda/element.cuh"
+#include "cuda/grid.hpp"
+#include "cuda/memory.cuh"
+#include "cuda/state.cuh"
+#include "cuda/taps.cuh"
+#include "cuda/tuning.hpp"
+#include "op/sequence.hpp"
+
+namespace shortconv::cuda {
+
+template <typename T, typename TWeight, int kWidth, Activation kActivation>
+__global__ void __launch_bounds__(kDecodeThreads)
+    decode_tokens(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
+                  const __grid_constant__ Grid grid) {
+  constexpr int kHistory = kWidth - 1;
+  constexpr int kGroup = 16 / static_cast<int>(sizeof(T));
+  constexpr int kWords = 4;
+  if (p.programmatic_launch) {
+    release_next_kernel();
+    wait_for_previous_kernel();
+  }
+  const std::uint32_t sequence = grid.channel_blocks.divide(blockIdx.x);
+  const std::uint32_t block = blockIdx.x - sequence * grid.channel_blocks.divisor();
+  const int channel = static_cast<int>(block * kDecodeThreads + threadIdx.x) * kGroup;
+  if (channel >= p.channels) return;
+
+  std::uint32_t columns[kWidth][kWords];  // the window, newest last
+  load_words(static_cast<const T*>(at.x) + sequence * p.x_sequence + channel, columns[kHistory]);
+  T* out = static_cast<T*>(at.out) + sequence * p.out_sequence + channel;
+  const Sequence s = sequence_at(p, at, sequence);
+  if (s.skipped) {
+    if (p.padded_rows == PaddedRows::kUntouched) return;
+    if (p.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);
+    store_words(out, columns[kHistory]);
+    return;
+  }
+  auto& history = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns);
+  load_state<T, kHistory, kGroup>(p, at, grid.state_form, s.read_slot, s.read_column, channel,
+                                  history);
+  // After the loads that come from further away.
+  Taps<TWeight, kWidth, kGroup> taps;
+  taps.load(p, at, grid.packed_taps, channel);
+
+  std::uint32_t result[kWords];
+#pragma unroll
+  for (int pair = 0; pair < kGroup / 2; ++pair) {
+    float2 sum = taps.bias(pair);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const float2 input = unpack_pair<T>(columns[k], pair);
+      sum.x = __fmaf_rn(taps.tap(k, pair).x, input.x, sum.x);
+      sum.y = __fmaf_rn(taps.tap(k, pair).y, input.y, sum.y);
+    }
+    pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+  }
+  store_words(out, result);
+  if (s.write_slot < 0) return;
+  auto& moved_on = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns[1]);
+  store_state<T, kHistory, kGroup>(p, at, grid.state_form, s.write_slot, channel, moved_on);
+}
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,96 @@
+// Whatever the fast kernels do not take: differing element types, any strides, widths up to 64,
+// addresses that are not aligned, prefill in place.
+//
+// Who owns what: a thread owns one channel of 16 packed rows, of a chunk of 8 tokens, or, in place,
+// of a whole sequence; the state as in tile.cuh. Every window is read again from the caches. No
+// ceiling is aimed at.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/chunk.cuh"
+#include "cuda/grid.hpp"
+#include "cuda/memory.cuh"
+#include "cuda/token.cuh"
+#include "cuda/tuning.hpp"
+
+namespace shortconv::cuda {
+
+inline constexpr int kGeneralHistory = 63;  // of the widest window
+
+/// All tokens of one sequence, x being out. The inputs that later tokens need are kept, as bits of
+/// x's type if the state has the same one and as fp32 otherwise.
+__device__ inline void convolve_in_place(const Problem& p, const Addresses& at, const Sequence& s,
+                                         std::int64_t channel) {
+  const int history = p.width - 1;
+  const bool same = p.has_state && p.state_dtype == p.x_dtype;
+  const DType kept_dtype = same ? p.x_dtype : DType::kF32;
+  const std::int64_t step = 4 / element_bytes(kept_dtype);  // one word an element
+  std::uint32_t kept[kGeneralHistory];                      // input number i at i mod history
+  for (int k = 0; k < history; ++k) {
+    kept[k] = 0;
+    if (s.read_slot < 0) continue;
+    move_element(p.state_dtype, at.state, state_index(p, s.read_slot, s.read_column + k, channel),
+                 kept_dtype, kept, k * step);
+  }
+  int oldest = 0;
+  for (std::int64_t row = s.begin; row < s.end; ++row) {
+    const std::int64_t from = x_row(p, row) + channel * p.x_channel;
+    std::uint32_t newest = 0;
+    move_element(p.x_dtype, at.x, from, kept_dtype, &newest, 0);
+    float sum = bias_at(p, at, channel);
+    for (int k = 0; k < history; ++k) {
+      const int place = oldest + k < history ? oldest + k : oldest + k - history;
+      sum = __fmaf_rn(weight_at(p, at, channel, k), load_f32(kept_dtype, kept, place * step), sum);
+    }
+    sum = __fmaf_rn(weight_at(p, at, channel, history), load_f32(kept_dtype, &newest, 0), sum);
+    store_f32(p.out_dtype, at.out, out_row(p, row) + channel * p.out_channel,
+              activate(p.activation, sum));
+    kept[oldest] = newest;
+    oldest = oldest + 1 < history ? oldest + 1 : 0;
+  }
+  if (s.write_slot < 0) return;
+  for (int k = 0; k < history; ++k) {
+    const int place = oldest + k < history ? oldest + k : oldest + k - history;
+    move_element(kept_dtype, kept, place * step, p.state_dtype, at.state,
+                 state_index(p, s.write_slot, p.state_base + k, channel));
+  }
+}
+
+__global__ void __launch_bounds__(kGeneralThreads)
+    convolve_general(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
+                     const __grid_constant__ Grid grid) {
+  if (p.programmatic_launch) {
+    release_next_kernel();
+    wait_for_previous_kernel();
+  }
+  const std::uint32_t unit = grid.channel_blocks.divide(blockIdx.x);
+  const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
+  const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;
+  if (channel >= p.channels) return;
+  if (unit >= grid.tiles) {
+    pad_outside<AnyTypes>(p, at, channel);
+  } else if (p.in_place) {
+    const Sequence s = sequence_at(p, at, unit);
+    if (!s.skipped) return convolve_in_place(p, at, s, channel);
+    for (std::int64_t row = s.begin; row < s.end; ++row) pad_element<AnyTypes>(p, at, row, channel);
+  } else if (p.schedule == Schedule::kFlat) {
+    const std::int64_t first = std::int64_t{unit} * kGeneralTokens;
+    convolve_rows<AnyTypes>(p, at, first, min(first + kGeneralTokens, p.tokens), channel);
+  } else {
+    Chunk chunk;
+    if (!chunk_of_unit(p, at, grid, unit, chunk)) return;
+    const Sequence s = sequence_at(p, at, chunk.sequence);
+    const std::int64_t length = s.end - s.begin;
+    if (chunk.first >= length) return;
+    const std::int64_t last = chunk.to_the_end ? length : min(chunk.first + kChunkTokens, length);
+    if (!s.skipped) {
+      return convolve_part<AnyTypes>(p, at, s, s.begin + chunk.first, s.begin + last, channel);
+    }
+    for (std::int64_t token = chunk.first; token < last; ++token) {
+      pad_element<AnyTypes>(p, at, s.begin + token, channel);
+    }
+  }
+}
+
+}  // namespace shortconv::cuda

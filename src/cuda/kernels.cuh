@@ -1,0 +1,38 @@
+// The table of one element type's kernels, instantiated from the list of widths.
+#pragma once
+
+#include "core/dispatch.hpp"
+#include "cuda/chunk.cuh"
+#include "cuda/columns.cuh"
+#include "cuda/decode.cuh"
+#include "cuda/kernels.hpp"
+#include "cuda/tile.cuh"
+
+namespace shortconv::cuda {
+
+template <typename T, typename TWeight, int kWidth, Activation kActivation>
+inline const Kernels kTable{
+    .tiles = reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation>),
+    .decode = reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation>),
+    .columns = reinterpret_cast<Entry>(&convolve_columns<T, kWidth, kActivation>),
+    .chunks = reinterpret_cast<Entry>(&convolve_chunks<T, kWidth, kActivation>),
+};
+
+template <typename T, typename TWeight>
+const Kernels& select_kernels(int width, Activation activation) {
+  const Kernels* kernels = nullptr;
+  (void)dispatch(kWidths, width, [&](auto constant) {
+    constexpr int kWidth = constant.value;
+    kernels = activation == Activation::kSilu ? &kTable<T, TWeight, kWidth, Activation::kSilu>
+                                              : &kTable<T, TWeight, kWidth, Activation::kNone>;
+  });
+  return *kernels;
+}
+
+template <typename T>
+const Kernels& select_kernels(int width, Activation activation, bool f32_weights) {
+  return f32_weights ? select_kernels<T, F32>(width, activation)
+                     : select_kernels<T, T>(width, activation);
+}
+
+}  // namespace shortconv::cuda

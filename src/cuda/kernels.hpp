@@ -1,0 +1,27 @@
+// What the CUDA files offer to the plain C++ ones: the entry points of their kernels. All take
+// (Problem, Addresses, Grid) by value.
+#pragma once
+
+#include "shortconv/problem.hpp"
+
+namespace shortconv::cuda {
+
+/// A kernel for cudaLaunchKernelExC.
+using Entry = const void*;
+
+struct Kernels {
+  Entry tiles;    // tile.cuh
+  Entry decode;   // decode.cuh
+  Entry columns;  // columns.cuh
+  Entry chunks;   // chunk.cuh
+};
+
+/// One per element type of x, each in its own file so that they compile side by side. `width` is
+/// one of kWidths; weights are fp32 or of x's type.
+const Kernels& kernels_f32(int width, Activation activation, bool f32_weights);
+const Kernels& kernels_f16(int width, Activation activation, bool f32_weights);
+const Kernels& kernels_bf16(int width, Activation activation, bool f32_weights);
+
+Entry general_kernel();  // general.cuh
+
+}  // namespace shortconv::cuda

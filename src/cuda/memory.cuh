@@ -1,0 +1,113 @@
+// Loads and stores of whole groups of channels. They are volatile so that they stay where they are
+// written: the compiler likes to delay a load to where its value is used, and a strip whose loads
+// are not all under way before its first sum runs up to 10% slower (67.4 against 73.0 us for 8192 x
+// 8192 bf16 on an H200, same source, other schedule).
+#pragma once
+
+#include <cstdint>
+
+namespace shortconv::cuda {
+
+template <int kWords>
+__device__ inline void load_words(const void* from, std::uint32_t (&words)[kWords]) {
+  static_assert(kWords == 1 || kWords % 2 == 0);
+  const auto* address = static_cast<const std::uint32_t*>(from);
+  if constexpr (kWords == 1) {
+    asm volatile("ld.global.u32 %0, [%1];" : "=r"(words[0]) : "l"(address));
+  } else if constexpr (kWords % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < kWords; i += 4) {
+      asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(words[i]), "=r"(words[i + 1]), "=r"(words[i + 2]), "=r"(words[i + 3])
+                   : "l"(address + i));
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kWords; i += 2) {
+      asm volatile("ld.global.v2.u32 {%0, %1}, [%2];"
+                   : "=r"(words[i]), "=r"(words[i + 1])
+                   : "l"(address + i));
+    }
+  }
+}
+
+/// For what every block reads again, weights: the stream of rows is not to push it out of the L1
+/// cache.
+template <int kWords>
+__device__ inline void load_kept_words(const void* from, std::uint32_t (&words)[kWords]) {
+  const auto* address = static_cast<const std::uint32_t*>(from);
+  if constexpr (kWords % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < kWords; i += 4) {
+      asm volatile("ld.global.L1::evict_last.v4.u32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(words[i]), "=r"(words[i + 1]), "=r"(words[i + 2]), "=r"(words[i + 3])
+                   : "l"(address + i));
+    }
+  } else {
+    static_assert(kWords == 2);
+    asm volatile("ld.global.L1::evict_last.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(words[0]), "=r"(words[1])
+                 : "l"(address));
+  }
+}
+
+/// The same for bounds of sequences.
+__device__ inline int load_kept_int(const void* from) {
+  int value;
+  asm volatile("ld.global.L1::evict_last.s32 %0, [%1];" : "=r"(value) : "l"(from));
+  return value;
+}
+
+template <int kWords>
+__device__ inline void store_words(void* to, const std::uint32_t (&words)[kWords]) {
+  auto* address = static_cast<std::uint32_t*>(to);
+  if constexpr (kWords == 1) {
+    asm volatile("st.global.u32 [%0], %1;" ::"l"(address), "r"(words[0]) : "memory");
+  } else if constexpr (kWords % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < kWords; i += 4) {
+      asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address + i), "r"(words[i]),
+                   "r"(words[i + 1]), "r"(words[i + 2]), "r"(words[i + 3])
+                   : "memory");
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kWords; i += 2) {
+      asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(address + i), "r"(words[i]),
+                   "r"(words[i + 1])
+                   : "memory");
+    }
+  }
+}
+
+/// So many rows after `from`, as one instruction. The compiler makes four of it, even from 32-bit
+/// factors, and a tile asks for 19 rows.
+template <typename T>
+__device__ inline T* rows_after(T* from, std::int32_t row_bytes, std::int32_t rows) {
+  T* to;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(to) : "r"(row_bytes), "r"(rows), "l"(from));
+  return to;
+}
+
+template <int kWords>
+__device__ inline void clear_words(std::uint32_t (&words)[kWords]) {
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) words[i] = 0;
+}
+
+/// Programmatic dependent launch: waits until the kernel before this one in the stream has finished
+/// and its writes can be seen. Nothing if the launch did not ask for overlap.
+__device__ inline void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Lets the next kernel of the stream start its blocks; it waits for this one all the same.
+__device__ inline void release_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,229 @@
+#include "cuda/select.hpp"
+
+#include <algorithm>
+
+#include "core/capability.hpp"
+#include "core/check.hpp"
+#include "cuda/tuning.hpp"
+#include "shortconv/schedule.hpp"
+
+namespace shortconv::cuda {
+namespace {
+
+constexpr std::int64_t kMostBlocks = 0x7fffffff;  // of a grid's first axis, and of FastDivisor
+
+std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+
+bool multiple_of(std::int64_t value, std::int64_t of) { return value % of == 0; }
+
+/// Whether a step along an axis with so many entries keeps groups of `group` elements aligned.
+bool keeps_groups(std::int64_t extent, std::int64_t stride, std::int64_t group) {
+  return extent <= 1 || multiple_of(stride, group);
+}
+
+bool one_type(const Problem& p) {
+  return p.x_dtype == p.out_dtype && (!p.has_state || p.state_dtype == p.x_dtype);
+}
+
+/// Types of weights that tiles and decode come in.
+bool own_or_f32_weights(const Problem& p) {
+  return p.weight_dtype == p.x_dtype || p.weight_dtype == DType::kF32;
+}
+
+bool specialised_width(const Problem& p) {
+  return std::ranges::find(kWidths.all, p.width) != kWidths.all.end();
+}
+
+bool dense(const Problem& p) { return !p.has_query_start_loc; }
+
+/// Rows of x and out come in whole groups of `group` adjacent channels.
+bool token_major(const Problem& p, std::int64_t group) {
+  const std::int64_t rows = dense(p) ? p.sequence_tokens : p.tokens;
+  const std::int64_t streams = dense(p) ? p.sequences : 1;
+  return p.x_channel == 1 && p.out_channel == 1 && multiple_of(p.channels, group) &&
+         keeps_groups(rows, p.x_token, group) && keeps_groups(rows, p.out_token, group) &&
+         keeps_groups(streams, p.x_sequence, group) && keeps_groups(streams, p.out_sequence, group);
+}
+
+/// Whether numbers of rows, sequences, slots and channels, and steps from one row to the next, fit
+/// the 31 bits that the fast kernels count them in. Offsets into tensors have 64.
+bool countable(const Problem& p) {
+  constexpr std::int64_t kMost = 0x7fffffff;
+  constexpr std::int64_t kMostStep = kMost / 64;  // times the rows of a tile, in bytes
+  const auto small = [](std::int64_t step, std::int64_t most) {
+    return -most < step && step < most;
+  };
+  return p.tokens < kMost - 64 && p.sequences < kMost && p.slots < kMost &&
+         p.channels < kMost - 4096 && small(p.x_token, kMostStep) &&
+         small(p.out_token, kMostStep) && small(p.query_start_loc_stride, kMostStep);
+}
+
+StateForm state_form(const Problem& p, std::int64_t group) {
+  if (!p.has_state || !keeps_groups(p.slots, p.state_slot, group)) return StateForm::kElements;
+  const std::int64_t history = p.width - 1;
+  if (p.state_channel == 1 && keeps_groups(p.state_columns, p.state_column, group)) {
+    return StateForm::kChannelVectors;
+  }
+  // A pool with more columns than the window has gaps between one channel's window and the next.
+  if (p.state_columns == history && p.state_channel == history &&
+      (history == 1 || p.state_column == 1)) {
+    return StateForm::kWindowVectors;
+  }
+  return StateForm::kElements;
+}
+
+Kernel kernel_of(const Problem& p) {
+  if (!one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
+  const std::int64_t vector = 16 / element_bytes(p.x_dtype);
+  const bool single_tokens = dense(p) && p.sequence_tokens == 1;
+  if (p.schedule != Schedule::kFlat) {
+    return token_major(p, 2) ? Kernel::kChunks : Kernel::kGeneral;
+  }
+  if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
+      token_major(p, vector) && own_or_f32_weights(p) && countable(p)) {
+    return Kernel::kDecode;
+  }
+  if (p.in_place) return Kernel::kGeneral;
+  if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) return Kernel::kTiles;
+  if (p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
+  return Kernel::kGeneral;
+}
+
+std::int64_t alignment_of(const Problem& p, Kernel kernel) {
+  switch (kernel) {
+    case Kernel::kTiles:
+      return kTileGroup * element_bytes(p.x_dtype);
+    case Kernel::kDecode:
+      return 16;
+    case Kernel::kChunks:
+      return 2 * element_bytes(p.x_dtype);
+    default:
+      return 1;
+  }
+}
+
+std::int64_t chunk_units(const Problem& p, Grid& grid) {
+  if (p.schedule == Schedule::kBlockList) return p.blocks;
+  const std::int64_t longest = dense(p) ? p.sequence_tokens : p.longest_sequence;
+  const std::int64_t chunks = std::max<std::int64_t>(divide_up(longest, kChunkTokens), 1);
+  if (chunks <= kMostBlocks) grid.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(chunks));
+  return p.sequences * chunks;
+}
+
+/// Units of work along the tokens; sets what the kernel needs to take them apart.
+std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
+  const auto tiles = [&](std::int64_t tile_tokens) {
+    if (!dense(p)) return divide_up(p.tokens, tile_tokens);
+    const std::int64_t each = divide_up(p.sequence_tokens, tile_tokens);
+    if (each <= kMostBlocks) grid.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(each));
+    return p.sequences * each;
+  };
+  switch (kernel) {
+    case Kernel::kTiles:  // heads, then the body
+      return p.sequences + tiles(kTileTokens);
+    case Kernel::kDecode:
+      return p.sequences;
+    case Kernel::kColumns:
+      return tiles(32 * 16 / element_bytes(p.x_dtype));
+    case Kernel::kChunks:
+      return chunk_units(p, grid);
+    case Kernel::kGeneral:
+      break;
+  }
+  if (p.in_place) return p.sequences;
+  if (p.schedule != Schedule::kFlat) return chunk_units(p, grid);
+  return divide_up(p.tokens, kGeneralTokens);
+}
+
+std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threads) {
+  switch (kernel) {
+    case Kernel::kTiles:
+      threads = kTileThreads;
+      return kTileThreads * kTileGroup;
+    case Kernel::kDecode:
+      threads = kDecodeThreads;
+      return kDecodeThreads * 16 / element_bytes(p.x_dtype);
+    case Kernel::kColumns:
+      threads = 32 * kColumnWarps;
+      return kColumnWarps * kColumnChannels;
+    case Kernel::kChunks:
+      threads = kChunkChannels / 2;
+      return kChunkChannels;
+    case Kernel::kGeneral:
+      break;
+  }
+  threads = kGeneralThreads;
+  return kGeneralThreads;
+}
+
+Launch launch_of(const Problem& p, Kernel kernel) {
+  Launch launch;
+  launch.kernel = kernel;
+  const std::int64_t units = units_of(p, kernel, launch.grid);
+  // Schedules made of sequences leave out the rows outside of them: one more unit.
+  const bool outside =
+      (p.schedule != Schedule::kFlat || (kernel == Kernel::kGeneral && p.in_place));
+  const std::int64_t channels = block_channels(p, kernel, launch.threads);
+  const std::int64_t blocks = divide_up(p.channels, channels);
+  launch.blocks = (units + (outside ? 1 : 0)) * blocks;
+  if (launch.blocks > kMostBlocks) return launch;
+  launch.grid.tiles = static_cast<std::uint32_t>(units);
+  launch.grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks));
+  const std::int64_t group = kernel == Kernel::kDecode ? 16 / element_bytes(p.x_dtype) : kTileGroup;
+  launch.grid.state_form = state_form(p, group);
+  launch.grid.search_first = p.tokens < kSearchFirstBelow * p.sequences;
+  launch.grid.packed_taps = p.weight_tap == 1 && p.weight_channel == p.width;
+  launch.grid.x_step = static_cast<std::int32_t>(p.x_token * element_bytes(p.x_dtype));
+  launch.grid.out_step = static_cast<std::int32_t>(p.out_token * element_bytes(p.out_dtype));
+  launch.grid.begin_bytes =
+      static_cast<std::int32_t>(p.query_start_loc_stride * element_bytes(p.query_start_loc_dtype));
+  return launch;
+}
+
+}  // namespace
+
+std::string_view name(Kernel kernel) {
+  switch (kernel) {
+    case Kernel::kTiles:
+      return "tiles";
+    case Kernel::kDecode:
+      return "decode";
+    case Kernel::kColumns:
+      return "columns";
+    case Kernel::kChunks:
+      return "chunks";
+    case Kernel::kGeneral:
+      break;
+  }
+  return "general";
+}
+
+Status select(const Problem& p, Choice& choice) {
+  choice = {};
+  if (p.tokens == 0 || p.channels == 0) return {};
+  const Kernel kernel = kernel_of(p);
+  choice.alignment = static_cast<std::uint32_t>(alignment_of(p, kernel));
+  choice.aligned = launch_of(p, kernel);
+  choice.otherwise = choice.alignment == 1 ? choice.aligned : launch_of(p, Kernel::kGeneral);
+  for (const Launch* launch : {&choice.aligned, &choice.otherwise}) {
+    if (launch->blocks > kMostBlocks) {
+      return {Code::kUnsupported,
+              concat("x: needs ", launch->blocks, " blocks of kernel '", name(launch->kernel),
+                     "'; a grid has at most ", kMostBlocks)};
+    }
+  }
+  return {};
+}
+
+Entry launch_for(const Choice& choice, const Addresses& at, Launch& launch) {
+  const auto aligned = [](const void* address, std::int64_t bytes) {
+    return reinterpret_cast<std::uintptr_t>(address) % static_cast<std::uintptr_t>(bytes) == 0;
+  };
+  const bool fast = aligned(at.x, choice.alignment) && aligned(at.out, choice.alignment);
+  launch = fast ? choice.aligned : choice.otherwise;
+  if (!aligned(at.state, choice.alignment)) launch.grid.state_form = StateForm::kElements;
+  if (!aligned(at.weight, 16)) launch.grid.packed_taps = false;
+  return fast ? choice.aligned_entry : choice.otherwise_entry;
+}
+
+}  // namespace shortconv::cuda

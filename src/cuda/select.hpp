@@ -1,0 +1,40 @@
+// Which kernel a problem gets and how its grid is cut: pure functions of the problem and of what
+// tuning.hpp says, tested without a GPU.
+#pragma once
+
+#include <string_view>
+
+#include "cuda/grid.hpp"
+#include "cuda/kernels.hpp"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::cuda {
+
+enum class Kernel : std::uint8_t { kTiles, kDecode, kColumns, kChunks, kGeneral };
+
+[[nodiscard]] std::string_view name(Kernel kernel);
+
+struct Launch {
+  Kernel kernel = Kernel::kGeneral;
+  std::int64_t blocks = 0;
+  std::int32_t threads = 0;
+  Grid grid;
+};
+
+/// What make_plan keeps. Addresses decide between the two at the call: `aligned` needs x and out at
+/// multiples of `alignment` bytes.
+struct Choice {
+  Launch aligned;
+  Launch otherwise;  // the general kernel; the same as `aligned` where that needs no alignment
+  std::uint32_t alignment = 1;
+  Entry aligned_entry = nullptr;
+  Entry otherwise_entry = nullptr;
+};
+
+/// Everything but the entry points. Fails for grids that a GPU cannot have.
+[[nodiscard]] Status select(const Problem& problem, Choice& choice);
+
+/// The kernel for these addresses, and its launch: without what their alignment does not allow.
+[[nodiscard]] Entry launch_for(const Choice& choice, const Addresses& addresses, Launch& launch);
+
+}  // namespace shortconv::cuda

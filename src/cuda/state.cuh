@@ -1,0 +1,92 @@
+// Columns of a state slot for a group of adjacent channels: as vectors where the pool is
+// channel-innermost, as one run of channels x window where it is window-innermost without gaps,
+// element by element otherwise. Bits as they are.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/element.cuh"
+#include "cuda/grid.hpp"
+#include "cuda/memory.cuh"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::cuda {
+
+template <typename T>
+__device__ inline T* state_element(const Problem& p, const Addresses& at, std::int64_t slot,
+                                   std::int64_t column, std::int64_t channel) {
+  return static_cast<T*>(at.state) + slot * p.state_slot + column * p.state_column +
+         channel * p.state_channel;
+}
+
+/// One column for `kElements` channels.
+template <typename T, int kElements>
+__device__ inline void load_state_column(const Problem& p, const Addresses& at, StateForm form,
+                                         std::int64_t slot, std::int64_t column,
+                                         std::int64_t channel,
+                                         std::uint32_t (&words)[kWordsOf<T, kElements>]) {
+  const T* from = state_element<T>(p, at, slot, column, channel);
+  if (form == StateForm::kChannelVectors) {
+    load_words(from, words);
+    return;
+  }
+  T* elements = reinterpret_cast<T*>(words);
+#pragma unroll
+  for (int c = 0; c < kElements; ++c) elements[c] = from[c * p.state_channel];
+}
+
+/// kColumns columns from `column` on.
+template <typename T, int kColumns, int kElements>
+__device__ inline void load_state(const Problem& p, const Addresses& at, StateForm form,
+                                  std::int64_t slot, std::int64_t column, std::int64_t channel,
+                                  std::uint32_t (&columns)[kColumns][kWordsOf<T, kElements>]) {
+  constexpr int kWords = kWordsOf<T, kElements>;
+  const T* from = state_element<T>(p, at, slot, column, channel);
+  if (form == StateForm::kChannelVectors) {
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k, from += p.state_column) load_words(from, columns[k]);
+  } else if (form == StateForm::kWindowVectors) {
+    std::uint32_t window[kColumns * kWords];
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+      load_words(from + k * kElements,
+                 reinterpret_cast<std::uint32_t(&)[kWords]>(window[k * kWords]));
+    }
+    split_columns<T, kColumns, kElements>(window, columns);
+  } else {
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+      load_state_column<T, kElements>(p, at, form, slot, column + k, channel, columns[k]);
+    }
+  }
+}
+
+/// The new window, always at the base column.
+template <typename T, int kColumns, int kElements>
+__device__ inline void store_state(
+    const Problem& p, const Addresses& at, StateForm form, std::int64_t slot, std::int64_t channel,
+    const std::uint32_t (&columns)[kColumns][kWordsOf<T, kElements>]) {
+  constexpr int kWords = kWordsOf<T, kElements>;
+  T* to = state_element<T>(p, at, slot, p.state_base, channel);
+  if (form == StateForm::kChannelVectors) {
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k, to += p.state_column) store_words(to, columns[k]);
+  } else if (form == StateForm::kWindowVectors) {
+    std::uint32_t window[kColumns * kWords];
+    join_columns<T, kColumns, kElements>(columns, window);
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+      store_words(to + k * kElements,
+                  reinterpret_cast<const std::uint32_t(&)[kWords]>(window[k * kWords]));
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k, to += p.state_column) {
+      const T* elements = reinterpret_cast<const T*>(columns[k]);
+#pragma unroll
+      for (int c = 0; c < kElements; ++c) to[c * p.state_channel] = elements[c];
+    }
+  }
+}
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,66 @@
+// Weights and bias of the channels of one thread. They stay in registers as they came from memory
+// and become fp32 two channels at a time: as fp32 they would take a third of what a tile's thread
+// has.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/element.cuh"
+#include "cuda/memory.cuh"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::cuda {
+
+template <typename TWeight, int kWidth, int kChannels>
+class Taps {
+ public:
+  /// `packed`: weights lie as [channels, width] without gaps, aligned to 16 bytes.
+  __device__ void load(const Problem& p, const Addresses& at, bool packed, int channel) {
+    if (packed) {
+      load_packed(static_cast<const TWeight*>(at.weight) + std::int64_t{channel} * kWidth);
+    } else {
+      const auto* weight = static_cast<const TWeight*>(at.weight) + channel * p.weight_channel;
+      auto* elements = reinterpret_cast<TWeight*>(words_);
+#pragma unroll
+      for (int i = 0; i < kWidth * kChannels; ++i) {
+        elements[i] = weight[i / kWidth * p.weight_channel + i % kWidth * p.weight_tap];
+      }
+    }
+    clear_words(bias_);
+    if (!p.has_bias) return;
+    const auto* bias = static_cast<const TWeight*>(at.bias) + channel * p.bias_channel;
+    auto* elements = reinterpret_cast<TWeight*>(bias_);
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) elements[c] = bias[c * p.bias_channel];
+  }
+
+  /// What sums of channels 2 * pair and 2 * pair + 1 start from.
+  __device__ float2 bias(int pair) const { return unpack_pair<TWeight>(bias_, pair); }
+  /// The weights of these channels for the input `kWidth - 1 - k` tokens ago.
+  __device__ float2 tap(int k, int pair) const {
+    return {element(2 * pair * kWidth + k), element((2 * pair + 1) * kWidth + k)};
+  }
+
+ private:
+  static constexpr int kWords = kWordsOf<TWeight, kWidth * kChannels>;
+
+  __device__ void load_packed(const TWeight* from) {
+    constexpr int kVector = kWords % 4 == 0 ? 4 : 2;  // words
+    static_assert(kWords % kVector == 0);
+#pragma unroll
+    for (int i = 0; i < kWords; i += kVector) {
+      load_kept_words(reinterpret_cast<const std::uint32_t*>(from) + i,
+                      reinterpret_cast<std::uint32_t(&)[kVector]>(words_[i]));
+    }
+  }
+
+  __device__ float element(int index) const {
+    const float2 pair = unpack_pair<TWeight>(words_, index / 2);
+    return index % 2 == 0 ? pair.x : pair.y;
+  }
+
+  std::uint32_t words_[kWords];  // [channel][tap], oldest first
+  std::uint32_t bias_[kWordsOf<TWeight, kChannels>];
+};
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,198 @@
+// One channel of one token at a time, from memory, for any strides and element types: the edges of
+// the fast kernels and all of the general one. The operations and their order are those of the fast
+// kernels, so are the bits.
+//
+// Element types come as a Types: Typed<T> for x, out and state of one type, AnyTypes where they
+// differ or nothing is known at compile time.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/activation.cuh"
+#include "cuda/element.cuh"
+#include "op/sequence.hpp"
+
+namespace shortconv::cuda {
+
+__device__ inline float load_f32(DType dtype, const void* base, std::int64_t index) {
+  switch (dtype) {
+    case DType::kF16:
+      return to_f32(static_cast<const F16*>(base)[index]);
+    case DType::kBF16:
+      return to_f32(static_cast<const BF16*>(base)[index]);
+    default:
+      return static_cast<const float*>(base)[index];
+  }
+}
+
+__device__ inline void store_f32(DType dtype, void* base, std::int64_t index, float value) {
+  switch (dtype) {
+    case DType::kF16:
+      static_cast<F16*>(base)[index] = from_f32<F16>(value);
+      return;
+    case DType::kBF16:
+      static_cast<BF16*>(base)[index] = from_f32<BF16>(value);
+      return;
+    default:
+      static_cast<float*>(base)[index] = value;
+  }
+}
+
+/// Bit for bit between equal types, with one rounding otherwise.
+__device__ inline void move_element(DType from_dtype, const void* from, std::int64_t from_index,
+                                    DType to_dtype, void* to, std::int64_t to_index) {
+  if (from_dtype != to_dtype) {
+    store_f32(to_dtype, to, to_index, load_f32(from_dtype, from, from_index));
+  } else if (element_bytes(to_dtype) == 4) {
+    static_cast<std::uint32_t*>(to)[to_index] = static_cast<const std::uint32_t*>(from)[from_index];
+  } else {
+    static_cast<std::uint16_t*>(to)[to_index] = static_cast<const std::uint16_t*>(from)[from_index];
+  }
+}
+
+struct AnyTypes {
+  __device__ static DType x(const Problem& p) { return p.x_dtype; }
+  __device__ static DType out(const Problem& p) { return p.out_dtype; }
+  __device__ static DType state(const Problem& p) { return p.state_dtype; }
+};
+
+template <typename T>
+struct Typed {
+  __device__ static constexpr DType x(const Problem&) { return kDTypeOf<T>; }
+  __device__ static constexpr DType out(const Problem&) { return kDTypeOf<T>; }
+  __device__ static constexpr DType state(const Problem&) { return kDTypeOf<T>; }
+};
+
+/// Where one channel's column of a slot lies, in elements.
+__device__ inline std::int64_t state_index(const Problem& p, std::int64_t slot, std::int64_t column,
+                                           std::int64_t channel) {
+  return slot * p.state_slot + column * p.state_column + channel * p.state_channel;
+}
+
+/// Input number `token` of a sequence as fp32; those before 0 are its history.
+template <typename Types>
+__device__ inline float input_at(const Problem& p, const Addresses& at, const Sequence& s,
+                                 std::int64_t token, std::int64_t channel) {
+  if (token >= 0) {
+    return load_f32(Types::x(p), at.x, x_row(p, s.begin + token) + channel * p.x_channel);
+  }
+  if (s.read_slot < 0) return 0.0f;
+  return load_f32(Types::state(p), at.state,
+                  state_index(p, s.read_slot, s.read_column + p.width - 1 + token, channel));
+}
+
+__device__ inline float weight_at(const Problem& p, const Addresses& at, std::int64_t channel,
+                                  int tap) {
+  return load_f32(p.weight_dtype, at.weight, channel * p.weight_channel + tap * p.weight_tap);
+}
+
+__device__ inline float bias_at(const Problem& p, const Addresses& at, std::int64_t channel) {
+  return p.has_bias ? load_f32(p.weight_dtype, at.bias, channel * p.bias_channel) : 0.0f;
+}
+
+__device__ inline float activate(Activation activation, float sum) {
+  return activation == Activation::kSilu ? silu(sum) : sum;
+}
+
+template <typename Types>
+__device__ inline void convolve_token(const Problem& p, const Addresses& at, const Sequence& s,
+                                      std::int64_t token, std::int64_t channel) {
+  float sum = bias_at(p, at, channel);
+  for (int k = 0; k < p.width; ++k) {
+    sum = __fmaf_rn(weight_at(p, at, channel, k),
+                    input_at<Types>(p, at, s, token - (p.width - 1) + k, channel), sum);
+  }
+  store_f32(Types::out(p), at.out, out_row(p, s.begin + token) + channel * p.out_channel,
+            activate(p.activation, sum));
+}
+
+template <typename Types>
+__device__ inline void pad_element(const Problem& p, const Addresses& at, std::int64_t row,
+                                   std::int64_t channel) {
+  const std::int64_t to = out_row(p, row) + channel * p.out_channel;
+  if (p.padded_rows == PaddedRows::kZero) store_f32(Types::out(p), at.out, to, 0.0f);
+  if (p.padded_rows == PaddedRows::kCopy) {
+    move_element(Types::x(p), at.x, x_row(p, row) + channel * p.x_channel, Types::out(p), at.out,
+                 to);
+  }
+}
+
+/// The last inputs of the sequence. Column by column upwards: what a short sequence keeps of its
+/// own history moves down, so nothing is read after it was overwritten.
+template <typename Types>
+__device__ inline void write_state_of_channel(const Problem& p, const Addresses& at,
+                                              const Sequence& s, std::int64_t channel) {
+  if (s.write_slot < 0) return;
+  const int history = p.width - 1;
+  for (int column = 0; column < history; ++column) {
+    const std::int64_t token = s.end - s.begin - history + column;
+    const std::int64_t to = state_index(p, s.write_slot, p.state_base + column, channel);
+    const DType state = Types::state(p);
+    if (token >= 0) {
+      move_element(Types::x(p), at.x, x_row(p, s.begin + token) + channel * p.x_channel, state,
+                   at.state, to);
+    } else if (s.read_slot >= 0) {
+      const std::int64_t from =
+          state_index(p, s.read_slot, s.read_column + history + token, channel);
+      move_element(state, at.state, from, state, at.state, to);
+    } else {
+      store_f32(state, at.state, to, 0.0f);
+    }
+  }
+}
+
+/// The part of a sequence that lies in packed rows [begin, end), by the rule of ownership: whoever
+/// has the first row does the first width-1 tokens, wherever they lie, and the state.
+template <typename Types>
+__device__ inline void convolve_part(const Problem& p, const Addresses& at, const Sequence& s,
+                                     std::int64_t begin, std::int64_t end, std::int64_t channel) {
+  const std::int64_t length = s.end - s.begin;
+  const std::int64_t heads = min(length, std::int64_t{p.width - 1});
+  const bool head = s.begin >= begin && s.begin < end;
+  std::int64_t first = max(begin - s.begin, heads);
+  if (head) {
+    for (std::int64_t token = 0; token < heads; ++token) {
+      convolve_token<Types>(p, at, s, token, channel);
+    }
+    write_state_of_channel<Types>(p, at, s, channel);
+  }
+  for (; first < min(end, s.end) - s.begin; ++first) {
+    convolve_token<Types>(p, at, s, first, channel);
+  }
+}
+
+/// Everything that packed rows [begin, end) ask for in one channel.
+template <typename Types>
+__device__ inline void convolve_rows(const Problem& p, const Addresses& at, std::int64_t begin,
+                                     std::int64_t end, std::int64_t channel) {
+  std::int64_t row = begin;
+  for (std::int64_t sequence = max(find_sequence(p, at, begin), std::int64_t{0});
+       row < end && sequence < p.sequences; ++sequence) {
+    const Sequence s = sequence_at(p, at, sequence);
+    for (; row < min(s.begin, end); ++row) pad_element<Types>(p, at, row, channel);
+    const std::int64_t last = min(s.end, end);
+    if (row >= last) continue;
+    if (s.skipped) {
+      for (; row < last; ++row) pad_element<Types>(p, at, row, channel);
+    } else {
+      convolve_part<Types>(p, at, s, row, last, channel);
+      row = last;
+    }
+  }
+  for (; row < end; ++row) pad_element<Types>(p, at, row, channel);
+}
+
+/// Rows before the first and after the last sequence, which schedules made of sequences do not
+/// visit.
+template <typename Types>
+__device__ inline void pad_outside(const Problem& p, const Addresses& at, std::int64_t channel) {
+  if (p.padded_rows == PaddedRows::kUntouched) return;
+  const std::int64_t begin = p.sequences > 0 ? sequence_begin(p, at, 0) : p.tokens;
+  for (std::int64_t row = 0; row < begin; ++row) pad_element<Types>(p, at, row, channel);
+  if (p.sequences == 0) return;
+  for (std::int64_t row = max(begin, sequence_begin(p, at, p.sequences)); row < p.tokens; ++row) {
+    pad_element<Types>(p, at, row, channel);
+  }
+}
+
+}  // namespace shortconv::cuda
