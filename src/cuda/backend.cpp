@@ -51,8 +51,12 @@ Entry entry_of(const Problem& p, Kernel kernel) {
   switch (kernel) {
     case Kernel::kTiles:
       return kernels_of(p).tiles;
+    case Kernel::kShortTiles:
+      return kernels_of(p).short_tiles;
     case Kernel::kDecode:
       return kernels_of(p).decode;
+    case Kernel::kSmallDecode:
+      return kernels_of(p).small_decode;
     case Kernel::kColumns:
       return kernels_of(p).columns;
     case Kernel::kChunks:

@@ -4,7 +4,8 @@
 //
 // Who owns what: a thread owns 2 adjacent channels and walks the tokens of the chunk one after the
 // other with the window in registers; the first chunk of a sequence owns its state. A last unit
-// fills the rows outside of all sequences. Bytes moved: as in tile.cuh. No ceiling is aimed at.
+// fills the rows outside of all sequences. Bytes moved: as in tile.cuh. The aim is the speed of
+// that kernel, 105 us for 8192 x 8192 bf16 on an H200, not more.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include "cuda/element.cuh"
 #include "cuda/grid.hpp"
 #include "cuda/memory.cuh"
+#include "cuda/taps.cuh"
 #include "cuda/token.cuh"
 #include "shortconv/schedule.hpp"
 
@@ -43,7 +45,7 @@ __device__ inline bool chunk_of_unit(const Problem& p, const Addresses& at, cons
   return true;
 }
 
-template <typename T, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation>
 __global__ void __launch_bounds__(kChunkThreads)
     convolve_chunks(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                     const __grid_constant__ Grid grid) {
@@ -64,9 +66,11 @@ __global__ void __launch_bounds__(kChunkThreads)
   }
   Chunk chunk;
   if (!chunk_of_unit(p, at, grid, unit, chunk)) return;
-  const Sequence s = sequence_at(p, at, chunk.sequence);
-  const std::int64_t length = s.end - s.begin;
+  // Most blocks of a skewed sequence-grid end here, so nothing else is looked up before.
+  const std::int64_t length =
+      sequence_begin(p, at, chunk.sequence + 1) - sequence_begin(p, at, chunk.sequence);
   if (chunk.first >= length) return;
+  const Sequence s = sequence_at(p, at, chunk.sequence);
   const std::int64_t last = chunk.to_the_end ? length : min(chunk.first + kChunkTokens, length);
   if (s.skipped) {
     for (std::int64_t token = chunk.first; token < last; ++token) {
@@ -75,36 +79,50 @@ __global__ void __launch_bounds__(kChunkThreads)
     }
     return;
   }
-  float tap[kWidth][2], bias[2];
+  const T* x = static_cast<const T*>(at.x) + x_row(p, s.begin) + channel;
+  T* out = static_cast<T*>(at.out) + out_row(p, s.begin) + channel;
   float2 window[kWidth];
-#pragma unroll
-  for (int c = 0; c < 2; ++c) {
-    bias[c] = bias_at(p, at, channel + c);
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) tap[k][c] = weight_at(p, at, channel + c, k);
-  }
 #pragma unroll
   for (int k = 0; k < kHistory; ++k) {
     const std::int64_t token = chunk.first - kHistory + k;
-    window[k] = {input_at<Types>(p, at, s, token, channel),
-                 input_at<Types>(p, at, s, token, channel + 1)};
+    if (token >= 0) {
+      std::uint32_t words[kWordsOf<T, 2>];
+      load_words(x + token * p.x_token, words);
+      window[k] = unpack_pair<T>(words, 0);
+    } else {
+      window[k] = {input_at<Types>(p, at, s, token, channel),
+                   input_at<Types>(p, at, s, token, channel + 1)};
+    }
   }
-  const T* x = static_cast<const T*>(at.x) + x_row(p, s.begin) + channel;
-  T* out = static_cast<T*>(at.out) + out_row(p, s.begin) + channel;
-  for (std::int64_t token = chunk.first; token < last; ++token) {
-    std::uint32_t words[kWordsOf<T, 2>];
-    load_words(x + token * p.x_token, words);
+  Taps<TWeight, kWidth, 2> taps;
+  taps.load(p, at, grid.packed_taps, static_cast<int>(channel));
+  const T* from = x + chunk.first * p.x_token;
+  T* to = out + chunk.first * p.out_token;
+  const auto convolve_one = [&](const std::uint32_t(&words)[kWordsOf<T, 2>]) {
     window[kHistory] = unpack_pair<T>(words, 0);
-    float2 sum{bias[0], bias[1]};
+    float2 sum = taps.bias(0);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      sum.x = __fmaf_rn(tap[k][0], window[k].x, sum.x);
-      sum.y = __fmaf_rn(tap[k][1], window[k].y, sum.y);
+      sum.x = __fmaf_rn(taps.tap(k, 0).x, window[k].x, sum.x);
+      sum.y = __fmaf_rn(taps.tap(k, 0).y, window[k].y, sum.y);
     }
-    pack_pair<T>(words, 0, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
-    store_words(out + token * p.out_token, words);
+    std::uint32_t result[kWordsOf<T, 2>];
+    pack_pair<T>(result, 0, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+    store_words(to, result);
+    to += p.out_token;
 #pragma unroll
     for (int k = 0; k < kHistory; ++k) window[k] = window[k + 1];
+  };
+  for (std::int64_t left = last - chunk.first; left > 0; left -= kChunkTokens) {
+    std::uint32_t words[kChunkTokens][kWordsOf<T, 2>];
+#pragma unroll
+    for (int t = 0; t < kChunkTokens; ++t, from += p.x_token) {
+      if (t < left) load_words(from, words[t]);
+    }
+#pragma unroll
+    for (int t = 0; t < kChunkTokens; ++t) {
+      if (t < left) convolve_one(words[t]);
+    }
   }
   if (chunk.first == 0) {
     write_state_of_channel<Types>(p, at, s, channel);

@@ -1,13 +1,14 @@
 // One token a sequence, token-major.
 //
-// Who owns what: a thread owns 16 bytes of channels of one sequence: 8 or 4 of them. It reads the
-// token, the window, the taps; writes the result; writes the window moved on by one. Nothing is
-// shared, so working in place is safe.
+// Who owns what: a thread owns kGroup adjacent channels of one sequence: 16 bytes, or 4 channels
+// where the batch is so small that a short way through counts for more. It reads the token, the
+// window, the taps; writes the result; writes the window moved on by one. Nothing is shared, so
+// working in place is safe.
 //
-// Bytes moved: x and out once, the state once each way, all in 16-byte accesses: a
-// channel-innermost pool has whole vectors a column, a window-innermost one is channels x window
-// without gaps, width-1 vectors that are taken apart in registers. The ceiling is a copy of these
-// bytes; below some 64 sequences it is the latency of slot, then state, then store.
+// Bytes moved: x and out once, the state once each way, all in whole vectors: a channel-innermost
+// pool has one a column, a window-innermost one is channels x window without gaps, width-1 vectors
+// that are taken apart in registers. The ceiling is a copy of these bytes; below some 64 sequences
+// it is the latency of slot, then state, then store.
 #pragma once
 
 #include <cstdint>
@@ -23,13 +24,12 @@
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup>
 __global__ void __launch_bounds__(kDecodeThreads)
     decode_tokens(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                   const __grid_constant__ Grid grid) {
   constexpr int kHistory = kWidth - 1;
-  constexpr int kGroup = 16 / static_cast<int>(sizeof(T));
-  constexpr int kWords = 4;
+  constexpr int kWords = kWordsOf<T, kGroup>;
   if (p.programmatic_launch) {
     release_next_kernel();
     wait_for_previous_kernel();
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const std::uint32_t sequence = grid.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - sequence * grid.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kDecodeThreads + threadIdx.x) * kGroup;
-  if (channel >= p.channels) return;
+  if (channel >= static_cast<int>(p.channels)) return;
 
   std::uint32_t columns[kWidth][kWords];  // the window, newest last
   load_words(static_cast<const T*>(at.x) + sequence * p.x_sequence + channel, columns[kHistory]);
@@ -49,12 +49,20 @@ __global__ void __launch_bounds__(kDecodeThreads)
     store_words(out, columns[kHistory]);
     return;
   }
-  auto& history = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns);
-  load_state<T, kHistory, kGroup>(p, at, grid.state_form, s.read_slot, s.read_column, channel,
-                                  history);
-  // After the loads that come from further away.
+  // The weights are asked for after the state, which comes from further away, and before a window
+  // is taken apart, which waits for it.
   Taps<TWeight, kWidth, kGroup> taps;
-  taps.load(p, at, grid.packed_taps, channel);
+  auto& history = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns);
+  if (grid.state_form == StateForm::kWindowVectors) {
+    std::uint32_t window[kHistory * kWords];
+    load_window<T, kHistory, kGroup>(p, at, s.read_slot, s.read_column, channel, window);
+    taps.load(p, at, grid.packed_taps, channel);
+    split_columns<T, kHistory, kGroup>(window, history);
+  } else {
+    load_state<T, kHistory, kGroup>(p, at, grid.state_form, s.read_slot, s.read_column, channel,
+                                    history);
+    taps.load(p, at, grid.packed_taps, channel);
+  }
 
   std::uint32_t result[kWords];
 #pragma unroll

@@ -72,6 +72,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
     pad_outside<AnyTypes>(p, at, channel);
   } else if (p.in_place) {
     const Sequence s = sequence_at(p, at, unit);
+    if (s.begin >= s.end) return;
     if (!s.skipped) return convolve_in_place(p, at, s, channel);
     for (std::int64_t row = s.begin; row < s.end; ++row) pad_element<AnyTypes>(p, at, row, channel);
   } else if (p.schedule == Schedule::kFlat) {

@@ -45,10 +45,11 @@ struct Grid {
   std::uint32_t tiles = 0;     // units that are tiles; further ones fill rows outside of sequences
   std::int32_t x_step = 0;     // bytes from one row of x to the next, and of out
   std::int32_t out_step = 0;
-  std::int32_t begin_bytes = 0;  // from one entry of query_start_loc to the next
+  std::int32_t begin_bytes = 0;   // from one entry of query_start_loc to the next
+  std::uint32_t head_blocks = 0;  // tiles: blocks of the heads, which come first
+  FastDivisor body_blocks;        // and those of one tile of the body
   StateForm state_form = StateForm::kElements;
-  bool search_first = false;  // tiles: most of them will turn out to have nothing to do
-  bool packed_taps = false;   // [channels, width] without gaps, aligned to 16 bytes
+  bool packed_taps = false;  // weights and bias without gaps, aligned to 16 bytes
 };
 
 }  // namespace shortconv::cuda

@@ -12,10 +12,14 @@ namespace shortconv::cuda {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation>
 inline const Kernels kTable{
-    .tiles = reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation>),
-    .decode = reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation>),
+    .tiles = reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, false>),
+    .short_tiles = reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, true>),
+    .decode =
+        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T)>),
+    .small_decode =
+        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup>),
     .columns = reinterpret_cast<Entry>(&convolve_columns<T, kWidth, kActivation>),
-    .chunks = reinterpret_cast<Entry>(&convolve_chunks<T, kWidth, kActivation>),
+    .chunks = reinterpret_cast<Entry>(&convolve_chunks<T, TWeight, kWidth, kActivation>),
 };
 
 template <typename T, typename TWeight>

@@ -43,11 +43,13 @@ __device__ inline void load_kept_words(const void* from, std::uint32_t (&words)[
                    : "=r"(words[i]), "=r"(words[i + 1]), "=r"(words[i + 2]), "=r"(words[i + 3])
                    : "l"(address + i));
     }
-  } else {
-    static_assert(kWords == 2);
+  } else if constexpr (kWords == 2) {
     asm volatile("ld.global.L1::evict_last.v2.u32 {%0, %1}, [%2];"
                  : "=r"(words[0]), "=r"(words[1])
                  : "l"(address));
+  } else {
+    static_assert(kWords == 1);
+    asm volatile("ld.global.L1::evict_last.u32 %0, [%1];" : "=r"(words[0]) : "l"(address));
   }
 }
 

@@ -25,7 +25,7 @@ bool one_type(const Problem& p) {
   return p.x_dtype == p.out_dtype && (!p.has_state || p.state_dtype == p.x_dtype);
 }
 
-/// Types of weights that tiles and decode come in.
+/// Types of weights that the token-major kernels come in.
 bool own_or_f32_weights(const Problem& p) {
   return p.weight_dtype == p.x_dtype || p.weight_dtype == DType::kF32;
 }
@@ -72,34 +72,47 @@ StateForm state_form(const Problem& p, std::int64_t group) {
   return StateForm::kElements;
 }
 
+/// Adjacent channels that a thread of these kernels moves together.
+std::int64_t group_of(const Problem& p, Kernel kernel) {
+  switch (kernel) {
+    case Kernel::kDecode:
+      return 16 / element_bytes(p.x_dtype);
+    case Kernel::kSmallDecode:
+      return kSmallDecodeGroup;
+    case Kernel::kTiles:
+    case Kernel::kShortTiles:
+      return kTileGroup;
+    case Kernel::kChunks:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
 Kernel kernel_of(const Problem& p) {
   if (!one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
-  const std::int64_t vector = 16 / element_bytes(p.x_dtype);
   const bool single_tokens = dense(p) && p.sequence_tokens == 1;
   if (p.schedule != Schedule::kFlat) {
-    return token_major(p, 2) ? Kernel::kChunks : Kernel::kGeneral;
+    return token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p) ? Kernel::kChunks
+                                                                                 : Kernel::kGeneral;
   }
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
-      token_major(p, vector) && own_or_f32_weights(p) && countable(p)) {
-    return Kernel::kDecode;
+      own_or_f32_weights(p) && countable(p)) {
+    const Kernel decode =
+        p.tokens * p.channels <= kSmallDecode ? Kernel::kSmallDecode : Kernel::kDecode;
+    if (token_major(p, group_of(p, decode))) return decode;
   }
   if (p.in_place) return Kernel::kGeneral;
-  if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) return Kernel::kTiles;
+  if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
+    return p.tokens < kSearchFirstBelow * p.sequences ? Kernel::kShortTiles : Kernel::kTiles;
+  }
   if (p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
   return Kernel::kGeneral;
 }
 
 std::int64_t alignment_of(const Problem& p, Kernel kernel) {
-  switch (kernel) {
-    case Kernel::kTiles:
-      return kTileGroup * element_bytes(p.x_dtype);
-    case Kernel::kDecode:
-      return 16;
-    case Kernel::kChunks:
-      return 2 * element_bytes(p.x_dtype);
-    default:
-      return 1;
-  }
+  const std::int64_t group = group_of(p, kernel);
+  return group > 1 ? group * element_bytes(p.x_dtype) : 1;
 }
 
 std::int64_t chunk_units(const Problem& p, Grid& grid) {
@@ -120,8 +133,10 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
   };
   switch (kernel) {
     case Kernel::kTiles:  // heads, then the body
+    case Kernel::kShortTiles:
       return p.sequences + tiles(kTileTokens);
     case Kernel::kDecode:
+    case Kernel::kSmallDecode:
       return p.sequences;
     case Kernel::kColumns:
       return tiles(32 * 16 / element_bytes(p.x_dtype));
@@ -138,11 +153,13 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
 std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threads) {
   switch (kernel) {
     case Kernel::kTiles:
+    case Kernel::kShortTiles:
       threads = kTileThreads;
       return kTileThreads * kTileGroup;
     case Kernel::kDecode:
+    case Kernel::kSmallDecode:
       threads = kDecodeThreads;
-      return kDecodeThreads * 16 / element_bytes(p.x_dtype);
+      return kDecodeThreads * group_of(p, kernel);
     case Kernel::kColumns:
       threads = 32 * kColumnWarps;
       return kColumnWarps * kColumnChannels;
@@ -154,6 +171,16 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
   }
   threads = kGeneralThreads;
   return kGeneralThreads;
+}
+
+/// Heads take a block for each group of channels. So does the body, unless most of its tiles are
+/// going to find nothing left to do.
+void split_tiles(const Problem& p, std::int64_t body, std::int64_t groups, Launch& launch) {
+  const std::int64_t rounds = launch.kernel == Kernel::kShortTiles ? kSearchFirstRounds : 1;
+  const std::int64_t body_blocks = divide_up(groups, rounds);
+  launch.grid.body_blocks = FastDivisor(static_cast<std::uint32_t>(body_blocks));
+  launch.grid.head_blocks = static_cast<std::uint32_t>(p.sequences * groups);
+  launch.blocks = p.sequences * groups + body * body_blocks;
 }
 
 Launch launch_of(const Problem& p, Kernel kernel) {
@@ -169,10 +196,11 @@ Launch launch_of(const Problem& p, Kernel kernel) {
   if (launch.blocks > kMostBlocks) return launch;
   launch.grid.tiles = static_cast<std::uint32_t>(units);
   launch.grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks));
-  const std::int64_t group = kernel == Kernel::kDecode ? 16 / element_bytes(p.x_dtype) : kTileGroup;
-  launch.grid.state_form = state_form(p, group);
-  launch.grid.search_first = p.tokens < kSearchFirstBelow * p.sequences;
-  launch.grid.packed_taps = p.weight_tap == 1 && p.weight_channel == p.width;
+  launch.grid.state_form = state_form(p, group_of(p, kernel));
+  if (kernel == Kernel::kTiles || kernel == Kernel::kShortTiles)
+    split_tiles(p, units - p.sequences, blocks, launch);
+  launch.grid.packed_taps =
+      p.weight_tap == 1 && p.weight_channel == p.width && (!p.has_bias || p.bias_channel == 1);
   launch.grid.x_step = static_cast<std::int32_t>(p.x_token * element_bytes(p.x_dtype));
   launch.grid.out_step = static_cast<std::int32_t>(p.out_token * element_bytes(p.out_dtype));
   launch.grid.begin_bytes =
@@ -186,8 +214,12 @@ std::string_view name(Kernel kernel) {
   switch (kernel) {
     case Kernel::kTiles:
       return "tiles";
+    case Kernel::kShortTiles:
+      return "short tiles";
     case Kernel::kDecode:
       return "decode";
+    case Kernel::kSmallDecode:
+      return "small decode";
     case Kernel::kColumns:
       return "columns";
     case Kernel::kChunks:
@@ -222,7 +254,7 @@ Entry launch_for(const Choice& choice, const Addresses& at, Launch& launch) {
   const bool fast = aligned(at.x, choice.alignment) && aligned(at.out, choice.alignment);
   launch = fast ? choice.aligned : choice.otherwise;
   if (!aligned(at.state, choice.alignment)) launch.grid.state_form = StateForm::kElements;
-  if (!aligned(at.weight, 16)) launch.grid.packed_taps = false;
+  if (!aligned(at.weight, 16) || !aligned(at.bias, 16)) launch.grid.packed_taps = false;
   return fast ? choice.aligned_entry : choice.otherwise_entry;
 }
 

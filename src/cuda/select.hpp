@@ -10,7 +10,15 @@
 
 namespace shortconv::cuda {
 
-enum class Kernel : std::uint8_t { kTiles, kDecode, kColumns, kChunks, kGeneral };
+enum class Kernel : std::uint8_t {
+  kTiles,
+  kShortTiles,
+  kDecode,
+  kSmallDecode,
+  kColumns,
+  kChunks,
+  kGeneral
+};
 
 [[nodiscard]] std::string_view name(Kernel kernel);
 

@@ -35,23 +35,32 @@ __device__ inline void load_state_column(const Problem& p, const Addresses& at, 
   for (int c = 0; c < kElements; ++c) elements[c] = from[c * p.state_channel];
 }
 
+/// StateForm::kWindowVectors as it lies in memory: [channel][column].
+template <typename T, int kColumns, int kElements>
+__device__ inline void load_window(const Problem& p, const Addresses& at, std::int64_t slot,
+                                   std::int64_t column, std::int64_t channel,
+                                   std::uint32_t (&window)[kColumns * kWordsOf<T, kElements>]) {
+  constexpr int kWords = kWordsOf<T, kElements>;
+  const T* from = state_element<T>(p, at, slot, column, channel);
+#pragma unroll
+  for (int k = 0; k < kColumns; ++k) {
+    load_words(from + k * kElements,
+               reinterpret_cast<std::uint32_t(&)[kWords]>(window[k * kWords]));
+  }
+}
+
 /// kColumns columns from `column` on.
 template <typename T, int kColumns, int kElements>
 __device__ inline void load_state(const Problem& p, const Addresses& at, StateForm form,
                                   std::int64_t slot, std::int64_t column, std::int64_t channel,
                                   std::uint32_t (&columns)[kColumns][kWordsOf<T, kElements>]) {
-  constexpr int kWords = kWordsOf<T, kElements>;
   const T* from = state_element<T>(p, at, slot, column, channel);
   if (form == StateForm::kChannelVectors) {
 #pragma unroll
     for (int k = 0; k < kColumns; ++k, from += p.state_column) load_words(from, columns[k]);
   } else if (form == StateForm::kWindowVectors) {
-    std::uint32_t window[kColumns * kWords];
-#pragma unroll
-    for (int k = 0; k < kColumns; ++k) {
-      load_words(from + k * kElements,
-                 reinterpret_cast<std::uint32_t(&)[kWords]>(window[k * kWords]));
-    }
+    std::uint32_t window[kColumns * kWordsOf<T, kElements>];
+    load_window<T, kColumns, kElements>(p, at, slot, column, channel, window);
     split_columns<T, kColumns, kElements>(window, columns);
   } else {
 #pragma unroll

@@ -14,7 +14,8 @@ namespace shortconv::cuda {
 template <typename TWeight, int kWidth, int kChannels>
 class Taps {
  public:
-  /// `packed`: weights lie as [channels, width] without gaps, aligned to 16 bytes.
+  /// `packed`: weights lie as [channels, width] and the bias as [channels] without gaps, both
+  /// aligned to 16 bytes.
   __device__ void load(const Problem& p, const Addresses& at, bool packed, int channel) {
     if (packed) {
       load_packed(static_cast<const TWeight*>(at.weight) + std::int64_t{channel} * kWidth);
@@ -29,6 +30,10 @@ class Taps {
     clear_words(bias_);
     if (!p.has_bias) return;
     const auto* bias = static_cast<const TWeight*>(at.bias) + channel * p.bias_channel;
+    if (packed) {
+      load_words(bias, bias_);
+      return;
+    }
     auto* elements = reinterpret_cast<TWeight*>(bias_);
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) elements[c] = bias[c * p.bias_channel];
@@ -45,8 +50,7 @@ class Taps {
   static constexpr int kWords = kWordsOf<TWeight, kWidth * kChannels>;
 
   __device__ void load_packed(const TWeight* from) {
-    constexpr int kVector = kWords % 4 == 0 ? 4 : 2;  // words
-    static_assert(kWords % kVector == 0);
+    constexpr int kVector = kWords % 4 == 0 ? 4 : kWords % 2 == 0 ? 2 : 1;  // words
 #pragma unroll
     for (int i = 0; i < kWords; i += kVector) {
       load_kept_words(reinterpret_cast<const std::uint32_t*>(from) + i,

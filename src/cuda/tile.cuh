@@ -35,15 +35,15 @@ namespace shortconv::cuda {
 
 /// A thread's channels. Threads beyond the last ones read those and write nothing.
 struct TileChannels {
-  int first;
-  bool inside;
+  int wanted;
 
-  __device__ TileChannels(const Problem& p, std::uint32_t block) {
-    const int last = static_cast<int>(p.channels) - kTileGroup;
-    first = static_cast<int>(block * kTileThreads + threadIdx.x) * kTileGroup;
-    inside = first <= last;
-    first = min(first, last);
+  __device__ explicit TileChannels(std::uint32_t block)
+      : wanted(static_cast<int>(block * kTileThreads + threadIdx.x) * kTileGroup) {}
+
+  __device__ int first(const Problem& p) const {
+    return min(wanted, static_cast<int>(p.channels) - kTileGroup);
   }
+  __device__ bool inside(const Problem& p) const { return wanted < static_cast<int>(p.channels); }
 };
 
 /// 8 rows of x and out. What tiles cut up is a stream: all packed rows, or one sequence of a dense
@@ -123,7 +123,7 @@ __device__ inline void classify_dense_tile(const Problem& p, const Addresses& at
   }
 }
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, bool kSearchFirst>
 struct TileKernel {
   static constexpr int kHistory = kWidth - 1;
   static constexpr int kRows = kHistory + kTileTokens;
@@ -204,7 +204,7 @@ struct TileKernel {
     }
     tile.first = number * kTileTokens;
     const T* x = tile_x<T>(p, at, tile.stream, channel);
-    if (!grid.search_first) {
+    if constexpr (!kSearchFirst) {
       load_tile(p, grid, x, tile.first, rows);
       taps.load(p, at, grid.packed_taps, channel);
     }
@@ -213,7 +213,7 @@ struct TileKernel {
     } else {
       classify_dense_tile(p, at, tile);
     }
-    if (grid.search_first && tile.mask != 0) {
+    if (kSearchFirst && tile.mask != 0) {
       load_tile(p, grid, x, tile.first, rows);
       taps.load(p, at, grid.packed_taps, channel);
     }
@@ -292,36 +292,47 @@ struct TileKernel {
   }
 };
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, bool kSearchFirst>
 __global__ void __launch_bounds__(kTileThreads, tile_blocks(sizeof(T), kWidth))
     convolve_tiles(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                    const __grid_constant__ Grid grid) {
-  using Kernel = TileKernel<T, TWeight, kWidth, kActivation>;
+  using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kSearchFirst>;
   if (p.programmatic_launch) {
     release_next_kernel();
     wait_for_previous_kernel();
   }
-  const std::uint32_t unit = grid.channel_blocks.divide(blockIdx.x);
-  const TileChannels channels(p, blockIdx.x - unit * grid.channel_blocks.divisor());
-  const auto heads = static_cast<std::uint32_t>(p.sequences);
-  const bool head = unit < heads;
+  const bool head = blockIdx.x < grid.head_blocks;
+  const FastDivisor across = head ? grid.channel_blocks : grid.body_blocks;
+  const std::uint32_t number = head ? blockIdx.x : blockIdx.x - grid.head_blocks;
+  const std::uint32_t unit = across.divide(number);
+  // Groups of channels still to do.
+  std::uint32_t round = kSearchFirst && !head ? kSearchFirstRounds : 1;
+  TileChannels channels((number - unit * across.divisor()) * round);
   typename Kernel::Rows rows;
   typename Kernel::TileTaps taps;
   const TileRows tile =
-      head ? Kernel::load_head(p, at, grid, static_cast<int>(unit), channels.first, rows, taps)
-           : Kernel::load_body(p, at, grid, static_cast<int>(unit - heads), channels.first, rows,
-                               taps);
-  if (tile.mask != 0) {
-    Kernel::convolve(taps, tile.mask, rows);
-    if (!channels.inside) return;
-    T* out = rows_after(tile_out<T>(p, at, tile.stream, channels.first), grid.out_step, tile.first);
-    Kernel::store(out, grid.out_step, tile.mask, rows);
-    if (head) {
-      Kernel::write_state(p, at, grid, tile, static_cast<int>(unit), channels.first);
+      head ? Kernel::load_head(p, at, grid, static_cast<int>(unit), channels.first(p), rows, taps)
+           : Kernel::load_body(p, at, grid, static_cast<int>(unit), channels.first(p), rows, taps);
+  for (;;) {
+    const int channel = channels.first(p);
+    if (tile.mask != 0) {
+      Kernel::convolve(taps, tile.mask, rows);
+      if (!channels.inside(p)) return;
+      T* out = rows_after(tile_out<T>(p, at, tile.stream, channel), grid.out_step, tile.first);
+      Kernel::store(out, grid.out_step, tile.mask, rows);
+      if (head) Kernel::write_state(p, at, grid, tile, static_cast<int>(unit), channel);
     }
-  }
-  if (tile.padding != 0 && channels.inside) {
-    Kernel::fill_padding(p, at, grid, tile, channels.first);
+    if (tile.padding != 0 && channels.inside(p)) {
+      Kernel::fill_padding(p, at, grid, tile, channel);
+    }
+    if constexpr (!kSearchFirst) return;
+    if (--round == 0 || (tile.mask | tile.padding) == 0) return;
+    channels.wanted += kTileThreads * kTileGroup;
+    if (tile.mask != 0) {
+      Kernel::load_tile(p, grid, tile_x<T>(p, at, tile.stream, channels.first(p)), tile.first,
+                        rows);
+      taps.load(p, at, grid.packed_taps, channels.first(p));
+    }
   }
 }
 

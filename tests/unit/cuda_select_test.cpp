@@ -1,0 +1,221 @@
+// What the CUDA backend decides before any GPU is asked: which kernel, and a grid that covers every
+// row and channel once.
+#include <gtest/gtest.h>
+
+#include "cuda/select.hpp"
+#include "cuda/tuning.hpp"
+#include "shortconv/capability.hpp"
+#include "shortconv/schedule.hpp"
+
+namespace shortconv::cuda {
+namespace {
+
+/// A packed bf16 batch, token-major, states channel-innermost, everything aligned.
+Problem packed_batch(std::int64_t tokens, std::int64_t channels, std::int64_t sequences) {
+  Problem p;
+  p.device = {DeviceType::kCuda, 0};
+  p.x_dtype = p.out_dtype = p.weight_dtype = p.state_dtype = DType::kBF16;
+  p.has_state = p.has_query_start_loc = true;
+  p.width = 4;
+  p.tokens = tokens;
+  p.channels = channels;
+  p.sequences = sequences;
+  p.slots = sequences;
+  p.state_columns = 3;
+  p.x_token = p.out_token = channels;
+  p.x_channel = p.out_channel = 1;
+  p.weight_channel = 4;
+  p.weight_tap = 1;
+  p.state_slot = 3 * channels;
+  p.state_column = channels;
+  p.state_channel = 1;
+  return p;
+}
+
+Problem decode_batch(std::int64_t channels, std::int64_t sequences) {
+  Problem p = packed_batch(sequences, channels, sequences);
+  p.op = Op::kDecode;
+  p.has_query_start_loc = false;
+  p.sequence_tokens = 1;
+  p.x_sequence = p.out_sequence = channels;
+  p.initial_state = InitialState::kAll;
+  return p;
+}
+
+Choice chosen(const Problem& p) {
+  Choice choice;
+  const Status status = select(p, choice);
+  EXPECT_TRUE(status.ok()) << status.message();
+  return choice;
+}
+
+Kernel kernel_of(const Problem& p) { return chosen(p).aligned.kernel; }
+
+TEST(CudaSelect, FastDivisorDividesEverythingBelow2To31) {
+  for (std::uint32_t divisor :
+       {1u, 2u, 3u, 5u, 7u, 31u, 32u, 33u, 640u, 641u, 65535u, 65536u, 1000003u, 0x7fffffffu}) {
+    const FastDivisor fast(divisor);
+    EXPECT_EQ(fast.divisor(), divisor);
+    for (std::uint64_t quotient : {0ull, 1ull, 2ull, 1000ull, 123457ull, 0x7fffffffull / divisor}) {
+      for (std::int64_t distance = -2; distance <= 2; ++distance) {
+        const std::int64_t value = static_cast<std::int64_t>(quotient * divisor) + distance;
+        if (value < 0 || value > 0x7fffffff) continue;
+        EXPECT_EQ(fast.divide(static_cast<std::uint32_t>(value)),
+                  static_cast<std::uint32_t>(value) / divisor)
+            << value << " / " << divisor;
+      }
+    }
+  }
+}
+
+TEST(CudaSelect, EveryWidthAndTypeOfTheListsHasAFastKernel) {
+  for (const int width : capabilities().widths) {
+    for (const auto& [dtype, name] : capabilities().dtypes) {
+      for (const DType weight : {dtype, DType::kF32}) {
+        Problem p = packed_batch(1000, 8192, 7);
+        p.x_dtype = p.out_dtype = p.state_dtype = dtype;
+        p.weight_dtype = weight;
+        p.width = width;
+        EXPECT_EQ(kernel_of(p), Kernel::kTiles) << name << ", width " << width;
+        Problem d = decode_batch(8192, 7);
+        d.x_dtype = d.out_dtype = d.state_dtype = dtype;
+        d.weight_dtype = weight;
+        d.width = width;
+        EXPECT_EQ(kernel_of(d), Kernel::kSmallDecode) << name << ", width " << width;
+        d.tokens = d.sequences = d.slots = 256;
+        EXPECT_EQ(kernel_of(d), Kernel::kDecode) << name << ", width " << width;
+      }
+    }
+  }
+}
+
+TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
+  Problem wide = packed_batch(1000, 512, 7);
+  wide.width = 9;
+  EXPECT_EQ(kernel_of(wide), Kernel::kGeneral);
+  Problem mixed = packed_batch(1000, 512, 7);
+  mixed.state_dtype = DType::kF32;
+  EXPECT_EQ(kernel_of(mixed), Kernel::kGeneral);
+  Problem narrow = packed_batch(1000, 512, 7);
+  narrow.out_dtype = DType::kF32;
+  EXPECT_EQ(kernel_of(narrow), Kernel::kGeneral);
+  Problem odd = packed_batch(1000, 511, 7);
+  EXPECT_EQ(kernel_of(odd), Kernel::kGeneral);
+  Problem in_place = packed_batch(1000, 512, 7);
+  in_place.in_place = true;
+  EXPECT_EQ(kernel_of(in_place), Kernel::kGeneral);
+  Problem far = packed_batch(1000, 512, 7);
+  far.x_token = std::int64_t{1} << 32;
+  EXPECT_EQ(kernel_of(far), Kernel::kGeneral);
+}
+
+TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {
+  Problem columns = packed_batch(1000, 511, 7);
+  columns.x_token = columns.out_token = 1;
+  columns.x_channel = columns.out_channel = 1000;
+  EXPECT_EQ(kernel_of(columns), Kernel::kColumns);
+  for (const Schedule schedule : {Schedule::kBlockList, Schedule::kSequenceGrid}) {
+    Problem chunks = packed_batch(1000, 512, 7);
+    chunks.schedule = schedule;
+    chunks.longest_sequence = 400;
+    chunks.blocks = 130;
+    EXPECT_EQ(kernel_of(chunks), Kernel::kChunks);
+  }
+  Problem decode = decode_batch(512, 7);
+  decode.in_place = true;
+  EXPECT_EQ(kernel_of(decode), Kernel::kSmallDecode) << "decode works in place";
+}
+
+TEST(CudaSelect, GridsCoverRowsAndChannels) {
+  for (const std::int64_t tokens : {1, 7, 8, 9, 1000, 100000}) {
+    for (const std::int64_t channels : {4, 252, 256, 260, 8192}) {
+      const Launch tiles = chosen(packed_batch(tokens, channels, 3)).aligned;
+      const std::int64_t across = tiles.grid.channel_blocks.divisor();
+      EXPECT_GE(across * kTileThreads * kTileGroup, channels);
+      EXPECT_LT((across - 1) * kTileThreads * kTileGroup, channels);
+      EXPECT_EQ(tiles.grid.head_blocks, 3 * across);  // one head a sequence
+      const std::int64_t body_across = tiles.grid.body_blocks.divisor();
+      const std::int64_t rounds = tiles.kernel == Kernel::kShortTiles ? kSearchFirstRounds : 1;
+      EXPECT_GE(body_across * rounds, across);
+      EXPECT_LT((body_across - 1) * rounds, across);
+      const std::int64_t body = (tiles.blocks - tiles.grid.head_blocks) / body_across;
+      EXPECT_GE(body * kTileTokens, tokens);
+      EXPECT_LT((body - 1) * kTileTokens, tokens);
+    }
+  }
+}
+
+TEST(CudaSelect, ShortSequencesAreSearchedForFirst) {
+  EXPECT_EQ(kernel_of(packed_batch(8192, 512, 1024)), Kernel::kShortTiles);
+  EXPECT_EQ(kernel_of(packed_batch(8192, 512, 137)), Kernel::kTiles);
+}
+
+TEST(CudaSelect, GridsFollowFromShapesAlone) {
+  const Problem p = packed_batch(1000, 512, 7);
+  Problem other = p;
+  other.initial_state = InitialState::kAll;
+  EXPECT_EQ(chosen(p).aligned.blocks, chosen(other).aligned.blocks);
+}
+
+TEST(CudaSelect, ChunkSchedulesAddAUnitForRowsOutsideOfSequences) {
+  Problem p = packed_batch(1000, 512, 7);
+  p.schedule = Schedule::kBlockList;
+  p.blocks = 130;
+  EXPECT_EQ(chosen(p).aligned.blocks, (130 + 1) * 512 / kChunkChannels);
+  p.schedule = Schedule::kSequenceGrid;
+  p.longest_sequence = 81;
+  EXPECT_EQ(chosen(p).aligned.blocks, (7 * 11 + 1) * 512 / kChunkChannels);
+}
+
+TEST(CudaSelect, StatesAreVectorsWhereTheirLayoutAllowsIt) {
+  const auto form = [](const Problem& p) { return chosen(p).aligned.grid.state_form; };
+  Problem p = packed_batch(1000, 512, 7);
+  EXPECT_EQ(form(p), StateForm::kChannelVectors);
+  p.state_slot += 1;
+  EXPECT_EQ(form(p), StateForm::kElements) << "slots are not aligned";
+
+  Problem windows = packed_batch(1000, 512, 7);
+  windows.state_column = 1;
+  windows.state_channel = 3;
+  EXPECT_EQ(form(windows), StateForm::kWindowVectors);
+  windows.state_columns = 5;
+  windows.state_channel = 5;
+  windows.state_slot = 5 * 512;
+  EXPECT_EQ(form(windows), StateForm::kElements) << "windows have gaps between them";
+}
+
+TEST(CudaSelect, AddressesThatAreNotAlignedGoTheLongWay) {
+  const Choice tiles = chosen(packed_batch(1000, 512, 7));
+  alignas(64) static std::uint16_t memory[64];
+  const auto launch = [&](const Choice& choice, int x, int out, int state, int weight) {
+    Launch launch;
+    (void)launch_for(
+        choice,
+        {.x = memory + x, .out = memory + out, .weight = memory + weight, .state = memory + state},
+        launch);
+    return launch;
+  };
+  EXPECT_EQ(launch(tiles, 0, 4, 8, 0).kernel, Kernel::kTiles) << "8 bytes are enough";
+  EXPECT_EQ(launch(tiles, 1, 4, 8, 0).kernel, Kernel::kGeneral);
+  EXPECT_EQ(launch(tiles, 0, 2, 8, 0).kernel, Kernel::kGeneral);
+  EXPECT_EQ(launch(tiles, 0, 4, 1, 0).kernel, Kernel::kTiles);
+  EXPECT_EQ(launch(tiles, 0, 4, 1, 0).grid.state_form, StateForm::kElements);
+  EXPECT_TRUE(launch(tiles, 0, 4, 8, 0).grid.packed_taps);
+  EXPECT_FALSE(launch(tiles, 0, 4, 8, 1).grid.packed_taps);
+  const Choice decode = chosen(decode_batch(8192, 256));
+  EXPECT_EQ(launch(decode, 0, 8, 8, 0).kernel, Kernel::kDecode);
+  EXPECT_EQ(launch(decode, 4, 8, 8, 0).kernel, Kernel::kGeneral) << "decode wants 16 bytes";
+}
+
+TEST(CudaSelect, RefusesGridsThatAGpuCannotHave) {
+  Problem p = packed_batch(std::int64_t{1} << 40, 8, 1);
+  p.width = 9;
+  Choice choice;
+  const Status status = select(p, choice);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.message().find("blocks of kernel 'general'"), std::string::npos)
+      << status.message();
+}
+
+}  // namespace
+}  // namespace shortconv::cuda
