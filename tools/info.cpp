@@ -23,8 +23,8 @@ using Rows = std::vector<std::pair<std::string, std::string>>;
 Rows support_rows() {
   const Capabilities& can = capabilities();
   std::vector<std::string_view> backends;
-  for (const BackendInfo& backend : backend_info()) {
-    if (backend.available) backends.push_back(backend.name);
+  for (const auto& [id, label] : can.backends) {
+    if (id != BackendId::kAuto) backends.push_back(label);
   }
   return {
       {"width", fmt::format("{}; any other up to {} by a slower general path",
@@ -33,7 +33,7 @@ Rows support_rows() {
       {"activation", list_names(can.activations)},
       {"schedule of a ragged batch", list_names(can.schedules)},
       {"rows of padding", list_names(can.padded_rows)},
-      {"backend", fmt::format("{}", fmt::join(backends, ", "))},
+      {"backend", fmt::format("{}; cuda where it was built with nvcc", fmt::join(backends, ", "))},
   };
 }
 

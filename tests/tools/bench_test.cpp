@@ -1,20 +1,33 @@
 #include <gtest/gtest.h>
 
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
 #include <algorithm>
 #include <cstring>
 #include <set>
+#include <string>
 #include <vector>
 
-#include "bench/call.hpp"
+#include "bench/call_layout.hpp"
+#include "bench/cpu_call.hpp"
+#include "bench/gpu_call.hpp"
+#include "bench/measure.hpp"
 #include "bench/shapes.hpp"
+#include "bench/table.hpp"
+#include "commands.hpp"
 #include "common/copy.hpp"
+#include "common/error.hpp"
+#include "common/gpu.hpp"
 #include "shortconv/capability.hpp"
 
 namespace shortconv::tools::bench {
 namespace {
 
 const Shape& find(std::string_view name) {
-  return *std::ranges::find(shapes(), name, &Shape::name);
+  const auto found = std::ranges::find(shapes(), name, &Shape::name);
+  if (found == shapes().end()) throw std::runtime_error("no shape " + std::string(name));
+  return *found;
 }
 
 TEST(BenchShapes, HaveTheSizesOfTheirNames) {
@@ -28,25 +41,195 @@ TEST(BenchShapes, HaveTheSizesOfTheirNames) {
             136);
   EXPECT_EQ(find("mixed").tokens(), 8192);
   EXPECT_EQ(find("64x4").tokens(), 256);
+  EXPECT_EQ(find("1024x8").tokens(), 8192);
+  EXPECT_EQ(find("1319x2048").tokens(), 1319);
+  EXPECT_EQ(find("64x128x2048").channels, 2048);
+  EXPECT_EQ(find("64x128x2048").tokens(), 8192);
+  for (std::int64_t batch = 1; batch <= 512; batch *= 2) {
+    const std::string name = "decode-" + std::to_string(batch);
+    EXPECT_EQ(find(name).tokens(), batch);
+    EXPECT_EQ(find(name + "-ds").tokens(), batch);
+    EXPECT_EQ(find(name + "-ds").state_layout, StateLayout::kWindowInnermost);
+  }
+  EXPECT_EQ(find("decode-512x2048").channels, 2048);
 }
 
-TEST(BenchCall, CountsInputsOutputsAndStatesOnce) {
-  const Shape shape{"small", "", 16, {4, 4, 4}};
-  const Call call(shape, {});
-  // 12 rows in and out; three states written, the one of the second sequence read.
-  EXPECT_EQ(call.bytes(), (2 * 12 + (3 + 1) * 3) * 16 * 2);
+TEST(BenchShapes, ResumeDecodesAndEverySecondPrefill) {
+  const auto resumed = [](const Shape& shape) {
+    std::int64_t count = 0;
+    for (std::int64_t s = 0; s < shape.sequences(); ++s) count += shape.resumed(s) ? 1 : 0;
+    return count;
+  };
+  EXPECT_EQ(resumed(find("8192x8192")), 0);
+  EXPECT_EQ(resumed(find("64x128")), 32);
+  EXPECT_EQ(resumed(find("1319x2048")), 2);
+  EXPECT_EQ(resumed(find("mixed")), 64);
+  EXPECT_EQ(resumed(find("prefill-decodes")), 256);
+  EXPECT_EQ(resumed(find("decode-64")), 64);
 }
 
-TEST(BenchCall, RunsEveryShapeInSmallWithEverySchedule) {
+TEST(BenchShapes, VeryLargeOnesAreForGpus) {
+  for (const Shape& shape : shapes()) {
+    const bool large = shape.tokens() > 16384 || (shape.op == Op::kDecode && shape.tokens() > 256);
+    EXPECT_EQ(shape.gpu_only, large) << shape.name;
+  }
+}
+
+TEST(CallLayout, CountsInputsOutputsAndStatesOncePerDirection) {
+  const Shape shape{.name = "small", .description = "", .channels = 16, .lengths = {4, 4, 4}};
+  for (const double pitch : {1.0, 1.5}) {
+    const CallLayout layout(shape, {.pitch = pitch});
+    // 12 rows in and out; three states written, the one of the second sequence read.
+    EXPECT_EQ(layout.moved_bytes(), (2 * 12 + (3 + 1) * 3) * 16 * 2);
+    EXPECT_EQ(layout.touched_bytes(), (2 * 12 + 3 * 3) * 16 * 2);
+    EXPECT_EQ(layout.row_elements(), 12 * 16 * pitch);
+    EXPECT_EQ(layout.state_elements(), 3 * 3 * 16);
+  }
+}
+
+TEST(CallLayout, PitchIsTheDistanceOfRowsAsTheyLieInMemory) {
+  Shape shape{.name = "small", .description = "", .channels = 16, .lengths = {5}};
+  ForwardArgs args = CallLayout(shape, {.pitch = 1.5}).arguments({}, {});
+  EXPECT_EQ(args.x.strides[0], 24);
+  EXPECT_EQ(args.out.strides[0], 24);
+  EXPECT_EQ(args.x.strides[1], 1);
+  shape.layout = Layout::kChannelMajor;
+  args = CallLayout(shape, {.pitch = 2}).arguments({}, {});
+  EXPECT_EQ(args.x.shape[0], 5);
+  EXPECT_EQ(args.x.strides[0], 1);
+  EXPECT_EQ(args.x.strides[1], 10);
+}
+
+TEST(CpuCall, RunsEveryShapeInSmallWithEverySchedule) {
   for (Shape shape : shapes()) {
     shape.channels = 24;
-    for (const auto& [schedule, name] : capabilities().schedules) {
-      CallOptions options;
-      options.schedule = schedule;
-      Call call(shape, options);
-      call.prepare();
-      EXPECT_NO_THROW(call.run()) << shape.name << " " << name;
+    for (const double pitch : {1.0, 2.0}) {
+      for (const auto& [schedule, name] : capabilities().schedules) {
+        CallOptions options;
+        options.schedule = schedule;
+        options.pitch = pitch;
+        CpuCall call(shape, options);
+        call.prepare();
+        EXPECT_NO_THROW(call.run()) << shape.name << " " << name;
+      }
     }
+  }
+}
+
+TEST(GpuSets, AreMoreThanThreeCachesTogetherWithinLimits) {
+  constexpr std::int64_t kMiB = 1 << 20;
+  EXPECT_EQ(number_of_sets(10 * kMiB, 10 * kMiB, 50 * kMiB), 16);
+  EXPECT_EQ(number_of_sets(256 * kMiB, 256 * kMiB, 50 * kMiB), 2);
+  EXPECT_EQ(number_of_sets(kMiB / 16, kMiB / 16, 50 * kMiB), 64);
+  EXPECT_EQ(number_of_sets(10 * kMiB, 512 * kMiB, 50 * kMiB), 8);     // rows with a wide pitch
+  EXPECT_EQ(number_of_sets(3000 * kMiB, 3000 * kMiB, 50 * kMiB), 2);  // cannot do with fewer
+}
+
+TEST(GpuSets, TakeWholeTurnsInAGraph) {
+  for (int sets = 1; sets <= 64; ++sets) {
+    const int calls = calls_of_graph(sets);
+    EXPECT_EQ(calls % sets, 0);
+    EXPECT_GE(calls, 2 * sets);
+    EXPECT_GE(calls, 20);
+    EXPECT_LE(calls, 200);
+  }
+}
+
+TEST(GpuSets, HoldTheTensorsAndACopyOfAsManyBytes) {
+  for (const Shape& shape : shapes()) {
+    for (const double pitch : {1.0, 1.3}) {
+      const CallLayout layout(shape, {.pitch = pitch});
+      const SetPlaces places = place_set(layout, DType::kBF16);
+      EXPECT_GE(places.out, 2 * layout.row_elements());
+      EXPECT_GE(places.state, places.out + 2 * layout.row_elements());
+      EXPECT_GE(places.bytes, places.state + 2 * layout.state_elements());
+      EXPECT_GE(places.copied, layout.moved_bytes() / 2);
+      EXPECT_LT(places.copied, layout.moved_bytes() / 2 + 17);
+      EXPECT_GE(places.copy_target, places.copied);
+      EXPECT_GE(places.bytes, places.copy_target + places.copied);
+      for (const std::int64_t place : {places.out, places.state, places.copy_target}) {
+        EXPECT_EQ(place % 256, 0) << shape.name;
+      }
+      EXPECT_EQ(places.copied % 16, 0);
+    }
+  }
+}
+
+Row gpu_row() {
+  Row row;
+  row.shape = &find("64x128x2048");
+  row.options.schedule = Schedule::kSequenceGrid;
+  row.bytes = 100'000'000;
+  row.run_us = 33;
+  row.copy_us = 30;
+  row.host_us = 9;
+  row.gpu = GpuTimes{.sets = 3, .calls = 21, .plan_us = 5, .launch_us = 4, .empty_us = 0.5};
+  return row;
+}
+
+TEST(BenchTable, LinesAreAsWideAsTheirHeaderAndFitAPage) {
+  Row row = gpu_row();
+  EXPECT_EQ(table_line(row).size(), table_header(true).size());
+  EXPECT_LE(table_line(row).size(), 121u);  // with the line's end
+  row.gpu.reset();
+  EXPECT_EQ(table_line(row).size(), table_header(false).size());
+  EXPECT_LE(table_line(row).size(), 121u);
+  for (const Shape& shape : shapes()) EXPECT_LE(shape.name.size(), 15u) << shape.name;
+}
+
+TEST(BenchTable, MarksColdRowsWhoseSetsFitTheCache) {
+  Row row = gpu_row();
+  EXPECT_EQ(table_line(row).find("cold*"), std::string::npos);
+  row.gpu->past_cache = false;
+  EXPECT_NE(table_line(row).find("cold*"), std::string::npos);
+  row.gpu->mode = CacheMode::kWarm;
+  EXPECT_EQ(table_line(row).find('*'), std::string::npos);
+}
+
+TEST(BenchTable, JsonHasWhatAReportReadsAndTheGpusTimes) {
+  Row row = gpu_row();
+  const auto json = to_json(row);
+  for (const char* key :
+       {"case",          "schedule", "dtype",     "tokens",        "channels", "sequences",
+        "threads",       "bytes",    "run_us",    "host_us",       "copy_us",  "gb_per_s",
+        "copy_gb_per_s", "ratio",    "pitch",     "mode",          "sets",     "calls_per_graph",
+        "empty_us",      "plan_us",  "launch_us", "bare_launch_us"}) {
+    EXPECT_TRUE(json.contains(key)) << key;
+  }
+  EXPECT_EQ(json["copy_plus_us"], 3);
+  EXPECT_EQ(json["mode"], "cold");
+  row.gpu.reset();
+  EXPECT_FALSE(to_json(row).contains("mode"));
+}
+
+// What `shortconv bench` with these arguments ends with.
+std::string refusal(const std::string& arguments) {
+  CLI::App app;
+  add_bench_command(app);
+  try {
+    app.parse("bench --shape decode-1 --repeats 1 --json /dev/null " + arguments);
+  } catch (const CommandError& error) {
+    EXPECT_EQ(error.exit_code(), kExitUsage);
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(BenchCommand, RefusesWhatItCannotMeasure) {
+  EXPECT_EQ(refusal("--mode warm"), "--mode: goes with --backend cuda only");
+  EXPECT_EQ(refusal("--programmatic-launch"),
+            "--programmatic-launch: goes with --backend cuda only");
+  EXPECT_TRUE(refusal("--shape 1x1").starts_with("--shape: no '1x1'; there are\n"));
+  EXPECT_TRUE(refusal("--schedule none").starts_with("--schedule: 'none' is not one of"));
+  EXPECT_TRUE(refusal("--backend gpu").starts_with("--backend: 'gpu' is not one of"));
+}
+
+TEST(BenchCommand, SaysWhyThereIsNoCuda) {
+  for (const BackendInfo& info : backend_info()) {
+    if (info.name != name(BackendId::kCuda)) continue;
+    if (info.available) GTEST_SKIP() << info.detail;
+    EXPECT_EQ(refusal("--backend cuda"), "--backend: 'cuda' is not available: " + info.detail);
+    EXPECT_EQ(gpu_count(), 0);
   }
 }
 

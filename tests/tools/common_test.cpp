@@ -6,6 +6,8 @@
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -17,6 +19,7 @@
 #include "common/buffer.hpp"
 #include "common/copy.hpp"
 #include "common/error.hpp"
+#include "common/gpu.hpp"
 #include "common/host.hpp"
 #include "common/names.hpp"
 #include "common/output_file.hpp"
@@ -109,7 +112,7 @@ TEST(Arguments, given_options_come_back_with_their_values) {
 TEST(Buffer, is_zeroed_and_aligned) {
   const Buffer buffer(1000);
   EXPECT_EQ(buffer.bytes(), 1000);
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 64, 0u);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 256, 0u);
   for (std::int64_t i = 0; i < buffer.bytes(); ++i) ASSERT_EQ(buffer.data()[i], std::byte{0});
 }
 
@@ -121,6 +124,92 @@ TEST(Copy, copies_all_bytes_and_no_more) {
       parallel_copy(target.data(), source.data(), bytes, threads);
       for (std::size_t i = 0; i < bytes; ++i) ASSERT_EQ(target[i], 7) << bytes;
       ASSERT_EQ(target[bytes], 0) << bytes;
+    }
+  }
+}
+
+TEST(Gpu, memory_streams_and_copies_are_refused_without_one) {
+  if (gpu_count() > 0) GTEST_SKIP() << describe_gpu().name;
+  const auto refusal = [](const auto& use) -> std::string {
+    try {
+      use();
+    } catch (const CommandError& error) {
+      EXPECT_EQ(error.exit_code(), kExitUsage);
+      return error.what();
+    }
+    return "accepted";
+  };
+  const auto expect_refusal = [&](const auto& use) {
+    EXPECT_TRUE(refusal(use).starts_with("CUDA: ")) << refusal(use);
+  };
+  expect_refusal([] { (void)describe_gpu(); });
+  expect_refusal([] { (void)describe_host_and_gpu(); });
+  expect_refusal([] { const GpuBuffer buffer(16); });
+  expect_refusal([] { const PinnedBuffer buffer(16); });
+  expect_refusal([] { const GpuStream stream; });
+  std::byte byte{};
+  expect_refusal([&] { copy_to_gpu(&byte, &byte, 1); });
+  expect_refusal([&] { copy_from_gpu(&byte, &byte, 1); });
+}
+
+TEST(Gpu, bytes_come_back_as_they_went) {
+  if (gpu_count() == 0) GTEST_SKIP() << "no GPU";
+  constexpr std::int64_t kTable = 7, kBytes = 1000;
+  std::vector<std::byte> table(kTable), back(kBytes);
+  for (std::int64_t i = 0; i < kTable; ++i) table[i] = static_cast<std::byte>(i + 1);
+  const GpuBuffer first(kBytes), second(kBytes);
+  copy_to_gpu(first.data(), table.data(), kTable);
+  repeat_on_gpu(first, kTable);
+  const GpuStream stream;
+  gpu_copy(second.data(), first.data(), 992, stream.handle());
+  stream.wait();
+  copy_from_gpu(back.data(), second.data(), 992);
+  for (std::int64_t i = 0; i < 992; ++i) ASSERT_EQ(back[i], table[i % kTable]) << i;
+  copy_from_gpu(back.data(), first.data(), kBytes);
+  for (std::int64_t i = 0; i < kBytes; ++i) ASSERT_EQ(back[i], table[i % kTable]) << i;
+
+  const PinnedBuffer pinned(kBytes);
+  start_copy_from_gpu(pinned.data(), first.data(), kBytes, stream.handle());
+  start_copy_to_gpu(second.data(), pinned.data(), kBytes, stream.handle());
+  stream.wait();
+  std::ranges::fill(back, std::byte{0});
+  copy_from_gpu(back.data(), second.data(), kBytes);
+  for (std::int64_t i = 0; i < kBytes; ++i) ASSERT_EQ(back[i], table[i % kTable]) << i;
+}
+
+TEST(Gpu, graphs_are_timed_without_what_is_around_them) {
+  if (gpu_count() == 0) GTEST_SKIP() << "no GPU";
+  const GpuStream stream;
+  gpu_launch_baseline(768, stream.handle());
+  EXPECT_THROW(gpu_launch_baseline(1 << 20, stream.handle()), CommandError);
+  const GpuGraph delays(stream, [](void* handle) {
+    for (int i = 0; i < 4; ++i) gpu_delay(500, handle);
+  });
+  const GpuGraph nothing(stream, [](void* handle) { gpu_empty_kernel(handle); });
+  (void)delays.replay();
+  EXPECT_GE(delays.replay(), 1990);
+  EXPECT_LT(delays.replay(), 3000);
+  (void)nothing.replay();
+  EXPECT_LT(nothing.replay(), 90);
+  EXPECT_THROW(GpuGraph(stream, [](void*) { throw CommandError(kExitFailed, "stop"); }),
+               CommandError);
+  EXPECT_NO_THROW(stream.wait());  // the capture has ended
+  EXPECT_LT(nothing.replay(), 90);
+}
+
+TEST(Names, a_backend_that_is_not_there_is_refused_in_its_words) {
+  for (const BackendInfo& info : backend_info()) {
+    const BackendId backend = parse_name(capabilities().backends, "--backend", info.name);
+    if (info.available) {
+      EXPECT_NO_THROW(require_available(backend)) << info.name;
+      continue;
+    }
+    try {
+      require_available(backend);
+      FAIL() << info.name;
+    } catch (const CommandError& error) {
+      EXPECT_EQ(error.exit_code(), kExitUsage);
+      EXPECT_NE(std::string(error.what()).find(info.detail), std::string::npos) << error.what();
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "common/error.hpp"
+#include "common/gpu.hpp"
 #include "replay/engine.hpp"
 #include "replay_fixture.hpp"
 #include "shortconv/capability.hpp"
@@ -18,15 +19,17 @@ void expect_verified(const SmallReplay& replay, const Verification& verification
   EXPECT_EQ(verification.requests, std::ssize(replay.requests));
 }
 
+// Together they make calls of every kind.
+constexpr SchedulerOptions kStreams[] = {
+    {.chunk = 24, .max_running = 4},
+    {.chunk = 24, .max_running = 4, .mixed = true},
+    {.chunk = 24, .max_running = 4, .draft = 3},
+    {.chunk = 9, .max_running = 3, .draft = 2, .mixed = true},
+    {.chunk = 1, .max_running = 1},
+};
+
 TEST(Engine, every_schedule_and_kind_of_call_gives_verified_results) {
-  const SchedulerOptions streams[] = {
-      {.chunk = 24, .max_running = 4},
-      {.chunk = 24, .max_running = 4, .mixed = true},
-      {.chunk = 24, .max_running = 4, .draft = 3},
-      {.chunk = 9, .max_running = 3, .draft = 2, .mixed = true},
-      {.chunk = 1, .max_running = 1},
-  };
-  for (const SchedulerOptions& options : streams) {
+  for (const SchedulerOptions& options : kStreams) {
     const SmallReplay replay(options);
     for (const Named<Schedule>& schedule : capabilities().schedules) {
       SCOPED_TRACE(schedule.name);
@@ -67,6 +70,7 @@ TEST(Engine, measures_every_call_of_the_outline_in_every_layer) {
     EXPECT_EQ(measured.copy_us.size(), measured.copy_ratio.size());
     EXPECT_EQ(measured.bytes > 0, measured.calls > 0);
     for (const double ratio : measured.copy_ratio) EXPECT_GT(ratio, 0);
+    EXPECT_TRUE(measured.lengths_us.empty() && measured.launch_us.empty()) << "only on a GPU";
     tokens += measured.tokens;
   }
   EXPECT_EQ(tokens, outline.tokens);
@@ -98,13 +102,10 @@ TEST(Engine, traffic_counts_rows_twice_and_states_as_often_as_they_move) {
 
 TEST(Engine, schedules_that_take_turns_do_not_disturb_each_other) {
   const SmallReplay replay;
-  std::vector<Schedule> schedules;
-  for (const Named<Schedule>& entry : capabilities().schedules) schedules.push_back(entry.value);
-  const std::vector<StreamResult> results =
-      run_stream(replay.setup, schedules, replay.everything(), [](std::int64_t) {});
-  ASSERT_EQ(results.size(), schedules.size());
+  const std::vector<StreamResult> results = replay.run_all();
+  ASSERT_EQ(results.size(), capabilities().schedules.size());
   for (std::size_t i = 0; i < results.size(); ++i) {
-    EXPECT_EQ(results[i].schedule, schedules[i]);
+    EXPECT_EQ(results[i].schedule, capabilities().schedules[i].value);
     expect_verified(replay, replay.verify(results[i]));
   }
 }
@@ -121,8 +122,8 @@ TEST(Engine, reports_progress_up_to_the_last_token) {
 }
 
 TEST(Engine, what_the_library_refuses_is_an_error_of_the_command) {
-  SmallReplay replay;
-  replay.setup.backend = BackendId::kCuda;
+  const SmallReplay replay({.chunk = 24, .max_running = 4},
+                           {.channels = 8, .width = capabilities().max_width + 1, .layers = 1});
   EXPECT_THROW((void)replay.run(), CommandError);
 }
 
@@ -130,6 +131,66 @@ TEST(Engine, records_the_first_and_the_last_layer) {
   EXPECT_EQ(recorded_layers({.layers = 1}), (std::vector<std::int64_t>{0}));
   EXPECT_EQ(recorded_layers({.layers = 2}), (std::vector<std::int64_t>{0, 1}));
   EXPECT_EQ(recorded_layers({.layers = 9}), (std::vector<std::int64_t>{0, 8}));
+}
+
+class GpuEngine : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (gpu_count() == 0) GTEST_SKIP() << "there is no GPU";
+  }
+};
+
+TEST_F(GpuEngine, every_schedule_and_kind_of_call_gives_verified_results) {
+  for (const SchedulerOptions& options : kStreams) {
+    SmallReplay replay(options);
+    replay.setup.backend = BackendId::kCuda;
+    for (const StreamResult& result : replay.run_all()) {
+      SCOPED_TRACE(name(result.schedule));
+      expect_verified(replay, replay.verify(result));
+    }
+  }
+}
+
+// More layers than there are buffers for their inputs, and the least.
+TEST_F(GpuEngine, any_number_of_layers_gives_verified_results) {
+  for (const std::int64_t layers : {1, 2, 6, 7, 20}) {
+    SCOPED_TRACE(layers);
+    SmallReplay replay({.chunk = 24, .max_running = 4},
+                       {.channels = 64, .width = 3, .layers = layers, .weight_dtype = DType::kF32});
+    replay.setup.backend = BackendId::kCuda;
+    expect_verified(replay, replay.verify(replay.run()));
+  }
+}
+
+TEST_F(GpuEngine, takes_all_times_of_every_call) {
+  SmallReplay replay({.chunk = 24, .max_running = 4, .draft = 2});
+  replay.setup.backend = BackendId::kCuda;
+  for (const StreamResult& result : replay.run_all()) {
+    SCOPED_TRACE(name(result.schedule));
+    for (const KindMeasurement& measured : result.kinds) {
+      EXPECT_EQ(std::ssize(measured.host_us), measured.calls);
+      EXPECT_EQ(std::ssize(measured.lengths_us), measured.calls);
+      EXPECT_EQ(std::ssize(measured.launch_us), measured.calls);
+      EXPECT_EQ(std::ssize(measured.run_us), measured.calls * replay.setup.config.layers);
+      EXPECT_EQ(std::ssize(measured.copy_us), measured.calls) << "few calls: each is sampled once";
+      for (const double us : measured.run_us) EXPECT_GT(us, 0);
+      for (const double us : measured.lengths_us) {
+        EXPECT_EQ(us > 0, result.schedule != Schedule::kFlat);
+      }
+    }
+  }
+}
+
+TEST(GpuEngineWithoutGpu, is_refused) {
+  if (gpu_count() > 0) GTEST_SKIP() << "there is a GPU";
+  SmallReplay replay;
+  replay.setup.backend = BackendId::kCuda;
+  try {
+    (void)replay.run();
+    FAIL();
+  } catch (const CommandError& error) {
+    EXPECT_EQ(error.exit_code(), kExitUsage);
+  }
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "replay/engine.hpp"
 #include "replay/verification.hpp"
+#include "shortconv/capability.hpp"
 
 namespace shortconv::tools {
 
@@ -30,6 +31,11 @@ struct SmallReplay {
     std::vector<std::int64_t> all;
     for (std::int64_t i = 0; i < std::ssize(requests); ++i) all.push_back(i);
     return all;
+  }
+  [[nodiscard]] std::vector<StreamResult> run_all() const {
+    std::vector<Schedule> schedules;
+    for (const Named<Schedule>& entry : capabilities().schedules) schedules.push_back(entry.value);
+    return run_stream(setup, schedules, everything(), [](std::int64_t) {});
   }
   [[nodiscard]] StreamResult run(Schedule schedule = Schedule::kFlat) const {
     const Schedule schedules[] = {schedule};

@@ -8,9 +8,11 @@
 #include <sstream>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "commands.hpp"
 #include "common/error.hpp"
+#include "common/gpu.hpp"
 #include "replay/report.hpp"
 #include "shortconv/capability.hpp"
 
@@ -43,6 +45,14 @@ Outcome replay(const std::string& arguments) {
   std::fflush(stdout);
   outcome.output = testing::internal::GetCapturedStdout();
   return outcome;
+}
+
+int count_of(const std::string& text, const std::string& part) {
+  int count = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
+    ++count;
+  }
+  return count;
 }
 
 const std::string kSmall = "--preset gsm8k --limit 6 --max-output 4 --model lfm2 --threads 2 ";
@@ -119,7 +129,6 @@ TEST_F(ReplayCommand, wrong_options_are_refused_in_one_line_and_nothing_is_writt
       "--preset gsm8k --layers none",
       "--preset gsm8k --dtype f8",
       "--preset gsm8k --schedule best",
-      "--preset gsm8k --compare flat",
       "--preset gsm8k --compare block-list,best",
       "--preset gsm8k --backend tpu",
       "--preset gsm8k --chunk 0",
@@ -140,10 +149,49 @@ TEST_F(ReplayCommand, wrong_options_are_refused_in_one_line_and_nothing_is_writt
   }
 }
 
+TEST_F(ReplayCommand, schedules_named_twice_run_once) {
+  const Outcome outcome = replay(kSmall + "--check 0 --compare flat,block-list,flat");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.message;
+  EXPECT_EQ(count_of(outcome.output, "schedule flat\n"), 1);
+  EXPECT_EQ(count_of(outcome.output, "schedule block-list\n"), 1);
+}
+
+TEST_F(ReplayCommand, cuda_is_refused_where_there_is_no_gpu) {
+  if (gpu_count() > 0) GTEST_SKIP() << "there is a GPU";
+  const Outcome outcome = replay(kSmall + "--backend cuda --json " + path_.string());
+  EXPECT_EQ(outcome.exit_code, kExitUsage);
+  EXPECT_NE(outcome.message.find("cuda"), std::string::npos) << outcome.message;
+  EXPECT_EQ(outcome.message.find('\n'), std::string::npos) << outcome.message;
+  EXPECT_EQ(outcome.output, "");
+  EXPECT_FALSE(fs::exists(path_));
+}
+
 TEST_F(ReplayCommand, an_unwritable_result_is_refused_before_the_work) {
   const Outcome outcome = replay("--preset gsm8k --json /nonexistent/result.json");
   EXPECT_EQ(outcome.exit_code, kExitUsage);
   EXPECT_EQ(outcome.output, "");
+}
+
+ReplayReport empty_report() {
+  return {.arguments = {},
+          .source = "a test",
+          .model = "none",
+          .config = {.channels = 8, .width = 4, .layers = 1},
+          .scheduler = {},
+          .backend = "none",
+          .backend_detail = ""};
+}
+
+using Numbers = std::vector<double>;
+
+// The numbers of the first line of `text` that starts with `start`, or none.
+Numbers numbers_after(const std::string& text, const std::string& start) {
+  const std::size_t at = text.find("\n" + start);
+  if (at == std::string::npos) return {};
+  std::istringstream line(text.substr(at + 1 + start.size(), text.find('\n', at + 1) - at));
+  Numbers numbers;
+  for (double number; line >> number;) numbers.push_back(number);
+  return numbers;
 }
 
 TEST(ReplayText, figures_follow_from_the_samples) {
@@ -156,13 +204,7 @@ TEST(ReplayText, figures_follow_from_the_samples) {
                                                     .run_us = {100, 300, 400},
                                                     .copy_us = {50, 200},
                                                     .copy_ratio = {2, 1.5, 9}};
-  ReplayReport report{.arguments = {},
-                      .source = "a test",
-                      .model = "none",
-                      .config = {.channels = 8, .width = 4, .layers = 1},
-                      .scheduler = {},
-                      .backend = "none",
-                      .backend_detail = ""};
+  ReplayReport report = empty_report();
   report.runs.push_back(std::move(run));
 
   const auto json = to_json(report)["runs"][0];
@@ -176,26 +218,82 @@ TEST(ReplayText, figures_follow_from_the_samples) {
   EXPECT_EQ(kind["run_us"]["p50"], 300.0);
   EXPECT_EQ(kind["run_us"]["p99"], 400.0);
 
+  EXPECT_FALSE(kind.contains("launch_us"));
+
   const std::string text = to_text(report);
-  const std::string row = text.substr(text.find("\ndecode") + 1);
-  std::istringstream words(row);
-  std::string name;
-  words >> name;
-  for (const double expected : {2.0, 5.0, 1.0, 2.0, 3.0, 300.0, 266.7, 400.0, 5.0, 2.0}) {
-    double shown = -1;
-    words >> shown;
-    EXPECT_EQ(shown, expected) << row;
+  EXPECT_EQ(numbers_after(text, "decode"), (Numbers{2, 5, 1, 2, 3, 300, 266.7, 400, 5, 2})) << text;
+}
+
+StreamResult gpu_run(Schedule schedule, double scale) {
+  StreamResult run;
+  run.schedule = schedule;
+  run.kinds[static_cast<int>(CallKind::kExtend)] = {.calls = 3,
+                                                    .tokens = 30,
+                                                    .bytes = 3e6,
+                                                    .host_us = {scale, 2 * scale, 6 * scale},
+                                                    .run_us = {10, 30, 40, 40, 70, 50},
+                                                    .copy_us = {20},
+                                                    .copy_ratio = {1.25},
+                                                    .lengths_us = {0, scale / 2, scale},
+                                                    .launch_us = {2.5, 3.5, 9}};
+  return run;
+}
+
+ReplayReport gpu_report() {
+  ReplayReport report = empty_report();
+  report.config.layers = 2;
+  report.host = {{"cpu", "a CPU"}, {"gpu", {{"name", "a GPU"}, {"driver", "1.2"}}}};
+  for (const auto& [schedule, scale] :
+       {std::pair(Schedule::kFlat, 1.0), std::pair(Schedule::kBlockList, 10.0),
+        std::pair(Schedule::kSequenceGrid, 4.0)}) {
+    report.runs.push_back(gpu_run(schedule, scale));
   }
+  return report;
+}
+
+TEST(ReplayText, on_a_gpu_schedules_are_compared_in_one_table) {
+  const std::string text = to_text(gpu_report());
+  // Sums of host time and mean layer: 10 + 20, 20 + 40, 60 + 60.
+  EXPECT_EQ(numbers_after(text, "extend        block-list"),
+            (Numbers{20, 30, 5, 40, 40, 60, 70, 1.25}))
+      << text;
+  EXPECT_EQ(numbers_after(text, "extend        sequence-grid"),
+            (Numbers{8, 12, 2, 40, 40, 48, 52, 1.25}))
+      << text;
+  EXPECT_EQ(numbers_after(text, "extend        flat"), (Numbers{2, 3, 0.5, 40, 40, 42, 43, 1.25}))
+      << text;
+  EXPECT_LT(text.find("extend        block-list"), text.find("extend        sequence-grid"));
+  EXPECT_LT(text.find("extend        sequence-grid"), text.find("extend        flat"));
+  for (const char* part : {"\nblock-list    \"before\"", "\nsequence-grid \"after\"",
+                           "\nflat          \"shortconv\"", "driver 1.2"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  }
+  // With the launch between host and run times.
+  EXPECT_EQ(numbers_after(text, "extend"), (Numbers{3, 30, 2, 3, 6, 3.5, 40, 40, 70, 12.5, 1.25}))
+      << text;
+}
+
+TEST(ReplayText, one_schedule_or_the_host_alone_have_nothing_to_compare) {
+  ReplayReport report = gpu_report();
+  report.runs.resize(1);
+  EXPECT_EQ(to_text(report).find("\"before\""), std::string::npos);
+  report = gpu_report();
+  report.host.erase("gpu");
+  EXPECT_EQ(to_text(report).find("\"before\""), std::string::npos);
+}
+
+TEST(ReplayText, json_describes_the_gpu_and_its_times) {
+  const auto json = to_json(gpu_report());
+  EXPECT_EQ(json["host"]["cpu"], "a CPU");
+  EXPECT_EQ(json["host"]["gpu"]["name"], "a GPU");
+  const auto& kind = json["runs"][1]["kinds"][0];
+  EXPECT_EQ(kind["lengths_us"]["p99"], 10);
+  EXPECT_EQ(kind["launch_us"]["mean"], 5);
+  EXPECT_EQ(kind["host_and_run_us"]["p50"], 60);
 }
 
 TEST(ReplayText, failures_show_in_the_verdict) {
-  ReplayReport report{.arguments = {},
-                      .source = "a test",
-                      .model = "none",
-                      .config = {.channels = 8, .width = 4, .layers = 1},
-                      .scheduler = {},
-                      .backend = "none",
-                      .backend_detail = ""};
+  ReplayReport report = empty_report();
   EXPECT_NE(to_text(report).find("verification: off"), std::string::npos);
   report.verification = {.requests = 3,
                          .runs = 1,

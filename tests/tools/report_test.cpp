@@ -1,10 +1,19 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
 
+#include "commands.hpp"
 #include "common/error.hpp"
 #include "report/plots.hpp"
 #include "report/results.hpp"
@@ -34,6 +43,29 @@ Json replay_json() {
       {"kind": "extend", "calls": 2, "tokens": 10, "host_us": {"p50": 1, "mean": 1, "p99": 2},
        "run_us": {"p50": 20, "mean": 25, "p99": 30}, "gb_per_s": 5, "copy_ratio": 1.1,
        "run_us_samples": [20, 30], "copy_us_samples": []}]}]})");
+}
+
+int count_of(const std::string& text, const std::string& part) {
+  int count = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
+// The message of a refusal, or nothing.
+std::string run_report(std::vector<std::string> arguments) {
+  CLI::App app;
+  add_report_command(app);
+  arguments.insert(arguments.begin(), "report");
+  std::ranges::reverse(arguments);  // as CLI11 takes them
+  try {
+    app.parse(arguments);
+  } catch (const CommandError& error) {
+    EXPECT_EQ(error.exit_code(), kExitUsage);
+    return error.what();
+  }
+  return "";
 }
 
 class ReportFiles : public testing::Test {
@@ -101,6 +133,79 @@ TEST_F(ReportFiles, FiguresEscapeNamesAndSurviveMissingSamples) {
   const Result replay = read_result(write(json.dump()));
   EXPECT_NE(latency_figure(replay).find("no samples"), std::string::npos);
   EXPECT_NE(schedule_figure(replay).find("20 µs"), std::string::npos);
+}
+
+// As bench writes it on a GPU: each case from a cold and a warm cache, under two schedules.
+Json gpu_bench_json() {
+  Json json = bench_json();
+  json["host"]["gpu"] = {{"name", "a GPU"}};
+  const Json row = json["rows"][0];
+  json["rows"] = Json::array();
+  for (const char* name : {"skewed", "64x4"}) {
+    for (const char* schedule : {"flat", "sequence-grid"}) {
+      for (const char* mode : {"cold", "warm"}) {
+        Json made = row;
+        made.update({{"case", name}, {"schedule", schedule}, {"mode", mode}});
+        made["ratio"] = std::string(schedule) == "flat" ? 1.25 : 5.0;
+        json["rows"].push_back(made);
+      }
+    }
+  }
+  return json;
+}
+
+TEST_F(ReportFiles, SchedulesOfACaseStandSideBySide) {
+  const Result bench = read_result(write(gpu_bench_json().dump()));
+  EXPECT_EQ(bench.host.back().first, "gpu name");
+  const std::string figure = copy_share_figure(bench);
+  for (const char* part : {">skewed, cold<", ">skewed, warm<", ">64x4, cold<", ">64x4, warm<"}) {
+    EXPECT_EQ(count_of(figure, part), 1) << part;
+  }
+  EXPECT_EQ(count_of(figure, ">sequence-grid<"), 1) << "once, in the legend";
+  EXPECT_EQ(count_of(figure, ">80%<"), 4 + 1) << "the bars of flat and a tick of the axis";
+  EXPECT_EQ(count_of(figure, ">5.00<"), 4);
+}
+
+TEST_F(ReportFiles, BandwidthIsOfOneCacheMode) {
+  const Result bench = read_result(write(gpu_bench_json().dump()));
+  EXPECT_EQ(count_of(bandwidth_figure(bench), "<circle"), 4 + 2) << "four rows and the legend";
+  EXPECT_NE(bandwidth_figure(bench).find("GB/s, cold"), std::string::npos);
+}
+
+TEST_F(ReportFiles, KindsOfCallStandBesideTheirCopyToo) {
+  const std::string figure = copy_share_figure(read_result(write(replay_json().dump())));
+  EXPECT_EQ(count_of(figure, ">extend<"), 1);
+  EXPECT_EQ(count_of(figure, ">91%<"), 1);
+  EXPECT_EQ(count_of(figure, ">1.10<"), 1);
+}
+
+TEST_F(ReportFiles, FiguresAreWrittenAsFilesOfTheirOwn) {
+  const std::string input = write(replay_json().dump());
+  const fs::path folder = folder_ / "new" / "figures";
+  EXPECT_EQ(run_report({input, "--svg", folder.string()}), "");
+  for (const char* name : {"latency", "schedules", "copy-share"}) {
+    std::ifstream file(folder / fmt::format("result-{}.svg", name));
+    std::ostringstream text;
+    text << file.rdbuf();
+    EXPECT_TRUE(text.str().starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\"")) << name;
+    EXPECT_TRUE(text.str().ends_with("</svg>\n")) << name;
+  }
+}
+
+TEST_F(ReportFiles, FilesThatWouldOverwriteEachOtherAreRefused) {
+  const std::string input = write(replay_json().dump());
+  const std::string message = run_report({input, input, "--svg", folder_.string()});
+  EXPECT_NE(message.find("two results are called 'result'"), std::string::npos) << message;
+}
+
+TEST_F(ReportFiles, AFolderThatCannotBeMadeIsRefused) {
+  const std::string input = write(replay_json().dump());
+  const std::string message = run_report({input, "--svg", input + "/below"});
+  EXPECT_NE(message.find("--svg: "), std::string::npos) << message;
+}
+
+TEST_F(ReportFiles, SomethingHasToBeWritten) {
+  EXPECT_NE(run_report({write(replay_json().dump())}).find("--svg DIR"), std::string::npos);
 }
 
 TEST_F(ReportFiles, FiguresOfNothingAreEmptyNotBroken) {

@@ -117,7 +117,14 @@ TEST(Check, FindsAnInputThatWasWrittenTo) {
             std::string::npos);
 }
 
-class Backends : public testing::TestWithParam<BackendId> {};
+class Backends : public testing::TestWithParam<BackendId> {
+ protected:
+  void SetUp() override {
+    for (const BackendInfo& info : backend_info()) {
+      if (info.name == name(GetParam()) && !info.available) GTEST_SKIP() << info.detail;
+    }
+  }
+};
 
 TEST_P(Backends, RandomCasesAgreeWithTheReference) {
   for (std::uint64_t seed = 0; seed < 1500; ++seed) {
@@ -143,7 +150,8 @@ TEST_P(Backends, BadValuesLeadNowhere) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Check, Backends, testing::Values(BackendId::kReference, BackendId::kCpu),
+INSTANTIATE_TEST_SUITE_P(Check, Backends,
+                         testing::Values(BackendId::kReference, BackendId::kCpu, BackendId::kCuda),
                          [](const auto& row) { return std::string(name(row.param)); });
 
 }  // namespace

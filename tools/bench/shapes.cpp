@@ -6,6 +6,8 @@
 namespace shortconv::tools::bench {
 namespace {
 
+constexpr std::int64_t kDecodeChannels = 8192;
+
 std::vector<std::int64_t> equal(std::int64_t sequences, std::int64_t tokens) {
   return std::vector<std::int64_t>(static_cast<std::size_t>(sequences), tokens);
 }
@@ -32,34 +34,117 @@ std::vector<std::int64_t> mixed() {
   return lengths;
 }
 
-std::vector<Shape> make_shapes() {
+std::vector<Shape> prefill_shapes() {
   return {
-      {"8192x8192", "one sequence", 8192, {8192}},
-      {"8x1024", "8192 tokens in 8 sequences", 8192, equal(8, 1024)},
-      {"64x128", "8192 tokens in 64 sequences", 8192, equal(64, 128)},
-      {"256x32", "8192 tokens in 256 sequences", 8192, equal(256, 32)},
-      {"skewed", "one sequence of 4096 tokens and 136 of 1 to 60", 8192, skewed()},
-      {"mixed", "one sequence of 8128 tokens and 64 decodes", 8192, mixed()},
-      {"8192x2048", "one sequence, a quarter of the channels", 2048, {8192}},
-      {"1024x8192", "one short sequence", 8192, {1024}},
-      {"64x4", "256 tokens in 64 sequences (draft extend)", 8192, equal(64, 4)},
-      {"10000x10240", "one sequence, sizes that are no powers of two", 10240, {10000}},
-      {"channel-major",
-       "one sequence, tokens adjacent in memory",
-       8192,
-       {8192},
-       Op::kForward,
-       Layout::kChannelMajor},
-      {"decode-1", "one token of one sequence", 8192, equal(1, 1), Op::kDecode},
-      {"decode-64", "one token of 64 sequences", 8192, equal(64, 1), Op::kDecode},
-      {"decode-256", "one token of 256 sequences", 8192, equal(256, 1), Op::kDecode},
-      {"decode-1-ds", "the same with states [channels, window]", 8192, equal(1, 1), Op::kDecode,
-       Layout::kTokenMajor, StateLayout::kWindowInnermost},
-      {"decode-64-ds", "the same with states [channels, window]", 8192, equal(64, 1), Op::kDecode,
-       Layout::kTokenMajor, StateLayout::kWindowInnermost},
-      {"decode-256-ds", "the same with states [channels, window]", 8192, equal(256, 1), Op::kDecode,
-       Layout::kTokenMajor, StateLayout::kWindowInnermost},
+      {.name = "8192x8192", .description = "one sequence", .channels = 8192, .lengths = {8192}},
+      {.name = "8x1024",
+       .description = "8192 tokens in 8 sequences",
+       .channels = 8192,
+       .lengths = equal(8, 1024)},
+      {.name = "64x128",
+       .description = "8192 tokens in 64 sequences",
+       .channels = 8192,
+       .lengths = equal(64, 128)},
+      {.name = "256x32",
+       .description = "8192 tokens in 256 sequences",
+       .channels = 8192,
+       .lengths = equal(256, 32)},
+      {.name = "1024x8",
+       .description = "8192 tokens in 1024 sequences",
+       .channels = 8192,
+       .lengths = equal(1024, 8)},
+      {.name = "skewed",
+       .description = "one sequence of 4096 tokens and 136 of 1 to 60",
+       .channels = 8192,
+       .lengths = skewed()},
+      {.name = "mixed",
+       .description = "one sequence of 8128 tokens and 64 decodes",
+       .channels = 8192,
+       .lengths = mixed(),
+       .resumed_ones = Resumed::kSingleTokens},
+      {.name = "prefill-decodes",
+       .description = "256 decodes in the shape of a prefill",
+       .channels = 8192,
+       .lengths = equal(256, 1),
+       .resumed_ones = Resumed::kSingleTokens},
+      {.name = "8192x2048",
+       .description = "one sequence, a quarter of the channels",
+       .channels = 2048,
+       .lengths = {8192}},
+      {.name = "8x1024x2048",
+       .description = "8 sequences, a quarter of the channels",
+       .channels = 2048,
+       .lengths = equal(8, 1024)},
+      {.name = "64x128x2048",
+       .description = "64 sequences, a quarter of the channels",
+       .channels = 2048,
+       .lengths = equal(64, 128)},
+      {.name = "4096x4096",
+       .description = "one sequence, half of tokens and channels",
+       .channels = 4096,
+       .lengths = {4096}},
+      {.name = "1024x8192",
+       .description = "one short sequence",
+       .channels = 8192,
+       .lengths = {1024}},
+      {.name = "64x4",
+       .description = "256 tokens in 64 sequences (draft extend)",
+       .channels = 8192,
+       .lengths = equal(64, 4)},
+      {.name = "16x4",
+       .description = "64 tokens in 16 sequences (draft extend)",
+       .channels = 8192,
+       .lengths = equal(16, 4)},
+      {.name = "1319x2048",
+       .description = "a small batch of 5 sequences, 1 to 604 tokens",
+       .channels = 2048,
+       .lengths = {200, 511, 3, 604, 1}},
+      {.name = "10000x10240",
+       .description = "one sequence, sizes that are no powers of two",
+       .channels = 10240,
+       .lengths = {10000}},
+      {.name = "32768x8192",
+       .description = "one long sequence",
+       .channels = 8192,
+       .lengths = {32768},
+       .gpu_only = true},
+      {.name = "channel-major",
+       .description = "one sequence, tokens adjacent in memory",
+       .channels = 8192,
+       .lengths = {8192},
+       .layout = Layout::kChannelMajor},
   };
+}
+
+Shape decode_shape(std::int64_t sequences, std::int64_t channels, StateLayout state_layout) {
+  constexpr std::int64_t kMostOnCpu = 256;
+  Shape shape{.name = "decode-" + std::to_string(sequences),
+              .description = "one token of " + std::to_string(sequences) + " sequences",
+              .channels = channels,
+              .lengths = equal(sequences, 1),
+              .op = Op::kDecode,
+              .state_layout = state_layout,
+              .gpu_only = sequences > kMostOnCpu};
+  if (sequences == 1) shape.description = "one token of one sequence";
+  if (channels != kDecodeChannels) shape.name += "x" + std::to_string(channels);
+  if (state_layout == StateLayout::kWindowInnermost) {
+    shape.name += "-ds";
+    shape.description = "the same with states [channels, window]";
+  }
+  return shape;
+}
+
+std::vector<Shape> make_shapes() {
+  std::vector<Shape> all = prefill_shapes();
+  for (const StateLayout layout : {StateLayout::kChannelInnermost, StateLayout::kWindowInnermost}) {
+    for (std::int64_t sequences = 1; sequences <= 512; sequences *= 2) {
+      all.push_back(decode_shape(sequences, kDecodeChannels, layout));
+    }
+  }
+  for (const std::int64_t sequences : {256, 512}) {
+    all.push_back(decode_shape(sequences, 2048, StateLayout::kChannelInnermost));
+  }
+  return all;
 }
 
 }  // namespace
@@ -69,8 +154,8 @@ std::int64_t Shape::tokens() const {
 }
 
 bool Shape::resumed(std::int64_t sequence) const {
-  if (op == Op::kDecode || name == "mixed") return lengths[sequence] == 1;
-  return sequence % 2 == 1;
+  if (op == Op::kDecode) return true;
+  return resumed_ones == Resumed::kSingleTokens ? lengths[sequence] == 1 : sequence % 2 == 1;
 }
 
 std::span<const Shape> shapes() {

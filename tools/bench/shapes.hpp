@@ -3,7 +3,7 @@
 
 #include <cstdint>
 #include <span>
-#include <string_view>
+#include <string>
 #include <vector>
 
 #include "shortconv/problem.hpp"
@@ -13,19 +13,25 @@ namespace shortconv::tools::bench {
 enum class Layout { kTokenMajor, kChannelMajor };
 enum class StateLayout { kChannelInnermost, kWindowInnermost };
 
+/// Which sequences of a forward call continue from their state; a decode call continues all.
+enum class Resumed {
+  kEverySecond,
+  kSingleTokens,  // decodes among prefills
+};
+
 struct Shape {
-  std::string_view name;
-  std::string_view description;
-  std::int64_t channels;
-  std::vector<std::int64_t> lengths;  // tokens of each sequence
+  std::string name;
+  std::string description;
+  std::int64_t channels = 0;
+  std::vector<std::int64_t> lengths = {};  // tokens of each sequence
   Op op = Op::kForward;
   Layout layout = Layout::kTokenMajor;
   StateLayout state_layout = StateLayout::kChannelInnermost;
+  Resumed resumed_ones = Resumed::kEverySecond;
+  bool gpu_only = false;  // left out where a CPU would take long; there, it has to be named
 
   [[nodiscard]] std::int64_t sequences() const { return std::ssize(lengths); }
   [[nodiscard]] std::int64_t tokens() const;
-  /// A prefill resumes every second sequence; single tokens of a mixed batch are decodes and always
-  /// continue.
   [[nodiscard]] bool resumed(std::int64_t sequence) const;
 };
 

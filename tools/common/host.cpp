@@ -6,6 +6,7 @@
 #include <string_view>
 #include <thread>
 
+#include "common/gpu.hpp"
 #include "shortconv/capability.hpp"
 #include "shortconv/version.h"
 
@@ -51,6 +52,17 @@ nlohmann::ordered_json describe_host() {
           {"compiler", compiler()},
           {"library_version", library_version()},
           {"cpu_target", cpu_target()}};
+}
+
+nlohmann::ordered_json describe_host_and_gpu() {
+  const GpuDescription gpu = describe_gpu();
+  nlohmann::ordered_json host = describe_host();
+  host["gpu"] = {{"name", gpu.name},
+                 {"driver", gpu.driver},
+                 {"runtime", gpu.runtime},
+                 {"multiprocessors", gpu.multiprocessors},
+                 {"l2_bytes", gpu.l2_bytes}};
+  return host;
 }
 
 }  // namespace shortconv::tools

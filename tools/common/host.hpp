@@ -12,4 +12,7 @@ namespace shortconv::tools {
 /// target.
 [[nodiscard]] nlohmann::ordered_json describe_host();
 
+/// The same with describe_gpu() as "gpu".
+[[nodiscard]] nlohmann::ordered_json describe_host_and_gpu();
+
 }  // namespace shortconv::tools

@@ -2,6 +2,14 @@
 
 namespace shortconv::tools {
 
+void require_available(BackendId backend) {
+  for (const BackendInfo& info : backend_info()) {
+    if (info.name != name(backend) || info.available) continue;
+    throw CommandError(
+        kExitUsage, "--backend: '" + std::string(info.name) + "' is not available: " + info.detail);
+  }
+}
+
 std::vector<std::string> split_commas(std::string_view text) {
   std::vector<std::string> parts;
   while (!text.empty()) {

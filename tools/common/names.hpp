@@ -3,6 +3,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/error.hpp"
 #include "shortconv/capability.hpp"
@@ -30,6 +31,9 @@ template <typename T>
   throw CommandError(kExitUsage, std::string(option) + ": '" + std::string(text) +
                                      "' is not one of " + list_names(values));
 }
+
+/// Refuses a backend that is not built in or whose device is not there, in its own words.
+void require_available(BackendId backend);
 
 /// "--compare a,b" without empty parts.
 [[nodiscard]] std::vector<std::string> split_commas(std::string_view text);

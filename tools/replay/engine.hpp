@@ -24,6 +24,12 @@ struct ReplaySetup {
   std::span<const LayerWeights> weights;  ///< one per layer
   BackendId backend = BackendId::kAuto;
   std::int32_t threads = 1;
+
+  [[nodiscard]] bool on_gpu() const { return backend == BackendId::kCuda; }
+  /// Where the tensors of a call have to be.
+  [[nodiscard]] Device device() const {
+    return {.type = on_gpu() ? DeviceType::kCuda : DeviceType::kCpu};
+  }
 };
 
 /// What the calls of one kind cost.
@@ -32,9 +38,15 @@ struct KindMeasurement {
   std::int64_t tokens = 0;
   double bytes = 0;                ///< read and written by the convolutions of all calls and layers
   std::vector<double> host_us;     ///< one per call: everything that precedes the work
-  std::vector<double> run_us;      ///< one per call and layer: the work
+  std::vector<double> run_us;      ///< one per call and layer: the work; on a GPU every layer of a
+                                   ///< call has the mean of its layers
   std::vector<double> copy_us;     ///< of sampled calls: a copy that moves the same bytes
   std::vector<double> copy_ratio;  ///< of sampled calls: run time / copy time
+
+  // On a GPU only.
+  std::vector<double> lengths_us{};  ///< one per call: the part of host_us that brings the lengths
+                                     ///< from the device to the host; 0 where none are needed
+  std::vector<double> launch_us{};   ///< one per call: how long `run` of one layer keeps the host
 };
 
 /// All that one request left in one layer.

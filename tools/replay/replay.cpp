@@ -11,6 +11,7 @@
 #include "commands.hpp"
 #include "common/arguments.hpp"
 #include "common/error.hpp"
+#include "common/host.hpp"
 #include "common/names.hpp"
 #include "common/output_file.hpp"
 #include "common/progress.hpp"
@@ -62,10 +63,8 @@ std::vector<Schedule> chosen_schedules(const ReplayOptions& options) {
   std::vector<Schedule> schedules{parse_name(known, "--schedule", options.schedule)};
   for (const std::string& text : split_commas(options.compare)) {
     const Schedule schedule = parse_name(known, "--compare", text);
-    if (std::find(schedules.begin(), schedules.end(), schedule) != schedules.end()) {
-      throw CommandError(kExitUsage, fmt::format("--compare: '{}' is run already", text));
-    }
-    schedules.push_back(schedule);
+    const bool is_new = std::find(schedules.begin(), schedules.end(), schedule) == schedules.end();
+    if (is_new) schedules.push_back(schedule);
   }
   return schedules;
 }
@@ -74,13 +73,14 @@ std::vector<Schedule> chosen_schedules(const ReplayOptions& options) {
 // one 'auto' is.
 BackendInfo try_backend(const ReplaySetup& setup) {
   const LayerConfig& config = setup.config;
-  const Buffer x(config.row_bytes());
+  const Device device = setup.device();
+  const Buffer x(config.row_bytes());  // nothing is run, so any memory will do
   const Buffer out(config.row_bytes());
   ForwardArgs args;
-  args.x = TensorRef::contiguous(x.data(), config.dtype, {1, config.channels});
-  args.out = TensorRef::contiguous(out.data(), config.dtype, {1, config.channels});
+  args.x = TensorRef::contiguous(x.data(), config.dtype, {1, config.channels}, device);
+  args.out = TensorRef::contiguous(out.data(), config.dtype, {1, config.channels}, device);
   args.weight = TensorRef::contiguous(setup.weights[0].weight.data(), config.weight_dtype,
-                                      {config.channels, config.width});
+                                      {config.channels, config.width}, device);
   args.activation = config.activation;
   args.backend = setup.backend;
   args.threads = setup.threads;
@@ -121,6 +121,7 @@ void replay(const ReplayOptions& options, std::vector<std::string> arguments) {
   const LayerConfig config = configure(model, dtype, options.ranks, options.layers);
   const std::vector<Schedule> schedules = chosen_schedules(options);
   const BackendId backend = parse_name(capabilities().backends, "--backend", options.backend);
+  require_available(backend);
 
   const InputTable inputs(options.seed, config.dtype, config.channels);
   const std::vector<LayerWeights> weights = make_weights(options.seed, config);
@@ -148,6 +149,7 @@ void replay(const ReplayOptions& options, std::vector<std::string> arguments) {
       .backend = backend_found.name,
       .backend_detail = backend_found.detail,
       .threads = setup.threads,
+      .host = setup.on_gpu() ? describe_host_and_gpu() : describe_host(),
   };
 
   const std::int64_t recorded_bytes_per_token =
@@ -211,12 +213,19 @@ constexpr const char* kFooter =
     "as\n"
     "they fit: median over calls spread through the run.\n"
     "\n"
+    "On a GPU (--backend cuda). Host time is taken while the GPU is idle. block-list and\n"
+    "sequence-grid need the lengths on the host, so theirs includes copying query_start_loc\n"
+    "back, and for block-list sending the lists. Run time is time of the GPU: all layers of a\n"
+    "call in one graph, from a cold cache, divided by their number. Launch is how long the\n"
+    "launch of one layer keeps the host. The copy is a kernel, under the same conditions.\n"
+    "\n"
     "Exit code: 0; 1 when the verification fails; 2 when the input or an option is wrong.\n";
 
 constexpr const char* kExamples =
     "Examples:\n"
     "  shortconv replay --preset gsm8k\n"
     "  shortconv replay --preset gsm8k --compare block-list,sequence-grid --json result.json\n"
+    "  shortconv replay --preset gsm8k --backend cuda --compare block-list,sequence-grid\n"
     "  shortconv replay --requests AzureLLMInferenceTrace_conv.csv --limit 500 --mixed\n"
     "  shortconv replay --preset gsm8k --model kimi-linear-48b --tp 4 --layers all --draft 4\n";
 
@@ -304,7 +313,7 @@ void add_replay_command(CLI::App& app) {
   command
       ->add_option("--compare", options->compare,
                    "Run the stream under these schedules too, separated by commas; all take turns "
-                   "call by call")
+                   "call by call; on a GPU also prints one table of them all")
       ->type_name("NAMES")
       ->group(running);
   command

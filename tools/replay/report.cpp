@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <numeric>
+#include <span>
+
 #include "common/host.hpp"
 #include "common/statistics.hpp"
 #include "shortconv/capability.hpp"
@@ -18,25 +22,73 @@ double gigabytes_per_second(const KindMeasurement& measured) {
   return microseconds == 0 ? 0 : measured.bytes / microseconds * 1e-3;
 }
 
-std::string table(const StreamResult& run) {
+std::string table(const StreamResult& run, bool on_gpu) {
   std::string text = fmt::format(
       "schedule {}\n"
-      "{:<14}{:>8}{:>10}  {:^26}  {:^29}{:>8}{:>8}\n"
-      "{:<14}{:>8}{:>10}{:>10}{:>9}{:>9}{:>11}{:>10}{:>10}{:>8}{:>8}\n",
-      name(run.schedule), "", "", "", "host time, us per call", "run time, us per layer", "", "run",
-      "calls", "number", "tokens", "p50", "mean", "p99", "p50", "mean", "p99", "GB/s", "/copy");
+      "{:<14}{:>8}{:>10}  {:^26}{}  {:^29}{:>8}{:>8}\n"
+      "{:<14}{:>8}{:>10}{:>10}{:>9}{:>9}{}{:>11}{:>10}{:>10}{:>8}{:>8}\n",
+      name(run.schedule), "", "", "", "host time, us per call", on_gpu ? "    launch" : "",
+      "run time, us per layer", "", "run", "calls", "number", "tokens", "p50", "mean", "p99",
+      on_gpu ? "       p50" : "", "p50", "mean", "p99", "GB/s", "/copy");
   for (int i = 0; i < kCallKinds; ++i) {
     const KindMeasurement& measured = run.kinds[i];
     if (measured.calls == 0) continue;
     const Summary host = summarize(measured.host_us);
     const Summary work = summarize(measured.run_us);
     text += fmt::format(
-        "{:<14}{:>8}{:>10}{:>10.1f}{:>9.1f}{:>9.1f}{:>11.1f}{:>10.1f}{:>10.1f}{:>8.1f}{:>8.2f}\n",
+        "{:<14}{:>8}{:>10}{:>10.1f}{:>9.1f}{:>9.1f}{}{:>11.1f}{:>10.1f}{:>10.1f}{:>8.1f}{:>8.2f}\n",
         name(static_cast<CallKind>(i)), measured.calls, measured.tokens, host.p50, host.mean,
-        host.p99, work.p50, work.mean, work.p99, gigabytes_per_second(measured),
-        median(measured.copy_ratio));
+        host.p99, on_gpu ? fmt::format("{:>10.1f}", median(measured.launch_us)) : "", work.p50,
+        work.mean, work.p99, gigabytes_per_second(measured), median(measured.copy_ratio));
   }
   return text + "\n";
+}
+
+// Host time of each call and the mean of its layers together.
+std::vector<double> host_and_run_us(const KindMeasurement& measured, std::int64_t layers) {
+  std::vector<double> sums;
+  for (std::int64_t call = 0; call < measured.calls; ++call) {
+    const auto first = measured.run_us.begin() + call * layers;
+    const double run_us = std::accumulate(first, first + layers, 0.0);
+    sums.push_back(measured.host_us[call] + run_us / static_cast<double>(layers));
+  }
+  return sums;
+}
+
+// In the order of their history, whatever the order they were asked for in.
+constexpr Schedule kHistory[] = {Schedule::kBlockList, Schedule::kSequenceGrid, Schedule::kFlat};
+
+constexpr std::string_view kComparisonNote =
+    "block-list    \"before\": what SGLang's kernel needed until its pull request 10552\n"
+    "sequence-grid \"after\": what it has needed since\n"
+    "flat          \"shortconv\"\n"
+    "All three run this library's kernels. Host time is spent once per call, however many layers\n"
+    "follow; an engine that knows the lengths on the host saves the part called lengths (p50).\n"
+    "Device time is one layer, /copy its ratio to a copy of the same bytes. A decode has no\n"
+    "schedule: its rows differ by chance alone.\n\n";
+
+std::string comparison(std::span<const StreamResult> runs, std::int64_t layers) {
+  std::string text = fmt::format(
+      "{:<14}{:<14}{:^18}{:>9}{:^20}{:^18}{:>8}\n"
+      "{:<14}{:<14}{:>9}{:>9}{:>9}{:>11}{:>9}{:>9}{:>9}{:>8}\n",
+      "us per call", "", "     host time", "lengths", "    device time", "  host + device",
+      "device", "calls", "schedule", "p50", "mean", "p50", "p50", "mean", "p50", "mean", "/copy");
+  for (int i = 0; i < kCallKinds; ++i) {
+    for (const Schedule schedule : kHistory) {
+      const auto run = std::ranges::find(runs, schedule, &StreamResult::schedule);
+      if (run == runs.end() || run->kinds[i].calls == 0) continue;
+      const KindMeasurement& measured = run->kinds[i];
+      const Summary host = summarize(measured.host_us);
+      const Summary work = summarize(measured.run_us);
+      const Summary sum = summarize(host_and_run_us(measured, layers));
+      text += fmt::format(
+          "{:<14}{:<14}{:>9.1f}{:>9.1f}{:>9.1f}{:>11.1f}{:>9.1f}{:>9.1f}{:>9.1f}{:>8.2f}\n",
+          name(static_cast<CallKind>(i)), name(schedule), host.p50, host.mean,
+          median(measured.lengths_us), work.p50, work.mean, sum.p50, sum.mean,
+          median(measured.copy_ratio));
+    }
+  }
+  return text + std::string(kComparisonNote);
 }
 
 std::string verdict(const Verification& verification) {
@@ -62,20 +114,26 @@ nlohmann::ordered_json to_json(const Summary& summary) {
   return {{"p50", summary.p50}, {"mean", summary.mean}, {"p99", summary.p99}};
 }
 
-nlohmann::ordered_json to_json(const StreamResult& run) {
+nlohmann::ordered_json to_json(const StreamResult& run, bool on_gpu, std::int64_t layers) {
   auto kinds = nlohmann::ordered_json::array();
   for (int i = 0; i < kCallKinds; ++i) {
     const KindMeasurement& measured = run.kinds[i];
     if (measured.calls == 0) continue;
-    kinds.push_back({{"kind", name(static_cast<CallKind>(i))},
-                     {"calls", measured.calls},
-                     {"tokens", measured.tokens},
-                     {"host_us", to_json(summarize(measured.host_us))},
-                     {"run_us", to_json(summarize(measured.run_us))},
-                     {"gb_per_s", gigabytes_per_second(measured)},
-                     {"copy_ratio", median(measured.copy_ratio)},
-                     {"run_us_samples", thin_out(measured.run_us, kSamplesInJson)},
-                     {"copy_us_samples", thin_out(measured.copy_us, kSamplesInJson)}});
+    nlohmann::ordered_json kind = {{"kind", name(static_cast<CallKind>(i))},
+                                   {"calls", measured.calls},
+                                   {"tokens", measured.tokens},
+                                   {"host_us", to_json(summarize(measured.host_us))},
+                                   {"run_us", to_json(summarize(measured.run_us))},
+                                   {"gb_per_s", gigabytes_per_second(measured)},
+                                   {"copy_ratio", median(measured.copy_ratio)},
+                                   {"run_us_samples", thin_out(measured.run_us, kSamplesInJson)},
+                                   {"copy_us_samples", thin_out(measured.copy_us, kSamplesInJson)}};
+    if (on_gpu) {
+      kind["lengths_us"] = to_json(summarize(measured.lengths_us));
+      kind["launch_us"] = to_json(summarize(measured.launch_us));
+      kind["host_and_run_us"] = to_json(summarize(host_and_run_us(measured, layers)));
+    }
+    kinds.push_back(std::move(kind));
   }
   return {{"schedule", name(run.schedule)}, {"kinds", std::move(kinds)}};
 }
@@ -102,27 +160,32 @@ std::string to_text(const ReplayReport& report) {
       "requests   {} from {}: {} prompt + {} output tokens\n"
       "model      {}{}: {} layers of {} channels, width {}, {}, {}, {} (weights {})\n"
       "scheduler  {} prompt tokens a call, {} running{}{}\n"
-      "backend    {} ({}), {} used\n\n",
+      "backend    {} ({}), {}\n\n",
       report.requests, report.source, report.prompt_tokens, report.output_tokens, report.model,
       report.ranks == 1 ? "" : fmt::format(" / {}", report.ranks), config.layers, config.channels,
       config.width, config.activation == Activation::kNone ? "no activation" : "SiLU",
       config.has_bias ? "bias" : "no bias", name(config.dtype), name(config.weight_dtype),
       scheduler.chunk, scheduler.max_running, scheduler.mixed ? ", mixed calls" : "",
       scheduler.draft > 0 ? fmt::format(", {} draft tokens a step", scheduler.draft) : "",
-      report.backend, report.backend_detail, report.threads);
-  for (const StreamResult& run : report.runs) text += table(run);
+      report.backend, report.backend_detail,
+      report.on_gpu() ? "driver " + report.host["gpu"]["driver"].get<std::string>()
+                      : fmt::format("{} used", report.threads));
+  for (const StreamResult& run : report.runs) text += table(run, report.on_gpu());
+  if (report.on_gpu() && report.runs.size() > 1) text += comparison(report.runs, config.layers);
   return text + verdict(report.verification);
 }
 
 nlohmann::ordered_json to_json(const ReplayReport& report) {
   const LayerConfig& config = report.config;
   auto runs = nlohmann::ordered_json::array();
-  for (const StreamResult& run : report.runs) runs.push_back(to_json(run));
+  for (const StreamResult& run : report.runs) {
+    runs.push_back(to_json(run, report.on_gpu(), config.layers));
+  }
   return {
       {"command", "replay"},
       {"version", library_version()},
       {"arguments", report.arguments},
-      {"host", describe_host()},
+      {"host", report.host},
       {"workload",
        {{"source", report.source},
         {"requests", report.requests},

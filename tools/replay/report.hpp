@@ -27,8 +27,12 @@ struct ReplayReport {
   std::string_view backend;
   std::string backend_detail;
   std::int32_t threads = 0;
+  nlohmann::ordered_json host{};  ///< describe_host or, where the layers ran on a GPU,
+                                  ///< describe_host_and_gpu
   std::vector<StreamResult> runs{};
   Verification verification{};
+
+  [[nodiscard]] bool on_gpu() const { return host.contains("gpu"); }
 };
 
 /// What was replayed, one table per run, and the verdict; ends with a newline.

@@ -9,6 +9,7 @@
 
 #include "common/error.hpp"
 #include "core/element.hpp"
+#include "replay/call_engine.hpp"
 #include "verify/compare.hpp"
 #include "verify/random.hpp"
 
@@ -69,29 +70,50 @@ class Check {
     return x;
   }
 
-  // One sequence that starts from zeros.
-  ForwardArgs whole_sequence(const Buffer& x, const Buffer& out, DType out_dtype,
-                             std::int64_t tokens, const Buffer& weight, const Buffer& bias) const {
+  // One sequence that starts from zeros. The addresses are of one device.
+  ForwardArgs whole_sequence(void* x, void* out, DType out_dtype, std::int64_t tokens, void* weight,
+                             void* bias, Device device = {}) const {
     ForwardArgs args;
-    args.x = TensorRef::contiguous(x.data(), config_.dtype, {tokens, config_.channels});
-    args.out = TensorRef::contiguous(out.data(), out_dtype, {tokens, config_.channels});
-    args.weight = TensorRef::contiguous(weight.data(), config_.weight_dtype,
-                                        {config_.channels, config_.width});
+    args.x = TensorRef::contiguous(x, config_.dtype, {tokens, config_.channels}, device);
+    args.out = TensorRef::contiguous(out, out_dtype, {tokens, config_.channels}, device);
+    args.weight = TensorRef::contiguous(weight, config_.weight_dtype,
+                                        {config_.channels, config_.width}, device);
     if (config_.has_bias) {
-      args.bias = TensorRef::contiguous(bias.data(), config_.weight_dtype, {config_.channels});
+      args.bias = TensorRef::contiguous(bias, config_.weight_dtype, {config_.channels}, device);
     }
     args.activation = config_.activation;
     return args;
   }
 
-  void check_against_one_pass(const Buffer& x) {
-    Buffer out(tokens_ * config_.row_bytes());
+  // By the backend that was replayed.
+  void forward_whole(void* x, void* out, void* weight, void* bias, void* stream) const {
     ForwardArgs args =
-        whole_sequence(x, out, config_.dtype, tokens_, weights_.weight, weights_.bias);
+        whole_sequence(x, out, config_.dtype, tokens_, weight, bias, setup_.device());
     args.backend = setup_.backend;
     args.threads = setup_.threads;
-    require(forward(args));
+    require(forward(args, stream));
+  }
 
+  Buffer one_pass(const Buffer& x) const {
+    Buffer out(tokens_ * config_.row_bytes());
+    if (!setup_.on_gpu()) {
+      forward_whole(x.data(), out.data(), weights_.weight.data(), weights_.bias.data(), nullptr);
+      return out;
+    }
+    const GpuStream stream;
+    const GpuBuffer gpu_x = copied_to_gpu(x);
+    const GpuBuffer gpu_out(out.bytes());
+    const GpuBuffer gpu_weight = copied_to_gpu(weights_.weight);
+    const GpuBuffer gpu_bias = copied_to_gpu(weights_.bias);
+    forward_whole(gpu_x.data(), gpu_out.data(), gpu_weight.data(), gpu_bias.data(),
+                  stream.handle());
+    stream.wait();
+    copy_from_gpu(out.data(), gpu_out.data(), out.bytes());
+    return out;
+  }
+
+  void check_against_one_pass(const Buffer& x) {
+    const Buffer out = one_pass(x);
     const std::int64_t bytes = element_bytes(config_.dtype);
     for (std::int64_t i = 0; i < result_.values; ++i) {
       const std::byte* recorded = recording_.outputs.data() + i * bytes;
@@ -157,12 +179,13 @@ class Check {
     const Buffer x_sizes = absolute_values(x.data(), config_.dtype, fed * channels);
     const Buffer references(fed * channels * element_bytes(DType::kF64));
     const Buffer magnitudes(fed * channels * element_bytes(DType::kF64));
-    ForwardArgs args =
-        whole_sequence(x, references, DType::kF64, fed, weights_.weight, weights_.bias);
+    ForwardArgs args = whole_sequence(x.data(), references.data(), DType::kF64, fed,
+                                      weights_.weight.data(), weights_.bias.data());
     args.backend = BackendId::kReference;
     result.status = forward(args);
     if (!result.status.ok()) return result;
-    args = whole_sequence(x_sizes, magnitudes, DType::kF64, fed, weight_sizes, bias_sizes);
+    args = whole_sequence(x_sizes.data(), magnitudes.data(), DType::kF64, fed, weight_sizes.data(),
+                          bias_sizes.data());
     args.backend = BackendId::kReference;
     args.activation = Activation::kNone;
     result.status = forward(args);

@@ -5,11 +5,15 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <algorithm>
+#include <filesystem>
 #include <memory>
+#include <set>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "commands.hpp"
+#include "common/error.hpp"
 #include "common/host.hpp"
 #include "common/output_file.hpp"
 #include "report/plots.hpp"
@@ -22,6 +26,7 @@ namespace {
 using report::BenchRow;
 using report::escape_xml;
 using report::Facts;
+using report::Figure;
 using report::format_us;
 using report::Kind;
 using report::Result;
@@ -70,10 +75,6 @@ std::string facts_section(std::string_view title, const Facts& facts) {
   return text + "</dl>\n";
 }
 
-std::string figure_section(std::string_view title, const std::string& svg) {
-  return fmt::format("<h3>{}</h3>\n<figure>\n{}</figure>\n", title, svg);
-}
-
 std::string replay_table(const Result& result) {
   std::vector<Cells> rows;
   for (const Run& run : result.runs) {
@@ -94,7 +95,8 @@ std::string replay_table(const Result& result) {
 std::string bench_table(const Result& result) {
   std::vector<Cells> rows;
   for (const BenchRow& row : result.rows) {
-    rows.push_back({fmt::format("{}, {}", row.name, row.schedule), row.dtype,
+    const std::string mode = row.mode.empty() ? "" : ", " + row.mode;
+    rows.push_back({fmt::format("{}, {}{}", row.name, row.schedule, mode), row.dtype,
                     std::to_string(row.tokens), std::to_string(row.channels),
                     std::to_string(row.sequences), std::to_string(row.threads),
                     report::format_bytes(row.bytes), format_us(row.host_us), format_us(row.run_us),
@@ -111,15 +113,11 @@ std::string section_of(const Result& result) {
       fmt::format("<h2>{}: {}</h2>\n<p><code>shortconv {}</code><br>shortconv {}</p>\n",
                   result.command == "replay" ? "Replay" : "Bench", escape_xml(result.path),
                   escape_xml(result.command_line), escape_xml(result.version));
-  if (result.command == "replay") {
-    text += figure_section("Time of a call", report::latency_figure(result));
-    text += figure_section("Schedules", report::schedule_figure(result));
-    text += "<h3>Numbers</h3>\n" + replay_table(result);
-  } else {
-    text += figure_section("Bandwidth", report::bandwidth_figure(result));
-    text += figure_section("Beside a copy", report::copy_share_figure(result));
-    text += "<h3>Numbers</h3>\n" + bench_table(result);
+  for (const Figure& figure : report::figures_of(result)) {
+    text += fmt::format("<h3>{}</h3>\n<figure>\n{}</figure>\n", figure.title, figure.svg);
   }
+  text += "<h3>Numbers</h3>\n";
+  text += result.command == "replay" ? replay_table(result) : bench_table(result);
   text += facts_section("Requests", result.workload);
   text += facts_section("Model", result.model);
   text += facts_section("Scheduler", result.scheduler);
@@ -137,10 +135,40 @@ std::string page(const std::vector<Result>& results) {
   return text + "</body>\n</html>\n";
 }
 
+// A file of its own for each figure, called after the file of the result.
+void write_figures(const std::string& folder, const std::vector<Result>& results) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw CommandError(kExitUsage, fmt::format("--svg: {}: {}", folder, error.message()));
+  std::set<std::string> written;
+  for (const Result& result : results) {
+    const std::string stem = std::filesystem::path(result.path).stem().string();
+    for (const Figure& figure : report::figures_of(result)) {
+      const std::string path = fmt::format("{}/{}-{}.svg", folder, stem, figure.file_name);
+      if (!written.insert(path).second) {
+        throw CommandError(kExitUsage, fmt::format("--svg: two results are called '{}'", stem));
+      }
+      write_output(path, figure.svg);
+    }
+  }
+}
+
 struct ReportOptions {
   std::vector<std::string> inputs;
   std::string output;
+  std::string svg_folder;
 };
+
+void make_report(const ReportOptions& options) {
+  if (options.output.empty() && options.svg_folder.empty()) {
+    throw CommandError(kExitUsage, "report: give --output FILE, --svg DIR or both");
+  }
+  check_writable(options.output);
+  std::vector<Result> results;
+  for (const std::string& path : options.inputs) results.push_back(report::read_result(path));
+  if (!options.svg_folder.empty()) write_figures(options.svg_folder, results);
+  if (!options.output.empty()) write_output(options.output, page(results));
+}
 
 }  // namespace
 
@@ -149,13 +177,10 @@ void add_report_command(CLI::App& app) {
       app.add_subcommand("report", "Make one HTML page from results of replay and bench");
   auto options = std::make_shared<ReportOptions>();
   command->add_option("results", options->inputs, "Files written with --json")->required();
-  command->add_option("-o,--output", options->output, "The page; - is stdout")->required();
-  command->callback([options] {
-    check_writable(options->output);
-    std::vector<Result> results;
-    for (const std::string& path : options->inputs) results.push_back(report::read_result(path));
-    write_output(options->output, page(results));
-  });
+  command->add_option("-o,--output", options->output, "The page; - is stdout");
+  command->add_option("--svg", options->svg_folder, "Write each figure into a file of this folder")
+      ->type_name("DIR");
+  command->callback([options] { make_report(*options); });
 }
 
 }  // namespace shortconv::tools

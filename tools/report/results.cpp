@@ -29,6 +29,10 @@ class Node {
     return {*found, file_, where};
   }
 
+  [[nodiscard]] bool has(std::string_view key) const {
+    return value_.is_object() && value_.contains(std::string(key));
+  }
+
   [[nodiscard]] std::vector<Node> items() const {
     expect(value_.is_array(), "an array");
     std::vector<Node> items;
@@ -123,6 +127,7 @@ BenchRow read_row(const Node& node) {
   return {.name = node.at("case").text(),
           .schedule = node.at("schedule").text(),
           .dtype = node.at("dtype").text(),
+          .mode = node.has("mode") ? node.at("mode").text() : "",
           .tokens = node.at("tokens").count(),
           .channels = node.at("channels").count(),
           .sequences = node.at("sequences").count(),

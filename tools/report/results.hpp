@@ -37,6 +37,7 @@ struct BenchRow {
   std::string name;
   std::string schedule;
   std::string dtype;
+  std::string mode;  // cold or warm; of a GPU only
   std::int64_t tokens = 0;
   std::int64_t channels = 0;
   std::int64_t sequences = 0;

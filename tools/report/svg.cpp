@@ -125,7 +125,8 @@ void Svg::text(Point at, std::string_view text, Anchor anchor, std::string_view 
 std::string Svg::element(std::string_view title) const {
   return fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" "
-      "height=\"{1}\" role=\"img\">\n<title>{2}</title>\n{3}</svg>\n",
+      "height=\"{1}\" role=\"img\" font-family=\"system-ui, sans-serif\">\n<title>{2}</title>\n"
+      "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{3}</svg>\n",
       width_, height_, escape_xml(title), body_);
 }
 

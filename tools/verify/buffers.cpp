@@ -9,6 +9,7 @@
 
 #include "core/element.hpp"
 #include "shortconv/schedule.hpp"
+#include "verify/on_gpu.hpp"
 #include "verify/random.hpp"
 
 namespace shortconv::tools::verify {
@@ -123,6 +124,16 @@ TensorRef TensorBuffer::view() const {
   return view;
 }
 
+std::vector<const TensorBuffer*> CaseBuffers::tensors() const {
+  std::vector<const TensorBuffer*> list{&x, &out, &weight};
+  for (const std::optional<TensorBuffer>* buffer :
+       {&bias, &state, &query_start_loc, &has_initial_state, &read_slots, &write_slots,
+        &read_offsets, &block_sequence, &block_offset}) {
+    if (*buffer) list.push_back(&**buffer);
+  }
+  return list;
+}
+
 CaseBuffers make_buffers(const Case& problem) {
   const auto filling = [&](Role role, double scale, int special_period) {
     return Filling{mix(problem.seed ^ (static_cast<std::uint64_t>(role) << 60)), scale,
@@ -182,7 +193,8 @@ ForwardArgs make_arguments(const Case& problem, const CaseBuffers& buffers, Back
 }
 
 Status run_case(const Case& problem, const CaseBuffers& buffers, BackendId backend) {
-  return forward(make_arguments(problem, buffers, backend));
+  const ForwardArgs arguments = make_arguments(problem, buffers, backend);
+  return backend == BackendId::kCuda ? forward_on_gpu(arguments, buffers) : forward(arguments);
 }
 
 }  // namespace shortconv::tools::verify

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "common/buffer.hpp"
 #include "shortconv/plan.hpp"
@@ -11,7 +12,8 @@
 
 namespace shortconv::tools::verify {
 
-/// Host memory of one tensor. A backend with memory of its own adds its copy here.
+/// Host memory of one tensor. For a backend with memory of its own, run_case takes copies of all of
+/// it there and back.
 class TensorBuffer {
  public:
   explicit TensorBuffer(TensorSpec spec);
@@ -49,6 +51,9 @@ struct CaseBuffers {
   [[nodiscard]] const TensorBuffer& result(const Case& problem) const {
     return problem.in_place ? x : out;
   }
+
+  /// All that there are.
+  [[nodiscard]] std::vector<const TensorBuffer*> tensors() const;
 };
 
 /// Memory with the values of the case. A value depends on the seed and on the indices of its
@@ -57,6 +62,7 @@ struct CaseBuffers {
 
 [[nodiscard]] ForwardArgs make_arguments(const Case& problem, const CaseBuffers& buffers,
                                          BackendId backend);
+/// Runs the case where the backend works; afterwards the buffers hold what it made of them.
 [[nodiscard]] Status run_case(const Case& problem, const CaseBuffers& buffers, BackendId backend);
 
 }  // namespace shortconv::tools::verify

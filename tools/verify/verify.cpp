@@ -147,20 +147,10 @@ std::string summary(const Totals& totals, BackendId backend) {
   return text;
 }
 
-// Otherwise every case would fail, and not for a reason of its own.
-void require_available(BackendId backend) {
-  for (const BackendInfo& info : backend_info()) {
-    if (info.name == name(backend) && !info.available) {
-      throw CommandError(
-          kExitUsage, fmt::format("--backend: '{}' is not available: {}", info.name, info.detail));
-    }
-  }
-}
-
 void run_verify(const Options& options) {
   constexpr std::int64_t kMostFailures = 3;  // printed in full; then it is time to look at them
   const BackendId backend = parse_name(capabilities().backends, "--backend", options.backend);
-  require_available(backend);
+  require_available(backend);  // or every case would fail, and not for a reason of its own
   const Filter filter = parse_filter(options.only);
   Totals totals;
   if (options.case_seed) {

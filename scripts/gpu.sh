@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU: builds, tests, sanitizers, benchmarks; a short table last.
+#   scripts/gpu.sh [PARTS] [RESULTS]
+# PARTS are some of: build tests sanitize bench replay (default: all, with commas), RESULTS is where the JSON files go
+# (default: bench/results/gpu). SHORTCONV_BUILD names the build folder (default: build/dev).
+set -eu
+cd "$(dirname "$0")/.."
+parts=,${1:-build,tests,sanitize,bench,replay},
+results=${2:-bench/results/gpu}
+build=${SHORTCONV_BUILD:-build/dev}
+shortconv=$build/tools/shortconv
+mkdir -p "$results"
+has() { case $parts in *,$1,*) return 0 ;; *) return 1 ;; esac; }
+
+if has build; then
+  . scripts/dependencies.sh
+  need_packages "${build_packages[@]}" libgtest-dev
+  cmake --preset dev -DCMAKE_CUDA_ARCHITECTURES=native >/dev/null
+  cmake --build "$build"
+fi
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+
+if has tests; then
+  "$build/tests/gpu/shortconv_gpu_tests" --gtest_brief=1
+  "$build/tests/tools/shortconv_tools_tests" --gtest_brief=1 --gtest_filter='Gpu*'
+  "$shortconv" verify --backend cuda --cases 20000
+fi
+
+if has sanitize; then
+  for tool in memcheck racecheck initcheck synccheck; do
+    compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 \
+      "$shortconv" verify --backend cuda --cases 150 --seed 7 | tail -n 2
+  done
+fi
+
+# bench NAME ARGUMENTS...: one file of results, and its table on the terminal.
+bench() {
+  local name=$1
+  shift
+  echo "== $name: shortconv bench --backend cuda $*"
+  "$shortconv" bench --backend cuda --json "$results/$name.json" "$@"
+}
+main=(--shape 8192x8192 8x1024 64x128 256x32 skewed decode-256)
+if has bench; then
+  bench bf16 --schedule flat
+  bench schedules --schedule sequence-grid,block-list,flat --shape 8192x8192 8x1024 64x128 256x32 1024x8 skewed mixed \
+    8192x2048 8x1024x2048 64x128x2048 4096x4096 1024x8192 64x4 16x4
+  bench warm --mode warm --shape 1024x8192 64x4 16x4 decode-1 decode-8 decode-32 decode-64
+  for width in 2 3 5 6 7 8; do bench "width-$width" --width "$width" "${main[@]}"; done
+  for dtype in f16 f32; do bench "$dtype" --dtype "$dtype" "${main[@]}" decode-256-ds; done
+  for pitch in 1.5 2; do bench "pitch-$pitch" --pitch "$pitch" "${main[@]}"; done
+fi
+
+if has replay; then
+  for run in extend draft; do
+    [ $run = draft ] && more=(--draft 4) || more=()
+    echo "== replay of a serving run: $run"
+    "$shortconv" replay --backend cuda --preset gsm8k --limit 400 --layers 4 --check 8 "${more[@]}" \
+      --compare block-list,sequence-grid,flat --json "$results/replay-$run.json"
+  done
+fi
+
+if has bench; then
+  echo
+  echo "results of $results/bf16.json, cold:"
+  python3 - "$results/bf16.json" <<'END'
+import json, sys
+for row in json.load(open(sys.argv[1]))["rows"]:
+    print(f'{row["case"]:<18} {row["run_us"]:>8.2f} us  copy {row["copy_us"]:>8.2f}  x {row["ratio"]:.3f}  '
+          f'{row["run_us"] - row["copy_us"]:+.2f} us')
+END
+fi

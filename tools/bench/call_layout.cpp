@@ -1,0 +1,72 @@
+#include "bench/call_layout.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace shortconv::tools::bench {
+
+CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
+    : shape_(shape), options_(options) {
+  const bool token_major = shape.layout == Layout::kTokenMajor;
+  const std::int64_t row = token_major ? shape.channels : shape.tokens();
+  rows_ = token_major ? shape.tokens() : shape.channels;
+  row_pitch_ = std::max<std::int64_t>(row, std::llround(static_cast<double>(row) * options.pitch));
+
+  query_start_loc_.push_back(0);
+  for (std::int64_t s = 0; s < shape.sequences(); ++s) {
+    const auto length = static_cast<std::int32_t>(shape.lengths[s]);
+    query_start_loc_.push_back(query_start_loc_.back() + length);
+    has_initial_state_.push_back(shape.resumed(s) ? 1 : 0);
+  }
+}
+
+std::int64_t CallLayout::moved_bytes() const {
+  const std::int64_t resumed = std::ranges::count(has_initial_state_, 1);
+  return (2 * shape_.tokens() * shape_.channels +
+          (shape_.sequences() + resumed) * slot_elements()) *
+         element_bytes(options_.dtype);
+}
+
+std::int64_t CallLayout::touched_bytes() const {
+  return (2 * shape_.tokens() * shape_.channels + state_elements()) * element_bytes(options_.dtype);
+}
+
+TensorRef CallLayout::rows(void* data, Device device) const {
+  TensorRef view = TensorRef::contiguous(data, options_.dtype, {rows_, row_pitch_}, device);
+  view.shape[1] = shape_.layout == Layout::kTokenMajor ? shape_.channels : shape_.tokens();
+  return shape_.layout == Layout::kTokenMajor ? view : view.transposed(0, 1);
+}
+
+ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const {
+  const DType dtype = options_.dtype;
+  const std::int64_t sequences = shape_.sequences();
+  const std::int64_t channels = shape_.channels;
+  const std::int64_t history = options_.width - 1;
+  ForwardArgs args;
+  args.op = shape_.op;
+  args.x = rows(memory.x, device);
+  args.out = rows(memory.out, device);
+  args.weight = TensorRef::contiguous(memory.weight, dtype, {channels, options_.width}, device);
+  if (options_.has_bias) {
+    args.bias = TensorRef::contiguous(memory.bias, dtype, {channels}, device);
+  }
+  args.state =
+      shape_.state_layout == StateLayout::kChannelInnermost
+          ? TensorRef::contiguous(memory.state, dtype, {sequences, history, channels}, device)
+          : TensorRef::contiguous(memory.state, dtype, {sequences, channels, history}, device)
+                .transposed(1, 2);
+  args.activation = options_.activation;
+  args.backend = options_.backend;
+  args.threads = options_.threads;
+  args.programmatic_launch = options_.programmatic_launch;
+  if (shape_.op == Op::kDecode) return args;
+
+  args.schedule = options_.schedule;
+  args.query_start_loc =
+      TensorRef::contiguous(memory.query_start_loc, DType::kI32, {sequences + 1}, device);
+  args.has_initial_state =
+      TensorRef::contiguous(memory.has_initial_state, DType::kBool, {sequences}, device);
+  return args;
+}
+
+}  // namespace shortconv::tools::bench

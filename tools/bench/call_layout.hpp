@@ -1,0 +1,74 @@
+// Sizes and arguments of a measured call, wherever its memory is.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "bench/shapes.hpp"
+#include "shortconv/problem.hpp"
+
+namespace shortconv::tools::bench {
+
+struct CallOptions {
+  DType dtype = DType::kBF16;
+  int width = 4;
+  Activation activation = Activation::kSilu;
+  Schedule schedule = Schedule::kFlat;
+  BackendId backend = BackendId::kCpu;
+  int threads = 1;                   // CPU
+  double pitch = 1;                  // of the rows of x and out, as a multiple of their length
+  bool has_bias = false;
+  bool programmatic_launch = false;  // GPU
+};
+
+struct CallMemory {
+  void* x = nullptr;
+  void* out = nullptr;
+  void* weight = nullptr;
+  void* bias = nullptr;
+  void* state = nullptr;
+  void* query_start_loc = nullptr;
+  void* has_initial_state = nullptr;
+};
+
+class CallLayout {
+ public:
+  CallLayout(const Shape& shape, const CallOptions& options);
+
+  /// Of x, and of out: gaps between rows included.
+  [[nodiscard]] std::int64_t row_elements() const { return rows_ * row_pitch_; }
+  [[nodiscard]] std::int64_t weight_elements() const { return shape_.channels * options_.width; }
+  [[nodiscard]] std::int64_t bias_elements() const { return shape_.channels; }
+  [[nodiscard]] std::int64_t state_elements() const { return shape_.sequences() * slot_elements(); }
+  [[nodiscard]] const std::vector<std::int32_t>& query_start_loc() const {
+    return query_start_loc_;
+  }
+  [[nodiscard]] const std::vector<std::uint8_t>& has_initial_state() const {
+    return has_initial_state_;
+  }
+
+  /// What a call moves: inputs, outputs and states, each counted once per direction. Weights stay
+  /// in cache.
+  [[nodiscard]] std::int64_t moved_bytes() const;
+
+  /// What a call leaves in a cache: x, out and states, each counted once, without gaps.
+  [[nodiscard]] std::int64_t touched_bytes() const;
+
+  /// Without the lists or the length that its schedule asks for.
+  [[nodiscard]] ForwardArgs arguments(const CallMemory& memory, Device device) const;
+
+ private:
+  [[nodiscard]] std::int64_t slot_elements() const {
+    return (options_.width - 1) * shape_.channels;
+  }
+  [[nodiscard]] TensorRef rows(void* data, Device device) const;
+
+  Shape shape_;
+  CallOptions options_;
+  std::int64_t rows_ = 0;  // as they lie in memory: of tokens or of channels
+  std::int64_t row_pitch_ = 0;
+  std::vector<std::int32_t> query_start_loc_;
+  std::vector<std::uint8_t> has_initial_state_;
+};
+
+}  // namespace shortconv::tools::bench

@@ -1,0 +1,50 @@
+#include "bench/cpu_call.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/error.hpp"
+#include "shortconv/schedule.hpp"
+
+namespace shortconv::tools::bench {
+
+CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
+    : layout_(shape, options),
+      lengths_(shape.lengths),
+      query_start_loc_(layout_.query_start_loc()),
+      has_initial_state_(layout_.has_initial_state()),
+      x_(options.dtype, layout_.row_elements(), options.threads),
+      out_(options.dtype, layout_.row_elements(), options.threads),
+      weight_(options.dtype, layout_.weight_elements(), options.threads),
+      bias_(options.dtype, layout_.bias_elements(), options.threads),
+      state_(options.dtype, layout_.state_elements(), options.threads) {
+  args_ = layout_.arguments({.x = x_.data(),
+                             .out = out_.data(),
+                             .weight = weight_.data(),
+                             .bias = bias_.data(),
+                             .state = state_.data(),
+                             .query_start_loc = query_start_loc_.data(),
+                             .has_initial_state = has_initial_state_.data()},
+                            {});
+}
+
+void CpuCall::prepare() {
+  if (args_.schedule == Schedule::kBlockList) {
+    BlockList list = plan_block_list(lengths_);
+    block_sequence_ = std::move(list.sequence);
+    block_offset_ = std::move(list.offset);
+    args_.block_sequence =
+        TensorRef::contiguous(block_sequence_.data(), DType::kI32, {std::ssize(block_sequence_)});
+    args_.block_offset =
+        TensorRef::contiguous(block_offset_.data(), DType::kI32, {std::ssize(block_offset_)});
+  } else if (args_.schedule == Schedule::kSequenceGrid) {
+    args_.longest_sequence = *std::max_element(lengths_.begin(), lengths_.end());
+  }
+  Problem problem;
+  require(make_problem(args_, problem));
+  require(make_plan(problem, plan_));
+}
+
+void CpuCall::run() const { require(shortconv::run(plan_, addresses(args_))); }
+
+}  // namespace shortconv::tools::bench

@@ -1,0 +1,37 @@
+// Memory and arguments of one measured call on the CPU.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "bench/call_layout.hpp"
+#include "bench/random_buffer.hpp"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::tools::bench {
+
+class CpuCall {
+ public:
+  CpuCall(const Shape& shape, const CallOptions& options);
+  CpuCall(const CpuCall&) = delete;
+  CpuCall& operator=(const CpuCall&) = delete;
+
+  /// What a caller does for each batch before it can launch: the lists of the schedule, checks,
+  /// plan.
+  void prepare();
+  void run() const;
+
+  [[nodiscard]] std::int64_t bytes() const { return layout_.moved_bytes(); }
+
+ private:
+  CallLayout layout_;
+  ForwardArgs args_;
+  Plan plan_;
+  std::vector<std::int64_t> lengths_;
+  std::vector<std::int32_t> query_start_loc_;
+  std::vector<std::uint8_t> has_initial_state_;
+  std::vector<std::int32_t> block_sequence_, block_offset_;
+  RandomBuffer x_, out_, weight_, bias_, state_;
+};
+
+}  // namespace shortconv::tools::bench

@@ -1,0 +1,140 @@
+#include "bench/gpu_call.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+
+#include "bench/random_buffer.hpp"
+#include "common/error.hpp"
+#include "shortconv/schedule.hpp"
+
+namespace shortconv::tools::bench {
+namespace {
+
+constexpr Device kGpu{DeviceType::kCuda, 0};
+
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+void fill_random(const GpuBuffer& buffer, std::span<const std::byte> table) {
+  const std::int64_t bytes = std::min(std::ssize(table), buffer.bytes());
+  copy_to_gpu(buffer.data(), table.data(), bytes);
+  repeat_on_gpu(buffer, bytes);
+}
+
+template <typename T>
+GpuBuffer on_gpu(const std::vector<T>& values) {
+  GpuBuffer buffer(std::ssize(values) * static_cast<std::int64_t>(sizeof(T)));
+  copy_to_gpu(buffer.data(), values.data(), buffer.bytes());
+  return buffer;
+}
+
+}  // namespace
+
+int number_of_sets(std::int64_t touched_bytes, std::int64_t allocated_bytes,
+                   std::int64_t cache_bytes) {
+  constexpr std::int64_t kFewest = 2, kMost = 64;
+  constexpr std::int64_t kMostBytes = std::int64_t{4} << 30;
+  const std::int64_t wanted = 3 * cache_bytes / std::max<std::int64_t>(touched_bytes, 1) + 1;
+  const std::int64_t affordable = kMostBytes / std::max<std::int64_t>(allocated_bytes, 1);
+  return static_cast<int>(std::clamp(std::min(wanted, affordable), kFewest, kMost));
+}
+
+SetPlaces place_set(const CallLayout& layout, DType dtype) {
+  constexpr std::int64_t kAlignment = 256;  // that of an allocation of its own
+  constexpr std::int64_t kVector = 16;
+  const std::int64_t rows_bytes = layout.row_elements() * element_bytes(dtype);
+  SetPlaces places;
+  places.out = round_up(rows_bytes, kAlignment);
+  places.state = places.out + round_up(rows_bytes, kAlignment);
+  places.copied = round_up((layout.moved_bytes() + 1) / 2, kVector);
+  places.copy_target = round_up(places.copied, kAlignment);
+  places.bytes = std::max(places.state + layout.state_elements() * element_bytes(dtype),
+                          places.copy_target + places.copied);
+  return places;
+}
+
+GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t cache_bytes)
+    : layout_(shape, options),
+      places_(place_set(layout_, options.dtype)),
+      weight_(layout_.weight_elements() * element_bytes(options.dtype)),
+      bias_(layout_.bias_elements() * element_bytes(options.dtype)),
+      query_start_loc_(on_gpu(layout_.query_start_loc())),
+      has_initial_state_(on_gpu(layout_.has_initial_state())),
+      fetched_(query_start_loc_.bytes()),
+      lengths_(shape.lengths) {
+  const std::vector<std::byte> table = random_table(options.dtype);
+  fill_random(weight_, table);
+  fill_random(bias_, table);
+  const int sets = number_of_sets(layout_.touched_bytes(), places_.bytes, cache_bytes);
+  for (int set = 0; set < sets; ++set) {
+    fill_random(sets_.emplace_back(places_.bytes), table);
+    const ForwardArgs args = arguments_of(sets_.back());
+    addresses_.push_back(addresses(args));
+    if (set == 0) args_ = args;
+  }
+}
+
+ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
+  auto* memory = static_cast<std::byte*>(set.data());
+  ForwardArgs args = layout_.arguments({.x = memory,
+                                        .out = memory + places_.out,
+                                        .weight = weight_.data(),
+                                        .bias = bias_.data(),
+                                        .state = memory + places_.state,
+                                        .query_start_loc = query_start_loc_.data(),
+                                        .has_initial_state = has_initial_state_.data()},
+                                       kGpu);
+  if (args.schedule == Schedule::kBlockList) {
+    // The lengths never change here, so neither does the number of entries.
+    const std::int64_t entries = std::ssize(plan_block_list(lengths_).sequence);
+    const std::int64_t bytes = entries * element_bytes(DType::kI32);
+    if (block_list_.bytes() == 0) {
+      sent_ = PinnedBuffer(2 * bytes);
+      block_list_ = GpuBuffer(2 * bytes);
+    }
+    auto* lists = static_cast<std::byte*>(block_list_.data());
+    args.block_sequence = TensorRef::contiguous(lists, DType::kI32, {entries}, kGpu);
+    args.block_offset = TensorRef::contiguous(lists + bytes, DType::kI32, {entries}, kGpu);
+  }
+  return args;
+}
+
+void GpuCall::fetch_lengths(const GpuStream& stream) {
+  start_copy_from_gpu(fetched_.data(), query_start_loc_.data(), fetched_.bytes(), stream.handle());
+  stream.wait();
+  const auto* bounds = reinterpret_cast<const std::int32_t*>(fetched_.data());
+  for (std::size_t s = 0; s < lengths_.size(); ++s) lengths_[s] = bounds[s + 1] - bounds[s];
+}
+
+// The pinned memory is free again: fetch_lengths has waited for the copy of the last time.
+void GpuCall::send_block_list(void* stream) {
+  const BlockList list = plan_block_list(lengths_);
+  const std::int64_t bytes = std::ssize(list.sequence) * element_bytes(DType::kI32);
+  std::memcpy(sent_.data(), list.sequence.data(), static_cast<std::size_t>(bytes));
+  std::memcpy(sent_.data() + bytes, list.offset.data(), static_cast<std::size_t>(bytes));
+  start_copy_to_gpu(block_list_.data(), sent_.data(), 2 * bytes, stream);
+}
+
+void GpuCall::prepare(const GpuStream& stream) {
+  if (prepare_waits()) fetch_lengths(stream);
+  if (args_.schedule == Schedule::kBlockList) send_block_list(stream.handle());
+  if (args_.schedule == Schedule::kSequenceGrid) {
+    args_.longest_sequence = *std::ranges::max_element(lengths_);
+  }
+  Problem problem;
+  require(make_problem(args_, problem));
+  require(make_plan(problem, plan_));
+}
+
+void GpuCall::run(int set, void* stream) const {
+  require(shortconv::run(plan_, addresses_[static_cast<std::size_t>(set)], stream));
+}
+
+void GpuCall::copy(int set, void* stream) const {
+  auto* memory = static_cast<std::byte*>(sets_[static_cast<std::size_t>(set)].data());
+  gpu_copy(memory + places_.copy_target, memory, places_.copied, stream);
+}
+
+}  // namespace shortconv::tools::bench

@@ -1,0 +1,64 @@
+// Memory and arguments of one measured call on the GPU, several times over.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "bench/call_layout.hpp"
+#include "common/gpu.hpp"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::tools::bench {
+
+/// How many sets of x, out and states a series of calls takes in turns, so that a set has left the
+/// cache before its turn comes again: more than three times the cache together, within limits of
+/// number and memory.
+[[nodiscard]] int number_of_sets(std::int64_t touched_bytes, std::int64_t allocated_bytes,
+                                 std::int64_t cache_bytes);
+
+/// Where the tensors of one set lie in its allocation, in bytes. A copy that moves as much as the
+/// call runs inside the same allocation, from its start to `copy_target`.
+struct SetPlaces {
+  std::int64_t out = 0;
+  std::int64_t state = 0;
+  std::int64_t copy_target = 0;
+  std::int64_t copied = 0;
+  std::int64_t bytes = 0;
+};
+[[nodiscard]] SetPlaces place_set(const CallLayout& layout, DType dtype);
+
+class GpuCall {
+ public:
+  GpuCall(const Shape& shape, const CallOptions& options, std::int64_t cache_bytes);
+  GpuCall(const GpuCall&) = delete;
+  GpuCall& operator=(const GpuCall&) = delete;
+
+  [[nodiscard]] int sets() const { return static_cast<int>(sets_.size()); }
+  [[nodiscard]] const CallLayout& layout() const { return layout_; }
+
+  /// What a caller does on the host for each batch before it can launch. A schedule that needs
+  /// lengths gets them where they are, on the GPU, and so waits for the stream.
+  void prepare(const GpuStream& stream);
+  [[nodiscard]] bool prepare_waits() const { return args_.schedule != Schedule::kFlat; }
+
+  /// The call, or the copy, on one of the sets.
+  void run(int set, void* stream) const;
+  void copy(int set, void* stream) const;
+
+ private:
+  [[nodiscard]] ForwardArgs arguments_of(const GpuBuffer& set);
+  void fetch_lengths(const GpuStream& stream);
+  void send_block_list(void* stream);
+
+  CallLayout layout_;
+  SetPlaces places_;
+  GpuBuffer weight_, bias_, query_start_loc_, has_initial_state_, block_list_;
+  PinnedBuffer fetched_, sent_;
+  std::vector<GpuBuffer> sets_;
+  std::vector<Addresses> addresses_;  // of each set
+  std::vector<std::int64_t> lengths_;
+  ForwardArgs args_;  // with the first set
+  Plan plan_;
+};
+
+}  // namespace shortconv::tools::bench

@@ -1,0 +1,89 @@
+#include "bench/table.hpp"
+
+#include <fmt/format.h>
+
+#include "shortconv/capability.hpp"
+
+namespace shortconv::tools::bench {
+namespace {
+
+double megabytes(const Row& row) { return static_cast<double>(row.bytes) * 1e-6; }
+
+double gigabytes_per_second(std::int64_t bytes, double us) {
+  return static_cast<double>(bytes) / us * 1e-3;
+}
+
+std::string cpu_line(const Row& row) {
+  return fmt::format(
+      "{:<15} {:<13} {:>6} {:>6} {:>9} {:>9.2f} {:>9.1f} {:>9.1f} {:>9.1f} {:>7.1f} {:>7.1f} "
+      "{:>7.2f}\n",
+      row.shape->name, shortconv::name(row.options.schedule), row.shape->tokens(),
+      row.shape->sequences(), row.shape->channels, megabytes(row), row.run_us, row.host_us,
+      row.copy_us, gigabytes_per_second(row.bytes, row.run_us),
+      gigabytes_per_second(row.bytes, row.copy_us), 1 / row.ratio());
+}
+
+std::string gpu_line(const Row& row) {
+  const bool kept = row.gpu->mode == CacheMode::kCold && !row.gpu->past_cache;
+  return fmt::format(
+      "{:<15} {:<13} {:<5} {:>6} {:>5} {:>8} {:>7.2f} {:>8.2f} {:>8.2f} {:>6.3f} {:>7.2f} "
+      "{:>7.2f} {:>9.2f}\n",
+      row.shape->name, shortconv::name(row.options.schedule),
+      fmt::format("{}{}", name(row.gpu->mode), kept ? "*" : ""), row.shape->tokens(),
+      row.shape->sequences(), row.shape->channels, megabytes(row), row.run_us, row.copy_us,
+      row.ratio(), row.run_us - row.copy_us, row.gpu->plan_us, row.gpu->launch_us);
+}
+
+}  // namespace
+
+std::string_view name(CacheMode mode) { return mode == CacheMode::kCold ? "cold" : "warm"; }
+
+std::string table_header(bool on_gpu) {
+  if (on_gpu) {
+    return fmt::format(
+        "{:<15} {:<13} {:<5} {:>6} {:>5} {:>8} {:>7} {:>8} {:>8} {:>6} {:>7} {:>7} {:>9}\n", "case",
+        "schedule", "mode", "tokens", "seqs", "channels", "MB", "run us", "copy us", "ratio", "+us",
+        "plan us", "launch us");
+  }
+  return fmt::format("{:<15} {:<13} {:>6} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7}\n",
+                     "case", "schedule", "tokens", "seqs", "channels", "MB", "run us", "host us",
+                     "copy us", "GB/s", "copy", "x copy");
+}
+
+std::string table_line(const Row& row) { return row.gpu ? gpu_line(row) : cpu_line(row); }
+
+nlohmann::ordered_json to_json(const Row& row) {
+  nlohmann::ordered_json json = {{"case", row.shape->name},
+                                 {"schedule", shortconv::name(row.options.schedule)},
+                                 {"dtype", shortconv::name(row.options.dtype)},
+                                 {"width", row.options.width},
+                                 {"activation", shortconv::name(row.options.activation)},
+                                 {"pitch", row.options.pitch},
+                                 {"tokens", row.shape->tokens()},
+                                 {"channels", row.shape->channels},
+                                 {"sequences", row.shape->sequences()},
+                                 {"threads", row.options.threads},
+                                 {"bytes", row.bytes},
+                                 {"run_us", row.run_us},
+                                 {"host_us", row.host_us},
+                                 {"copy_us", row.copy_us},
+                                 {"gb_per_s", gigabytes_per_second(row.bytes, row.run_us)},
+                                 {"copy_gb_per_s", gigabytes_per_second(row.bytes, row.copy_us)},
+                                 {"ratio", row.ratio()}};
+  if (row.gpu) {
+    json.update({{"copy_plus_us", row.run_us - row.copy_us},
+                 {"mode", name(row.gpu->mode)},
+                 {"bias", row.options.has_bias},
+                 {"programmatic_launch", row.options.programmatic_launch},
+                 {"sets", row.gpu->sets},
+                 {"sets_past_cache", row.gpu->past_cache},
+                 {"calls_per_graph", row.gpu->calls},
+                 {"empty_us", row.gpu->empty_us},
+                 {"plan_us", row.gpu->plan_us},
+                 {"launch_us", row.gpu->launch_us},
+                 {"bare_launch_us", row.gpu->bare_launch_us}});
+  }
+  return json;
+}
+
+}  // namespace shortconv::tools::bench

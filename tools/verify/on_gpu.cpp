@@ -1,0 +1,108 @@
+#include "verify/on_gpu.hpp"
+
+#include <cstring>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "common/error.hpp"
+#include "common/gpu.hpp"
+
+namespace shortconv::tools::verify {
+namespace {
+
+// One place on the GPU for the buffers of the case at hand. It lasts as long as the process and
+// grows with the cases: an allocation for each tensor would take longer than the calls.
+class Arena {
+ public:
+  void upload(const std::vector<const TensorBuffer*>& buffers) {
+    place(buffers);
+    for (const auto& [bytes, offset] : places_) {
+      std::memcpy(staging_.data() + offset, bytes.data(), bytes.size());
+    }
+    start_copy_to_gpu(memory_.data(), staging_.data(), used_, stream());
+  }
+
+  void download() const {
+    start_copy_from_gpu(staging_.data(), memory_.data(), used_, stream());
+    stream_.wait();
+    for (const auto& [bytes, offset] : places_) {
+      std::memcpy(bytes.data(), staging_.data() + offset, bytes.size());
+    }
+  }
+
+  // Null stays null: absent is not the same as empty.
+  [[nodiscard]] void* address_of(void* host) const {
+    const auto* wanted = static_cast<const std::byte*>(host);
+    for (const auto& [bytes, offset] : places_) {
+      const std::byte* first = bytes.data();
+      const bool inside =
+          !std::less<>()(wanted, first) && std::less<>()(wanted, first + bytes.size());
+      if (inside) return static_cast<std::byte*>(memory_.data()) + offset + (wanted - first);
+    }
+    return nullptr;
+  }
+
+  [[nodiscard]] void* stream() const { return stream_.handle(); }
+
+ private:
+  struct Place {
+    std::span<std::byte> bytes;  // on the host
+    std::int64_t offset;
+  };
+
+  // Both memories start on a multiple of the host buffers' alignment, so whatever is aligned or
+  // misaligned there is so here.
+  void place(const std::vector<const TensorBuffer*>& buffers) {
+    places_.clear();
+    used_ = 0;
+    for (const TensorBuffer* buffer : buffers) {
+      places_.push_back({buffer->bytes(), used_});
+      const std::int64_t end = used_ + std::ssize(buffer->bytes());
+      used_ = (end + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
+    }
+    if (used_ <= memory_.bytes()) return;
+    memory_ = {};  // before the larger one is there
+    staging_ = {};
+    memory_ = GpuBuffer(2 * used_);
+    staging_ = PinnedBuffer(2 * used_);
+  }
+
+  GpuStream stream_;
+  GpuBuffer memory_;
+  PinnedBuffer staging_;
+  std::vector<Place> places_;
+  std::int64_t used_ = 0;
+};
+
+void move_to_gpu(ForwardArgs& arguments, const Arena& arena) {
+  const auto move = [&](TensorRef& tensor) {
+    tensor.data = arena.address_of(tensor.data);
+    tensor.device = {DeviceType::kCuda, 0};
+  };
+  for (TensorRef* tensor : {&arguments.x, &arguments.out, &arguments.weight}) move(*tensor);
+  for (std::optional<TensorRef>* tensor :
+       {&arguments.bias, &arguments.state, &arguments.read_slots, &arguments.write_slots,
+        &arguments.read_offsets, &arguments.query_start_loc, &arguments.has_initial_state,
+        &arguments.block_sequence, &arguments.block_offset}) {
+    if (*tensor) move(**tensor);
+  }
+}
+
+}  // namespace
+
+Status forward_on_gpu(ForwardArgs arguments, const CaseBuffers& buffers) {
+  static Arena arena;
+  arena.upload(buffers.tensors());
+  move_to_gpu(arguments, arena);
+  const Status status = forward(arguments, arena.stream());
+  try {
+    arena.download();  // of a refused call as well: it must have changed nothing
+  } catch (const CommandError& error) {
+    return {Code::kInternal, error.what()};  // so that it is reported with its case
+  }
+  return status;
+}
+
+}  // namespace shortconv::tools::verify
