@@ -9,17 +9,18 @@ namespace shortconv::cuda {
 
 // Tile of the flat schedule. Of a prototype of its inner loop, rows x channels a thread x threads:
 // 8 x 4 x 64 took 66.6 us; 8 x 8 x 64: 69.8; 16 x 4 x 64: 71.9; 8 x 2 x 128: 71.6; two tiles a
-// block one after the other: 67.9; 32 threads: 67.0; 128: 67.7; 256: 69.5.
+// block one after the other: 67.9. The kernel takes 66.2 with 32 threads, 66.5 with 64, 66.8 with
+// 128.
 inline constexpr int kTileTokens = 8;
 inline constexpr int kTileGroup = 4;
-inline constexpr int kTileThreads = 64;
+inline constexpr int kTileThreads = 32;
 
-/// Blocks a multiprocessor is to hold, which bounds the registers: with 16 blocks the kernel takes
-/// 66.5 us, with 17 or 18, for which it spills, 74.9, with 14: 70.0. Wider windows and fp32 rows
-/// need more registers than 16 blocks leave.
+/// Blocks a multiprocessor is to hold, which bounds the registers. Width 4: 32 blocks take 66.2 us,
+/// 28: 67.7; more than 32 it cannot hold. Width 3, which spills with 32: 69.9 and 67.3. Width 8: 24
+/// blocks 83.5, 20: 86.9, 16: 97.7. fp32 rows need twice the registers.
 constexpr int tile_blocks(std::size_t element_bytes, int width) {
-  if (element_bytes == 4) return width <= 4 ? 12 : 8;
-  return width <= 4 ? 16 : width <= 6 ? 12 : 10;
+  if (element_bytes == 4) return width <= 4 ? 24 : 16;
+  return width == 3 ? 28 : width <= 4 ? 32 : 24;
 }
 
 /// Average tokens of a sequence below which a tile searches before it loads. 1024 sequences of 8
@@ -29,7 +30,7 @@ inline constexpr int kSearchFirstBelow = 24;
 
 /// Then a block takes so many neighbouring groups of channels in turn, with one search for
 /// all: 93.1 us instead of 114.0 for 1024 sequences of 8 tokens.
-inline constexpr int kSearchFirstRounds = 8;
+inline constexpr int kSearchFirstRounds = 16;
 
 inline constexpr int kDecodeThreads = 64;
 
