@@ -15,8 +15,8 @@ struct CallOptions {
   Activation activation = Activation::kSilu;
   Schedule schedule = Schedule::kFlat;
   BackendId backend = BackendId::kCpu;
-  int threads = 1;                   // CPU
-  double pitch = 1;                  // of the rows of x and out, as a multiple of their length
+  int threads = 1;   // CPU
+  double pitch = 1;  // of the rows of x and out, as a multiple of their length
   bool has_bias = false;
   bool programmatic_launch = false;  // GPU
 };
