@@ -297,7 +297,10 @@ __global__ void __launch_bounds__(kTileThreads, tile_blocks(sizeof(T), kWidth))
     convolve_tiles(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                    const __grid_constant__ Grid grid) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kSearchFirst>;
-  if (p.programmatic_launch) wait_for_previous_kernel();
+  if (p.programmatic_launch) {
+    release_next_kernel();
+    wait_for_previous_kernel();
+  }
   const bool head = blockIdx.x < grid.head_blocks;
   const FastDivisor across = head ? grid.channel_blocks : grid.body_blocks;
   const std::uint32_t number = head ? blockIdx.x : blockIdx.x - grid.head_blocks;
@@ -314,8 +317,6 @@ __global__ void __launch_bounds__(kTileThreads, tile_blocks(sizeof(T), kWidth))
     const int channel = channels.first(p);
     if (tile.mask != 0) {
       Kernel::convolve(taps, tile.mask, rows);
-      // Not earlier: waiting blocks of the next kernel would take the places of blocks of this one.
-      if (p.programmatic_launch) release_next_kernel();
       if (!channels.inside(p)) return;
       T* out = rows_after(tile_out<T>(p, at, tile.stream, channel), grid.out_step, tile.first);
       Kernel::store(out, grid.out_step, tile.mask, rows);
