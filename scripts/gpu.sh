@@ -2,7 +2,7 @@
 # Everything that needs a GPU: builds, tests, sanitizers, benchmarks; a short table last.
 #   scripts/gpu.sh [PARTS] [RESULTS]
 # PARTS are some of: build tests sanitize bench replay (default: all, with commas), RESULTS is where the JSON files go
-# (default: bench/results/gpu). SHORTCONV_BUILD names the build folder (default: build/dev).
+# (default: bench/results/gpu). SHORTCONV_BUILD names the build folder (default: build/dev). Tables: scripts/performance.py.
 set -eu
 cd "$(dirname "$0")/.."
 parts=,${1:-build,tests,sanitize,bench,replay},
@@ -18,7 +18,10 @@ if has build; then
   cmake --preset dev -DCMAKE_CUDA_ARCHITECTURES=native >/dev/null
   cmake --build "$build"
 fi
-nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+commit=${SHORTCONV_COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
+gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader)
+echo "$gpu, commit $commit"
+printf '{"gpu": "%s", "commit": "%s", "command": "scripts/gpu.sh %s"}\n' "$gpu" "$commit" "${1:-}" >"$results/run.json"
 
 if has tests; then
   "$build/tests/gpu/shortconv_gpu_tests" --gtest_brief=1
@@ -43,6 +46,7 @@ bench() {
 main=(--shape 8192x8192 8x1024 64x128 256x32 skewed decode-256)
 if has bench; then
   bench bf16 --schedule flat
+  bench overlapped --programmatic-launch
   bench schedules --schedule sequence-grid,block-list,flat --shape 8192x8192 8x1024 64x128 256x32 1024x8 skewed mixed \
     8192x2048 8x1024x2048 64x128x2048 4096x4096 1024x8192 64x4 16x4
   bench warm --mode warm --shape 1024x8192 64x4 16x4 decode-1 decode-8 decode-32 decode-64

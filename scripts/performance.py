@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Writes the tables of docs/performance.md from the results of scripts/gpu.sh.
+
+    scripts/performance.py bench/results/h200
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; the functions below have the names.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+
+def rows(results, name):
+    return json.loads((results / f"{name}.json").read_text())["rows"]
+
+
+def by_case(results, name, schedule="flat"):
+    return {row["case"]: row for row in rows(results, name) if row["schedule"] == schedule}
+
+
+def markdown(header, lines):
+    out = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(out + ["| " + " | ".join(line) + " |" for line in lines])
+
+
+def timing(row):
+    return [f'{row["run_us"]:.2f}', f'{row["copy_us"]:.2f}', f'{row["ratio"]:.3f}', f'{row["copy_plus_us"]:+.2f}']
+
+
+def prefill(results):
+    lines = []
+    for row in rows(results, "bf16"):
+        if not row["case"].startswith("decode"):
+            shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
+            lines.append([row["case"], shape] + timing(row))
+    return markdown(["case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us"], lines)
+
+
+def decode(results):
+    cases = by_case(results, "bf16")
+    lines = []
+    for case, row in cases.items():
+        if not case.startswith("decode-") or case.endswith("-ds"):
+            continue
+        windows = cases.get(case + "-ds")
+        above = f'{row["run_us"] - row["empty_us"]:.2f}'
+        line = [f'{row["sequences"]} x {row["channels"]}'] + timing(row) + [above]
+        line += [f'{windows["run_us"]:.2f}', f'{windows["ratio"]:.3f}'] if windows else ["", ""]
+        lines.append(line)
+    header = ["batch", "us", "copy us", "ratio", "over the copy, us", "over an empty kernel, us",
+              "window-innermost states, us", "ratio"]
+    return markdown(header, lines)
+
+
+def overlapped(results):
+    plain, overlap = by_case(results, "bf16"), by_case(results, "overlapped")
+    lines = []
+    for case, row in overlap.items():
+        before = plain[case]
+        above = f'{row["run_us"] - row["empty_us"]:.2f}'
+        lines.append([case, f'{before["ratio"]:.3f}', f'{before["copy_plus_us"]:+.2f}'] + timing(row) + [above])
+    header = ["case", "ratio alone", "over the copy, us", "overlapped us", "copy us", "ratio", "over the copy, us",
+              "over an empty kernel, us"]
+    return markdown(header, lines)
+
+
+def schedules(results):
+    flat, grid, lists = (by_case(results, "schedules", s) for s in ("flat", "sequence-grid", "block-list"))
+    lines = []
+    for case, row in flat.items():
+        lines.append([case] + [f'{t[case]["run_us"]:.1f}' for t in (flat, grid, lists)] +
+                     [f'{grid[case]["run_us"] / row["run_us"]:.1f}', f'{lists[case]["run_us"] / row["run_us"]:.1f}'] +
+                     [f'{t[case]["host_us"]:.1f}' for t in (flat, grid, lists)])
+    header = ["case", "flat us", "sequence-grid us", "block-list us", "x sequence-grid", "x block-list",
+              "host: flat us", "host: sequence-grid us", "host: block-list us"]
+    return markdown(header, lines)
+
+
+def variants(results):
+    names = ["bf16", "f16", "f32", "pitch-1.5", "pitch-2"] + [f"width-{w}" for w in (2, 3, 5, 6, 7, 8)]
+    tables = {name: by_case(results, name) for name in names}
+    cases = ["8192x8192", "8x1024", "64x128", "256x32", "skewed", "decode-256"]
+    labels = {"bf16": "bf16, width 4", "pitch-1.5": "row pitch 1.5 x channels", "pitch-2": "row pitch 2 x channels"}
+    lines = [[labels.get(n, n.replace("-", " "))] + [f'{tables[n][c]["ratio"]:.3f}' for c in cases] for n in names]
+    return markdown(["ratio to the copy"] + cases, lines)
+
+
+def warm(results):
+    return markdown(["case", "us", "copy us", "ratio", "over the copy, us"],
+                    [[row["case"]] + timing(row) for row in rows(results, "warm")])
+
+
+def host(results):
+    row = by_case(results, "bf16")["8192x8192"]
+    every = list(by_case(results, "bf16").values())
+    def least(name):
+        return f'{min(r[name] for r in every):.2f}'
+    def median(name):
+        return f'{sorted(r[name] for r in every)[len(every) // 2]:.2f}'
+    lines = [["bare launch of an empty kernel", f'{row["bare_launch_us"]:.2f}', ""]]
+    for name, what in (("launch_us", "`run` with a ready plan"), ("plan_us", "`make_problem` and `make_plan`"),
+                       ("host_us", "all three")):
+        lines.append([what, median(name), least(name)])
+    return markdown(["host time, us", "median of the cases", "least"], lines)
+
+
+def replay(results):
+    lines = []
+    for name, kinds in (("replay-extend", ("extend", "decode")), ("replay-draft", ("draft extend",))):
+        runs = {run["schedule"]: run for run in json.loads((results / f"{name}.json").read_text())["runs"]}
+        for wanted in kinds:
+            for schedule, label in (("block-list", "block-list (before)"), ("sequence-grid", "sequence-grid (after)"),
+                                    ("flat", "flat (shortconv)")):
+                kind = next(k for k in runs[schedule]["kinds"] if k["kind"] == wanted)
+                line = [wanted, label]
+                for field in ("host_us", "run_us", "host_and_run_us"):
+                    line += [f'{kind[field]["p50"]:.1f}', f'{kind[field]["mean"]:.1f}']
+                lines.append(line + [f'{kind["copy_ratio"]:.2f}'])
+    header = ["calls", "schedule", "host p50, us", "mean", "device p50, us", "mean", "host + device p50, us", "mean",
+              "device / copy"]
+    return markdown(header, lines)
+
+
+TABLES = {f.__name__: f for f in (prefill, decode, overlapped, schedules, variants, warm, host, replay)}
+
+
+def main():
+    results = pathlib.Path(sys.argv[1])
+    page = pathlib.Path(__file__).parent.parent / "docs" / "performance.md"
+    text = page.read_text()
+    for name, table in TABLES.items():
+        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.S)
+        if not pattern.search(text):
+            sys.exit(f"docs/performance.md has no place for the table {name}")
+        text = pattern.sub(lambda m: m.group(1) + table(results) + "\n" + m.group(2), text)
+    page.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
