@@ -292,8 +292,22 @@ struct TileKernel {
   }
 };
 
+/// Blocks that a multiprocessor of the architecture being compiled for can hold.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+inline constexpr int kMostResidentBlocks = 24;
+#elif defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 870)
+inline constexpr int kMostResidentBlocks = 16;
+#else
+inline constexpr int kMostResidentBlocks = 32;
+#endif
+
+constexpr int resident_tiles(std::size_t element_bytes, int width) {
+  const int wanted = tile_blocks(element_bytes, width);
+  return wanted < kMostResidentBlocks ? wanted : kMostResidentBlocks;
+}
+
 template <typename T, typename TWeight, int kWidth, Activation kActivation, bool kSearchFirst>
-__global__ void __launch_bounds__(kTileThreads, tile_blocks(sizeof(T), kWidth))
+__global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
     convolve_tiles(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                    const __grid_constant__ Grid grid) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kSearchFirst>;
