@@ -3,7 +3,7 @@
 #   scripts/gpu.sh [PARTS] [RESULTS]
 # PARTS are some of: build tests sanitize bench replay (default: all, with commas), RESULTS is where the JSON files go
 # (default: bench/results/gpu). SHORTCONV_BUILD names the build folder (default: build/dev). Tables: scripts/performance.py.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")/.."
 parts=,${1:-build,tests,sanitize,bench,replay},
 results=${2:-bench/results/gpu}
@@ -15,7 +15,7 @@ has() { case $parts in *,$1,*) return 0 ;; *) return 1 ;; esac; }
 if has build; then
   . scripts/dependencies.sh
   need_packages "${build_packages[@]}" libgtest-dev
-  cmake --preset dev -DCMAKE_CUDA_ARCHITECTURES=native >/dev/null
+  cmake --preset dev -B "$build" -DCMAKE_CUDA_ARCHITECTURES=native >/dev/null
   cmake --build "$build"
 fi
 commit=${SHORTCONV_COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}

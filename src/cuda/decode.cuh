@@ -30,10 +30,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
                   const __grid_constant__ Grid grid) {
   constexpr int kHistory = kWidth - 1;
   constexpr int kWords = kWordsOf<T, kGroup>;
-  if (p.programmatic_launch) {
-    release_next_kernel();
-    wait_for_previous_kernel();
-  }
+  if (p.programmatic_launch) overlap_neighbours();
   const std::uint32_t sequence = grid.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - sequence * grid.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kDecodeThreads + threadIdx.x) * kGroup;

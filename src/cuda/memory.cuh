@@ -97,18 +97,13 @@ __device__ inline void clear_words(std::uint32_t (&words)[kWords]) {
   for (int i = 0; i < kWords; ++i) words[i] = 0;
 }
 
-/// Programmatic dependent launch: waits until the kernel before this one in the stream has finished
-/// and its writes can be seen. Nothing if the launch did not ask for overlap.
-__device__ inline void wait_for_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-/// Lets the next kernel of the stream start its blocks; it waits for this one all the same.
-__device__ inline void release_next_kernel() {
+/// Programmatic dependent launch: lets the next kernel of the stream start its blocks, which wait
+/// for this one all the same, and waits until the one before has finished and its writes can be
+/// seen.
+__device__ inline void overlap_neighbours() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 

@@ -93,8 +93,8 @@ Kernel kernel_of(const Problem& p) {
   if (!one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
   const bool single_tokens = dense(p) && p.sequence_tokens == 1;
   if (p.schedule != Schedule::kFlat) {
-    return token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p) ? Kernel::kChunks
-                                                                                 : Kernel::kGeneral;
+    const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p);
+    return chunks && countable(p) ? Kernel::kChunks : Kernel::kGeneral;
   }
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
       own_or_f32_weights(p) && countable(p)) {

@@ -311,10 +311,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     convolve_tiles(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                    const __grid_constant__ Grid grid) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kSearchFirst>;
-  if (p.programmatic_launch) {
-    release_next_kernel();
-    wait_for_previous_kernel();
-  }
+  if (p.programmatic_launch) overlap_neighbours();
   const bool head = blockIdx.x < grid.head_blocks;
   const FastDivisor across = head ? grid.channel_blocks : grid.body_blocks;
   const std::uint32_t number = head ? blockIdx.x : blockIdx.x - grid.head_blocks;
