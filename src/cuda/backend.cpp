@@ -51,8 +51,8 @@ Entry entry_of(const Problem& p, Kernel kernel) {
   switch (kernel) {
     case Kernel::kTiles:
       return kernels_of(p).tiles;
-    case Kernel::kShortTiles:
-      return kernels_of(p).short_tiles;
+    case Kernel::kShortSequences:
+      return kernels_of(p).short_sequences;
     case Kernel::kDecode:
       return kernels_of(p).decode;
     case Kernel::kSmallDecode:

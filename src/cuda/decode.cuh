@@ -17,10 +17,10 @@
 #include "cuda/element.cuh"
 #include "cuda/grid.hpp"
 #include "cuda/memory.cuh"
+#include "cuda/sequence.cuh"
 #include "cuda/state.cuh"
 #include "cuda/taps.cuh"
 #include "cuda/tuning.hpp"
-#include "op/sequence.hpp"
 
 namespace shortconv::cuda {
 
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   std::uint32_t columns[kWidth][kWords];  // the window, newest last
   load_words(static_cast<const T*>(at.x) + sequence * p.x_sequence + channel, columns[kHistory]);
   T* out = static_cast<T*>(at.out) + sequence * p.out_sequence + channel;
-  const Sequence s = sequence_at(p, at, sequence);
+  const SequenceState s = state_of(p, at, grid, static_cast<int>(sequence));
   if (s.skipped) {
     if (p.padded_rows == PaddedRows::kUntouched) return;
     if (p.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);

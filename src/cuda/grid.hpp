@@ -45,9 +45,16 @@ struct Grid {
   std::uint32_t tiles = 0;     // units that are tiles; further ones fill rows outside of sequences
   std::int32_t x_step = 0;     // bytes from one row of x to the next, and of out
   std::int32_t out_step = 0;
-  std::int32_t begin_bytes = 0;   // from one entry of query_start_loc to the next
-  std::uint32_t head_blocks = 0;  // tiles: blocks of the heads, which come first
-  FastDivisor body_blocks;        // and those of one tile of the body
+  // From one entry to the next: query_start_loc, slots, has_initial_state.
+  std::int32_t begin_bytes = 0, read_slot_bytes = 0, write_slot_bytes = 0, flag_bytes = 0;
+  std::uint32_t slots = 0;      // a sequence may have those below,
+  std::int32_t null_slot = -1;  // but not this one
+  // Tiles: the blocks of the heads come first, so many for each sequence, which take so many groups
+  // of channels in turn.
+  std::uint32_t head_blocks = 0;
+  FastDivisor head_channel_blocks;
+  std::uint32_t head_rounds = 1;
+  bool heads_begin = false;  // all sequences rather than those shorter than a tile
   StateForm state_form = StateForm::kElements;
   bool packed_taps = false;  // weights and bias without gaps, aligned to 16 bytes
 };

@@ -12,8 +12,9 @@ namespace shortconv::cuda {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation>
 inline const Kernels kTable{
-    .tiles = reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, false>),
-    .short_tiles = reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, true>),
+    .tiles = reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation>),
+    .short_sequences =
+        reinterpret_cast<Entry>(&convolve_short_sequences<T, TWeight, kWidth, kActivation>),
     .decode =
         reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T)>),
     .small_decode =

@@ -10,12 +10,12 @@ namespace shortconv::cuda {
 using Entry = const void*;
 
 struct Kernels {
-  Entry tiles;         // tile.cuh
-  Entry short_tiles;   // tile.cuh, searching first
-  Entry decode;        // decode.cuh, 16 bytes a thread
-  Entry small_decode;  // decode.cuh, 4 channels a thread
-  Entry columns;       // columns.cuh
-  Entry chunks;        // chunk.cuh
+  Entry tiles;            // tile.cuh
+  Entry short_sequences;  // tile.cuh
+  Entry decode;           // decode.cuh, 16 bytes a thread
+  Entry small_decode;     // decode.cuh, 4 channels a thread
+  Entry columns;          // columns.cuh
+  Entry chunks;           // chunk.cuh
 };
 
 /// One per element type of x, each in its own file so that they compile side by side. `width` is

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace shortconv::cuda {
 
@@ -82,13 +83,19 @@ __device__ inline void store_words(void* to, const std::uint32_t (&words)[kWords
   }
 }
 
-/// So many rows after `from`, as one instruction. The compiler makes four of it, even from 32-bit
-/// factors, and a tile asks for 19 rows.
+/// So many rows after `from`: one multiplication, where the compiler would take four instructions.
 template <typename T>
 __device__ inline T* rows_after(T* from, std::int32_t row_bytes, std::int32_t rows) {
   T* to;
   asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(to) : "r"(row_bytes), "r"(rows), "l"(from));
   return to;
+}
+
+/// The same for rows known to the compiler, of which it makes one 64-bit addition each.
+template <typename T>
+__device__ inline T* nth_row(T* from, std::int32_t row_bytes, int row) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(from) + std::int64_t{row_bytes} * row);
 }
 
 template <int kWords>

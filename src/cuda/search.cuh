@@ -4,38 +4,38 @@
 #include <cstdint>
 
 #include "cuda/grid.hpp"
-#include "cuda/memory.cuh"
-#include "op/sequence.hpp"
+#include "cuda/sequence.cuh"
 
 namespace shortconv::cuda {
 
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 
-/// The row at which a sequence begins as it stands in memory, of an i64 the lower half: bounds that
-/// fit the tensor fit 31 bits (select.cpp). Good for comparisons only, a bad value may be anything.
-__device__ inline int stated_begin(const Addresses& at, const Grid& grid, int sequence) {
-  return load_kept_int(static_cast<const char*>(at.query_start_loc) +
-                       std::int64_t{sequence} * grid.begin_bytes);
-}
-
-/// find_sequence of op/sequence.hpp over packed rows with 32 probes at a time: one round of loads
-/// for up to 32 sequences, two for up to 1056. All lanes ask for the same row and get the same
-/// answer.
+/// find_sequence of op/sequence.hpp over packed rows. All lanes ask for the same row and get the
+/// same answer. Up to 64 sequences are looked at in turn, 32 at a time; of more a first round finds
+/// the stretch between two of 32 probes.
 __device__ inline int find_sequence_by_warp(const Problem& p, const Addresses& at, const Grid& grid,
                                             int row) {
+  constexpr int kMostInTurn = 64;
   const int lane = static_cast<int>(threadIdx.x % 32);
   // As many sequences as begin at or before the row, minus one. That number is in [low, high].
   int low = 0, high = static_cast<int>(p.sequences);
   if (high == 1) return 0;  // whether the row belongs to it is for the caller to see
-  while (low < high) {
+  while (high - low > kMostInTurn) {
     const int stride = (high - low + 31) >> 5;
     const int probe = low + (lane + 1) * stride - 1;
-    const bool before = probe < high && stated_begin(at, grid, probe) <= row;
+    const bool before = probe < high && stated_begin(at, grid, min(probe, high)) <= row;
     const int groups = __popc(__ballot_sync(kFullWarp, before));
     low += groups * stride;
     high = min(high, low + stride - 1);
   }
-  return low - 1;
+  int count = low;
+#pragma unroll 1
+  for (int base = low; base < high; base += 32) {
+    const int probe = base + lane;  // there is one more bound than sequences
+    const bool before = stated_begin(at, grid, min(probe, high)) <= row && probe < high;
+    count += __popc(__ballot_sync(kFullWarp, before));
+  }
+  return count - 1;
 }
 
 }  // namespace shortconv::cuda

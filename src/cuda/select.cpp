@@ -1,6 +1,7 @@
 #include "cuda/select.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
@@ -54,8 +55,10 @@ bool countable(const Problem& p) {
     return -most < step && step < most;
   };
   return p.tokens < kMost - 64 && p.sequences < kMost && p.slots < kMost &&
-         p.channels < kMost - 4096 && small(p.x_token, kMostStep) &&
-         small(p.out_token, kMostStep) && small(p.query_start_loc_stride, kMostStep);
+         p.channels < kMost - 4096 && p.state_columns < kMost && small(p.x_token, kMostStep) &&
+         small(p.out_token, kMostStep) && small(p.query_start_loc_stride, kMostStep) &&
+         small(p.read_slots_stride, kMostStep) && small(p.write_slots_stride, kMostStep) &&
+         small(p.flags_stride, kMostStep);
 }
 
 StateForm state_form(const Problem& p, std::int64_t group) {
@@ -80,7 +83,7 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
     case Kernel::kSmallDecode:
       return kSmallDecodeGroup;
     case Kernel::kTiles:
-    case Kernel::kShortTiles:
+    case Kernel::kShortSequences:
       return kTileGroup;
     case Kernel::kChunks:
       return 2;
@@ -104,7 +107,7 @@ Kernel kernel_of(const Problem& p) {
   }
   if (p.in_place) return Kernel::kGeneral;
   if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
-    return p.tokens < kSearchFirstBelow * p.sequences ? Kernel::kShortTiles : Kernel::kTiles;
+    return p.tokens < kTileTokens * p.sequences ? Kernel::kShortSequences : Kernel::kTiles;
   }
   if (p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
   return Kernel::kGeneral;
@@ -132,8 +135,8 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
     return p.sequences * each;
   };
   switch (kernel) {
-    case Kernel::kTiles:  // heads, then the body
-    case Kernel::kShortTiles:
+    case Kernel::kTiles:  // heads, then tiles
+    case Kernel::kShortSequences:
       return p.sequences + tiles(kTileTokens);
     case Kernel::kDecode:
     case Kernel::kSmallDecode:
@@ -153,7 +156,7 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
 std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threads) {
   switch (kernel) {
     case Kernel::kTiles:
-    case Kernel::kShortTiles:
+    case Kernel::kShortSequences:
       threads = kTileThreads;
       return kTileThreads * kTileGroup;
     case Kernel::kDecode:
@@ -173,14 +176,27 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
   return kGeneralThreads;
 }
 
-/// Heads take a block for each group of channels. So does the body, unless most of its tiles are
-/// going to find nothing left to do.
-void split_tiles(const Problem& p, std::int64_t body, std::int64_t groups, Launch& launch) {
-  const std::int64_t rounds = launch.kernel == Kernel::kShortTiles ? kSearchFirstRounds : 1;
-  const std::int64_t body_blocks = divide_up(groups, rounds);
-  launch.grid.body_blocks = FastDivisor(static_cast<std::uint32_t>(body_blocks));
-  launch.grid.head_blocks = static_cast<std::uint32_t>(p.sequences * groups);
-  launch.blocks = p.sequences * groups + body * body_blocks;
+/// Heads begin every sequence where there is little to do, so that a tile has one thing to do and
+/// the call is over sooner, and where sequences are short, so that most of the work is theirs.
+/// Tiles do otherwise, which is less work; then most heads have nothing to do, and together they
+/// take no more than a wave of blocks.
+void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Launch& launch) {
+  Grid& grid = launch.grid;
+  const bool short_sequences = launch.kernel == Kernel::kShortSequences;
+  const std::int64_t heads = p.sequences * groups;
+  grid.heads_begin = short_sequences || heads + tiles * groups <= kHeadsBeginUpTo;
+  const auto waves = static_cast<std::uint64_t>(divide_up(heads, kWaveOfTiles));
+  const auto most = static_cast<std::uint64_t>(groups);
+  grid.head_rounds = static_cast<std::uint32_t>(
+      grid.heads_begin ? 1 : std::min(std::bit_ceil(waves), std::bit_ceil(most)));
+  const std::int64_t head_blocks = divide_up(groups, grid.head_rounds);
+  const bool needed = grid.heads_begin || !dense(p);
+  grid.head_channel_blocks = FastDivisor(static_cast<std::uint32_t>(head_blocks));
+  grid.head_blocks = static_cast<std::uint32_t>(needed ? p.sequences * head_blocks : 0);
+  const std::int64_t tile_blocks =
+      short_sequences ? divide_up(groups, kShortSequenceRounds) : groups;
+  grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(tile_blocks));
+  launch.blocks = grid.head_blocks + tiles * tile_blocks;
 }
 
 Launch launch_of(const Problem& p, Kernel kernel) {
@@ -197,14 +213,24 @@ Launch launch_of(const Problem& p, Kernel kernel) {
   launch.grid.tiles = static_cast<std::uint32_t>(units);
   launch.grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks));
   launch.grid.state_form = state_form(p, group_of(p, kernel));
-  if (kernel == Kernel::kTiles || kernel == Kernel::kShortTiles)
+  if (kernel == Kernel::kTiles || kernel == Kernel::kShortSequences) {
     split_tiles(p, units - p.sequences, blocks, launch);
+  }
   launch.grid.packed_taps =
       p.weight_tap == 1 && p.weight_channel == p.width && (!p.has_bias || p.bias_channel == 1);
   launch.grid.x_step = static_cast<std::int32_t>(p.x_token * element_bytes(p.x_dtype));
   launch.grid.out_step = static_cast<std::int32_t>(p.out_token * element_bytes(p.out_dtype));
-  launch.grid.begin_bytes =
-      static_cast<std::int32_t>(p.query_start_loc_stride * element_bytes(p.query_start_loc_dtype));
+  const auto step = [](std::int64_t stride, DType dtype) {
+    return static_cast<std::int32_t>(stride * element_bytes(dtype));
+  };
+  launch.grid.begin_bytes = step(p.query_start_loc_stride, p.query_start_loc_dtype);
+  launch.grid.read_slot_bytes = step(p.read_slots_stride, p.read_slots_dtype);
+  launch.grid.write_slot_bytes = step(p.write_slots_stride, p.write_slots_dtype);
+  launch.grid.flag_bytes = step(p.flags_stride, DType::kBool);
+  launch.grid.slots = p.has_state ? static_cast<std::uint32_t>(p.slots) : 0x80000000u;
+  if (p.has_null_slot && p.null_slot >= 0 && p.null_slot <= 0x7fffffff) {
+    launch.grid.null_slot = static_cast<std::int32_t>(p.null_slot);
+  }
   return launch;
 }
 
@@ -214,8 +240,8 @@ std::string_view name(Kernel kernel) {
   switch (kernel) {
     case Kernel::kTiles:
       return "tiles";
-    case Kernel::kShortTiles:
-      return "short tiles";
+    case Kernel::kShortSequences:
+      return "short sequences";
     case Kernel::kDecode:
       return "decode";
     case Kernel::kSmallDecode:

@@ -12,7 +12,7 @@ namespace shortconv::cuda {
 
 enum class Kernel : std::uint8_t {
   kTiles,
-  kShortTiles,
+  kShortSequences,
   kDecode,
   kSmallDecode,
   kColumns,

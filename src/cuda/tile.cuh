@@ -1,18 +1,20 @@
 // Schedule flat on token-major rows, whatever the sequences are. The grid follows from shapes
 // alone.
 //
-// Who owns what: a thread owns 4 adjacent channels (8 or 16 bytes a row) of 8 rows. There are two
-// kinds of units. A head is the beginning of a sequence: it reads the initial state, convolves the
-// first 8 tokens and then writes the final state, so every slot is read and written by one thread,
-// in that order. The body is cut into fixed tiles of 8 packed rows that leave the first 8 tokens of
-// sequences alone. As 8 is at least width - 1, the body finds every window in x and knows nothing
-// of states, and the heads of short sequences (decodes, draft tokens) are the whole of them.
+// Who owns what: a thread owns 4 adjacent channels (8 or 16 bytes a row) of a strip of 8 rows. The
+// packed rows are cut into tiles of 8. A tile convolves the rows of the sequence that comes into it
+// from before, then those of the sequence that begins in it, starting from the initial state, and
+// writes the final state of that one: every slot is read and written by one thread, in that order.
+// Sequences of fewer than 8 tokens (decodes, draft tokens) are left to blocks of their own, the
+// heads, so that a tile never has more than one beginning: dozens of them one after the other would
+// outlast everything else. A beginning takes at least width - 1 tokens, if need be from the next
+// tile, so that what comes into a tile from before finds its window in x. In small calls heads
+// begin the long sequences too, with their first 8 tokens: more work, sooner done.
 //
-// How: both kinds have width - 1 rows of history and 8 rows of tokens in registers and do the same
-// from there on; only where the history comes from differs. A tile's loads go out before it is
-// known whose rows they are: a row's data does not depend on that. While they are under way the
-// warp searches query_start_loc. Where sequences are short on average most tiles have nothing left
-// to do, so there the search comes first.
+// How: a strip is width - 1 rows of history and 8 rows of tokens in registers; only where the
+// history comes from differs. A tile's loads go out before it is known whose rows they are: a row's
+// data does not depend on that. While they are under way the warp searches query_start_loc. Where
+// sequences are so short on average that heads do most of the work, the search comes first.
 //
 // Bytes moved: x once (plus, from the L2 cache, 3 of 8 rows again at width 4), out once, states
 // once each way. The ceiling is a copy of these bytes. Tile and block are the best of those
@@ -26,17 +28,18 @@
 #include "cuda/grid.hpp"
 #include "cuda/memory.cuh"
 #include "cuda/search.cuh"
+#include "cuda/sequence.cuh"
 #include "cuda/state.cuh"
 #include "cuda/taps.cuh"
 #include "cuda/tuning.hpp"
-#include "op/sequence.hpp"
 
 namespace shortconv::cuda {
 
 /// A thread's channels. Threads beyond the last ones read those and write nothing.
 struct TileChannels {
-  int wanted;
+  int wanted = 0;
 
+  __device__ TileChannels() = default;
   __device__ explicit TileChannels(std::uint32_t block)
       : wanted(static_cast<int>(block * kTileThreads + threadIdx.x) * kTileGroup) {}
 
@@ -44,17 +47,64 @@ struct TileChannels {
     return min(wanted, static_cast<int>(p.channels) - kTileGroup);
   }
   __device__ bool inside(const Problem& p) const { return wanted < static_cast<int>(p.channels); }
+  /// Moves on to the next group of channels of the `rounds`, a power of two, that a block takes in
+  /// turn; whether there is one. Counting them would take a register from the rows.
+  __device__ bool next(const Problem& p, std::uint32_t rounds) {
+    wanted += kTileThreads * kTileGroup;
+    const std::uint32_t group = static_cast<std::uint32_t>(wanted) / (kTileThreads * kTileGroup);
+    return (group & (rounds - 1)) != 0 &&
+           group * kTileThreads * kTileGroup < static_cast<std::uint32_t>(p.channels);
+  }
 };
 
 /// 8 rows of x and out. What tiles cut up is a stream: all packed rows, or one sequence of a dense
-/// batch. Bit t of `mask` says that row first + t is to be convolved, of `padding` that it follows
-/// the padding policy.
+/// batch. Bit t of `mask` says that row first + t is to be convolved with the rows before it, of
+/// `padding` that it follows the padding policy.
 struct TileRows {
   int stream = 0;
   int first = 0;
   std::uint32_t mask = 0, padding = 0;
-  int length = 0, write_slot = -1;  // heads: of the whole sequence
+  int beginning = -1;  // the sequence to be started here, or -1
 };
+
+/// A sequence that begins in a tile.
+struct Beginning {
+  int first = 0, length = 0;  // 0: also for one that is skipped
+  SequenceState state;
+};
+
+/// Bounds that decrease or leave the tensor make a sequence shorter, down to nothing.
+struct Bounds {
+  int begin, end;
+};
+__device__ inline Bounds bounds_of(const Problem& p, const Addresses& at, const Grid& grid,
+                                   int sequence) {
+  const int tokens = static_cast<int>(p.tokens);
+  const int begin = min(max(stated_begin(at, grid, sequence), 0), tokens);
+  return {begin, max(min(stated_begin(at, grid, sequence + 1), tokens), begin)};
+}
+
+__device__ inline Beginning beginning_of(const Problem& p, const Addresses& at, const Grid& grid,
+                                         int sequence) {
+  Beginning beginning;
+  Bounds rows{0, static_cast<int>(p.sequence_tokens)};
+  if (p.has_query_start_loc) rows = bounds_of(p, at, grid, sequence);
+  beginning.state = state_of(p, at, grid, sequence);
+  beginning.first = rows.begin;
+  beginning.length = beginning.state.skipped ? 0 : rows.end - rows.begin;
+  return beginning;
+}
+
+/// What a head does: a tile of its own, that begins with the sequence.
+__device__ inline TileRows head_of(const Problem& p, const Addresses& at, const Grid& grid,
+                                   int sequence, Beginning& beginning) {
+  beginning = beginning_of(p, at, grid, sequence);
+  TileRows tile;
+  tile.first = beginning.first;
+  if (!p.has_query_start_loc) tile.stream = sequence;
+  return tile;
+}
+
 inline constexpr std::uint32_t kAllTileRows = (1u << kTileTokens) - 1;
 
 /// Bits of a tile's rows in [from, to), numbered from its first row.
@@ -63,31 +113,52 @@ __device__ inline std::uint32_t tile_rows_between(int from, int to) {
   return low < high ? ((1u << high) - 1) & ~((1u << low) - 1) : 0;
 }
 
-/// The thread's channels in the first row of a stream.
+/// The thread's channels in a row of a stream.
 template <typename T>
-__device__ inline const T* tile_x(const Problem& p, const Addresses& at, int stream, int channel) {
-  const T* x = static_cast<const T*>(at.x) + channel;
+__device__ inline const T* x_at(const Problem& p, const Addresses& at, const Grid& grid, int stream,
+                                int row, int channel) {
+  const T* x = rows_after(static_cast<const T*>(at.x) + channel, grid.x_step, row);
   return p.has_query_start_loc ? x : x + stream * p.x_sequence;
 }
 template <typename T>
-__device__ inline T* tile_out(const Problem& p, const Addresses& at, int stream, int channel) {
-  T* out = static_cast<T*>(at.out) + channel;
+__device__ inline T* out_at(const Problem& p, const Addresses& at, const Grid& grid, int stream,
+                            int row, int channel) {
+  T* out = rows_after(static_cast<T*>(at.out) + channel, grid.out_step, row);
   return p.has_query_start_loc ? out : out + stream * p.out_sequence;
 }
 
-/// Sets mask and padding of a tile of packed rows. Most tiles lie inside one sequence; what has to
-/// be known for that is loaded together rather than one after the other.
-__device__ inline void classify_tile(const Problem& p, const Addresses& at, const Grid& grid,
-                                     TileRows& tile) {
+/// The rows of a tile; what is to be done with them is not known yet.
+__device__ inline TileRows tile_of(const Problem& p, const Grid& grid, int number) {
+  TileRows tile;
+  if (!p.has_query_start_loc) {
+    tile.stream = static_cast<int>(grid.sequence_tiles.divide(number));
+    number -= tile.stream * static_cast<int>(grid.sequence_tiles.divisor());
+  }
+  tile.first = number * kTileTokens;
+  return tile;
+}
+
+/// Finds that out for a tile of packed rows. Most tiles lie inside one sequence; what has to be
+/// known for that is loaded together rather than one after the other.
+template <int kHistory>
+__device__ inline void classify_packed_tile(const Problem& p, const Addresses& at, const Grid& grid,
+                                            TileRows& tile) {
   const int first = tile.first, tokens = static_cast<int>(p.tokens);
+  // Tokens of a sequence that whoever begins it convolves at least.
+  const int begun = grid.heads_begin ? kTileTokens : kHistory;
   const int sequence = find_sequence_by_warp(p, at, grid, first);
   if (sequence >= 0 && first + kTileTokens <= tokens) {
     const int begin = stated_begin(at, grid, sequence);
     const int end = stated_begin(at, grid, sequence + 1);
-    const bool usable = usable_slot(p, read_slot_of(p, at, sequence));
-    if (static_cast<int>(usable) & static_cast<int>(begin + kTileTokens <= first) &
+    const bool usable = usable_slot(grid, read_slot_of(p, at, grid, sequence));
+    const bool inside = static_cast<int>(begin + begun <= first) | static_cast<int>(begin == first);
+    if (static_cast<int>(usable) & static_cast<int>(inside) &
         static_cast<int>(end >= first + kTileTokens)) {
-      tile.mask = kAllTileRows;
+      if (begin == first) {
+        tile.beginning = sequence;
+      } else {
+        tile.mask = kAllTileRows;
+      }
       return;
     }
   }
@@ -96,34 +167,51 @@ __device__ inline void classify_tile(const Problem& p, const Addresses& at, cons
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int sequences = static_cast<int>(p.sequences);
   for (int base = max(sequence, 0); base < sequences; base += 32) {
-    bool more = false;
+    bool more = false, begins = false;
     if (base + lane < sequences) {
-      const Sequence s = sequence_at(p, at, base + lane);
-      const int from = static_cast<int>(s.begin) - first, to = static_cast<int>(s.end) - first;
+      const Bounds rows = bounds_of(p, at, grid, base + lane);
+      const bool usable = usable_slot(grid, read_slot_of(p, at, grid, base + lane));
+      const int from = rows.begin - first, to = rows.end - first;
       more = from < kTileTokens;
-      if (!s.skipped) {
-        owned |= tile_rows_between(from, to);
-        live |= tile_rows_between(from + kTileTokens, to);
+      if (usable) owned |= tile_rows_between(from, to);
+      if (usable && to - from >= kTileTokens) {
+        begins = from >= 0 && more;
+        if (from < 0) live |= tile_rows_between(from + begun, to);
       }
     }
+    const unsigned beginning = __ballot_sync(kFullWarp, begins);
+    if (beginning != 0) tile.beginning = base + __ffs(beginning) - 1;
     if (!__shfl_sync(kFullWarp, static_cast<int>(more), 31)) break;
   }
   tile.mask = __reduce_or_sync(kFullWarp, live);
   tile.padding = ~__reduce_or_sync(kFullWarp, owned) & tile_rows_between(0, tokens - first);
 }
 
-/// The same for a tile of a dense batch: all rows of a sequence share one fate, except that its
-/// first 8 are its head's unless they are padding.
-__device__ inline void classify_dense_tile(const Problem& p, const Addresses& at, TileRows& tile) {
+/// The same for a tile of a dense batch.
+__device__ inline void classify_dense_tile(const Problem& p, const Addresses& at, const Grid& grid,
+                                           TileRows& tile) {
   const auto rows = static_cast<int>(p.sequence_tokens) - tile.first;
-  if (!usable_slot(p, read_slot_of(p, at, tile.stream))) {
+  if (!usable_slot(grid, read_slot_of(p, at, grid, tile.stream))) {
     tile.padding = tile_rows_between(0, rows);
   } else if (tile.first > 0) {
     tile.mask = tile_rows_between(0, rows);
+  } else if (rows >= kTileTokens) {
+    tile.beginning = tile.stream;
   }
 }
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, bool kSearchFirst>
+template <int kHistory>
+__device__ inline void classify_tile(const Problem& p, const Addresses& at, const Grid& grid,
+                                     TileRows& tile) {
+  if (p.has_query_start_loc) {
+    classify_packed_tile<kHistory>(p, at, grid, tile);
+  } else {
+    classify_dense_tile(p, at, grid, tile);
+  }
+  if (grid.heads_begin) tile.beginning = -1;
+}
+
+template <typename T, typename TWeight, int kWidth, Activation kActivation>
 struct TileKernel {
   static constexpr int kHistory = kWidth - 1;
   static constexpr int kRows = kHistory + kTileTokens;
@@ -133,109 +221,80 @@ struct TileKernel {
   using TileTaps = Taps<TWeight, kWidth, kTileGroup>;
   using Rows = Words[kRows];  // oldest history first; afterwards the results from the front
 
-  __device__ static TileRows load_head(const Problem& p, const Addresses& at, const Grid& grid,
-                                       int sequence, int channel, Rows& rows, TileTaps& taps) {
-    TileRows tile;
-    taps.load(p, at, grid.packed_taps, channel);  // under way while the sequence is looked up
-    const Sequence s = sequence_at(p, at, sequence);
-    if (s.skipped || s.begin >= s.end) return tile;  // the body fills the rows of padding
-    if (p.has_query_start_loc) {
-      tile.first = static_cast<int>(s.begin);
-    } else {
-      tile.stream = sequence;
-    }
-    const int length = static_cast<int>(s.end - s.begin);
-    tile.mask = tile_rows_between(0, length);
-    tile.length = length;
-    tile.write_slot = static_cast<int>(s.write_slot);
-    const T* x = rows_after(tile_x<T>(p, at, tile.stream, channel), grid.x_step, tile.first);
+  /// The tile's rows and the history before them. In place of those that the stream does not have
+  /// others of its rows, which no row of the mask looks at.
+  __device__ static void load_tile(const Problem& p, const Addresses& at, const Grid& grid,
+                                   const TileRows& tile, int channel, Rows& rows) {
+    const auto stream_rows = static_cast<int>(p.has_query_start_loc ? p.tokens : p.sequence_tokens);
+    if (tile.first >= kHistory && tile.first + kTileTokens <= stream_rows) {
+      const T* x = x_at<T>(p, at, grid, tile.stream, tile.first - kHistory, channel);
 #pragma unroll
-    for (int t = 0; t < kTileTokens; ++t) {
-      load_words(rows_after(x, grid.x_step, min(t, length - 1)), rows[kHistory + t]);
+      for (int i = 0; i < kRows; ++i) load_words(nth_row(x, grid.x_step, i), rows[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const int row = min(max(tile.first - kHistory + i, 0), stream_rows - 1);
+        load_words(x_at<T>(p, at, grid, tile.stream, row, channel), rows[i]);
+      }
     }
+  }
+
+  /// The state and the first tokens of the sequence that begins in the tile. `loaded`: if it begins
+  /// with the tile, they are there already.
+  __device__ static std::uint32_t load_beginning(const Problem& p, const Addresses& at,
+                                                 const Grid& grid, const TileRows& tile,
+                                                 const Beginning& beginning, bool loaded,
+                                                 int channel, Rows& rows) {
+    const int in_tile = tile.first + kTileTokens - beginning.first;
+    const int tokens = min(beginning.length, max(in_tile, kHistory));
     auto& history = reinterpret_cast<Words(&)[kHistory]>(rows);
-    if (s.read_slot >= 0) {
-      load_state<T, kHistory, kTileGroup>(p, at, grid.state_form, s.read_slot, s.read_column,
-                                          channel, history);
+    if (beginning.state.read_slot >= 0) {
+      load_state<T, kHistory, kTileGroup>(p, at, grid.state_form, beginning.state.read_slot,
+                                          beginning.state.read_column, channel, history);
     } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) clear_words(history[k]);
     }
-    return tile;
+    if (!loaded || beginning.first != tile.first) {
+      const T* x = x_at<T>(p, at, grid, tile.stream, beginning.first, channel);
+#pragma unroll
+      for (int t = 0; t < kTileTokens; ++t) {
+        if (t == kTileTokens / 2 && tokens <= t) break;
+        load_words(rows_after(x, grid.x_step, min(t, tokens - 1)), rows[kHistory + t]);
+      }
+    }
+    return tile_rows_between(0, tokens);
   }
 
   /// The last inputs of the sequence, wherever they lie. All are read before the first is written.
   __device__ static void write_state(const Problem& p, const Addresses& at, const Grid& grid,
-                                     const TileRows& tile, int sequence, int channel) {
-    if (tile.write_slot < 0) return;
-    const T* x = rows_after(tile_x<T>(p, at, tile.stream, channel), grid.x_step, tile.first);
+                                     const TileRows& tile, const Beginning& beginning,
+                                     int channel) {
+    if (beginning.state.write_slot < 0) return;
+    // The first of the last inputs; short sequences do not have all of them.
+    const int oldest = beginning.length - kHistory;
     Words columns[kHistory];
-    if (tile.length >= kHistory) {
+    if (oldest >= 0) {
+      const T* x = x_at<T>(p, at, grid, tile.stream, beginning.first + oldest, channel);
 #pragma unroll
-      for (int k = 0; k < kHistory; ++k) {
-        load_words(rows_after(x, grid.x_step, tile.length - kHistory + k), columns[k]);
-      }
+      for (int k = 0; k < kHistory; ++k) load_words(nth_row(x, grid.x_step, k), columns[k]);
     } else {
-      // What the head knew of the history is asked for again: kept, it would take registers from
-      // everything before.
-      const Sequence s = sequence_at(p, at, sequence);
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) {
-        const int token = tile.length - kHistory + k;
-        if (token >= 0) {
-          load_words(rows_after(x, grid.x_step, token), columns[k]);
-        } else if (s.read_slot >= 0) {
-          load_state_column<T, kTileGroup>(p, at, grid.state_form, s.read_slot,
-                                           s.read_column + kHistory + token, channel, columns[k]);
+        if (oldest + k >= 0) {
+          const int row = beginning.first + oldest + k;
+          load_words(x_at<T>(p, at, grid, tile.stream, row, channel), columns[k]);
+        } else if (beginning.state.read_slot >= 0) {
+          load_state_column<T, kTileGroup>(p, at, grid.state_form, beginning.state.read_slot,
+                                           beginning.state.read_column + kHistory + oldest + k,
+                                           channel, columns[k]);
         } else {
           clear_words(columns[k]);
         }
       }
     }
-    store_state<T, kHistory, kTileGroup>(p, at, grid.state_form, tile.write_slot, channel, columns);
-  }
-
-  __device__ static TileRows load_body(const Problem& p, const Addresses& at, const Grid& grid,
-                                       int number, int channel, Rows& rows, TileTaps& taps) {
-    TileRows tile;
-    if (!p.has_query_start_loc) {
-      tile.stream = static_cast<int>(grid.sequence_tiles.divide(number));
-      number -= tile.stream * static_cast<int>(grid.sequence_tiles.divisor());
-    }
-    tile.first = number * kTileTokens;
-    const T* x = tile_x<T>(p, at, tile.stream, channel);
-    if constexpr (!kSearchFirst) {
-      load_tile(p, grid, x, tile.first, rows);
-      taps.load(p, at, grid.packed_taps, channel);
-    }
-    if (p.has_query_start_loc) {
-      classify_tile(p, at, grid, tile);
-    } else {
-      classify_dense_tile(p, at, tile);
-    }
-    if (kSearchFirst && tile.mask != 0) {
-      load_tile(p, grid, x, tile.first, rows);
-      taps.load(p, at, grid.packed_taps, channel);
-    }
-    return tile;
-  }
-
-  /// The tile's rows and the history before them. In place of those that the stream does not have
-  /// others of its rows, which no row of the mask looks at.
-  __device__ static void load_tile(const Problem& p, const Grid& grid, const T* x, int first,
-                                   Rows& rows) {
-    const auto stream_rows = static_cast<int>(p.has_query_start_loc ? p.tokens : p.sequence_tokens);
-    if (first >= kHistory && first + kTileTokens <= stream_rows) {
-      const T* oldest = rows_after(x, grid.x_step, first - kHistory);
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) load_words(rows_after(oldest, grid.x_step, i), rows[i]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        const int row = min(max(first - kHistory + i, 0), stream_rows - 1);
-        load_words(rows_after(x, grid.x_step, row), rows[i]);
-      }
-    }
+    store_state<T, kHistory, kTileGroup>(p, at, grid.state_form, beginning.state.write_slot,
+                                         channel, columns);
   }
 
   /// In place: results take the registers of inputs that are not needed again. Two channels at a
@@ -243,13 +302,15 @@ struct TileKernel {
   __device__ static void convolve(const TileTaps& taps, std::uint32_t mask, Rows& rows) {
 #pragma unroll
     for (int pair = 0; pair < kTileGroup / 2; ++pair) {
+      // Never happens, but the compiler does not know it, and cannot take all sums at once and
+      // spill some: 71 us instead of 66 for 8192 x 8192 with 16 bytes a thread.
+      if (pair > 0 && !__any_sync(kFullWarp, mask != 0)) break;
       float2 window[kWidth];
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) window[k] = unpack_pair<T>(rows[k], pair);
 #pragma unroll
       for (int t = 0; t < kTileTokens; ++t) {
-        // Short heads are done. The branch also keeps the compiler from taking all sums at once and
-        // spilling half of the results: 79 us instead of 67 for 8192 x 8192.
+        // Short sequences are done.
         if (t == kTileTokens / 2 && mask >> t == 0) break;
         window[kHistory] = unpack_pair<T>(rows[kHistory + t], pair);
         float2 sum = taps.bias(pair);
@@ -265,29 +326,45 @@ struct TileKernel {
     }
   }
 
-  __device__ static void store(T* out, std::int32_t step, std::uint32_t mask, const Rows& rows) {
+  /// Results of the rows of the mask, from row `first` on.
+  __device__ static void store(const Problem& p, const Addresses& at, const Grid& grid,
+                               const TileRows& tile, int first, std::uint32_t mask, int channel,
+                               const Rows& rows) {
+    T* out = out_at<T>(p, at, grid, tile.stream, first, channel);
     if (mask == kAllTileRows) {
 #pragma unroll
-      for (int t = 0; t < kTileTokens; ++t) store_words(rows_after(out, step, t), rows[t]);
+      for (int t = 0; t < kTileTokens; ++t) store_words(nth_row(out, grid.out_step, t), rows[t]);
     } else {
 #pragma unroll
       for (int t = 0; t < kTileTokens; ++t) {
-        if (mask >> t & 1u) store_words(rows_after(out, step, t), rows[t]);
+        if (mask >> t & 1u) store_words(nth_row(out, grid.out_step, t), rows[t]);
       }
     }
+  }
+
+  /// The tokens with which a sequence begins, then its final state.
+  __device__ static void begin(const Problem& p, const Addresses& at, const Grid& grid,
+                               const TileRows& tile, const Beginning& beginning, bool loaded,
+                               const TileChannels& channels, const TileTaps& taps, Rows& rows) {
+    const int channel = channels.first(p);
+    const std::uint32_t mask = load_beginning(p, at, grid, tile, beginning, loaded, channel, rows);
+    convolve(taps, mask, rows);
+    if (!channels.inside(p)) return;
+    store(p, at, grid, tile, beginning.first, mask, channel, rows);
+    write_state(p, at, grid, tile, beginning, channel);
   }
 
   __device__ static void fill_padding(const Problem& p, const Addresses& at, const Grid& grid,
                                       const TileRows& tile, int channel) {
     if (p.padded_rows == PaddedRows::kUntouched) return;
-    const T* x = tile_x<T>(p, at, tile.stream, channel);
-    T* out = tile_out<T>(p, at, tile.stream, channel);
     for (std::uint32_t left = tile.padding; left != 0; left &= left - 1) {
       const int row = tile.first + __ffs(left) - 1;
       Words words;
       clear_words(words);
-      if (p.padded_rows == PaddedRows::kCopy) load_words(rows_after(x, grid.x_step, row), words);
-      store_words(rows_after(out, grid.out_step, row), words);
+      if (p.padded_rows == PaddedRows::kCopy) {
+        load_words(x_at<T>(p, at, grid, tile.stream, row, channel), words);
+      }
+      store_words(out_at<T>(p, at, grid, tile.stream, row, channel), words);
     }
   }
 };
@@ -306,45 +383,98 @@ constexpr int resident_tiles(std::size_t element_bytes, int width) {
   return wanted < kMostResidentBlocks ? wanted : kMostResidentBlocks;
 }
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, bool kSearchFirst>
+template <typename T, typename TWeight, int kWidth, Activation kActivation>
 __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
     convolve_tiles(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                    const __grid_constant__ Grid grid) {
-  using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kSearchFirst>;
+  using Kernel = TileKernel<T, TWeight, kWidth, kActivation>;
   if (p.programmatic_launch) overlap_neighbours();
-  const bool head = blockIdx.x < grid.head_blocks;
-  const FastDivisor across = head ? grid.channel_blocks : grid.body_blocks;
-  const std::uint32_t number = head ? blockIdx.x : blockIdx.x - grid.head_blocks;
-  const std::uint32_t unit = across.divide(number);
-  // Groups of channels still to do.
-  std::uint32_t round = kSearchFirst && !head ? kSearchFirstRounds : 1;
-  TileChannels channels((number - unit * across.divisor()) * round);
   typename Kernel::Rows rows;
   typename Kernel::TileTaps taps;
-  const TileRows tile =
-      head ? Kernel::load_head(p, at, grid, static_cast<int>(unit), channels.first(p), rows, taps)
-           : Kernel::load_body(p, at, grid, static_cast<int>(unit), channels.first(p), rows, taps);
-  for (;;) {
+  TileRows tile;
+  TileChannels channels;
+  Beginning beginning;
+  std::uint32_t rounds = 1;
+  bool rows_loaded = false, taps_loaded = true;
+  if (blockIdx.x < grid.head_blocks) {
+    const std::uint32_t sequence = grid.head_channel_blocks.divide(blockIdx.x);
+    const std::uint32_t block = blockIdx.x - sequence * grid.head_channel_blocks.divisor();
+    rounds = grid.head_rounds;
+    channels = TileChannels(block * rounds);
+    taps.load(p, at, grid.packed_taps, channels.first(p));  // under way during the lookup
+    tile = head_of(p, at, grid, static_cast<int>(sequence), beginning);
+    if (beginning.length == 0) return;
+    if (!grid.heads_begin && beginning.length >= kTileTokens) return;
+  } else {
+    const std::uint32_t number = blockIdx.x - grid.head_blocks;
+    const std::uint32_t unit = grid.channel_blocks.divide(number);
+    channels = TileChannels(number - unit * grid.channel_blocks.divisor());
     const int channel = channels.first(p);
+    tile = tile_of(p, grid, static_cast<int>(unit));
+    Kernel::load_tile(p, at, grid, tile, channel, rows);
+    taps.load(p, at, grid.packed_taps, channel);
+    classify_tile<Kernel::kHistory>(p, at, grid, tile);
     if (tile.mask != 0) {
       Kernel::convolve(taps, tile.mask, rows);
-      if (!channels.inside(p)) return;
-      T* out = rows_after(tile_out<T>(p, at, tile.stream, channel), grid.out_step, tile.first);
-      Kernel::store(out, grid.out_step, tile.mask, rows);
-      if (head) Kernel::write_state(p, at, grid, tile, static_cast<int>(unit), channel);
+      if (channels.inside(p)) {
+        Kernel::store(p, at, grid, tile, tile.first, tile.mask, channel, rows);
+      }
     }
     if (tile.padding != 0 && channels.inside(p)) {
       Kernel::fill_padding(p, at, grid, tile, channel);
     }
-    if constexpr (!kSearchFirst) return;
-    if (--round == 0 || (tile.mask | tile.padding) == 0) return;
-    channels.wanted += kTileThreads * kTileGroup;
-    if (tile.mask != 0) {
-      Kernel::load_tile(p, grid, tile_x<T>(p, at, tile.stream, channels.first(p)), tile.first,
-                        rows);
-      taps.load(p, at, grid.packed_taps, channels.first(p));
-    }
+    if (tile.beginning < 0) return;
+    beginning = beginning_of(p, at, grid, tile.beginning);
+    rows_loaded = taps_loaded = tile.mask == 0;
   }
+  do {
+    if (!taps_loaded) taps.load(p, at, grid.packed_taps, channels.first(p));
+    Kernel::begin(p, at, grid, tile, beginning, rows_loaded, channels, taps, rows);
+    rows_loaded = taps_loaded = false;
+  } while (channels.next(p, rounds));
+}
+
+/// The same for batches of short sequences: heads begin all of them, tiles search first, and a
+/// block of a tile takes several groups of channels in turn.
+template <typename T, typename TWeight, int kWidth, Activation kActivation>
+__global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
+    convolve_short_sequences(const __grid_constant__ Problem p,
+                             const __grid_constant__ Addresses at,
+                             const __grid_constant__ Grid grid) {
+  using Kernel = TileKernel<T, TWeight, kWidth, kActivation>;
+  if (p.programmatic_launch) overlap_neighbours();
+  typename Kernel::Rows rows;
+  typename Kernel::TileTaps taps;
+  if (blockIdx.x < grid.head_blocks) {
+    const std::uint32_t sequence = grid.head_channel_blocks.divide(blockIdx.x);
+    const TileChannels channels(blockIdx.x - sequence * grid.head_channel_blocks.divisor());
+    Beginning beginning;
+    taps.load(p, at, grid.packed_taps, channels.first(p));  // under way during the lookup
+    const TileRows tile = head_of(p, at, grid, static_cast<int>(sequence), beginning);
+    if (beginning.length == 0) return;
+    Kernel::begin(p, at, grid, tile, beginning, false, channels, taps, rows);
+    return;
+  }
+  const std::uint32_t number = blockIdx.x - grid.head_blocks;
+  const std::uint32_t unit = grid.channel_blocks.divide(number);
+  TileChannels channels((number - unit * grid.channel_blocks.divisor()) * kShortSequenceRounds);
+  TileRows tile = tile_of(p, grid, static_cast<int>(unit));
+  classify_tile<Kernel::kHistory>(p, at, grid, tile);
+  if ((tile.mask | tile.padding) == 0) return;
+  do {
+    const int channel = channels.first(p);
+    if (tile.mask != 0) {
+      Kernel::load_tile(p, at, grid, tile, channel, rows);
+      taps.load(p, at, grid.packed_taps, channel);
+      Kernel::convolve(taps, tile.mask, rows);
+      if (channels.inside(p)) {
+        Kernel::store(p, at, grid, tile, tile.first, tile.mask, channel, rows);
+      }
+    }
+    if (tile.padding != 0 && channels.inside(p)) {
+      Kernel::fill_padding(p, at, grid, tile, channel);
+    }
+  } while (channels.next(p, kShortSequenceRounds));
 }
 
 }  // namespace shortconv::cuda

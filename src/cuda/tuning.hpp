@@ -15,22 +15,29 @@ inline constexpr int kTileTokens = 8;
 inline constexpr int kTileGroup = 4;
 inline constexpr int kTileThreads = 32;
 
-/// Blocks a multiprocessor is to hold, which bounds the registers. Width 4: 32 blocks take 66.2 us,
-/// 28: 67.7; more than 32 it cannot hold. Width 3, which spills with 32: 69.9 and 67.3. Width 8: 24
-/// blocks 83.5, 20: 86.9, 16: 97.7. fp32 rows need twice the registers.
+/// Blocks a multiprocessor is to hold, which bounds the registers; more than 32 it cannot. Width 4
+/// takes 66.2 us with 32 blocks and 67.7 with 28. Ratios to the copy: width 3, which spills with
+/// 32, 1.018 with 28; width 5 with 24 1.088, with 20 1.169; width 8, which spills with 24, 1.749
+/// and 1.297. fp32 rows need twice the registers: width 4 with 24 blocks 1.018, with 20 1.015, and
+/// on the skewed batch 1.057 and 1.042.
 constexpr int tile_blocks(std::size_t element_bytes, int width) {
-  if (element_bytes == 4) return width <= 4 ? 24 : 16;
-  return width == 3 ? 28 : width <= 4 ? 32 : 24;
+  if (element_bytes == 4) return width <= 4 ? 20 : 16;
+  if (width == 3) return 28;
+  return width <= 4 ? 32 : width <= 7 ? 24 : 20;
 }
 
-/// Average tokens of a sequence below which a tile searches before it loads. 1024 sequences of 8
-/// tokens: 118.9 us so, 133.8 the other way round; 256 of 32: 84.6 and 84.8; one of 4096 among 136
-/// short ones (60 on average): 82.5 and 77.6.
-inline constexpr int kSearchFirstBelow = 24;
+/// Blocks of tiles that 132 multiprocessors hold at once.
+inline constexpr std::int64_t kWaveOfTiles = 32 * 132;
 
-/// Then a block takes so many neighbouring groups of channels in turn, with one search for
-/// all: 93.1 us instead of 114.0 for 1024 sequences of 8 tokens.
-inline constexpr int kSearchFirstRounds = 16;
+/// Blocks up to which heads begin all sequences: 64 sequences of 128 tokens x 2048 (17 thousand
+/// blocks) take 20.1 us so and 20.6 if tiles begin them, 1319 x 2048 in 5 (3 thousand) 6.3 and 7.0;
+/// 64 of 128 x 8192 (70 thousand) 71.0 and 69.0, 256 of 32 x 8192 84.0 and 74.9.
+inline constexpr std::int64_t kHeadsBeginUpTo = 8 * kWaveOfTiles;
+
+/// Where sequences have fewer than 8 tokens on average, a block of a tile takes so many
+/// neighbouring groups of channels in turn, with one search for all: most have nothing to do. 64
+/// sequences of 4 tokens: 6.5 us so, 7.4 with one group a block.
+inline constexpr int kShortSequenceRounds = 16;
 
 inline constexpr int kDecodeThreads = 64;
 

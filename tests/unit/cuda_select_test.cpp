@@ -130,24 +130,49 @@ TEST(CudaSelect, GridsCoverRowsAndChannels) {
   for (const std::int64_t tokens : {1, 7, 8, 9, 1000, 100000}) {
     for (const std::int64_t channels : {4, 252, 256, 260, 8192}) {
       const Launch tiles = chosen(packed_batch(tokens, channels, 3)).aligned;
+      const auto covers = [&](std::int64_t blocks, std::int64_t rounds) {
+        const std::int64_t each = rounds * kTileThreads * kTileGroup;
+        return blocks * each >= channels && (blocks - 1) * each < channels;
+      };
       const std::int64_t across = tiles.grid.channel_blocks.divisor();
-      EXPECT_GE(across * kTileThreads * kTileGroup, channels);
-      EXPECT_LT((across - 1) * kTileThreads * kTileGroup, channels);
-      EXPECT_EQ(tiles.grid.head_blocks, 3 * across);  // one head a sequence
-      const std::int64_t body_across = tiles.grid.body_blocks.divisor();
-      const std::int64_t rounds = tiles.kernel == Kernel::kShortTiles ? kSearchFirstRounds : 1;
-      EXPECT_GE(body_across * rounds, across);
-      EXPECT_LT((body_across - 1) * rounds, across);
-      const std::int64_t body = (tiles.blocks - tiles.grid.head_blocks) / body_across;
+      const bool short_sequences = tiles.kernel == Kernel::kShortSequences;
+      EXPECT_TRUE(covers(across, short_sequences ? kShortSequenceRounds : 1));
+      const std::int64_t heads = tiles.grid.head_channel_blocks.divisor();
+      EXPECT_TRUE(covers(heads, tiles.grid.head_rounds));
+      EXPECT_EQ(tiles.grid.head_blocks, 3 * heads);
+      const std::int64_t body = (tiles.blocks - tiles.grid.head_blocks) / across;
       EXPECT_GE(body * kTileTokens, tokens);
       EXPECT_LT((body - 1) * kTileTokens, tokens);
     }
   }
 }
 
-TEST(CudaSelect, ShortSequencesAreSearchedForFirst) {
-  EXPECT_EQ(kernel_of(packed_batch(8192, 512, 1024)), Kernel::kShortTiles);
-  EXPECT_EQ(kernel_of(packed_batch(8192, 512, 137)), Kernel::kTiles);
+TEST(CudaSelect, HeadsTakeAWaveOfBlocksUnlessTheyBeginAllSequences) {
+  for (const std::int64_t sequences : {1, 2, 63, 64, 65, 66, 67, 256, 1024}) {
+    const Launch tiles = chosen(packed_batch(8192, 8192, sequences)).aligned;
+    EXPECT_EQ(tiles.kernel, Kernel::kTiles);
+    EXPECT_FALSE(tiles.grid.heads_begin);
+    EXPECT_LE(tiles.grid.head_blocks, kWaveOfTiles) << sequences;
+    EXPECT_EQ(tiles.grid.head_rounds & (tiles.grid.head_rounds - 1), 0u) << sequences;
+  }
+  const Launch small = chosen(packed_batch(1319, 2048, 5)).aligned;
+  EXPECT_EQ(small.kernel, Kernel::kTiles);
+  EXPECT_TRUE(small.grid.heads_begin);
+  EXPECT_EQ(small.grid.head_rounds, 1u);
+  const Launch decodes = chosen(packed_batch(8191, 8192, 1024)).aligned;
+  EXPECT_EQ(decodes.kernel, Kernel::kShortSequences);
+  EXPECT_TRUE(decodes.grid.heads_begin);
+  EXPECT_EQ(decodes.grid.head_rounds, 1u);
+}
+
+TEST(CudaSelect, DenseBatchesOfLongSequencesNeedNoHeads) {
+  Problem p = packed_batch(10000, 8192, 10);
+  p.has_query_start_loc = false;
+  p.sequence_tokens = 1000;
+  EXPECT_EQ(chosen(p).aligned.grid.head_blocks, 0u);
+  p.sequence_tokens = 4;
+  p.sequences = 2500;
+  EXPECT_EQ(chosen(p).aligned.grid.head_blocks, 2500u * 8192 / (kTileThreads * kTileGroup));
 }
 
 TEST(CudaSelect, GridsFollowFromShapesAlone) {
