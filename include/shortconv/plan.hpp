@@ -27,6 +27,8 @@ struct Addresses {
   const void* has_initial_state = nullptr;
   const void* block_sequence = nullptr;
   const void* block_offset = nullptr;
+  const void* parents = nullptr;
+  void* windows = nullptr;
 };
 
 [[nodiscard]] SHORTCONV_API Addresses addresses(const ForwardArgs& args);

@@ -11,12 +11,14 @@
 
 namespace shortconv {
 
-/// Which call this is. Verify and commit will be further values with fields of their own below.
+/// Which call this is.
 enum class Op : std::uint8_t {
   kForward,  ///< x is [tokens, channels] with query_start_loc (one sequence without), or [batch,
              ///< tokens, channels]
   kDecode,   ///< x is [sequences, channels] or [sequences, tokens, channels]; every sequence is
              ///< resumed
+  kVerify,   ///< x as for kForward, draft tokens; every sequence is resumed unless flags say
+             ///< otherwise, and no state is written but by write_slots or advance_state
 };
 
 enum class Activation : std::uint8_t { kNone, kSilu };
@@ -61,6 +63,16 @@ struct ForwardArgs {
   std::optional<TensorRef> has_initial_state;        ///< [sequences] bool; replaces initial_state
   InitialState initial_state = InitialState::kNone;  ///< without flags; decode always means kAll
 
+  // kVerify only.
+  std::optional<TensorRef> parents;  ///< i32 or i64, [tokens], or [sequences, tokens] as x has it:
+                                     ///< a token's parent, counted from the first of its sequence,
+                                     ///< -1 for none; parents come first. Absent: a chain
+  std::optional<TensorRef> windows;  ///< [tokens, width-1, channels], or [sequences, tokens,
+                                     ///< width-1, channels], dtype of state: the inputs that a
+                                     ///< token would leave behind. Equal strides of tokens and
+                                     ///< columns make those of a dense chain overlap
+  bool advance_state = false;        ///< write final states to read_slots, as a forward call does
+
   Activation activation = Activation::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
 
@@ -89,6 +101,7 @@ struct Problem {
   DType read_slots_dtype = DType::kI32;
   DType write_slots_dtype = DType::kI32;
   DType read_offsets_dtype = DType::kI32;
+  DType parents_dtype = DType::kI32;
 
   Activation activation = Activation::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
@@ -102,6 +115,9 @@ struct Problem {
   bool has_write_slots = false;
   bool has_read_offsets = false;
   bool has_null_slot = false;
+  bool has_parents = false;
+  bool has_windows = false;
+  bool keeps_state = false;  ///< final states are written
   bool in_place = false;
   bool programmatic_launch = false;
 
@@ -127,6 +143,9 @@ struct Problem {
   std::int64_t query_start_loc_stride = 1, read_slots_stride = 1, write_slots_stride = 1;
   std::int64_t read_offsets_stride = 1, flags_stride = 1;
   std::int64_t block_sequence_stride = 1, block_offset_stride = 1;
+  // The sequence's strides of parents and windows are used by dense batches only.
+  std::int64_t parents_sequence = 0, parents_token = 1;
+  std::int64_t window_sequence = 0, window_token = 0, window_column = 0, window_channel = 0;
 
   friend bool operator==(const Problem&, const Problem&) = default;
 };

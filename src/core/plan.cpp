@@ -32,6 +32,10 @@ Status check_addresses(const Problem& problem, const Addresses& at) {
   }
   check.require(problem.blocks == 0 || (at.block_sequence != nullptr && at.block_offset != nullptr),
                 "block_sequence", "or block_offset is null, but the plan has them");
+  check.require(!problem.has_parents || at.parents != nullptr, "parents",
+                "is null, but the plan has them");
+  check.require(!problem.has_windows || at.windows != nullptr, "windows",
+                "is null, but the plan has them");
   check.require((at.x == at.out) == problem.in_place, "out",
                 problem.in_place ? "is not x, but the plan works in place"
                                  : "is x, but the plan does not work in place");
@@ -54,6 +58,8 @@ Addresses addresses(const ForwardArgs& args) {
       .has_initial_state = data_of(args.has_initial_state),
       .block_sequence = data_of(args.block_sequence),
       .block_offset = data_of(args.block_offset),
+      .parents = data_of(args.parents),
+      .windows = data_of(args.windows),
   };
 }
 

@@ -87,8 +87,8 @@ void check_listed(Checker& check, std::string_view argument,
 }
 
 void check_options(const ForwardArgs& args, Checker& check) {
-  check.require(args.op <= Op::kDecode, "op", "value ", static_cast<std::int64_t>(args.op),
-                " is not known (forward, decode)");
+  check.require(args.op <= Op::kVerify, "op", "value ", static_cast<std::int64_t>(args.op),
+                " is not known (forward, decode, verify)");
   check.require(args.initial_state <= InitialState::kByFlag, "initial_state", "value ",
                 static_cast<std::int64_t>(args.initial_state),
                 " is not known (none, all, by flag)");
@@ -174,10 +174,9 @@ void check_query_start_loc(const ForwardArgs& args, Checker& check, Sizes& sizes
                            Problem& problem) {
   if (!args.query_start_loc) return;
   const TensorRef& bounds = *args.query_start_loc;
-  check.require(args.x.ndim == 2 && args.op == Op::kForward, "query_start_loc",
-                "goes with x [tokens, channels] of a forward call only; a batch or a decode call "
-                "has its sequences "
-                "from its shape");
+  check.require(args.x.ndim == 2 && args.op != Op::kDecode, "query_start_loc",
+                "goes with x [tokens, channels] of a forward or verify call only; a batch or a "
+                "decode call has its sequences from its shape");
   check.tensor("query_start_loc", bounds, {&sizes.bounds});
   check.dtype("query_start_loc", bounds, kIndices).device("query_start_loc", bounds, args.x.device);
   check.require(sizes.bounds.value >= 1, "query_start_loc",
@@ -212,7 +211,7 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
   check_indices(check, "read_offsets", args.read_offsets, sizes.sequences, device,
                 problem.has_read_offsets, problem.read_offsets_dtype, problem.read_offsets_stride);
 
-  problem.initial_state = args.op == Op::kDecode ? InitialState::kAll : args.initial_state;
+  problem.initial_state = args.op == Op::kForward ? args.initial_state : InitialState::kAll;
   if (args.has_initial_state) {
     const TensorRef& flags = *args.has_initial_state;
     check.tensor("has_initial_state", flags, {&sizes.sequences});
@@ -247,6 +246,8 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
                 "has ", sizes.slots.value, " slots, but without read_slots each of the ",
                 sizes.sequences.value, " sequences uses the slot of its number");
   problem.has_state = true;
+  problem.keeps_state =
+      args.op != Op::kVerify || args.write_slots.has_value() || args.advance_state;
   problem.state_dtype = state.dtype;
   problem.slots = sizes.slots.value;
   problem.state_columns = sizes.columns.value;
@@ -254,6 +255,54 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
   problem.state_slot = state.strides[0];
   problem.state_column = state.strides[1];
   problem.state_channel = state.strides[2];
+}
+
+void check_drafts(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
+  const bool verify = args.op == Op::kVerify;
+  check.require(verify || (!args.parents && !args.windows && !args.advance_state), "op",
+                "is not verify, but parents, windows or advance_state are given");
+  if (!verify) return;
+  check.require(args.state.has_value(), "state", "is absent, but verify continues from it");
+  check.require(args.schedule == Schedule::kFlat, "schedule",
+                "is not flat, the only one that verify has");
+  const bool dense = args.x.ndim == 3;
+  if (args.parents) {
+    const TensorRef& parents = *args.parents;
+    if (dense) {
+      check.tensor("parents", parents, {&sizes.batch, &sizes.tokens});
+    } else {
+      check.tensor("parents", parents, {&sizes.tokens});
+    }
+    check.dtype("parents", parents, kIndices).device("parents", parents, args.x.device);
+    check.require(!problem.keeps_state, "parents",
+                  "make a tree, which has no final state; expected neither write_slots nor "
+                  "advance_state");
+    if (!check.ok()) return;
+    problem.has_parents = true;
+    problem.parents_dtype = parents.dtype;
+    problem.parents_sequence = dense ? parents.strides[0] : 0;
+    problem.parents_token = parents.strides[dense ? 1 : 0];
+  }
+  if (!args.windows || !check.ok()) return;
+  const TensorRef& windows = *args.windows;
+  Symbol history{.name = "width - 1", .value = sizes.width.value - 1, .owner = "weight"};
+  if (dense) {
+    check.tensor("windows", windows, {&sizes.batch, &sizes.tokens, &history, &sizes.channels});
+  } else {
+    check.tensor("windows", windows, {&sizes.tokens, &history, &sizes.channels});
+  }
+  check.dtype("windows", windows, {args.state->dtype}).device("windows", windows, args.x.device);
+  check_written(check, "windows", windows);
+  if (!check.ok()) return;
+  const std::int64_t* strides = windows.strides + (dense ? 1 : 0);
+  const bool overlap = strides[0] == strides[1] && sizes.width.value > 2 && sizes.tokens.value > 1;
+  check.require(!overlap || (dense && !args.parents), "windows",
+                "overlap, which takes chains and x [sequences, tokens, channels]");
+  problem.has_windows = true;
+  problem.window_sequence = dense ? windows.strides[0] : 0;
+  problem.window_token = strides[0];
+  problem.window_column = strides[1];
+  problem.window_channel = strides[2];
 }
 
 void check_schedule(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
@@ -297,6 +346,13 @@ void check_aliases(const ForwardArgs& args, Checker& check, Problem& problem) {
     check.require(!ranges_overlap(args.x, args.out) || disjoint_columns(args.x, args.out), "out",
                   "overlaps x in part; expected x itself or separate memory");
   }
+  check.require(!problem.in_place || args.op != Op::kVerify, "out",
+                "is x itself, which verify cannot do: windows are taken from x");
+  if (args.windows) {
+    check.require(!ranges_overlap(*args.windows, args.x), "windows", "overlaps x");
+    check.require(!ranges_overlap(*args.windows, args.out), "windows", "overlaps out");
+    check.require(!ranges_overlap(*args.windows, *args.state), "windows", "overlaps state");
+  }
   check.require(!ranges_overlap(args.out, args.weight), "out", "overlaps weight");
   check.require(!args.bias || !ranges_overlap(args.out, *args.bias), "out", "overlaps bias");
   if (args.state) {
@@ -320,6 +376,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("read_slots_dtype", p.read_slots_dtype);
   visit("write_slots_dtype", p.write_slots_dtype);
   visit("read_offsets_dtype", p.read_offsets_dtype);
+  visit("parents_dtype", p.parents_dtype);
   visit("activation", p.activation);
   visit("padded_rows", p.padded_rows);
   visit("initial_state", p.initial_state);
@@ -331,6 +388,9 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("has_write_slots", p.has_write_slots);
   visit("has_read_offsets", p.has_read_offsets);
   visit("has_null_slot", p.has_null_slot);
+  visit("has_parents", p.has_parents);
+  visit("has_windows", p.has_windows);
+  visit("keeps_state", p.keeps_state);
   visit("in_place", p.in_place);
   visit("programmatic_launch", p.programmatic_launch);
   visit("width", p.width);
@@ -364,6 +424,12 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("flags_stride", p.flags_stride);
   visit("block_sequence_stride", p.block_sequence_stride);
   visit("block_offset_stride", p.block_offset_stride);
+  visit("parents_sequence", p.parents_sequence);
+  visit("parents_token", p.parents_token);
+  visit("window_sequence", p.window_sequence);
+  visit("window_token", p.window_token);
+  visit("window_column", p.window_column);
+  visit("window_channel", p.window_channel);
 }
 
 template <typename T>
@@ -382,6 +448,7 @@ Status make_problem(const ForwardArgs& args, Problem& problem) {
   if (check.ok()) check_rows(args, check, sizes, made);
   if (check.ok()) check_query_start_loc(args, check, sizes, made);
   if (check.ok()) check_state(args, check, sizes, made);
+  if (check.ok()) check_drafts(args, check, sizes, made);
   if (check.ok()) check_schedule(args, check, sizes, made);
   check_aliases(args, check, made);
   if (!check.ok()) return check.status();

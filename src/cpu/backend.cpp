@@ -101,6 +101,12 @@ void partition(const Problem& p, int threads, Choice& choice) {
   choice.channel_blocks = (p.channels + block - 1) / block;
   choice.head_tokens = p.in_place ? p.tokens : p.width - 1;
   choice.tile_tokens = longest_tile;
+  if (p.op == Op::kVerify) {  // an item is a sequence; one more fills the rows outside of all
+    choice.tiles = p.sequences + 1;
+    choice.threads = static_cast<std::int32_t>(
+        std::clamp<std::int64_t>(choice.tiles * choice.channel_blocks, 1, threads));
+    return;
+  }
   switch (p.schedule) {
     case Schedule::kFlat: {
       const std::int64_t wanted = p.tokens * choice.channel_blocks / (std::int64_t{8} * threads);

@@ -59,6 +59,10 @@ class Worker {
   void use_channels(std::int64_t block);
   void flat_tile(std::int64_t tile);
   void chunk(std::int64_t sequence, std::int64_t chunk, bool to_the_end);
+  /// One sequence of draft tokens, by whoever has it.
+  void drafts(std::int64_t sequence);
+  void capture_windows(const Sequence& s, std::int64_t sequence);
+  void convolve_tree(const Sequence& s, std::int64_t sequence);
   void pad_outside();
   void pad_rows(std::int64_t begin, std::int64_t end);
 
@@ -99,6 +103,11 @@ class Worker {
     return static_cast<char*>(at_.out) +
            (out_row(p_, row) + channel * p_.out_channel) * element_bytes(p_.out_dtype);
   }
+  char* window(std::int64_t first, std::int64_t column) const {
+    return static_cast<char*>(at_.windows) +
+           (first + column * p_.window_column + channel_ * p_.window_channel) *
+               element_bytes(p_.state_dtype);
+  }
   char* state(std::int64_t slot, std::int64_t column, std::int64_t channel) const {
     return static_cast<char*>(at_.state) +
            (slot * p_.state_slot + column * p_.state_column + channel * p_.state_channel) *
@@ -122,6 +131,7 @@ class Worker {
   static constexpr int kResults = kStageTokens * kMaxBlockChannels;
   static_assert(64 * kGeneralBlockChannels <= kTaps);
   static_assert((2 * 63 + kStageTokens) * kGeneralBlockChannels <= kStage);
+  static_assert(2 * 7 + 1 <= 7 + kStageTokens);  // history and window of a tree
   static_assert(63 * kGeneralBlockChannels <= kResults);
 
   alignas(64) float taps_[kTaps];

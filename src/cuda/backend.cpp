@@ -57,6 +57,8 @@ Entry entry_of(const Problem& p, Kernel kernel) {
       return kernels_of(p).decode;
     case Kernel::kSmallDecode:
       return kernels_of(p).small_decode;
+    case Kernel::kDrafts:
+      return kernels_of(p).drafts;
     case Kernel::kColumns:
       return kernels_of(p).columns;
     case Kernel::kChunks:
@@ -130,6 +132,8 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   if (!aligned(at.read_slots, p.read_slots_dtype)) argument = "read_slots";
   if (!aligned(at.write_slots, p.write_slots_dtype)) argument = "write_slots";
   if (!aligned(at.read_offsets, p.read_offsets_dtype)) argument = "read_offsets";
+  if (!aligned(at.parents, p.parents_dtype)) argument = "parents";
+  if (!aligned(at.windows, p.state_dtype)) argument = "windows";
   if (!aligned(at.block_sequence, DType::kI32)) argument = "block_sequence";
   if (!aligned(at.block_offset, DType::kI32)) argument = "block_offset";
   if (argument == nullptr) return {};

@@ -1,9 +1,9 @@
 // Whatever the fast kernels do not take: differing element types, any strides, widths up to 64,
 // addresses that are not aligned, prefill in place.
 //
-// Who owns what: a thread owns one channel of 16 packed rows, of a chunk of 8 tokens, or, in place,
-// of a whole sequence; the state as in tile.cuh. Every window is read again from the caches. No
-// ceiling is aimed at.
+// Who owns what: a thread owns one channel of 16 packed rows, of a chunk of 8 tokens, or, in place
+// and of draft tokens, of a whole sequence; the state as in tile.cuh. Every window is read again
+// from the caches. No ceiling is aimed at.
 #pragma once
 
 #include <cstdint>
@@ -67,6 +67,16 @@ __global__ void __launch_bounds__(kGeneralThreads)
   if (channel >= p.channels) return;
   if (unit >= grid.tiles) {
     pad_outside<AnyTypes>(p, at, channel);
+  } else if (p.op == Op::kVerify) {
+    const Sequence s = sequence_at(p, at, unit);
+    for (std::int64_t row = s.begin; row < s.end; ++row) {
+      if (s.skipped) {
+        pad_element<AnyTypes>(p, at, row, channel);
+      } else {
+        convolve_draft<AnyTypes>(p, at, s, unit, row - s.begin, channel);
+      }
+    }
+    if (s.begin < s.end && !s.skipped) write_state_of_channel<AnyTypes>(p, at, s, channel);
   } else if (p.in_place) {
     const Sequence s = sequence_at(p, at, unit);
     if (s.begin >= s.end) return;

@@ -56,6 +56,7 @@ struct Grid {
   std::uint32_t head_rounds = 1;
   bool heads_begin = false;  // all sequences rather than those shorter than a tile
   StateForm state_form = StateForm::kElements;
+  StateForm window_form = StateForm::kElements;  // of captured windows
   bool packed_taps = false;  // weights and bias without gaps, aligned to 16 bytes
 };
 

@@ -5,6 +5,7 @@
 #include "cuda/chunk.cuh"
 #include "cuda/columns.cuh"
 #include "cuda/decode.cuh"
+#include "cuda/drafts.cuh"
 #include "cuda/kernels.hpp"
 #include "cuda/tile.cuh"
 
@@ -19,6 +20,7 @@ inline const Kernels kTable{
         reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T)>),
     .small_decode =
         reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup>),
+    .drafts = reinterpret_cast<Entry>(&convolve_drafts<T, TWeight, kWidth, kActivation>),
     .columns = reinterpret_cast<Entry>(&convolve_columns<T, kWidth, kActivation>),
     .chunks = reinterpret_cast<Entry>(&convolve_chunks<T, TWeight, kWidth, kActivation>),
 };

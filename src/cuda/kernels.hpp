@@ -14,6 +14,7 @@ struct Kernels {
   Entry short_sequences;  // tile.cuh
   Entry decode;           // decode.cuh, 16 bytes a thread
   Entry small_decode;     // decode.cuh, 4 channels a thread
+  Entry drafts;           // drafts.cuh
   Entry columns;          // columns.cuh
   Entry chunks;           // chunk.cuh
 };

@@ -99,6 +99,13 @@ __device__ inline T* nth_row(T* from, std::int32_t row_bytes, int row) {
 }
 
 template <int kWords>
+__device__ inline void copy_words(const std::uint32_t (&from)[kWords],
+                                  std::uint32_t (&to)[kWords]) {
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) to[i] = from[i];
+}
+
+template <int kWords>
 __device__ inline void clear_words(std::uint32_t (&words)[kWords]) {
 #pragma unroll
   for (int i = 0; i < kWords; ++i) words[i] = 0;

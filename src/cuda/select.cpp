@@ -75,6 +75,20 @@ StateForm state_form(const Problem& p, std::int64_t group) {
   return StateForm::kElements;
 }
 
+StateForm window_form(const Problem& p, std::int64_t group) {
+  const std::int64_t history = p.width - 1;
+  const std::int64_t tokens = dense(p) ? p.sequence_tokens : p.tokens;
+  if (!p.has_windows || !keeps_groups(p.sequences, p.window_sequence, group) ||
+      !keeps_groups(tokens, p.window_token, group)) {
+    return StateForm::kElements;
+  }
+  if (p.window_channel == 1 && keeps_groups(history, p.window_column, group)) {
+    return StateForm::kChannelVectors;
+  }
+  const bool run = p.window_channel == history && (history == 1 || p.window_column == 1);
+  return run ? StateForm::kWindowVectors : StateForm::kElements;
+}
+
 /// Adjacent channels that a thread of these kernels moves together.
 std::int64_t group_of(const Problem& p, Kernel kernel) {
   switch (kernel) {
@@ -84,6 +98,7 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
       return kSmallDecodeGroup;
     case Kernel::kTiles:
     case Kernel::kShortSequences:
+    case Kernel::kDrafts:
       return kTileGroup;
     case Kernel::kChunks:
       return 2;
@@ -94,6 +109,10 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
 
 Kernel kernel_of(const Problem& p) {
   if (!one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
+  if (p.op == Op::kVerify) {
+    const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
+    return drafts ? Kernel::kDrafts : Kernel::kGeneral;
+  }
   const bool single_tokens = dense(p) && p.sequence_tokens == 1;
   if (p.schedule != Schedule::kFlat) {
     const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p);
@@ -140,6 +159,7 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
       return p.sequences + tiles(kTileTokens);
     case Kernel::kDecode:
     case Kernel::kSmallDecode:
+    case Kernel::kDrafts:
       return p.sequences;
     case Kernel::kColumns:
       return tiles(32 * 16 / element_bytes(p.x_dtype));
@@ -148,7 +168,7 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
     case Kernel::kGeneral:
       break;
   }
-  if (p.in_place) return p.sequences;
+  if (p.in_place || p.op == Op::kVerify) return p.sequences;
   if (p.schedule != Schedule::kFlat) return chunk_units(p, grid);
   return divide_up(p.tokens, kGeneralTokens);
 }
@@ -163,6 +183,9 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
     case Kernel::kSmallDecode:
       threads = kDecodeThreads;
       return kDecodeThreads * group_of(p, kernel);
+    case Kernel::kDrafts:
+      threads = kDraftThreads;
+      return kDraftThreads * kTileGroup;
     case Kernel::kColumns:
       threads = 32 * kColumnWarps;
       return kColumnWarps * kColumnChannels;
@@ -204,8 +227,8 @@ Launch launch_of(const Problem& p, Kernel kernel) {
   launch.kernel = kernel;
   const std::int64_t units = units_of(p, kernel, launch.grid);
   // Schedules made of sequences leave out the rows outside of them: one more unit.
-  const bool outside =
-      (p.schedule != Schedule::kFlat || (kernel == Kernel::kGeneral && p.in_place));
+  const bool outside = p.op == Op::kVerify || p.schedule != Schedule::kFlat ||
+                       (kernel == Kernel::kGeneral && p.in_place);
   const std::int64_t channels = block_channels(p, kernel, launch.threads);
   const std::int64_t blocks = divide_up(p.channels, channels);
   launch.blocks = (units + (outside ? 1 : 0)) * blocks;
@@ -216,6 +239,7 @@ Launch launch_of(const Problem& p, Kernel kernel) {
   if (kernel == Kernel::kTiles || kernel == Kernel::kShortSequences) {
     split_tiles(p, units - p.sequences, blocks, launch);
   }
+  launch.grid.window_form = window_form(p, group_of(p, kernel));
   launch.grid.packed_taps =
       p.weight_tap == 1 && p.weight_channel == p.width && (!p.has_bias || p.bias_channel == 1);
   launch.grid.x_step = static_cast<std::int32_t>(p.x_token * element_bytes(p.x_dtype));
@@ -246,6 +270,8 @@ std::string_view name(Kernel kernel) {
       return "decode";
     case Kernel::kSmallDecode:
       return "small decode";
+    case Kernel::kDrafts:
+      return "drafts";
     case Kernel::kColumns:
       return "columns";
     case Kernel::kChunks:
@@ -280,6 +306,7 @@ Entry launch_for(const Choice& choice, const Addresses& at, Launch& launch) {
   const bool fast = aligned(at.x, choice.alignment) && aligned(at.out, choice.alignment);
   launch = fast ? choice.aligned : choice.otherwise;
   if (!aligned(at.state, choice.alignment)) launch.grid.state_form = StateForm::kElements;
+  if (!aligned(at.windows, choice.alignment)) launch.grid.window_form = StateForm::kElements;
   if (!aligned(at.weight, 16) || !aligned(at.bias, 16)) launch.grid.packed_taps = false;
   return fast ? choice.aligned_entry : choice.otherwise_entry;
 }

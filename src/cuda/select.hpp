@@ -15,6 +15,7 @@ enum class Kernel : std::uint8_t {
   kShortSequences,
   kDecode,
   kSmallDecode,
+  kDrafts,
   kColumns,
   kChunks,
   kGeneral

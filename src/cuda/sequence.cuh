@@ -67,7 +67,7 @@ __device__ inline SequenceState state_of(const Problem& p, const Addresses& at, 
   SequenceState state;
   state.skipped = !usable_slot(grid, read);
   if (state.skipped || !p.has_state) return state;
-  if (usable_slot(grid, write)) state.write_slot = write;
+  if (p.keeps_state && usable_slot(grid, write)) state.write_slot = write;
   if (!resumed) return state;
   state.read_slot = read;
   const std::int64_t last = p.state_columns - (p.width - 1) - p.state_base;

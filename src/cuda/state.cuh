@@ -70,16 +70,15 @@ __device__ inline void load_state(const Problem& p, const Addresses& at, StateFo
   }
 }
 
-/// The new window, always at the base column.
+/// Columns to wherever `to` is, in the form that their strides have.
 template <typename T, int kColumns, int kElements>
-__device__ inline void store_state(
-    const Problem& p, const Addresses& at, StateForm form, std::int64_t slot, std::int64_t channel,
+__device__ inline void store_columns(
+    T* to, std::int64_t column_stride, std::int64_t channel_stride, StateForm form,
     const std::uint32_t (&columns)[kColumns][kWordsOf<T, kElements>]) {
   constexpr int kWords = kWordsOf<T, kElements>;
-  T* to = state_element<T>(p, at, slot, p.state_base, channel);
   if (form == StateForm::kChannelVectors) {
 #pragma unroll
-    for (int k = 0; k < kColumns; ++k, to += p.state_column) store_words(to, columns[k]);
+    for (int k = 0; k < kColumns; ++k, to += column_stride) store_words(to, columns[k]);
   } else if (form == StateForm::kWindowVectors) {
     std::uint32_t window[kColumns * kWords];
     join_columns<T, kColumns, kElements>(columns, window);
@@ -90,12 +89,21 @@ __device__ inline void store_state(
     }
   } else {
 #pragma unroll
-    for (int k = 0; k < kColumns; ++k, to += p.state_column) {
+    for (int k = 0; k < kColumns; ++k, to += column_stride) {
       const T* elements = reinterpret_cast<const T*>(columns[k]);
 #pragma unroll
-      for (int c = 0; c < kElements; ++c) to[c * p.state_channel] = elements[c];
+      for (int c = 0; c < kElements; ++c) to[c * channel_stride] = elements[c];
     }
   }
+}
+
+/// The new window, always at the base column.
+template <typename T, int kColumns, int kElements>
+__device__ inline void store_state(
+    const Problem& p, const Addresses& at, StateForm form, std::int64_t slot, std::int64_t channel,
+    const std::uint32_t (&columns)[kColumns][kWordsOf<T, kElements>]) {
+  store_columns<T, kColumns, kElements>(state_element<T>(p, at, slot, p.state_base, channel),
+                                        p.state_column, p.state_channel, form, columns);
 }
 
 }  // namespace shortconv::cuda

@@ -239,14 +239,8 @@ struct TileKernel {
     }
   }
 
-  /// The state and the first tokens of the sequence that begins in the tile. `loaded`: if it begins
-  /// with the tile, they are there already.
-  __device__ static std::uint32_t load_beginning(const Problem& p, const Addresses& at,
-                                                 const Grid& grid, const TileRows& tile,
-                                                 const Beginning& beginning, bool loaded,
-                                                 int channel, Rows& rows) {
-    const int in_tile = tile.first + kTileTokens - beginning.first;
-    const int tokens = min(beginning.length, max(in_tile, kHistory));
+  __device__ static void load_history(const Problem& p, const Addresses& at, const Grid& grid,
+                                      const Beginning& beginning, int channel, Rows& rows) {
     auto& history = reinterpret_cast<Words(&)[kHistory]>(rows);
     if (beginning.state.read_slot >= 0) {
       load_state<T, kHistory, kTileGroup>(p, at, grid.state_form, beginning.state.read_slot,
@@ -255,6 +249,17 @@ struct TileKernel {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) clear_words(history[k]);
     }
+  }
+
+  /// The state and the first tokens of the sequence that begins in the tile. `loaded`: if it begins
+  /// with the tile, they are there already.
+  __device__ static std::uint32_t load_beginning(const Problem& p, const Addresses& at,
+                                                 const Grid& grid, const TileRows& tile,
+                                                 const Beginning& beginning, bool loaded,
+                                                 int channel, Rows& rows) {
+    const int in_tile = tile.first + kTileTokens - beginning.first;
+    const int tokens = min(beginning.length, max(in_tile, kHistory));
+    load_history(p, at, grid, beginning, channel, rows);
     if (!loaded || beginning.first != tile.first) {
       const T* x = x_at<T>(p, at, grid, tile.stream, beginning.first, channel);
 #pragma unroll

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "core/capability.hpp"
 #include "cuda/activation.cuh"
 #include "cuda/element.cuh"
 #include "op/sequence.hpp"
@@ -104,6 +105,42 @@ __device__ inline void convolve_token(const Problem& p, const Addresses& at, con
   }
   store_f32(Types::out(p), at.out, out_row(p, s.begin + token) + channel * p.out_channel,
             activate(p.activation, sum));
+}
+
+/// A draft token and the window it would leave behind.
+template <typename Types>
+__device__ inline void convolve_draft(const Problem& p, const Addresses& at, const Sequence& s,
+                                      std::int64_t sequence, std::int64_t token,
+                                      std::int64_t channel) {
+  const int history = p.width - 1;
+  std::int64_t line[kMaxWidth];  // the inputs of its window, newest last
+  for (std::int64_t input = token, k = history; k >= 0; --k) {
+    line[k] = input;
+    input = parent_of(p, at, sequence, s.begin, input);
+  }
+  float sum = bias_at(p, at, channel);
+  for (int k = 0; k <= history; ++k) {
+    sum = __fmaf_rn(weight_at(p, at, channel, k), input_at<Types>(p, at, s, line[k], channel), sum);
+  }
+  store_f32(Types::out(p), at.out, out_row(p, s.begin + token) + channel * p.out_channel,
+            activate(p.activation, sum));
+  if (!p.has_windows) return;
+  const std::int64_t first = window_of(p, sequence, s.begin, token) + channel * p.window_channel;
+  for (int column = 0; column < history; ++column) {
+    const std::int64_t to = first + column * p.window_column;
+    const std::int64_t input = line[column + 1];
+    const DType state = Types::state(p);
+    if (input >= 0) {
+      move_element(Types::x(p), at.x, x_row(p, s.begin + input) + channel * p.x_channel, state,
+                   at.windows, to);
+    } else if (s.read_slot >= 0) {
+      move_element(state, at.state,
+                   state_index(p, s.read_slot, s.read_column + history + input, channel), state,
+                   at.windows, to);
+    } else {
+      store_f32(state, at.windows, to, 0.0f);
+    }
+  }
 }
 
 template <typename Types>

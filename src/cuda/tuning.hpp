@@ -47,6 +47,8 @@ inline constexpr int kDecodeThreads = 64;
 inline constexpr std::int64_t kSmallDecode = 64 * 8192;
 inline constexpr int kSmallDecodeGroup = 4;
 
+inline constexpr int kDraftThreads = 64;
+
 // Channel-major: warps a block, and channels that a warp takes in turn with what it found out about
 // its tokens.
 inline constexpr int kColumnWarps = 4;

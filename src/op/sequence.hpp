@@ -63,6 +63,26 @@ SHORTCONV_HOST_DEVICE inline std::int64_t read_slot_of(const Problem& p, const A
   return load_index(p.read_slots_dtype, at.read_slots, sequence * p.read_slots_stride);
 }
 
+/// The token before a draft token in its own line of ancestors, both counted from the sequence's
+/// first; below 0 lies the history, -1 the newest. A bad parent counts as none.
+SHORTCONV_HOST_DEVICE inline std::int64_t parent_of(const Problem& p, const Addresses& at,
+                                                    std::int64_t sequence, std::int64_t begin,
+                                                    std::int64_t token) {
+  if (!p.has_parents || token <= 0) return token - 1;
+  const std::int64_t index = p.has_query_start_loc
+                                 ? (begin + token) * p.parents_token
+                                 : sequence * p.parents_sequence + token * p.parents_token;
+  const std::int64_t parent = load_index(p.parents_dtype, at.parents, index);
+  return parent >= 0 && parent < token ? parent : -1;
+}
+
+/// Where the window after a draft token begins, in elements of windows.
+SHORTCONV_HOST_DEVICE inline std::int64_t window_of(const Problem& p, std::int64_t sequence,
+                                                    std::int64_t begin, std::int64_t token) {
+  return p.has_query_start_loc ? (begin + token) * p.window_token
+                               : sequence * p.window_sequence + token * p.window_token;
+}
+
 SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addresses& at,
                                                   std::int64_t sequence) {
   // All loads first: none depends on another, and on a GPU each is a long wait.
@@ -85,7 +105,7 @@ SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addres
   s.end = end < begin ? begin : end;
   s.skipped = !usable_slot(p, read);
   if (s.skipped || !p.has_state) return s;
-  if (usable_slot(p, write)) s.write_slot = write;
+  if (p.keeps_state && usable_slot(p, write)) s.write_slot = write;
   if (!resumed) return s;
   s.read_slot = read;
   const std::int64_t last = p.state_columns - (p.width - 1) - p.state_base;

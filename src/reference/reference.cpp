@@ -39,6 +39,23 @@ struct Call {
         element(at.state, p.state_dtype,
                 slot * p.state_slot + column * p.state_column + channel * p.state_channel));
   }
+  char* window(std::int64_t sequence, std::int64_t row, std::int64_t token, std::int64_t column,
+               std::int64_t channel) const {
+    const std::int64_t first = p.has_query_start_loc
+                                   ? row * p.window_token
+                                   : sequence * p.window_sequence + token * p.window_token;
+    return const_cast<char*>(element(
+        at.windows, p.state_dtype, first + column * p.window_column + channel * p.window_channel));
+  }
+  // The draft token before a token, -1 for the newest input of the history, and so on downwards.
+  std::int64_t before(std::int64_t sequence, std::int64_t row, std::int64_t token) const {
+    if (!p.has_parents || token <= 0) return token - 1;
+    const std::int64_t index = p.has_query_start_loc
+                                   ? row * p.parents_token
+                                   : sequence * p.parents_sequence + token * p.parents_token;
+    const std::int64_t parent = load_index(p.parents_dtype, at.parents, index);
+    return parent >= 0 && parent < token ? parent : -1;
+  }
   double weight(std::int64_t channel, std::int64_t tap) const {
     return load_element(p.weight_dtype, element(at.weight, p.weight_dtype,
                                                 channel * p.weight_channel + tap * p.weight_tap));
@@ -133,11 +150,22 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       values[i] = load_element(inputs[i].dtype, inputs[i].bytes);
     }
     for (std::int64_t t = 0; t < tokens; ++t) {
+      // Where the inputs of the token's window are, the newest last.
+      std::vector<std::int64_t> line(static_cast<std::size_t>(p.width));
+      std::int64_t ancestor = t;
+      for (int tap = history; tap >= 0; --tap) {
+        line[tap] = history + ancestor;
+        ancestor = call.before(sequence, begin + ancestor, ancestor);
+      }
       double a = call.bias(channel);
-      for (int tap = 0; tap < p.width; ++tap) a += call.weight(channel, tap) * values[t + tap];
+      for (int tap = 0; tap < p.width; ++tap) a += call.weight(channel, tap) * values[line[tap]];
       store_element(p.out_dtype, call.out(begin + t, channel), activate(p.activation, a));
+      for (int column = 0; p.has_windows && column < history; ++column) {
+        store_raw(inputs[line[column + 1]], p.state_dtype,
+                  call.window(sequence, begin + t, t, column, channel));
+      }
     }
-    if (!p.has_state || call.is_padding(write_slot)) continue;
+    if (!p.keeps_state || call.is_padding(write_slot)) continue;
     for (int column = 0; column < history; ++column) {
       store_raw(inputs[tokens + column], p.state_dtype,
                 call.state(write_slot, p.state_base + column, channel));

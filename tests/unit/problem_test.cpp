@@ -131,8 +131,9 @@ TEST(Problem, Schedules) {
 }
 
 TEST(Problem, QueryStartLocNeedsRaggedRows) {
-  expect_refusal_after([](ForwardArgs& a) { a.op = Op::kDecode; },
-                       "query_start_loc: goes with x [tokens, channels] of a forward call only");
+  expect_refusal_after(
+      [](ForwardArgs& a) { a.op = Op::kDecode; },
+      "query_start_loc: goes with x [tokens, channels] of a forward or verify call only");
   expect_refusal_after([](ForwardArgs& a) { a.query_start_loc->shape[0] = 0; },
                        "query_start_loc: is empty");
 }

@@ -130,9 +130,9 @@ std::vector<Planned> plan_rows(const BenchOptions& options, CallOptions call) {
   std::vector<Planned> rows;
   for (const Shape* shape : chosen_shapes(options.shapes, call.backend == BackendId::kCuda)) {
     for (const Schedule schedule : schedules) {
-      const bool decode = shape->op == Op::kDecode;
-      if (decode && schedule != schedules.front()) continue;  // has no schedule to choose
-      call.schedule = decode ? Schedule::kFlat : schedule;
+      const bool choice = shape->op == Op::kForward;
+      if (!choice && schedule != schedules.front()) continue;  // has no schedule to choose
+      call.schedule = choice ? schedule : Schedule::kFlat;
       rows.push_back({shape, call});
     }
   }

@@ -17,18 +17,21 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
     const auto length = static_cast<std::int32_t>(shape.lengths[s]);
     query_start_loc_.push_back(query_start_loc_.back() + length);
     has_initial_state_.push_back(shape.resumed(s) ? 1 : 0);
+    parents_.insert(parents_.end(), shape.parents.begin(), shape.parents.end());
   }
 }
 
 std::int64_t CallLayout::moved_bytes() const {
   const std::int64_t resumed = std::ranges::count(has_initial_state_, 1);
-  return (2 * shape_.tokens() * shape_.channels +
-          (shape_.sequences() + resumed) * slot_elements()) *
+  const std::int64_t written = shape_.op == Op::kVerify ? 0 : shape_.sequences();
+  return (2 * shape_.tokens() * shape_.channels + (written + resumed) * slot_elements() +
+          window_elements()) *
          element_bytes(options_.dtype);
 }
 
 std::int64_t CallLayout::touched_bytes() const {
-  return (2 * shape_.tokens() * shape_.channels + state_elements()) * element_bytes(options_.dtype);
+  return (2 * shape_.tokens() * shape_.channels + state_elements() + window_elements()) *
+         element_bytes(options_.dtype);
 }
 
 TensorRef CallLayout::rows(void* data, Device device) const {
@@ -66,6 +69,13 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
       TensorRef::contiguous(memory.query_start_loc, DType::kI32, {sequences + 1}, device);
   args.has_initial_state =
       TensorRef::contiguous(memory.has_initial_state, DType::kBool, {sequences}, device);
+  if (shape_.op == Op::kForward) return args;
+
+  const std::int64_t tokens = shape_.tokens();
+  args.windows = TensorRef::contiguous(memory.windows, dtype, {tokens, history, channels}, device);
+  if (!parents_.empty()) {
+    args.parents = TensorRef::contiguous(memory.parents, DType::kI32, {tokens}, device);
+  }
   return args;
 }
 

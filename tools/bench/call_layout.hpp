@@ -29,6 +29,8 @@ struct CallMemory {
   void* state = nullptr;
   void* query_start_loc = nullptr;
   void* has_initial_state = nullptr;
+  void* parents = nullptr;
+  void* windows = nullptr;
 };
 
 class CallLayout {
@@ -40,6 +42,11 @@ class CallLayout {
   [[nodiscard]] std::int64_t weight_elements() const { return shape_.channels * options_.width; }
   [[nodiscard]] std::int64_t bias_elements() const { return shape_.channels; }
   [[nodiscard]] std::int64_t state_elements() const { return shape_.sequences() * slot_elements(); }
+  [[nodiscard]] std::int64_t window_elements() const {
+    return shape_.op == Op::kVerify ? shape_.tokens() * slot_elements() : 0;
+  }
+  /// Of all draft tokens; empty for chains.
+  [[nodiscard]] const std::vector<std::int32_t>& parents() const { return parents_; }
   [[nodiscard]] const std::vector<std::int32_t>& query_start_loc() const {
     return query_start_loc_;
   }
@@ -47,8 +54,8 @@ class CallLayout {
     return has_initial_state_;
   }
 
-  /// What a call moves: inputs, outputs and states, each counted once per direction. Weights stay
-  /// in cache.
+  /// What a call moves: inputs, outputs, states and windows, each counted once per direction.
+  /// Weights stay in cache.
   [[nodiscard]] std::int64_t moved_bytes() const;
 
   /// What a call leaves in a cache: x, out and states, each counted once, without gaps.
@@ -69,6 +76,7 @@ class CallLayout {
   std::int64_t row_pitch_ = 0;
   std::vector<std::int32_t> query_start_loc_;
   std::vector<std::uint8_t> has_initial_state_;
+  std::vector<std::int32_t> parents_;
 };
 
 }  // namespace shortconv::tools::bench

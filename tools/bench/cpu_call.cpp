@@ -17,14 +17,18 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
       out_(options.dtype, layout_.row_elements(), options.threads),
       weight_(options.dtype, layout_.weight_elements(), options.threads),
       bias_(options.dtype, layout_.bias_elements(), options.threads),
-      state_(options.dtype, layout_.state_elements(), options.threads) {
+      state_(options.dtype, layout_.state_elements(), options.threads),
+      windows_(options.dtype, layout_.window_elements(), options.threads),
+      parents_(layout_.parents()) {
   args_ = layout_.arguments({.x = x_.data(),
                              .out = out_.data(),
                              .weight = weight_.data(),
                              .bias = bias_.data(),
                              .state = state_.data(),
                              .query_start_loc = query_start_loc_.data(),
-                             .has_initial_state = has_initial_state_.data()},
+                             .has_initial_state = has_initial_state_.data(),
+                             .parents = parents_.data(),
+                             .windows = windows_.data()},
                             {});
 }
 

@@ -31,7 +31,8 @@ class CpuCall {
   std::vector<std::int32_t> query_start_loc_;
   std::vector<std::uint8_t> has_initial_state_;
   std::vector<std::int32_t> block_sequence_, block_offset_;
-  RandomBuffer x_, out_, weight_, bias_, state_;
+  RandomBuffer x_, out_, weight_, bias_, state_, windows_;
+  std::vector<std::int32_t> parents_;
 };
 
 }  // namespace shortconv::tools::bench

@@ -25,6 +25,7 @@ void fill_random(const GpuBuffer& buffer, std::span<const std::byte> table) {
 
 template <typename T>
 GpuBuffer on_gpu(const std::vector<T>& values) {
+  if (values.empty()) return {};
   GpuBuffer buffer(std::ssize(values) * static_cast<std::int64_t>(sizeof(T)));
   copy_to_gpu(buffer.data(), values.data(), buffer.bytes());
   return buffer;
@@ -50,7 +51,9 @@ SetPlaces place_set(const CallLayout& layout, DType dtype) {
   places.state = places.out + round_up(rows_bytes, kAlignment);
   places.copied = round_up((layout.moved_bytes() + 1) / 2, kVector);
   places.copy_target = round_up(places.copied, kAlignment);
-  places.bytes = std::max(places.state + layout.state_elements() * element_bytes(dtype),
+  places.windows =
+      places.state + round_up(layout.state_elements() * element_bytes(dtype), kAlignment);
+  places.bytes = std::max(places.windows + layout.window_elements() * element_bytes(dtype),
                           places.copy_target + places.copied);
   return places;
 }
@@ -62,6 +65,7 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
       bias_(layout_.bias_elements() * element_bytes(options.dtype)),
       query_start_loc_(on_gpu(layout_.query_start_loc())),
       has_initial_state_(on_gpu(layout_.has_initial_state())),
+      parents_(on_gpu(layout_.parents())),
       fetched_(query_start_loc_.bytes()),
       lengths_(shape.lengths) {
   const std::vector<std::byte> table = random_table(options.dtype);
@@ -84,7 +88,9 @@ ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
                                         .bias = bias_.data(),
                                         .state = memory + places_.state,
                                         .query_start_loc = query_start_loc_.data(),
-                                        .has_initial_state = has_initial_state_.data()},
+                                        .has_initial_state = has_initial_state_.data(),
+                                        .parents = parents_.data(),
+                                        .windows = memory + places_.windows},
                                        kGpu);
   if (args.schedule == Schedule::kBlockList) {
     // The lengths never change here, so neither does the number of entries.

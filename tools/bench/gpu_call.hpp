@@ -21,6 +21,7 @@ namespace shortconv::tools::bench {
 struct SetPlaces {
   std::int64_t out = 0;
   std::int64_t state = 0;
+  std::int64_t windows = 0;
   std::int64_t copy_target = 0;
   std::int64_t copied = 0;
   std::int64_t bytes = 0;
@@ -52,7 +53,7 @@ class GpuCall {
 
   CallLayout layout_;
   SetPlaces places_;
-  GpuBuffer weight_, bias_, query_start_loc_, has_initial_state_, block_list_;
+  GpuBuffer weight_, bias_, query_start_loc_, has_initial_state_, parents_, block_list_;
   PinnedBuffer fetched_, sent_;
   std::vector<GpuBuffer> sets_;
   std::vector<Addresses> addresses_;  // of each set

@@ -134,6 +134,27 @@ Shape decode_shape(std::int64_t sequences, std::int64_t channels, StateLayout st
   return shape;
 }
 
+/// Draft tokens, with the window after each of them.
+Shape verify_shape(std::int64_t sequences, std::int64_t tokens, std::int64_t channels) {
+  Shape shape{.name = "verify-" + std::to_string(sequences) + "x" + std::to_string(tokens),
+              .description = std::to_string(tokens) + " draft tokens of " +
+                             std::to_string(sequences) + " sequences, with windows",
+              .channels = channels,
+              .lengths = equal(sequences, tokens),
+              .op = Op::kVerify};
+  if (channels != kDecodeChannels) shape.name += "x" + std::to_string(channels);
+  return shape;
+}
+
+/// Two children a node, seven nodes.
+Shape tree_shape(std::int64_t sequences, std::int64_t channels) {
+  Shape shape = verify_shape(sequences, 7, channels);
+  shape.name.insert(shape.name.find('-'), "-tree");
+  shape.description = "the same for a tree of 7 nodes";
+  shape.parents = {-1, 0, 0, 1, 1, 2, 2};
+  return shape;
+}
+
 std::vector<Shape> make_shapes() {
   std::vector<Shape> all = prefill_shapes();
   for (const StateLayout layout : {StateLayout::kChannelInnermost, StateLayout::kWindowInnermost}) {
@@ -143,6 +164,12 @@ std::vector<Shape> make_shapes() {
   }
   for (const std::int64_t sequences : {256, 512}) {
     all.push_back(decode_shape(sequences, 2048, StateLayout::kChannelInnermost));
+  }
+  for (const std::int64_t channels : {kDecodeChannels, std::int64_t{4096}}) {
+    for (const std::int64_t sequences : {64, 256}) {
+      all.push_back(verify_shape(sequences, 4, channels));
+      all.push_back(tree_shape(sequences, channels));
+    }
   }
   return all;
 }
@@ -154,7 +181,7 @@ std::int64_t Shape::tokens() const {
 }
 
 bool Shape::resumed(std::int64_t sequence) const {
-  if (op == Op::kDecode) return true;
+  if (op != Op::kForward) return true;
   return resumed_ones == Resumed::kSingleTokens ? lengths[sequence] == 1 : sequence % 2 == 1;
 }
 

@@ -13,7 +13,7 @@ namespace shortconv::tools::bench {
 enum class Layout { kTokenMajor, kChannelMajor };
 enum class StateLayout { kChannelInnermost, kWindowInnermost };
 
-/// Which sequences of a forward call continue from their state; a decode call continues all.
+/// Which sequences of a forward call continue from their state; the other calls continue all.
 enum class Resumed {
   kEverySecond,
   kSingleTokens,  // decodes among prefills
@@ -28,6 +28,7 @@ struct Shape {
   Layout layout = Layout::kTokenMajor;
   StateLayout state_layout = StateLayout::kChannelInnermost;
   Resumed resumed_ones = Resumed::kEverySecond;
+  std::vector<std::int32_t> parents = {};  // verify: the tree of each sequence's draft tokens
   bool gpu_only = false;  // left out where a CPU would take long; there, it has to be named
 
   [[nodiscard]] std::int64_t sequences() const { return std::ssize(lengths); }

@@ -182,6 +182,8 @@ ForwardArgs make_arguments(const Case& problem, const CaseBuffers& buffers, Back
           .query_start_loc = view_of(buffers.query_start_loc),
           .has_initial_state = view_of(buffers.has_initial_state),
           .initial_state = problem.initial_state,
+          .parents = {},
+          .windows = {},
           .activation = problem.activation,
           .padded_rows = problem.padded_rows,
           .backend = backend,

@@ -1,0 +1,53 @@
+// Elements and strided runs of them from one place to another.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/element.hpp"
+
+namespace shortconv::cpu {
+
+inline float load_f32(DType dtype, const char* address) {
+  return static_cast<float>(load_element(dtype, address));
+}
+
+inline void store_f32(DType dtype, char* address, float value) {
+  if (dtype == DType::kF32) {
+    std::memcpy(address, &value, sizeof value);
+    return;
+  }
+  const std::uint16_t bits = dtype == DType::kBF16 ? bf16_from_f32(value) : f16_from_f32(value);
+  std::memcpy(address, &bits, sizeof bits);
+}
+
+template <typename Bits>
+inline void copy_strided(const char* from, std::int64_t from_stride, char* to,
+                         std::int64_t to_stride, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::memcpy(to + i * to_stride * std::int64_t{sizeof(Bits)},
+                from + i * from_stride * std::int64_t{sizeof(Bits)}, sizeof(Bits));
+  }
+}
+
+// A run of channels with a stride, in elements, on either side. Equal types keep their bits, NaN
+// included.
+inline void copy_run(const char* from, std::int64_t from_stride, DType from_dtype, char* to,
+                     std::int64_t to_stride, DType to_dtype, std::int64_t count) {
+  const std::int64_t from_bytes = element_bytes(from_dtype);
+  const std::int64_t to_bytes = element_bytes(to_dtype);
+  if (from_dtype != to_dtype) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      store_f32(to_dtype, to + i * to_stride * to_bytes,
+                load_f32(from_dtype, from + i * from_stride * from_bytes));
+    }
+  } else if (from_stride == 1 && to_stride == 1) {
+    std::memcpy(to, from, static_cast<std::size_t>(count * from_bytes));
+  } else if (from_bytes == 2) {
+    copy_strided<std::uint16_t>(from, from_stride, to, to_stride, count);
+  } else {
+    copy_strided<std::uint32_t>(from, from_stride, to, to_stride, count);
+  }
+}
+
+}  // namespace shortconv::cpu

@@ -1,0 +1,160 @@
+// Verify: draft tokens that follow a state, in a chain or a tree, and the windows they would leave
+// behind.
+//
+// Who owns what: a thread owns 4 adjacent channels (8 or 16 bytes a row) of one sequence, and takes
+// its tokens in strips of 8. The windows of a chain are in its registers. The ancestors in a tree
+// are read again from the caches, to which the strip's own rows went first. The final state, where
+// one is kept, is written last.
+//
+// Bytes moved: x and out once, the state once, and for each captured window width - 1 inputs (one
+// where windows overlap). The ceiling is a copy of these bytes.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/state.cuh"
+#include "cuda/tile.cuh"
+#include "cuda/token.cuh"
+
+namespace shortconv::cuda {
+
+template <typename T, typename TWeight, int kWidth, Activation kActivation>
+struct DraftKernel {
+  using Tiles = TileKernel<T, TWeight, kWidth, kActivation>;
+  static constexpr int kHistory = kWidth - 1;
+  using Words = typename Tiles::Words;
+  using Rows = typename Tiles::Rows;  // history, then tokens
+  using DraftTaps = typename Tiles::TileTaps;
+
+  /// Where windows overlap, all but the newest input are in the one before.
+  __device__ static void store_window(const Problem& p, const Addresses& at, const Grid& grid,
+                                      int sequence, int begin, int token, int channel,
+                                      const Words (&window)[kHistory]) {
+    T* to = static_cast<T*>(at.windows) + window_of(p, sequence, begin, token) +
+            channel * p.window_channel;
+    if (token > 0 && p.window_token == p.window_column &&
+        grid.window_form == StateForm::kChannelVectors) {
+      store_words(to + (kHistory - 1) * p.window_column, window[kHistory - 1]);
+    } else {
+      store_columns<T, kHistory, kTileGroup>(to, p.window_column, p.window_channel,
+                                             grid.window_form, window);
+    }
+  }
+
+  __device__ static void chain(const Problem& p, const Addresses& at, const Grid& grid,
+                               const TileRows& tile, int sequence, int length, int channel,
+                               const DraftTaps& taps, Rows& rows) {
+    for (int base = 0; base < length; base += kTileTokens) {
+      const int tokens = min(kTileTokens, length - base);
+      const T* x = x_at<T>(p, at, grid, tile.stream, tile.first + base, channel);
+#pragma unroll
+      for (int t = 0; t < kTileTokens; ++t) {
+        if (t == kTileTokens / 2 && tokens <= t) break;
+        load_words(rows_after(x, grid.x_step, min(t, tokens - 1)), rows[kHistory + t]);
+      }
+      if (p.has_windows) {
+#pragma unroll
+        for (int t = 0; t < kTileTokens; ++t) {
+          if (t >= tokens) break;
+          store_window(p, at, grid, sequence, tile.first, base + t, channel,
+                       reinterpret_cast<const Words(&)[kHistory]>(rows[t + 1]));
+        }
+      }
+      Words next[kHistory];
+#pragma unroll
+      for (int k = 0; k < kHistory; ++k) copy_words(rows[kTileTokens + k], next[k]);
+      const std::uint32_t mask = tile_rows_between(0, tokens);
+      Tiles::convolve(taps, mask, rows);
+      Tiles::store(p, at, grid, tile, tile.first + base, mask, channel, rows);
+#pragma unroll
+      for (int k = 0; k < kHistory; ++k) copy_words(next[k], rows[k]);
+    }
+  }
+
+  __device__ static void tree(const Problem& p, const Addresses& at, const Grid& grid,
+                              const TileRows& tile, int sequence, int length, int channel,
+                              const DraftTaps& taps, Rows& rows) {
+    for (int token = 0; token < length; ++token) {
+      if (token % kTileTokens == 0) {  // all rows of the strip under way at once
+        const T* x = x_at<T>(p, at, grid, tile.stream, tile.first + token, channel);
+#pragma unroll
+        for (int t = 0; t < kTileTokens; ++t) {
+          const int row = min(t, length - 1 - token);
+          load_words(rows_after(x, grid.x_step, row), rows[kHistory + t]);
+        }
+      }
+      Words line[kWidth];
+      int input = token;
+#pragma unroll
+      for (int k = kHistory; k >= 0; --k) {
+        if (input >= 0) {
+          load_words(x_at<T>(p, at, grid, tile.stream, tile.first + input, channel), line[k]);
+        } else {
+#pragma unroll
+          for (int column = 0; column < kHistory; ++column) {
+            if (input == column - kHistory) copy_words(rows[column], line[k]);
+          }
+        }
+        input = static_cast<int>(parent_of(p, at, sequence, tile.first, input));
+      }
+      if (p.has_windows) {
+        store_window(p, at, grid, sequence, tile.first, token, channel,
+                     reinterpret_cast<const Words(&)[kHistory]>(line[1]));
+      }
+      Words result;
+#pragma unroll
+      for (int pair = 0; pair < kTileGroup / 2; ++pair) {
+        float2 sum = taps.bias(pair);
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          const float2 value = unpack_pair<T>(line[k], pair);
+          sum.x = __fmaf_rn(taps.tap(k, pair).x, value.x, sum.x);
+          sum.y = __fmaf_rn(taps.tap(k, pair).y, value.y, sum.y);
+        }
+        pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+      }
+      store_words(out_at<T>(p, at, grid, tile.stream, tile.first + token, channel), result);
+    }
+  }
+};
+
+template <typename T, typename TWeight, int kWidth, Activation kActivation>
+__global__ void __launch_bounds__(kDraftThreads)
+    convolve_drafts(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
+                    const __grid_constant__ Grid grid) {
+  using Kernel = DraftKernel<T, TWeight, kWidth, kActivation>;
+  if (p.programmatic_launch) overlap_neighbours();
+  const std::uint32_t unit = grid.channel_blocks.divide(blockIdx.x);
+  const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
+  const int channel = static_cast<int>(block * kDraftThreads + threadIdx.x) * kTileGroup;
+  const int last = static_cast<int>(p.channels) - kTileGroup;
+  if (unit >= grid.tiles) {
+    for (int c = channel; c < channel + kTileGroup && channel <= last; ++c) {
+      pad_outside<Typed<T>>(p, at, c);
+    }
+    return;
+  }
+  const int sequence = static_cast<int>(unit);
+  Beginning beginning;
+  const TileRows tile = head_of(p, at, grid, sequence, beginning);
+  if (beginning.state.skipped) {
+    const Sequence s = sequence_at(p, at, sequence);
+    for (std::int64_t row = s.begin; row < s.end && channel <= last; ++row) {
+      for (int c = channel; c < channel + kTileGroup; ++c) pad_element<Typed<T>>(p, at, row, c);
+    }
+    return;
+  }
+  if (beginning.length == 0 || channel > last) return;
+  typename Kernel::DraftTaps taps;
+  typename Kernel::Rows rows;
+  Kernel::Tiles::load_history(p, at, grid, beginning, channel, rows);
+  taps.load(p, at, grid.packed_taps, channel);
+  if (p.has_parents) {
+    Kernel::tree(p, at, grid, tile, sequence, beginning.length, channel, taps, rows);
+  } else {
+    Kernel::chain(p, at, grid, tile, sequence, beginning.length, channel, taps, rows);
+  }
+  Kernel::Tiles::write_state(p, at, grid, tile, beginning, channel);
+}
+
+}  // namespace shortconv::cuda

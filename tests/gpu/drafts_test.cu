@@ -1,0 +1,93 @@
+// Verify on the GPU: random drafts against forward calls over their lines of ancestors, behind a
+// stream and in a graph whose lengths change.
+#include "../common/draft_case.hpp"
+#include "fixture.cuh"
+
+namespace shortconv::gpu_tests {
+namespace {
+
+using GpuDrafts = GpuTest;
+
+/// Memory that host and device share.
+class SharedMemory {
+ public:
+  explicit SharedMemory(cudaStream_t stream)
+      : memory_{.allocate =
+                    [this](std::size_t bytes) {
+                      void* data = nullptr;
+                      check(cudaMallocManaged(&data, bytes));
+                      blocks_.push_back(data);
+                      return data;
+                    },
+                .run_and_wait =
+                    [stream](const ForwardArgs& args) {
+                      check(cudaDeviceSynchronize());
+                      const Status status = forward(args, stream);
+                      check(cudaDeviceSynchronize());
+                      return status;
+                    },
+                .device = kGpu} {}
+  ~SharedMemory() {
+    for (void* block : blocks_) (void)cudaFree(block);
+  }
+  SharedMemory(const SharedMemory&) = delete;
+  SharedMemory& operator=(const SharedMemory&) = delete;
+  [[nodiscard]] const test::DraftMemory& memory() const { return memory_; }
+
+ private:
+  std::vector<void*> blocks_;
+  test::DraftMemory memory_;
+};
+
+TEST_F(GpuDrafts, EqualForwardCallsOverTheirLinesOfAncestors) {
+  for (std::uint32_t seed = 0; seed < 600; ++seed) {
+    SharedMemory shared(stream_);
+    test::DraftCase one(shared.memory(), seed);
+    one.check();
+    if (HasFatalFailure() || HasNonfatalFailure()) FAIL() << "seed " << seed;
+  }
+}
+
+// A graph is captured once for a capacity of rows; the drafts of each replay are others.
+TEST_F(GpuDrafts, GraphsReplayWithOtherLengths) {
+  Batch batch({4, 4, 4, 4}, 512, 16);
+  DeviceMemory windows(16 * 3 * 512 * 2), expected_windows(16 * 3 * 512 * 2),
+      expected(16 * 512 * 2);
+  ForwardArgs args = batch.args();
+  args.op = Op::kVerify;
+  args.padded_rows = PaddedRows::kUntouched;
+  args.windows = TensorRef::contiguous(windows.data(), DType::kBF16, {16, 3, 512}, kGpu);
+  Problem problem;
+  Plan plan;
+  expect_ok(make_problem(args, problem));
+  expect_ok(make_plan(problem, plan));
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  expect_ok(run(plan, addresses(args), stream_));
+  check(cudaStreamEndCapture(stream_, &graph));
+  check(cudaGraphInstantiate(&executable, graph, 0));
+  Differences differences;
+  for (const std::vector<std::int64_t>& lengths :
+       {std::vector<std::int64_t>{4, 4, 4, 4}, {1, 0, 9, 3}, {0, 0, 0, 16}, {2, 1, 1, 1}}) {
+    batch.set_lengths(lengths);
+    batch.out.poison();
+    windows.poison();
+    expected.poison();
+    expected_windows.poison();
+    ForwardArgs direct = args;
+    direct.out.data = expected.data();
+    direct.windows->data = expected_windows.data();
+    expect_ok(forward(direct, stream_));
+    check(cudaGraphLaunch(executable, stream_));
+    wait();
+    differences.add(batch.out, expected, stream_);
+    differences.add(windows, expected_windows, stream_);
+    EXPECT_EQ(differences.total(), 0u);
+  }
+  check(cudaGraphExecDestroy(executable));
+  check(cudaGraphDestroy(graph));
+}
+
+}  // namespace
+}  // namespace shortconv::gpu_tests
