@@ -27,6 +27,7 @@ struct Addresses {
   const void* has_initial_state = nullptr;
   const void* block_sequence = nullptr;
   const void* block_offset = nullptr;
+  void* violations = nullptr;
 };
 
 [[nodiscard]] SHORTCONV_API Addresses addresses(const ForwardArgs& args);

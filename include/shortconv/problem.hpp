@@ -69,7 +69,9 @@ struct ForwardArgs {
   std::int64_t longest_sequence = 0;        ///< kSequenceGrid: tokens of the longest sequence
   std::optional<TensorRef> block_sequence;  ///< kBlockList: [blocks] i32, from plan_block_list
   std::optional<TensorRef> block_offset;    ///< kBlockList: [blocks] i32, in chunks of kChunkTokens
-  std::int32_t threads = 0;                 ///< CPU: how many to use; 0 = as many as OpenMP offers
+  std::optional<TensorRef> violations = {};  ///< [kViolations, 2] i64, written: the checked mode
+                                             ///< reports bad index values here, violation.hpp
+  std::int32_t threads = 0;                  ///< CPU: how many to use; 0 = as many as OpenMP offers
   bool programmatic_launch = false;  ///< CUDA: start while the kernel before is ending; waits
                                      ///< for it before touching memory (from Hopper on)
 };
@@ -102,6 +104,7 @@ struct Problem {
   bool has_write_slots = false;
   bool has_read_offsets = false;
   bool has_null_slot = false;
+  bool has_violations = false;
   bool in_place = false;
   bool programmatic_launch = false;
 
@@ -127,6 +130,7 @@ struct Problem {
   std::int64_t query_start_loc_stride = 1, read_slots_stride = 1, write_slots_stride = 1;
   std::int64_t read_offsets_stride = 1, flags_stride = 1;
   std::int64_t block_sequence_stride = 1, block_offset_stride = 1;
+  std::int64_t violations_row = 2, violations_column = 1;
 
   friend bool operator==(const Problem&, const Problem&) = default;
 };
