@@ -10,5 +10,6 @@ void add_verify_command(CLI::App& app);
 void add_replay_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 void add_report_command(CLI::App& app);
+void add_doctor_command(CLI::App& app);
 
 }  // namespace shortconv::tools

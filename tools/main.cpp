@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   add_replay_command(app);
   add_bench_command(app);
   add_report_command(app);
+  add_doctor_command(app);
 
   try {
     app.parse(argc, argv);

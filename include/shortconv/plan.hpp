@@ -29,6 +29,7 @@ struct Addresses {
   const void* block_offset = nullptr;
   const void* parents = nullptr;
   void* windows = nullptr;
+  void* violations = nullptr;
 };
 
 [[nodiscard]] SHORTCONV_API Addresses addresses(const ForwardArgs& args);

@@ -81,7 +81,9 @@ struct ForwardArgs {
   std::int64_t longest_sequence = 0;        ///< kSequenceGrid: tokens of the longest sequence
   std::optional<TensorRef> block_sequence;  ///< kBlockList: [blocks] i32, from plan_block_list
   std::optional<TensorRef> block_offset;    ///< kBlockList: [blocks] i32, in chunks of kChunkTokens
-  std::int32_t threads = 0;                 ///< CPU: how many to use; 0 = as many as OpenMP offers
+  std::optional<TensorRef> violations = {};  ///< [kViolations, 2] i64, written: the checked mode
+                                             ///< reports bad index values here, violation.hpp
+  std::int32_t threads = 0;                  ///< CPU: how many to use; 0 = as many as OpenMP offers
   bool programmatic_launch = false;  ///< CUDA: start while the kernel before is ending; waits
                                      ///< for it before touching memory (from Hopper on)
 };
@@ -118,6 +120,7 @@ struct Problem {
   bool has_parents = false;
   bool has_windows = false;
   bool keeps_state = false;  ///< final states are written
+  bool has_violations = false;
   bool in_place = false;
   bool programmatic_launch = false;
 
@@ -146,6 +149,7 @@ struct Problem {
   // The sequence's strides of parents and windows are used by dense batches only.
   std::int64_t parents_sequence = 0, parents_token = 1;
   std::int64_t window_sequence = 0, window_token = 0, window_column = 0, window_channel = 0;
+  std::int64_t violations_row = 2, violations_column = 1;
 
   friend bool operator==(const Problem&, const Problem&) = default;
 };

@@ -8,28 +8,38 @@ namespace {
 
 void* data_of(const std::optional<TensorRef>& tensor) { return tensor ? tensor->data : nullptr; }
 
+void check_index_addresses(const Problem& problem, const Addresses& at, Checker& check) {
+  check.require(!problem.has_query_start_loc || at.query_start_loc != nullptr, "query_start_loc",
+                "is null, but the plan has one");
+  if (problem.sequences == 0) return;
+  check.require(!problem.has_read_slots || at.read_slots != nullptr, "read_slots",
+                "is null, but the plan has one");
+  check.require(!problem.has_write_slots || at.write_slots != nullptr, "write_slots",
+                "is null, but the plan has one");
+  check.require(!problem.has_read_offsets || at.read_offsets != nullptr, "read_offsets",
+                "is null, but the plan has one");
+  check.require(problem.initial_state != InitialState::kByFlag || at.has_initial_state != nullptr,
+                "has_initial_state", "is null, but the plan has one");
+}
+
 // The addresses must be those of the arguments the problem was made from, in kind if not in value.
 Status check_addresses(const Problem& problem, const Addresses& at) {
-  if (problem.tokens == 0 || problem.channels == 0) return {};
+  const bool empty = problem.tokens == 0 || problem.channels == 0;
+  if (empty && !problem.has_violations) return {};
   Checker check;
+  check.require(!problem.has_violations || at.violations != nullptr, "violations",
+                "is null, but the plan has one");
+  if (empty) {  // only the report is written, from index tensors alone
+    check_index_addresses(problem, at, check);
+    return check.status();
+  }
   check.require(at.x != nullptr, "x", "is null");
   check.require(at.out != nullptr, "out", "is null");
   check.require(at.weight != nullptr, "weight", "is null");
   check.require(!problem.has_bias || at.bias != nullptr, "bias", "is null, but the plan has one");
   check.require(!problem.has_state || problem.slots == 0 || at.state != nullptr, "state",
                 "is null, but the plan has one");
-  check.require(!problem.has_query_start_loc || at.query_start_loc != nullptr, "query_start_loc",
-                "is null, but the plan has one");
-  if (problem.sequences > 0) {
-    check.require(!problem.has_read_slots || at.read_slots != nullptr, "read_slots",
-                  "is null, but the plan has one");
-    check.require(!problem.has_write_slots || at.write_slots != nullptr, "write_slots",
-                  "is null, but the plan has one");
-    check.require(!problem.has_read_offsets || at.read_offsets != nullptr, "read_offsets",
-                  "is null, but the plan has one");
-    check.require(problem.initial_state != InitialState::kByFlag || at.has_initial_state != nullptr,
-                  "has_initial_state", "is null, but the plan has one");
-  }
+  check_index_addresses(problem, at, check);
   check.require(problem.blocks == 0 || (at.block_sequence != nullptr && at.block_offset != nullptr),
                 "block_sequence", "or block_offset is null, but the plan has them");
   check.require(!problem.has_parents || at.parents != nullptr, "parents",
@@ -60,6 +70,7 @@ Addresses addresses(const ForwardArgs& args) {
       .block_offset = data_of(args.block_offset),
       .parents = data_of(args.parents),
       .windows = data_of(args.windows),
+      .violations = data_of(args.violations),
   };
 }
 

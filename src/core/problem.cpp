@@ -7,6 +7,7 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "shortconv/violation.hpp"
 
 namespace shortconv {
 namespace {
@@ -361,6 +362,40 @@ void check_aliases(const ForwardArgs& args, Checker& check, Problem& problem) {
   }
 }
 
+// The report is written before anything is read, so it may share memory with no argument.
+void check_violations(const ForwardArgs& args, Checker& check, Problem& problem) {
+  if (!args.violations || !check.ok()) return;
+  const TensorRef& report = *args.violations;
+  Symbol kinds{.name = "violations", .value = kViolations, .owner = "the library"};
+  Symbol columns{.name = "count and first", .value = 2, .owner = "the library"};
+  check.tensor("violations", report, {&kinds, &columns});
+  check.dtype("violations", report, {DType::kI64}).device("violations", report, args.x.device);
+  check_written(check, "violations", report);
+  if (!check.ok()) return;
+  const auto separate = [&](std::string_view argument, const TensorRef& other) {
+    check.require(!ranges_overlap(report, other), "violations", "overlaps ", argument);
+  };
+  const auto separate_if_present = [&](std::string_view argument,
+                                       const std::optional<TensorRef>& other) {
+    if (other) separate(argument, *other);
+  };
+  separate("x", args.x);
+  separate("out", args.out);
+  separate("weight", args.weight);
+  separate_if_present("bias", args.bias);
+  separate_if_present("state", args.state);
+  separate_if_present("query_start_loc", args.query_start_loc);
+  separate_if_present("read_slots", args.read_slots);
+  separate_if_present("write_slots", args.write_slots);
+  separate_if_present("read_offsets", args.read_offsets);
+  separate_if_present("has_initial_state", args.has_initial_state);
+  separate_if_present("block_sequence", args.block_sequence);
+  separate_if_present("block_offset", args.block_offset);
+  problem.has_violations = true;
+  problem.violations_row = report.strides[0];
+  problem.violations_column = report.strides[1];
+}
+
 // The one list of fields, for printing and hashing.
 template <typename Visit>
 void visit_fields(const Problem& p, Visit&& visit) {
@@ -391,6 +426,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("has_parents", p.has_parents);
   visit("has_windows", p.has_windows);
   visit("keeps_state", p.keeps_state);
+  visit("has_violations", p.has_violations);
   visit("in_place", p.in_place);
   visit("programmatic_launch", p.programmatic_launch);
   visit("width", p.width);
@@ -430,6 +466,8 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("window_token", p.window_token);
   visit("window_column", p.window_column);
   visit("window_channel", p.window_channel);
+  visit("violations_row", p.violations_row);
+  visit("violations_column", p.violations_column);
 }
 
 template <typename T>
@@ -451,6 +489,7 @@ Status make_problem(const ForwardArgs& args, Problem& problem) {
   if (check.ok()) check_drafts(args, check, sizes, made);
   if (check.ok()) check_schedule(args, check, sizes, made);
   check_aliases(args, check, made);
+  check_violations(args, check, made);
   if (!check.ok()) return check.status();
   problem = made;
   return {};

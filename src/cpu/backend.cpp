@@ -17,6 +17,7 @@
 #include "core/capability.hpp"
 #include "core/check.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/violation.hpp"
 #include "cpu/worker.hpp"
 
 namespace shortconv {
@@ -153,6 +154,7 @@ Status plan_cpu(const Problem& p, PlanStorage& storage) {
 
 Status run_cpu(const Problem& p, const PlanStorage& storage, const Addresses& at, void*) {
   const auto choice = load_choice<Choice>(storage);
+  if (p.has_violations) report_violations(p, at);
   if (p.tokens == 0 || p.channels == 0) return {};
   const std::int64_t items = choice.tiles * choice.channel_blocks;
   if (choice.threads == 1) {

@@ -1,4 +1,5 @@
-// The CUDA backend: what is asked of the device once, and the launch. One call is one kernel.
+// The CUDA backend: what is asked of the device once, and the launch. One call is one kernel, and
+// two more before it in the checked mode.
 //
 // Nothing waits, allocates or changes the current device. A kernel's code is loaded when it is
 // first planned, not when it is first launched, so that the first run may already be inside a
@@ -14,6 +15,8 @@
 #include "core/capability.hpp"
 #include "core/check.hpp"
 #include "cuda/select.hpp"
+#include "cuda/tuning.hpp"
+#include "shortconv/violation.hpp"
 
 namespace shortconv {
 namespace cuda {
@@ -95,6 +98,21 @@ Status load(Entry entry, int device) {
   return {};
 }
 
+// Numbers of sequences, and one for the last entry of query_start_loc.
+std::int64_t violation_blocks(const Problem& p) { return p.sequences / kViolationThreads + 1; }
+
+Status plan_violations(const Problem& p) {
+  if (violation_blocks(p) > kMostBlocks) {
+    return {Code::kUnsupported, concat("violations: needs ", violation_blocks(p),
+                                       " blocks; a grid has at most ", kMostBlocks)};
+  }
+  if (Status status = require_current(p); !status.ok()) return status;
+  for (const Entry entry : {clear_report_kernel(), count_violations_kernel()}) {
+    if (Status status = load(entry, p.device.index); !status.ok()) return status;
+  }
+  return {};
+}
+
 Status plan_cuda(const Problem& p, PlanStorage& storage) {
   for (const DType dtype : {p.x_dtype, p.out_dtype, p.weight_dtype, p.state_dtype}) {
     if (dtype == DType::kF64) {
@@ -110,6 +128,9 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
     for (const Entry entry : {choice.aligned_entry, choice.otherwise_entry}) {
       if (Status status = load(entry, p.device.index); !status.ok()) return status;
     }
+  }
+  if (p.has_violations) {
+    if (Status status = plan_violations(p); !status.ok()) return status;
   }
   store_choice(storage, choice);
   return {};
@@ -136,30 +157,54 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   if (!aligned(at.windows, p.state_dtype)) argument = "windows";
   if (!aligned(at.block_sequence, DType::kI32)) argument = "block_sequence";
   if (!aligned(at.block_offset, DType::kI32)) argument = "block_offset";
+  if (!aligned(at.violations, DType::kI64)) argument = "violations";
   if (argument == nullptr) return {};
   return {Code::kInvalidArgument,
           concat(argument, ": address is not a multiple of the size of its elements")};
 }
 
-Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& at, void* stream) {
-  const auto choice = load_choice<Choice>(storage);
-  if (choice.aligned.blocks == 0) return {};
-  if (Status status = check_alignment(p, at); !status.ok()) return status;
-  if (Status status = require_current(p); !status.ok()) return status;
-
-  Launch launch;
-  const Entry entry = launch_for(choice, at, launch);
+Status launch_kernel(const Problem& p, Entry entry, std::int64_t blocks, std::int32_t threads,
+                     void** arguments, void* stream) {
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(launch.threads));
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &overlap;
   config.numAttrs = p.programmatic_launch ? 1 : 0;
-  void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &launch.grid};
   return cuda_status("launch", cudaLaunchKernelExC(&config, entry, arguments));
+}
+
+// Both kernels wait for the one before them as the kernel of the call does, so that launches may
+// overlap here too.
+Status run_violations(const Problem& p, const Addresses& at, void* stream) {
+  void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at)};
+  constexpr std::int32_t kWarp = 32;  // a thread for each word of the report
+  static_assert(2 * kViolations <= kWarp);
+  if (Status status = launch_kernel(p, clear_report_kernel(), 1, kWarp, arguments, stream);
+      !status.ok()) {
+    return status;
+  }
+  return launch_kernel(p, count_violations_kernel(), violation_blocks(p), kViolationThreads,
+                       arguments, stream);
+}
+
+Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& at, void* stream) {
+  const auto choice = load_choice<Choice>(storage);
+  if (choice.aligned.blocks == 0 && !p.has_violations) return {};
+  if (Status status = check_alignment(p, at); !status.ok()) return status;
+  if (Status status = require_current(p); !status.ok()) return status;
+  if (p.has_violations) {
+    if (Status status = run_violations(p, at, stream); !status.ok()) return status;
+  }
+  if (choice.aligned.blocks == 0) return {};
+
+  Launch launch;
+  const Entry entry = launch_for(choice, at, launch);
+  void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &launch.grid};
+  return launch_kernel(p, entry, launch.blocks, launch.threads, arguments, stream);
 }
 
 BackendInfo cuda_info() {

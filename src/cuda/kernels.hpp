@@ -1,5 +1,5 @@
 // What the CUDA files offer to the plain C++ ones: the entry points of their kernels. All take
-// (Problem, Addresses, Grid) by value.
+// (Problem, Addresses, Grid) by value, those of the checked mode (Problem, Addresses).
 #pragma once
 
 #include "shortconv/problem.hpp"
@@ -26,5 +26,9 @@ const Kernels& kernels_f16(int width, Activation activation, bool f32_weights);
 const Kernels& kernels_bf16(int width, Activation activation, bool f32_weights);
 
 Entry general_kernel();  // general.cuh
+
+// violation.cuh: one block, then blocks for sequences + 1 numbers.
+Entry clear_report_kernel();
+Entry count_violations_kernel();
 
 }  // namespace shortconv::cuda

@@ -11,8 +11,6 @@
 namespace shortconv::cuda {
 namespace {
 
-constexpr std::int64_t kMostBlocks = 0x7fffffff;  // of a grid's first axis, and of FastDivisor
-
 std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
 bool multiple_of(std::int64_t value, std::int64_t of) { return value % of == 0; }

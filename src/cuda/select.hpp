@@ -10,6 +10,9 @@
 
 namespace shortconv::cuda {
 
+/// Of a grid's first axis, and of FastDivisor.
+inline constexpr std::int64_t kMostBlocks = 0x7fffffff;
+
 enum class Kernel : std::uint8_t {
   kTiles,
   kShortSequences,

@@ -58,4 +58,7 @@ inline constexpr int kColumnChannels = 8;
 inline constexpr int kGeneralThreads = 128;
 inline constexpr int kGeneralTokens = 16;
 
+/// The checked mode: sequences a block. Not tuned.
+inline constexpr int kViolationThreads = 256;
+
 }  // namespace shortconv::cuda

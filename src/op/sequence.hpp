@@ -83,18 +83,32 @@ SHORTCONV_HOST_DEVICE inline std::int64_t window_of(const Problem& p, std::int64
                                : sequence * p.window_sequence + token * p.window_token;
 }
 
+/// `read` is the read slot as read_slot_of gives it: the default.
+SHORTCONV_HOST_DEVICE inline std::int64_t write_slot_of(const Problem& p, const Addresses& at,
+                                                        std::int64_t sequence, std::int64_t read) {
+  if (!p.has_write_slots) return read;
+  return load_index(p.write_slots_dtype, at.write_slots, sequence * p.write_slots_stride);
+}
+
+SHORTCONV_HOST_DEVICE inline std::int64_t read_offset_of(const Problem& p, const Addresses& at,
+                                                         std::int64_t sequence) {
+  if (!p.has_read_offsets) return 0;
+  return load_index(p.read_offsets_dtype, at.read_offsets, sequence * p.read_offsets_stride);
+}
+
+/// The largest offset whose history still lies in the pool.
+SHORTCONV_HOST_DEVICE inline std::int64_t last_read_offset(const Problem& p) {
+  return p.state_columns - (p.width - 1) - p.state_base;
+}
+
 SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addresses& at,
                                                   std::int64_t sequence) {
   // All loads first: none depends on another, and on a GPU each is a long wait.
   const std::int64_t begin = sequence_begin(p, at, sequence);
   const std::int64_t end = sequence_begin(p, at, sequence + 1);
   const std::int64_t read = read_slot_of(p, at, sequence);
-  const std::int64_t write = p.has_write_slots ? load_index(p.write_slots_dtype, at.write_slots,
-                                                            sequence * p.write_slots_stride)
-                                               : read;
-  const std::int64_t offset = p.has_read_offsets ? load_index(p.read_offsets_dtype, at.read_offsets,
-                                                              sequence * p.read_offsets_stride)
-                                                 : 0;
+  const std::int64_t write = write_slot_of(p, at, sequence, read);
+  const std::int64_t offset = read_offset_of(p, at, sequence);
   const bool resumed =
       p.initial_state == InitialState::kAll ||
       (p.initial_state == InitialState::kByFlag &&
@@ -108,8 +122,7 @@ SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addres
   if (p.keeps_state && usable_slot(p, write)) s.write_slot = write;
   if (!resumed) return s;
   s.read_slot = read;
-  const std::int64_t last = p.state_columns - (p.width - 1) - p.state_base;
-  s.read_column = p.state_base + clamped(offset, 0, last);
+  s.read_column = p.state_base + clamped(offset, 0, last_read_offset(p));
   return s;
 }
 

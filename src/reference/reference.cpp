@@ -8,6 +8,7 @@
 
 #include "core/backend.hpp"
 #include "core/element.hpp"
+#include "shortconv/violation.hpp"
 
 namespace shortconv {
 namespace {
@@ -173,7 +174,77 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
   }
 }
 
+// The checked mode: each rule on its own, over the values as they stand.
+void report_violations(const Call& call) {
+  const Problem& p = call.p;
+  const Addresses& at = call.at;
+  const auto set = [&](Violation violation, int column, std::int64_t value) {
+    const std::int64_t offset =
+        static_cast<std::int64_t>(violation) * p.violations_row + column * p.violations_column;
+    std::memcpy(const_cast<char*>(call.element(at.violations, DType::kI64, offset)), &value,
+                sizeof value);
+  };
+  // `last`: one past the highest number that the rule is about.
+  const auto report = [&](Violation violation, std::int64_t last, auto&& violates) {
+    std::int64_t count = 0, first = -1;
+    for (std::int64_t number = 0; number < last; ++number) {
+      if (!violates(number)) continue;
+      if (count++ == 0) first = number;
+    }
+    set(violation, kViolationCount, count);
+    set(violation, kViolationFirst, first);
+  };
+  const auto entry = [&](std::int64_t i) {
+    return load_index(p.query_start_loc_dtype, at.query_start_loc, i * p.query_start_loc_stride);
+  };
+  const auto read_slot = [&](std::int64_t s) {
+    return p.has_read_slots ? load_index(p.read_slots_dtype, at.read_slots, s * p.read_slots_stride)
+                            : s;
+  };
+  const auto write_slot = [&](std::int64_t s) {
+    return p.has_write_slots
+               ? load_index(p.write_slots_dtype, at.write_slots, s * p.write_slots_stride)
+               : read_slot(s);
+  };
+  const auto outside = [&](std::int64_t slot) {
+    return p.has_state && slot >= p.slots && !(p.has_null_slot && slot == p.null_slot);
+  };
+  const auto works = [&](std::int64_t s) {  // has tokens and is not padding
+    return p.has_state && call.bound(s) < call.bound(s + 1) && !call.is_padding(read_slot(s));
+  };
+  const auto writes = [&](std::int64_t s) { return works(s) && !call.is_padding(write_slot(s)); };
+  const auto resumed = [&](std::int64_t s) {
+    return p.initial_state == InitialState::kAll ||
+           (p.initial_state == InitialState::kByFlag &&
+            static_cast<const unsigned char*>(at.has_initial_state)[s * p.flags_stride] != 0);
+  };
+
+  const std::int64_t entries = p.has_query_start_loc ? p.sequences + 1 : 0;
+  report(Violation::kBoundOutside, entries,
+         [&](std::int64_t i) { return entry(i) < 0 || entry(i) > p.tokens; });
+  report(Violation::kBoundsDecrease, entries,
+         [&](std::int64_t i) { return i > 0 && entry(i) < entry(i - 1); });
+  report(Violation::kReadSlotOutside, p.sequences,
+         [&](std::int64_t s) { return outside(read_slot(s)); });
+  report(Violation::kWriteSlotOutside, p.sequences,
+         [&](std::int64_t s) { return !call.is_padding(read_slot(s)) && outside(write_slot(s)); });
+  report(Violation::kWriteSlotShared, p.sequences, [&](std::int64_t s) {
+    if (!writes(s)) return false;
+    for (std::int64_t earlier = 0; earlier < s; ++earlier) {
+      if (writes(earlier) && write_slot(earlier) == write_slot(s)) return true;
+    }
+    return false;
+  });
+  report(Violation::kReadOffsetOutside, p.sequences, [&](std::int64_t s) {
+    if (!p.has_read_offsets || !works(s) || !resumed(s)) return false;
+    const std::int64_t offset =
+        load_index(p.read_offsets_dtype, at.read_offsets, s * p.read_offsets_stride);
+    return offset < 0 || offset > p.state_columns - (p.width - 1) - p.state_base;
+  });
+}
+
 Status run_reference(const Problem& p, const PlanStorage&, const Addresses& at, void*) {
+  if (p.has_violations) report_violations({p, at});
   if (p.tokens == 0 || p.channels == 0) return {};  // however many sequences or rows of nothing
   const Call call{p, at};
   std::int64_t row = 0;

@@ -59,6 +59,11 @@ static __global__ void count_differences(const std::uint32_t* a, const std::uint
   }
 }
 
+/// Keeps a stream busy until the host sets the flag.
+static __global__ void wait_for_flag(const volatile int* flag) {
+  while (*flag == 0) continue;
+}
+
 /// Device memory, poisoned with bytes of ones (a NaN in every type) or filled.
 class DeviceMemory {
  public:

@@ -20,10 +20,6 @@ Plan plan_of(const ForwardArgs& args) {
   return plan;
 }
 
-__global__ void wait_for_flag(const volatile int* flag) {
-  while (*flag == 0) continue;
-}
-
 std::vector<std::int64_t> skewed_lengths() {
   std::vector<std::int64_t> lengths{300, 0, 1, 1, 1, 2, 0, 0, 17, 8, 9, 3, 64, 1, 30};
   return lengths;

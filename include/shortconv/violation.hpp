@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "shortconv/export.h"
+
+namespace shortconv {
+
+/// What the checked mode (ForwardArgs::violations) reports: values in index tensors that only the
+/// device knows, so that no call can refuse them. docs/checked-mode.md has the rules in full.
+enum class Violation : std::uint8_t {
+  kBoundOutside,       ///< an entry of query_start_loc is not in [0, tokens]
+  kBoundsDecrease,     ///< an entry of query_start_loc is less than the one before it
+  kReadSlotOutside,    ///< a read slot is not below the number of slots, and not the null slot
+  kWriteSlotOutside,   ///< the same for the write slot of a sequence that is not skipped
+  kWriteSlotShared,    ///< an earlier live sequence has the same write slot
+  kReadOffsetOutside,  ///< a resumed sequence's read offset leaves the columns of the pool
+};
+
+inline constexpr int kViolations = 6;
+
+/// The report is an i64 tensor [kViolations, 2]: row v is of Violation v, with these columns.
+/// Numbers are those of sequences, and of entries for query_start_loc.
+inline constexpr int kViolationCount = 0;  ///< how many sequences or entries are concerned
+inline constexpr int kViolationFirst = 1;  ///< the lowest number of them, -1 if there is none
+
+[[nodiscard]] SHORTCONV_API std::string_view name(Violation value);
+
+/// What it means for the result of the call, in a sentence.
+[[nodiscard]] SHORTCONV_API std::string_view describe(Violation value);
+
+}  // namespace shortconv

@@ -1,0 +1,65 @@
+#include "cpu/violation.hpp"
+
+#include <array>
+#include <cstring>
+
+#include "op/violation.hpp"
+
+namespace shortconv::cpu {
+namespace {
+
+// Finds out which sequences have the write slot of an earlier one. Remembering all slots would take
+// an allocation, so only a bit for slots that are equal modulo kBits is kept; where it is set
+// already, the earlier sequences are looked through. That is never needed for distinct slots of a
+// pool of up to kBits, and makes the whole O(sequences^2) at worst.
+class WriteSlots {
+ public:
+  bool shared_with_earlier(const Problem& p, const Addresses& at, std::int64_t sequence) {
+    const std::int64_t slot = live_write_slot(p, at, sequence);
+    if (slot < 0) return false;
+    std::uint64_t& word = seen_[static_cast<std::size_t>(slot % kBits / 64)];
+    const std::uint64_t bit = std::uint64_t{1} << (slot % 64);
+    const bool seen = (word & bit) != 0;
+    word |= bit;
+    if (!seen) return false;
+    for (std::int64_t earlier = 0; earlier < sequence; ++earlier) {
+      if (live_write_slot(p, at, earlier) == slot) return true;
+    }
+    return false;
+  }
+
+ private:
+  static constexpr std::int64_t kBits = 65536;  // 8 KiB of the caller's stack
+  std::array<std::uint64_t, kBits / 64> seen_{};
+};
+
+}  // namespace
+
+void report_violations(const Problem& p, const Addresses& at) {
+  std::array<std::int64_t, kViolations> counts{}, firsts;
+  firsts.fill(-1);
+  WriteSlots slots;
+  for (std::int64_t number = 0; number <= p.sequences; ++number) {
+    std::uint32_t found = violations_at(p, at, number);
+    if (number < p.sequences && slots.shared_with_earlier(p, at, number)) {
+      found |= bit_of(Violation::kWriteSlotShared);
+    }
+    for (std::size_t v = 0; found != 0; ++v, found >>= 1) {
+      if ((found & 1) == 0) continue;
+      if (counts[v]++ == 0) firsts[v] = number;
+    }
+  }
+  const auto store = [&](std::int64_t violation, std::int64_t column, std::int64_t value) {
+    const std::int64_t offset = violation * p.violations_row + column * p.violations_column;
+    // The host takes tensors at any address.
+    std::memcpy(
+        static_cast<char*>(at.violations) + offset * static_cast<std::int64_t>(sizeof value),
+        &value, sizeof value);
+  };
+  for (std::int64_t v = 0; v < kViolations; ++v) {
+    store(v, kViolationCount, counts[static_cast<std::size_t>(v)]);
+    store(v, kViolationFirst, firsts[static_cast<std::size_t>(v)]);
+  }
+}
+
+}  // namespace shortconv::cpu

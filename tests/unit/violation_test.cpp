@@ -1,0 +1,532 @@
+// The checked mode: each violation alone and in company, what is none, and that the report is all
+// that it writes. The reference has rules of its own, so random batches compare two
+// implementations.
+#include "shortconv/violation.hpp"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <map>
+#include <random>
+#include <set>
+
+#include "call.hpp"
+#include "shortconv/schedule.hpp"
+
+namespace shortconv {
+namespace {
+
+struct Found {
+  std::int64_t count, first;
+  friend bool operator==(const Found&, const Found&) = default;
+};
+using Expected = std::map<Violation, Found>;  // all others: none
+
+constexpr std::int64_t kGarbage = 0x5a5a5a5a5a5a5a5a;
+
+// A report of any strides between words that nobody may touch, all garbage before the call.
+class Report {
+ public:
+  explicit Report(std::int64_t row = 2, std::int64_t column = 1) : row_(row), column_(column) {
+    words_.fill(kGarbage);
+  }
+  [[nodiscard]] TensorRef view() {
+    TensorRef view = TensorRef::contiguous(&words_[kOrigin], DType::kI64, {kViolations, 2});
+    view.strides[0] = row_;
+    view.strides[1] = column_;
+    return view;
+  }
+  [[nodiscard]] Found of(Violation violation) const {
+    const auto v = static_cast<std::int64_t>(violation);
+    return {words_[word(v, kViolationCount)], words_[word(v, kViolationFirst)]};
+  }
+  void expect(const Expected& expected, const std::string& where = "") const {
+    std::set<std::size_t> written;
+    for (std::int64_t v = 0; v < kViolations; ++v) {
+      const auto violation = static_cast<Violation>(v);
+      const auto found = expected.find(violation);
+      const Found wanted = found == expected.end() ? Found{0, -1} : found->second;
+      EXPECT_EQ(of(violation).count, wanted.count) << name(violation) << ", count; " << where;
+      EXPECT_EQ(of(violation).first, wanted.first) << name(violation) << ", first; " << where;
+      written.insert({word(v, 0), word(v, 1)});
+    }
+    for (std::size_t i = 0; i < words_.size(); ++i) {
+      if (written.contains(i)) continue;
+      EXPECT_EQ(words_[i], kGarbage) << "word " << i << "; " << where;
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kOrigin = 40;
+  [[nodiscard]] std::size_t word(std::int64_t violation, std::int64_t column) const {
+    return static_cast<std::size_t>(kOrigin + violation * row_ + column * column_);
+  }
+  std::int64_t row_, column_;
+  std::array<std::int64_t, 80> words_;
+};
+
+class CheckedMode : public testing::TestWithParam<BackendId> {
+ protected:
+  static Call make(std::vector<std::int32_t> bounds, std::int64_t rows = -1) {
+    Call call(std::move(bounds), rows);
+    call.args.backend = GetParam();
+    return call;
+  }
+  // Twice with one report, so that what the first call left is there for the second.
+  static void expect(Call call, const Expected& expected, const std::string& where = "") {
+    Report report;
+    call.args.violations = report.view();
+    for (int repetition = 0; repetition < 2; ++repetition) {
+      call.run();
+      report.expect(expected, where);
+    }
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Backends, CheckedMode,
+                         testing::Values(BackendId::kReference, BackendId::kCpu),
+                         [](const auto& info) {
+                           return info.param == BackendId::kCpu ? "cpu" : "reference";
+                         });
+
+TEST_P(CheckedMode, GoodBatchesHaveNone) {
+  expect(make({0, 2, 5}), {});
+  expect(make({0, 5}), {});
+  expect(make({2, 3, 3, 3, 4}, 9), {});  // rows of nobody, sequences without tokens
+  Call slots = make({0, 1, 2, 4});
+  slots.read_slots = {3, 3, 0};
+  slots.write_slots = {1, 2, 3};
+  slots.flags = {1, 1, 0};
+  slots.read_offsets = {0, 0, 0};
+  expect(slots, {});
+  Call no_pool = make({0, 1, 2});
+  no_pool.state.clear();
+  no_pool.read_slots = {1 << 30, 1 << 30};  // nothing to be outside of, and no state to share
+  expect(no_pool, {});
+}
+
+TEST_P(CheckedMode, BoundOutside) {
+  expect(make({-1, 2, 6}, 5), {{Violation::kBoundOutside, {2, 0}}});
+  expect(make({0, 2, 6, 7}, 5), {{Violation::kBoundOutside, {2, 2}}});
+  expect(make({0, 2, 1 << 30}, 5), {{Violation::kBoundOutside, {1, 2}}});
+}
+
+TEST_P(CheckedMode, BoundsDecrease) {
+  expect(make({0, 4, 2, 5}), {{Violation::kBoundsDecrease, {1, 2}}});
+  expect(make({5, 4, 4, 0}, 5), {{Violation::kBoundsDecrease, {2, 1}}});
+  // Clamped they would both be 5.
+  expect(make({0, 9, 8}, 5),
+         {{Violation::kBoundOutside, {2, 1}}, {Violation::kBoundsDecrease, {1, 2}}});
+}
+
+TEST_P(CheckedMode, ReadSlotOutside) {
+  Call call = make({0, 1, 2, 2, 3, 4});
+  call.read_slots = {0, 4, 1 << 30, 3, -1};  // that of a sequence without tokens is a slot too
+  expect(call, {{Violation::kReadSlotOutside, {2, 1}}});
+  call.read_slots = {0, 1, 2, 3, 4};
+  expect(call, {{Violation::kReadSlotOutside, {1, 4}}});
+}
+
+TEST_P(CheckedMode, PaddingIsNoViolation) {
+  Call call = make({0, 1, 2, 3, 4, 5});
+  call.args.null_slot = 9;  // outside of the pool, but the caller's word for padding
+  call.read_slots = {9, -1, 9, -5, -2147483647};
+  expect(call, {});
+  call.write_slots = {4, 7, 1, 1, 1};  // of sequences that are skipped: nobody looks
+  call.flags = {1, 1, 1, 1, 1};
+  call.read_offsets = {-1, 5, 5, 5, 5};
+  expect(call, {});
+}
+
+TEST_P(CheckedMode, WriteSlotOutside) {
+  Call call = make({0, 1, 2, 3, 4});
+  call.args.null_slot = 9;
+  call.read_slots = {0, 1, 2, 3};
+  call.write_slots = {-1, 4, 9, 5};
+  expect(call, {{Violation::kWriteSlotOutside, {2, 1}}});
+}
+
+TEST_P(CheckedMode, WriteSlotShared) {
+  Call call = make({0, 1, 2, 3, 4});
+  call.read_slots = {0, 1, 2, 3};
+  call.write_slots = {2, 1, 2, 2};
+  expect(call, {{Violation::kWriteSlotShared, {2, 2}}});
+  call.write_slots = {-1, -1, 3, 3};
+  expect(call, {{Violation::kWriteSlotShared, {1, 3}}});
+  call.write_slots.clear();  // as read_slots
+  call.read_slots = {1, 1, 0, 0};
+  expect(call, {{Violation::kWriteSlotShared, {2, 1}}});
+}
+
+TEST_P(CheckedMode, OnlyLiveSequencesShare) {
+  Call call = make({0, 0, 2, 2, 4});  // numbers 0 and 2 have no tokens
+  call.read_slots = {1, 1, 1, 0};
+  expect(call, {});
+  Call skipped = make({0, 1, 2, 3});
+  skipped.read_slots = {-1, 2, 3};
+  skipped.write_slots = {1, 1, 3};
+  expect(skipped, {});
+  skipped.write_slots = {1, -7, -7};
+  expect(skipped, {});
+  Call null = make({0, 1, 2});
+  null.args.null_slot = 1;
+  null.read_slots = {0, 2};
+  null.write_slots = {1, 1};
+  expect(null, {});
+  null.write_slots = {8, 8};  // neither is written
+  expect(null, {{Violation::kWriteSlotOutside, {2, 0}}});
+}
+
+// Pools of more slots than a table of bits would have.
+TEST_P(CheckedMode, SlotsFarApartAreDistinct) {
+  Call call = make({0, 1, 2, 3, 4, 5});
+  call.channels = 1;
+  call.slots = 200000;
+  call.resize(5);
+  call.read_slots = {0, 65536, 131072, 64, 4096};
+  expect(call, {});
+  call.read_slots = {0, 65536, 131072, 64, 65536};
+  expect(call, {{Violation::kWriteSlotShared, {1, 4}}});
+}
+
+TEST_P(CheckedMode, ReadOffsetOutside) {
+  Call call = make({0, 1, 2, 3, 3});
+  call.columns = 6;
+  call.args.state_base = 1;  // offsets 0 to 2
+  call.resize(3);
+  call.flags = {1, 1, 1, 1};
+  call.read_offsets = {2, 3, -1, 9};  // the last one has no tokens
+  expect(call, {{Violation::kReadOffsetOutside, {2, 1}}});
+  call.flags = {1, 0, 1, 1};  // a new sequence reads nothing
+  expect(call, {{Violation::kReadOffsetOutside, {1, 2}}});
+  call.read_slots = {0, 1, -1, 2};
+  expect(call, {});
+  call.read_slots = {0, 1, 2, 3};
+  call.write_slots = {0, 1, -1, 3};  // outputs still come from a history
+  expect(call, {{Violation::kReadOffsetOutside, {1, 2}}});
+}
+
+TEST_P(CheckedMode, SeveralAtOnceAreCountedApart) {
+  Call call = make({-3, 2, 1, 4, 5, 12, 12, 12}, 8);
+  call.columns = 4;
+  call.resize(8);
+  call.read_slots = {0, 1, 2, 77, 3, 3, -1};
+  call.write_slots = {0, 1, 0, 0, 0, 99, 0};
+  call.flags = {1, 1, 1, 1, 1, 1, 1};
+  call.read_offsets = {2, 2, 2, 2, 0, 0, 2};
+  expect(call, {{Violation::kBoundOutside, {4, 0}},
+                {Violation::kBoundsDecrease, {1, 2}},
+                {Violation::kReadSlotOutside, {1, 3}},
+                {Violation::kWriteSlotOutside, {1, 5}},
+                {Violation::kWriteSlotShared, {2, 2}},
+                {Violation::kReadOffsetOutside, {2, 0}}});
+}
+
+TEST_P(CheckedMode, IndicesOf64BitsAndAnyStride) {
+  constexpr std::int64_t kBig = std::int64_t{1} << 40;  // 0 in its lower half
+  std::vector<std::int64_t> bounds = {0, kBig, 1, kBig, 2, kBig, kBig + 3};
+  std::vector<std::int64_t> read = {2, kBig, 0}, write = {2, 2, kBig + 1};
+  std::vector<std::int64_t> offsets = {kBig, 7, 7, 0, 7, 7, -kBig};
+  std::vector<std::uint8_t> flags = {0, 9, 0, 9, 1, 9};
+  Call call = make({0, 1, 2, 3});
+  ForwardArgs args = call.fill();
+  const auto strided = [](void* first, std::int64_t count, std::int64_t stride, DType dtype) {
+    TensorRef view = TensorRef::contiguous(first, dtype, {count});
+    view.strides[0] = stride;
+    return view;
+  };
+  args.query_start_loc = strided(bounds.data(), 4, 2, DType::kI64);
+  args.read_slots = strided(&read[2], 3, -1, DType::kI64);    // 0, 2^40, 2
+  args.write_slots = strided(&write[2], 3, -1, DType::kI64);  // 2^40 + 1, 2, 2
+  args.read_offsets = strided(offsets.data(), 3, 3, DType::kI64);
+  args.has_initial_state = strided(flags.data(), 3, 2, DType::kBool);  // the last one
+  for (const auto& [row, column] :
+       {std::pair{2, 1}, std::pair{1, 6}, std::pair{-3, 1}, std::pair{2, -5}}) {
+    Report report(row, column);
+    args.violations = report.view();
+    const Status status = forward(args);
+    ASSERT_TRUE(status.ok()) << status.message();
+    report.expect({{Violation::kBoundOutside, {1, 3}},
+                   {Violation::kReadSlotOutside, {1, 1}},
+                   {Violation::kWriteSlotOutside, {1, 0}},
+                   {Violation::kReadOffsetOutside, {1, 2}}});
+  }
+}
+
+TEST_P(CheckedMode, ReportMayLieAtAnyAddressOfTheHost) {
+  std::vector<char> memory(8 * (2 * kViolations + 1), 0x5a);
+  Call call = make({0, 9}, 5);
+  call.args.violations = TensorRef::contiguous(memory.data() + 3, DType::kI64, {kViolations, 2});
+  call.run();
+  std::array<std::int64_t, 2> row;
+  std::memcpy(row.data(), memory.data() + 3, sizeof row);
+  EXPECT_EQ(row, (std::array<std::int64_t, 2>{1, 1}));
+  EXPECT_EQ(memory[2], 0x5a);
+  EXPECT_EQ(memory[3 + 16 * kViolations], 0x5a);
+}
+
+TEST_P(CheckedMode, DecodeAndDenseBatches) {
+  Call call = make({0, 1, 2, 3, 4});
+  call.read_slots = {2, 4, 2, 0};
+  call.read_offsets = {0, 0, 0, 1};  // resumed, as all of a decode call are
+  ForwardArgs args = call.fill();
+  args.op = Op::kDecode;
+  args.query_start_loc.reset();
+  const Expected expected = {{Violation::kReadSlotOutside, {1, 1}},
+                             {Violation::kWriteSlotShared, {1, 2}},
+                             {Violation::kReadOffsetOutside, {1, 3}}};
+  Report decode;
+  args.violations = decode.view();
+  ASSERT_TRUE(forward(args).ok());
+  decode.expect(expected, "decode");
+
+  Call dense = make({0, 8});
+  ForwardArgs batch = dense.fill();
+  for (TensorRef* rows : {&batch.x, &batch.out}) {
+    *rows = TensorRef::contiguous(rows->data, DType::kF32, {4, 2, 3});
+  }
+  batch.query_start_loc.reset();
+  batch.read_slots = args.read_slots;
+  batch.read_offsets = args.read_offsets;
+  batch.initial_state = InitialState::kAll;
+  Report dense_report;
+  batch.violations = dense_report.view();
+  ASSERT_TRUE(forward(batch).ok());
+  dense_report.expect(expected, "dense");
+}
+
+// Dense batches without tokens, too: no sequence of them is live.
+TEST_P(CheckedMode, EmptyCallsAreReportedToo) {
+  Call no_tokens = make({0, 0, 1}, 0);
+  no_tokens.read_slots = {4, 4};
+  no_tokens.write_slots = {1, 1};
+  expect(no_tokens, {{Violation::kBoundOutside, {1, 2}}, {Violation::kReadSlotOutside, {2, 0}}});
+  Call no_channels = make({0, 2, 1, 4});
+  no_channels.channels = 0;
+  no_channels.resize(4);
+  no_channels.state.assign(1, 0.0f);  // not absent
+  no_channels.read_slots = {1, 3, 1};
+  expect(no_channels,
+         {{Violation::kBoundsDecrease, {1, 2}}, {Violation::kWriteSlotShared, {1, 2}}});
+  expect(make({0}, 0), {});
+  expect(make({3}, 0), {{Violation::kBoundOutside, {1, 0}}});
+
+  ForwardArgs dense = no_tokens.fill();
+  for (TensorRef* rows : {&dense.x, &dense.out}) {
+    *rows = TensorRef::contiguous(rows->data, DType::kF32, {2, 0, 3});
+  }
+  dense.query_start_loc.reset();
+  Report report;
+  dense.violations = report.view();
+  ASSERT_TRUE(forward(dense).ok());
+  report.expect({{Violation::kReadSlotOutside, {2, 0}}});
+}
+
+TEST_P(CheckedMode, ChangesNothingElse) {
+  for (const bool in_place : {false, true}) {
+    Call plain = make({1, 2, 4, 4, 9, 7, 12}, 10);
+    plain.columns = 5;
+    plain.resize(10);
+    plain.read_slots = {0, 1, -1, 2, 1, 9};
+    plain.write_slots = {0, 3, 1, 8, 1, 9};
+    plain.flags = {1, 0, 1, 1, 1, 1};
+    plain.read_offsets = {-1, 0, 1, 7, 2, 2};
+    Call checked = plain;
+    const auto run = [&](Call& call) {
+      ForwardArgs args = call.fill();
+      if (in_place) args.out = args.x;
+      const Status status = forward(args);
+      ASSERT_TRUE(status.ok()) << status.message();
+    };
+    Report report;
+    checked.args.violations = report.view();
+    run(plain);
+    run(checked);
+    EXPECT_EQ(checked.x, plain.x);
+    EXPECT_EQ(checked.out, plain.out);
+    EXPECT_EQ(checked.state, plain.state);
+    EXPECT_EQ(checked.bounds, plain.bounds);
+    EXPECT_EQ(checked.read_slots, plain.read_slots);
+    EXPECT_EQ(checked.write_slots, plain.write_slots);
+    report.expect({{Violation::kBoundOutside, {1, 6}},
+                   {Violation::kBoundsDecrease, {1, 5}},
+                   {Violation::kReadSlotOutside, {1, 5}},
+                   {Violation::kWriteSlotOutside, {1, 3}},
+                   {Violation::kReadOffsetOutside, {2, 0}}},
+                  in_place ? "in place" : "");
+  }
+}
+
+TEST_P(CheckedMode, PlansWithoutItWriteNoReport) {
+  Call call = make({0, 9}, 5);
+  Problem problem;
+  Plan plan;
+  ASSERT_TRUE(make_problem(call.fill(), problem).ok());
+  ASSERT_TRUE(make_plan(problem, plan).ok());
+  std::array<std::int64_t, 2 * kViolations> words;
+  words.fill(kGarbage);
+  Addresses at = addresses(call.args);
+  at.violations = words.data();
+  ASSERT_TRUE(run(plan, at).ok());
+  for (const std::int64_t word : words) EXPECT_EQ(word, kGarbage);
+}
+
+TEST_P(CheckedMode, EverySchedule) {
+  Call call = make({0, 3, 3, 30, 29}, 30);
+  call.read_slots = {1, 0, 1, 2};
+  const Expected expected = {{Violation::kBoundsDecrease, {1, 4}},
+                             {Violation::kWriteSlotShared, {1, 2}}};
+  expect(call, expected, "flat");
+  call.args.schedule = Schedule::kSequenceGrid;
+  call.args.longest_sequence = 27;
+  expect(call, expected, "sequence-grid");
+  const std::vector<std::int64_t> lengths = {3, 0, 27, 0};
+  BlockList list = plan_block_list(lengths);
+  const auto entries = static_cast<std::int64_t>(list.sequence.size());
+  call.args.schedule = Schedule::kBlockList;
+  call.args.block_sequence = TensorRef::contiguous(list.sequence.data(), DType::kI32, {entries});
+  call.args.block_offset = TensorRef::contiguous(list.offset.data(), DType::kI32, {entries});
+  expect(call, expected, "block-list");
+}
+
+// Small ranges, so that everything happens, often together.
+TEST(Violations, BothBackendsReportTheSameOnRandomBatches) {
+  std::mt19937 random(20);
+  const auto between = [&](int low, int high) {
+    return std::uniform_int_distribution(low, high)(random);
+  };
+  std::array<int, kViolations> seen{};
+  for (int repetition = 0; repetition < 3000; ++repetition) {
+    const int sequences = between(0, 12), rows = between(0, 15);
+    std::vector<std::int32_t> bounds(static_cast<std::size_t>(sequences) + 1);
+    for (int i = 0; i <= sequences; ++i) {
+      bounds[static_cast<std::size_t>(i)] = rows * i / (sequences + 1) + between(0, 1);
+      if (between(0, 9) == 0) bounds[static_cast<std::size_t>(i)] = between(-2, rows + 2);
+    }
+    Call call(bounds, rows);
+    call.slots = 14;
+    call.columns = 5;
+    call.resize(rows);
+    if (between(0, 2) == 0) call.args.null_slot = between(-1, 16);
+    if (between(0, 4) == 0) call.args.state_base = between(0, 2);
+    const auto fill = [&](auto& values, int low, int high) {
+      if (between(0, 1) == 0) return;
+      values.resize(static_cast<std::size_t>(sequences));
+      for (auto& value : values)
+        value = static_cast<std::remove_reference_t<decltype(value)>>(between(low, high));
+    };
+    fill(call.read_slots, -1, 15);
+    fill(call.write_slots, -1, 15);
+    fill(call.read_offsets, -1, 3);
+    fill(call.flags, 0, 1);
+    std::array<Report, 2> reports;
+    for (std::size_t i = 0; i < 2; ++i) {
+      Call copy = call;
+      copy.args.backend = i == 0 ? BackendId::kReference : BackendId::kCpu;
+      copy.args.violations = reports[i].view();
+      copy.run();
+    }
+    for (int v = 0; v < kViolations; ++v) {
+      const auto violation = static_cast<Violation>(v);
+      const Found reference = reports[0].of(violation);
+      ASSERT_EQ(reports[1].of(violation).count, reference.count) << name(violation) << repetition;
+      ASSERT_EQ(reports[1].of(violation).first, reference.first) << name(violation) << repetition;
+      if (reference.count > 0) ++seen[static_cast<std::size_t>(v)];
+    }
+  }
+  for (int v = 0; v < kViolations; ++v) {
+    EXPECT_GT(seen[static_cast<std::size_t>(v)], 50) << name(static_cast<Violation>(v));
+  }
+}
+
+TEST(Violations, HaveNamesAndMeanings) {
+  std::set<std::string_view> names, meanings;
+  for (int v = 0; v < kViolations; ++v) {
+    names.insert(name(static_cast<Violation>(v)));
+    meanings.insert(describe(static_cast<Violation>(v)));
+  }
+  EXPECT_EQ(names.size(), static_cast<std::size_t>(kViolations));
+  EXPECT_EQ(meanings.size(), static_cast<std::size_t>(kViolations));
+  EXPECT_FALSE(names.contains("?"));
+  EXPECT_EQ(name(static_cast<Violation>(kViolations)), "?");
+}
+
+template <typename Change>
+void expect_refusal_after(Change&& change, const std::string& message) {
+  Call call({0, 2, 5});
+  Report report;
+  call.args.violations = report.view();
+  call.fill();
+  change(call.args, call);
+  const Status status = forward(call.args);
+  ASSERT_FALSE(status.ok()) << "accepted, but expected: " << message;
+  EXPECT_NE(status.message().find(message), std::string::npos) << "got: " << status.message();
+  for (int v = 0; v < kViolations; ++v) {
+    EXPECT_EQ(report.of(static_cast<Violation>(v)), (Found{kGarbage, kGarbage}));
+  }
+}
+
+TEST(Violations, ReportIsCheckedLikeEveryTensor) {
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->ndim = 1; },
+                       "violations: expected 2 axes [violations, count and first], got 1");
+  expect_refusal_after(
+      [](ForwardArgs& a, Call&) { a.violations->shape[0] = 5; },
+      "violations: axis 0 ('violations') is 5, but the library made 'violations' = 6");
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->shape[1] = 3; },
+                       "violations: axis 1 ('count and first') is 3");
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->dtype = DType::kI32; },
+                       "violations: dtype i32 is not supported (i64)");
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->device = {DeviceType::kCuda, 0}; },
+                       "violations: is on device 2:0, but x is on 1:0");
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->strides[0] = 0; },
+                       "violations: axis 0 has stride 0 but is written");
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->data = nullptr; },
+                       "violations: data is null");
+  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.x.data(); },
+                       "violations: overlaps x");
+  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.out.data(); },
+                       "violations: overlaps out");
+  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.state.data(); },
+                       "violations: overlaps state");
+  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.bounds.data(); },
+                       "violations: overlaps query_start_loc");
+}
+
+TEST(Violations, AddressesOfEmptyCallsAreNeededForTheReport) {
+  Call call({0, 0}, 0);
+  call.read_slots = {0};
+  Report report;
+  call.args.violations = report.view();
+  Problem problem;
+  Plan plan;
+  ASSERT_TRUE(make_problem(call.fill(), problem).ok());
+  ASSERT_TRUE(make_plan(problem, plan).ok());
+  const auto refusal_without = [&](auto&& member) {
+    Addresses at = addresses(call.args);
+    at.*member = nullptr;
+    return run(plan, at).message();
+  };
+  EXPECT_NE(refusal_without(&Addresses::violations).find("violations: is null"), std::string::npos);
+  EXPECT_NE(refusal_without(&Addresses::query_start_loc).find("query_start_loc: is null"),
+            std::string::npos);
+  EXPECT_NE(refusal_without(&Addresses::read_slots).find("read_slots: is null"), std::string::npos);
+  EXPECT_TRUE(run(plan, addresses(call.args)).ok());
+}
+
+TEST(Violations, ArePartOfTheProblem) {
+  Call call({0, 2, 5});
+  Problem without, with, transposed;
+  ASSERT_TRUE(make_problem(call.fill(), without).ok());
+  Report report, other(1, 6);
+  call.args.violations = report.view();
+  ASSERT_TRUE(make_problem(call.args, with).ok());
+  call.args.violations = other.view();
+  ASSERT_TRUE(make_problem(call.args, transposed).ok());
+  EXPECT_NE(hash(without), hash(with));
+  EXPECT_NE(hash(with), hash(transposed));
+  EXPECT_NE(to_string(with).find("has_violations=1"), std::string::npos) << to_string(with);
+  EXPECT_NE(to_string(transposed).find("violations_row=1 violations_column=6"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace shortconv

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace shortconv::tools {
+
+/// The index tensors of one call as an engine wrote them down, with what the file left out filled
+/// in.
+struct Batch {
+  std::int64_t tokens = 0;
+  std::vector<std::int64_t> query_start_loc;
+  std::vector<std::int64_t> read_slots;
+  std::optional<std::vector<std::int64_t>> write_slots;
+  std::optional<std::vector<std::int64_t>> read_offsets;
+  std::vector<std::uint8_t> has_initial_state;
+  std::int64_t slots = 0;
+  bool slots_given = false;  ///< else as many as the batch names
+  std::int64_t columns = 0;
+  std::int64_t width = 4;
+  std::int64_t state_base = 0;
+  std::optional<std::int64_t> null_slot;
+
+  [[nodiscard]] std::int64_t sequences() const {
+    return static_cast<std::int64_t>(query_start_loc.size()) - 1;
+  }
+};
+
+/// `path` is for messages. Throws CommandError for whatever is not a batch.
+[[nodiscard]] Batch parse_batch(std::string_view text, const std::string& path);
+
+[[nodiscard]] Batch load_batch(const std::string& path);
+
+}  // namespace shortconv::tools

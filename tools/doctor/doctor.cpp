@@ -1,0 +1,225 @@
+#include "doctor/doctor.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <memory>
+#include <unordered_map>
+
+#include "commands.hpp"
+#include "common/error.hpp"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::tools {
+namespace {
+
+using Report = std::array<Diagnosis::Row, kViolations>;
+static_assert(sizeof(Report) == sizeof(std::int64_t) * 2 * kViolations);
+
+// A call on sequences [first, last) of the batch. It has no channels: the report is the same, and
+// no row and no pool has to be there, however large they are.
+Report report_of(const Batch& batch, std::int64_t first, std::int64_t last) {
+  const auto list = [&](const auto& values, DType dtype, std::int64_t count) {
+    const void* data = values.data() + first;  // read only, which a view cannot say
+    return TensorRef::contiguous(const_cast<void*>(data), dtype, {count});
+  };
+  constexpr std::int64_t kChannels = 0;
+  const std::int64_t sequences = last - first;
+  Report report;
+  ForwardArgs args;
+  args.backend = BackendId::kCpu;
+  args.x = args.out = TensorRef::contiguous(nullptr, DType::kF32, {batch.tokens, kChannels});
+  args.weight = TensorRef::contiguous(nullptr, DType::kF32, {kChannels, batch.width});
+  args.state = TensorRef::contiguous(nullptr, DType::kF32, {batch.slots, batch.columns, kChannels});
+  args.state_base = batch.state_base;
+  args.null_slot = batch.null_slot;
+  args.query_start_loc = list(batch.query_start_loc, DType::kI64, sequences + 1);
+  args.read_slots = list(batch.read_slots, DType::kI64, sequences);
+  if (batch.write_slots) args.write_slots = list(*batch.write_slots, DType::kI64, sequences);
+  if (batch.read_offsets) args.read_offsets = list(*batch.read_offsets, DType::kI64, sequences);
+  args.has_initial_state = list(batch.has_initial_state, DType::kBool, sequences);
+  args.violations = TensorRef::contiguous(&report, DType::kI64, {kViolations, 2});
+  require(forward(args));
+  return report;
+}
+
+// What the table says of a sequence.
+struct Line {
+  std::int64_t begin, end;  // as they stand
+  std::int64_t tokens;
+  std::int64_t read, write;
+  bool skipped, writes;
+};
+
+Line line_of(const Batch& batch, std::int64_t sequence) {
+  const auto s = static_cast<std::size_t>(sequence);
+  const auto usable = [&](std::int64_t slot) {
+    return slot >= 0 && slot < batch.slots && slot != batch.null_slot;
+  };
+  const auto clamped = [&](std::int64_t row) {
+    return std::clamp<std::int64_t>(row, 0, batch.tokens);
+  };
+  Line line{};
+  line.begin = batch.query_start_loc[s];
+  line.end = batch.query_start_loc[s + 1];
+  line.tokens = std::max<std::int64_t>(clamped(line.end) - clamped(line.begin), 0);
+  line.read = batch.read_slots[s];
+  line.write = batch.write_slots ? (*batch.write_slots)[s] : line.read;
+  line.skipped = !usable(line.read);
+  line.writes = !line.skipped && line.tokens > 0 && usable(line.write);
+  return line;
+}
+
+std::string kind_of(const Batch& batch, const Line& line, std::int64_t sequence) {
+  if (line.skipped)
+    return line.read >= batch.slots && line.read != batch.null_slot ? "skipped" : "padding";
+  return batch.has_initial_state[static_cast<std::size_t>(sequence)] != 0 ? "resumed" : "new";
+}
+
+std::string violations_of(const Diagnosis& diagnosis, std::int64_t sequence) {
+  std::string text;
+  for (int v = 0; v < kViolations; ++v) {
+    const auto violation = static_cast<Violation>(v);
+    if (!diagnosis.has(sequence, violation)) continue;
+    if (!text.empty()) text += ", ";
+    text += name(violation);
+    if (violation == Violation::kWriteSlotShared) {
+      text += fmt::format(" with {}", diagnosis.shared_with[static_cast<std::size_t>(sequence)]);
+    }
+  }
+  return text;
+}
+
+// The first `limit`, those with violations, and those whose slot a later one shares.
+std::vector<bool> shown_sequences(const Diagnosis& diagnosis, std::int64_t limit) {
+  std::vector<bool> shown(diagnosis.found.size());
+  for (std::size_t s = 0; s < shown.size(); ++s) {
+    if (static_cast<std::int64_t>(s) < limit || diagnosis.found[s] != 0) shown[s] = true;
+    if (diagnosis.shared_with[s] >= 0)
+      shown[static_cast<std::size_t>(diagnosis.shared_with[s])] = true;
+  }
+  return shown;
+}
+
+std::string counted(std::int64_t count, std::string_view one, std::string_view many) {
+  return fmt::format("{} {}", count, count == 1 ? one : many);
+}
+
+std::string table(const Batch& batch, const Diagnosis& diagnosis, std::int64_t limit) {
+  std::string text = fmt::format("{:>8}  {:>15}  {:>8}  {:>8}  {:>8}  {:<8}  {}\n", "sequence",
+                                 "rows", "tokens", "reads", "writes", "kind", "violations");
+  const std::vector<bool> shown = shown_sequences(diagnosis, limit);
+  std::int64_t left_out = 0;
+  const auto say_left_out = [&] {
+    if (left_out > 0) {
+      text += fmt::format(
+          "{:>8}  {}\n", "...",
+          counted(left_out, "sequence without violations", "sequences without violations"));
+    }
+    left_out = 0;
+  };
+  for (std::int64_t s = 0; s < batch.sequences(); ++s) {
+    if (!shown[static_cast<std::size_t>(s)]) {
+      ++left_out;
+      continue;
+    }
+    say_left_out();
+    const Line line = line_of(batch, s);
+    std::string row =
+        fmt::format("{:>8}  {:>15}  {:>8}  {:>8}  {:>8}  {:<8}  {}", s,
+                    fmt::format("{}..{}", line.begin, line.end), line.tokens, line.read, line.write,
+                    kind_of(batch, line, s), violations_of(diagnosis, s));
+    row.erase(row.find_last_not_of(' ') + 1);
+    text += row + "\n";
+  }
+  say_left_out();
+  return text;
+}
+
+}  // namespace
+
+bool Diagnosis::any() const {
+  return std::any_of(report.begin(), report.end(), [](const Row& row) { return row.count > 0; });
+}
+
+bool Diagnosis::has(std::int64_t sequence, Violation violation) const {
+  return (found[static_cast<std::size_t>(sequence)] >> static_cast<int>(violation) & 1) != 0;
+}
+
+Diagnosis diagnose(const Batch& batch) {
+  Diagnosis diagnosis;
+  diagnosis.report = report_of(batch, 0, batch.sequences());
+  const auto sequences = static_cast<std::size_t>(batch.sequences());
+  diagnosis.found.resize(sequences);
+  diagnosis.shared_with.resize(sequences, -1);
+  if (!diagnosis.any()) return diagnosis;
+  // The report counts. Who it counted comes out of calls on one sequence each, and out of who wrote
+  // a slot first.
+  std::unordered_map<std::int64_t, std::int64_t> writers;
+  for (std::int64_t s = 0; s < batch.sequences(); ++s) {
+    const auto at = static_cast<std::size_t>(s);
+    const Report alone = report_of(batch, s, s + 1);
+    for (std::size_t v = 0; v < kViolations; ++v) {
+      if (alone[v].count > 0) diagnosis.found[at] |= 1u << v;
+    }
+    const Line line = line_of(batch, s);
+    if (!line.writes) continue;
+    const auto [writer, is_first] = writers.emplace(line.write, s);
+    if (is_first) continue;
+    diagnosis.found[at] |= 1u << static_cast<int>(Violation::kWriteSlotShared);
+    diagnosis.shared_with[at] = writer->second;
+  }
+  return diagnosis;
+}
+
+std::string doctor_text(const Batch& batch, const Diagnosis& diagnosis, std::int64_t limit) {
+  std::string text =
+      fmt::format("{}, {}; pool of {}{} of {}, width {}, state_base {}, {}\n\n",
+                  counted(batch.sequences(), "sequence", "sequences"),
+                  counted(batch.tokens, "token", "tokens"), counted(batch.slots, "slot", "slots"),
+                  batch.slots_given ? "" : " (not given: those the batch names)",
+                  counted(batch.columns, "column", "columns"), batch.width, batch.state_base,
+                  batch.null_slot ? fmt::format("null slot {}", *batch.null_slot) : "no null slot");
+  text += table(batch, diagnosis, limit) + "\n";
+  if (!diagnosis.any()) return text + "no violations\n";
+  for (int v = 0; v < kViolations; ++v) {
+    const auto violation = static_cast<Violation>(v);
+    const Diagnosis::Row& row = diagnosis.report[static_cast<std::size_t>(v)];
+    if (row.count == 0) continue;
+    const bool entries =
+        violation == Violation::kBoundOutside || violation == Violation::kBoundsDecrease;
+    text += fmt::format("{}: {}, first {}\n  {}\n", name(violation),
+                        entries ? counted(row.count, "entry", "entries")
+                                : counted(row.count, "sequence", "sequences"),
+                        row.first, describe(violation));
+  }
+  return text;
+}
+
+void add_doctor_command(CLI::App& app) {
+  struct Options {
+    std::string path;
+    std::int64_t limit = 20;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "doctor-batch", "Check the bounds, slots and offsets of a dumped batch (JSON)");
+  command->add_option("file", options->path, "A JSON object: query_start_loc, slots, ...")
+      ->required();
+  command
+      ->add_option("--limit", options->limit, "Sequences to list; those with violations always are")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->callback([options] {
+    const Batch batch = load_batch(options->path);
+    const Diagnosis diagnosis = diagnose(batch);
+    fmt::print("{}", doctor_text(batch, diagnosis, options->limit));
+    if (!diagnosis.any()) return;
+    throw CommandError(kExitFailed, fmt::format("{}: has violations", options->path));
+  });
+}
+
+}  // namespace shortconv::tools
