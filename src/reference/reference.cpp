@@ -160,6 +160,53 @@ Status run_reference(const Problem& p, const PlanStorage&, const Addresses& at, 
   return {};
 }
 
+// Element by element to one of the two sets of slots, where there is one; no address before every
+// number is known to be good.
+void commit_window(const CommitProblem& p, const CommitAddresses& at, std::int64_t sequence,
+                   std::int64_t slot) {
+  if (slot < 0 || slot >= p.slots || (p.has_null_slot && slot == p.null_slot)) return;
+  std::int64_t begin = 0, end = p.tokens;
+  if (p.has_query_start_loc) {
+    const auto bound = [&](std::int64_t index) {
+      return std::clamp<std::int64_t>(
+          load_index(p.query_start_loc_dtype, at.query_start_loc, index * p.query_start_loc_stride),
+          0, p.tokens);
+    };
+    begin = bound(sequence);
+    end = bound(sequence + 1);
+  }
+  const std::int64_t accepted =
+      load_index(p.accepted_dtype, at.accepted, sequence * p.accepted_stride);
+  if (accepted < 0 || accepted >= end - begin) return;
+  const std::int64_t bytes = element_bytes(p.dtype);
+  for (std::int64_t layer = 0; layer < p.layers; ++layer) {
+    for (std::int64_t row = 0; row < p.width - 1; ++row) {
+      for (std::int64_t channel = 0; channel < p.channels; ++channel) {
+        const std::int64_t from = layer * p.windows_layer + sequence * p.windows_sequence +
+                                  (begin + accepted) * p.windows_token + row * p.windows_row +
+                                  channel * p.windows_channel;
+        const std::int64_t to = layer * p.state_layer + slot * p.state_slot +
+                                (p.state_base + row) * p.state_column + channel * p.state_channel;
+        std::memcpy(static_cast<char*>(at.state) + to * bytes,
+                    static_cast<const char*>(at.windows) + from * bytes,
+                    static_cast<std::size_t>(bytes));
+      }
+    }
+  }
+}
+
+Status commit_reference(const CommitProblem& p, const PlanStorage&, const CommitAddresses& at,
+                        void*) {
+  for (std::int64_t s = 0; s < p.sequences; ++s) {
+    commit_window(p, at, s,
+                  p.has_slots ? load_index(p.slots_dtype, at.slots, s * p.slots_stride) : s);
+    if (!p.has_second_slots) continue;
+    commit_window(p, at, s,
+                  load_index(p.second_slots_dtype, at.second_slots, s * p.second_slots_stride));
+  }
+  return {};
+}
+
 BackendInfo reference_info() {
   return {"reference", true, "fp64, one thread, for comparison only"};
 }
@@ -173,6 +220,8 @@ extern const Backend kReferenceBackend{
     .plan = [](const Problem&, PlanStorage&) { return Status(); },
     .run = run_reference,
     .describe = [](const Problem&, const PlanStorage&) { return std::string("fp64"); },
+    .plan_commit = [](const CommitProblem&, PlanStorage&) { return Status(); },
+    .run_commit = commit_reference,
 };
 
 }  // namespace shortconv
