@@ -202,7 +202,7 @@ Status run_commit(const CommitProblem& problem, const PlanStorage& storage,
   CommitProblem p = with_adjacent_channels(problem);
   CommitLaunch launch = launch_for(choice, at);
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
+  config.gridDim = dim3(static_cast<unsigned>(launch.blocks), static_cast<unsigned>(launch.strips));
   config.blockDim = dim3(kCommitThreads);
   config.stream = static_cast<cudaStream_t>(stream);
   void* arguments[] = {&p, const_cast<CommitAddresses*>(&at), &launch.grid};

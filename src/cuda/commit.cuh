@@ -1,14 +1,14 @@
 // Commit: accepted windows into the state pool, all layers in one launch.
 //
 // Who owns what: a thread owns one unit of one (layer, sequence): 16 bytes of adjacent channels, or
-// one element where layout or alignment allow no more, in all width-1 rows. The block looks up the
-// sequence's token and slots, which every thread of it needs; nothing is shared. Live slots differ,
-// so no two threads write to one place.
+// one element where layout or alignment allow no more, in a strip of up to 8 rows, which is the
+// whole window of widths up to 9. Nothing is shared: each thread looks up its sequence's token and
+// slots. Live slots differ, so no two threads write to one place.
 //
 // Bytes moved: each accepted window is read once and written once or twice; windows of tokens that
 // were not accepted are not touched. The ceiling is a copy of these bytes; for a few sequences it
-// is the latency of token, then window, then store. Rows come in strips, and a strip's loads are
-// all under way before its first store: windows of widths up to 9 are one strip.
+// is the latency of token, then window, then store. All loads of a thread are under way before its
+// first store.
 #pragma once
 
 #include <cstdint>
@@ -18,20 +18,18 @@
 
 namespace shortconv::cuda {
 
-inline constexpr int kCommitRows = 8;    // of a strip
-inline constexpr int kCommitBlocks = 8;  // that a multiprocessor is to hold: 64 registers a thread
-
 template <typename Unit>
 __device__ inline void store_strip(char* to, std::int64_t row_bytes,
                                    const Unit (&strip)[kCommitRows], int rows) {
 #pragma unroll
   for (int i = 0; i < kCommitRows; ++i) {
-    if (i < rows) *reinterpret_cast<Unit*>(to + i * row_bytes) = strip[i];
+    if (i < rows) *reinterpret_cast<Unit*>(to) = strip[i];
+    to += row_bytes;
   }
 }
 
 template <typename Unit>
-__global__ void __launch_bounds__(kCommitThreads, kCommitBlocks)
+__global__ void __launch_bounds__(kCommitThreads)
     commit_windows(const __grid_constant__ CommitProblem p,
                    const __grid_constant__ CommitAddresses at,
                    const __grid_constant__ CommitGrid grid) {
@@ -50,22 +48,22 @@ __global__ void __launch_bounds__(kCommitThreads, kCommitBlocks)
   const char* from = static_cast<const char*>(at.windows) +
                      window_offset(p, layer, sequence, commit.token) * bytes +
                      unit * grid.windows_step;
-  char* state = static_cast<char*>(at.state) + unit * grid.state_step;
-  const int rows = p.width - 1;
-#pragma unroll 1
-  for (int first = 0; first < rows; first += kCommitRows) {
-    Unit strip[kCommitRows];
+  const int first = static_cast<int>(blockIdx.y) * kCommitRows;
+  const int rows = p.width - 1 - first;
+  from += first * windows_row;
+  Unit strip[kCommitRows];
 #pragma unroll
-    for (int i = 0; i < kCommitRows; ++i) {
-      if (first + i < rows) {
-        strip[i] = *reinterpret_cast<const Unit*>(from + (first + i) * windows_row);
-      }
-    }
-    for (const std::int64_t slot : {commit.slot, commit.second_slot}) {
-      if (slot < 0) continue;
-      char* to = state + history_offset(p, layer, slot) * bytes + first * state_row;
-      store_strip(to, state_row, strip, rows - first);
-    }
+  for (int i = 0; i < kCommitRows; ++i) {
+    if (i < rows) strip[i] = *reinterpret_cast<const Unit*>(from);
+    from += windows_row;
+  }
+  char* state = static_cast<char*>(at.state) + unit * grid.state_step + first * state_row;
+  if (commit.slot >= 0) {
+    store_strip(state + history_offset(p, layer, commit.slot) * bytes, state_row, strip, rows);
+  }
+  if (commit.second_slot >= 0) {
+    store_strip(state + history_offset(p, layer, commit.second_slot) * bytes, state_row, strip,
+                rows);
   }
 }
 

@@ -9,10 +9,12 @@
 namespace shortconv::cuda {
 
 inline constexpr int kCommitThreads = 128;
+inline constexpr int kCommitRows = 8;  // of a strip
 inline constexpr std::int64_t kVectorBytes = 16;
 
-/// A thread moves units, that is 16 bytes of adjacent channels or one element, in all rows of one
-/// window. block = (layer * sequences + sequence) * unit_blocks + block of units.
+/// A thread moves a unit, that is 16 bytes of adjacent channels or one element, in a strip of one
+/// window's rows. block.x = (layer * sequences + sequence) * unit_blocks + block of units; block.y
+/// = strip.
 struct CommitGrid {
   FastDivisor sequences;
   FastDivisor unit_blocks;
@@ -24,6 +26,7 @@ struct CommitGrid {
 struct CommitLaunch {
   Entry entry = nullptr;
   std::int64_t blocks = 0;  // 0: this launch is not possible
+  std::int32_t strips = 0;
   CommitGrid grid;
 };
 

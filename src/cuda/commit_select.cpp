@@ -34,6 +34,7 @@ Status cut_grid(const CommitProblem& p, std::int64_t unit_bytes, CommitLaunch& l
                    "most ", kMostBlocks)};
   }
   if (launch.blocks == 0) return {};
+  launch.strips = (p.width - 1 + kCommitRows - 1) / kCommitRows;
   launch.grid.sequences = FastDivisor(static_cast<std::uint32_t>(p.sequences));
   launch.grid.unit_blocks = FastDivisor(static_cast<std::uint32_t>(unit_blocks));
   return {};
