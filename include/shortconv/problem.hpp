@@ -11,7 +11,8 @@
 
 namespace shortconv {
 
-/// Which call this is. Verify and commit will be further values with fields of their own below.
+/// Which call this is. Verify will be a further value with fields of its own below; a commit has a
+/// problem of its own (commit.hpp).
 enum class Op : std::uint8_t {
   kForward,  ///< x is [tokens, channels] with query_start_loc (one sequence without), or [batch,
              ///< tokens, channels]

@@ -63,9 +63,10 @@ SHORTCONV_HOST_DEVICE inline std::int64_t history_offset(const CommitProblem& p,
 /// cut of the run moves the same bits: as width - 1 rows of adjacent channels.
 inline CommitProblem with_adjacent_channels(CommitProblem p) {
   const std::int64_t rows = p.width - 1;
-  const bool run = p.windows_channel == rows && p.state_channel == rows &&
+  const bool run = p.state_columns == rows && p.windows_channel == rows &&
+                   p.state_channel == rows &&
                    (rows == 1 || (p.windows_row == 1 && p.state_column == 1));
-  if (!run || p.state_columns != rows) return p;
+  if (!run) return p;
   p.windows_channel = p.state_channel = 1;
   p.windows_row = p.state_column = p.channels;
   return p;

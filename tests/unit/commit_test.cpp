@@ -105,6 +105,27 @@ TEST_P(Commits, WiderPoolsKeepTheirOtherColumns) {
   }
 }
 
+// Two channels out of five, three columns of which the second is the history of width 2.
+TEST_P(Commits, PoolsMayBeSlicesOfWiderOnes) {
+  std::vector<float> windows = {1, 2, 3, 4}, state(2 * 3 * 5, -1), expected = state;
+  std::vector<std::int32_t> accepted = {0, 0};
+  CommitArgs args;
+  args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {1, 2, 1, 2});
+  args.state = TensorRef::contiguous(state.data(), DType::kF32, {1, 2, 3, 5});
+  args.state.shape[3] = 2;
+  args.accepted = TensorRef::contiguous(accepted.data(), DType::kI32, {2});
+  args.width = 2;
+  args.token_rows = 1;
+  args.state_base = 1;
+  args.backend = GetParam();
+  ASSERT_TRUE(commit(args).ok());
+  expected[5] = 1;
+  expected[6] = 2;
+  expected[15 + 5] = 3;
+  expected[15 + 6] = 4;
+  EXPECT_EQ(state, expected);
+}
+
 TEST_P(Commits, OneOrManyLayersAndChannelsByAnyNumberOfThreads) {
   for (const std::int64_t layers : {1, 5}) {
     for (const std::int64_t channels : {1, 7, 130}) {
