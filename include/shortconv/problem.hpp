@@ -11,7 +11,7 @@
 
 namespace shortconv {
 
-/// Which call this is.
+/// Which call this is. A commit has a problem of its own (commit.hpp).
 enum class Op : std::uint8_t {
   kForward,  ///< x is [tokens, channels] with query_start_loc (one sequence without), or [batch,
              ///< tokens, channels]

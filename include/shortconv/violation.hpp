@@ -16,9 +16,10 @@ enum class Violation : std::uint8_t {
   kWriteSlotOutside,   ///< the same for the write slot of a sequence that is not skipped
   kWriteSlotShared,    ///< an earlier live sequence has the same write slot
   kReadOffsetOutside,  ///< a resumed sequence's read offset leaves the columns of the pool
+  kParentNotBefore,    ///< a draft token's parent is neither -1 nor a token before it
 };
 
-inline constexpr int kViolations = 6;
+inline constexpr int kViolations = 7;
 
 /// The report is an i64 tensor [kViolations, 2]: row v is of Violation v, with these columns.
 /// Numbers are those of sequences, and of entries for query_start_loc.

@@ -6,9 +6,11 @@
 #include <cstddef>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "shortconv/capability.hpp"
+#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv {
@@ -25,13 +27,20 @@ struct Backend {
   Status (*run)(const Problem& problem, const PlanStorage& choice, const Addresses& addresses,
                 void* stream);
   std::string (*describe)(const Problem& problem, const PlanStorage& choice);
+
+  /// The same two steps for a commit. Nothing is launched for an empty one.
+  Status (*plan_commit)(const CommitProblem& problem, PlanStorage& choice);
+  Status (*run_commit)(const CommitProblem& problem, const PlanStorage& choice,
+                       const CommitAddresses& addresses, void* stream);
 };
 
 /// Null if the backend is not built in. kAuto must be resolved first.
 const Backend* find_backend(BackendId id);
 
-/// The backend that serves a device by default.
-BackendId default_backend(DeviceType device);
+/// The backend that was asked for, or the one that serves the device by default. Refuses one that
+/// is not built in or works elsewhere; `argument` is the tensor whose device it is.
+Status choose_backend(BackendId wanted, DeviceType device, std::string_view argument,
+                      const Backend*& backend);
 
 /// Keeps a backend's choice in the plan. Types that do not fit or own something do not compile.
 template <typename Choice>

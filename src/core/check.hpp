@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -57,6 +58,24 @@ struct Extent {
   return true;
 }
 
+/// Whether two tensors reach into each other's memory; both have passed Checker::tensor.
+[[nodiscard]] inline bool ranges_overlap(const TensorRef& a, const TensorRef& b) {
+  const auto range_of = [](const TensorRef& tensor) {
+    Extent extent;
+    (void)extent_of(tensor, extent);
+    const auto base = reinterpret_cast<std::uintptr_t>(tensor.data);
+    return std::array{base + static_cast<std::uintptr_t>(extent.begin),
+                      base + static_cast<std::uintptr_t>(extent.end)};
+  };
+  const auto [a_begin, a_end] = range_of(a);
+  const auto [b_begin, b_end] = range_of(b);
+  return a_begin < a_end && b_begin < b_end && a_begin < b_end && b_begin < a_end;
+}
+
+constexpr std::initializer_list<DType> kFloats = {DType::kF32, DType::kF16, DType::kBF16,
+                                                  DType::kF64};
+constexpr std::initializer_list<DType> kIndices = {DType::kI32, DType::kI64};
+
 class Checker {
  public:
   [[nodiscard]] bool ok() const { return status_.ok(); }
@@ -103,10 +122,11 @@ class Checker {
     return *this;
   }
 
-  Checker& device(std::string_view argument, const TensorRef& tensor, Device expected) {
+  Checker& device(std::string_view argument, const TensorRef& tensor, Device expected,
+                  std::string_view owner = "x") {
     require(tensor.device == expected, argument, "is on device ",
             static_cast<std::int64_t>(tensor.device.type), ":", std::int64_t{tensor.device.index},
-            ", but x is on ", static_cast<std::int64_t>(expected.type), ":",
+            ", but ", owner, " is on ", static_cast<std::int64_t>(expected.type), ":",
             std::int64_t{expected.index});
     return *this;
   }
@@ -138,5 +158,31 @@ class Checker {
 
   Status status_;
 };
+
+// Written tensors must not map two indices to one element; a zero stride is how that happens by
+// mistake.
+inline void check_written(Checker& check, std::string_view argument, const TensorRef& tensor) {
+  if (!check.ok()) return;  // the number of axes may be anything
+  const bool empty =
+      std::any_of(tensor.shape, tensor.shape + tensor.ndim, [](std::int64_t n) { return n == 0; });
+  if (empty) return;
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    check.require(tensor.strides[axis] != 0 || tensor.shape[axis] <= 1, argument, "axis ",
+                  std::int64_t{axis}, " has stride 0 but is written");
+  }
+}
+
+// Callers may hand over any number as an enumerator, through the C ABI above all.
+template <typename T, std::size_t kCount>
+void check_listed(Checker& check, std::string_view argument,
+                  const std::array<Named<T>, kCount>& list, T value) {
+  const bool found =
+      std::any_of(list.begin(), list.end(), [&](const auto& row) { return row.value == value; });
+  if (found) return;
+  std::string names;
+  for (const auto& row : list) names += concat(names.empty() ? "" : ", ", row.name);
+  check.require(false, argument, "value ", static_cast<std::int64_t>(value), " is not known (",
+                names, ")");
+}
 
 }  // namespace shortconv

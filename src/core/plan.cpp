@@ -75,17 +75,10 @@ Addresses addresses(const ForwardArgs& args) {
 }
 
 Status make_plan(const Problem& problem, Plan& plan) {
-  const BackendId id =
-      problem.backend == BackendId::kAuto ? default_backend(problem.device.type) : problem.backend;
-  const Backend* backend = find_backend(id);
-  if (backend == nullptr) {
-    return {Code::kUnavailable, concat("backend: '", name(id), "' is not built into this library")};
-  }
-  if (backend->device != problem.device.type) {
-    return {Code::kInvalidArgument,
-            concat("backend: '", name(id), "' works on device type ",
-                   static_cast<std::int64_t>(backend->device), ", but x is on ",
-                   static_cast<std::int64_t>(problem.device.type))};
+  const Backend* backend = nullptr;
+  if (Status status = choose_backend(problem.backend, problem.device.type, "x", backend);
+      !status.ok()) {
+    return status;
   }
   Plan made;
   made.problem_ = problem;

@@ -12,26 +12,6 @@
 namespace shortconv {
 namespace {
 
-struct Range {
-  std::uintptr_t begin;
-  std::uintptr_t end;
-};
-
-Range range_of(const TensorRef& tensor) {
-  Extent extent;
-  (void)extent_of(tensor, extent);  // fits: Checker::tensor came first
-  const auto base = reinterpret_cast<std::uintptr_t>(tensor.data);
-  return {base + static_cast<std::uintptr_t>(extent.begin),
-          base + static_cast<std::uintptr_t>(extent.end)};
-}
-
-bool ranges_overlap(const TensorRef& a, const TensorRef& b) {
-  const Range first = range_of(a);
-  const Range second = range_of(b);
-  return first.begin < first.end && second.begin < second.end && first.begin < second.end &&
-         second.begin < first.end;
-}
-
 bool same_view(const TensorRef& a, const TensorRef& b) {
   return a.data == b.data && a.dtype == b.dtype && a.ndim == b.ndim &&
          std::equal(a.shape, a.shape + a.ndim, b.shape) &&
@@ -56,36 +36,7 @@ bool disjoint_columns(const TensorRef& a, const TensorRef& b) {
   return columns >= a.shape[axis] && pitch - columns >= b.shape[axis];
 }
 
-// Written tensors must not map two indices to one element; a zero stride is how that happens by
-// mistake.
-void check_written(Checker& check, std::string_view argument, const TensorRef& tensor) {
-  if (!check.ok()) return;  // the number of axes may be anything
-  const bool empty =
-      std::any_of(tensor.shape, tensor.shape + tensor.ndim, [](std::int64_t n) { return n == 0; });
-  if (empty) return;
-  for (int axis = 0; axis < tensor.ndim; ++axis) {
-    check.require(tensor.strides[axis] != 0 || tensor.shape[axis] <= 1, argument, "axis ",
-                  std::int64_t{axis}, " has stride 0 but is written");
-  }
-}
-
-constexpr std::initializer_list<DType> kFloats = {DType::kF32, DType::kF16, DType::kBF16,
-                                                  DType::kF64};
-constexpr std::initializer_list<DType> kIndices = {DType::kI32, DType::kI64};
 constexpr std::initializer_list<DType> kFlags = {DType::kBool, DType::kU8};
-
-// Callers may hand over any number as an enumerator, through the C ABI above all.
-template <typename T, std::size_t kCount>
-void check_listed(Checker& check, std::string_view argument,
-                  const std::array<Named<T>, kCount>& list, T value) {
-  const bool found =
-      std::any_of(list.begin(), list.end(), [&](const auto& row) { return row.value == value; });
-  if (found) return;
-  std::string names;
-  for (const auto& row : list) names += concat(names.empty() ? "" : ", ", row.name);
-  check.require(false, argument, "value ", static_cast<std::int64_t>(value), " is not known (",
-                names, ")");
-}
 
 void check_options(const ForwardArgs& args, Checker& check) {
   check.require(args.op <= Op::kVerify, "op", "value ", static_cast<std::int64_t>(args.op),

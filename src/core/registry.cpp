@@ -1,4 +1,5 @@
 #include "core/backend.hpp"
+#include "core/check.hpp"
 
 namespace shortconv {
 
@@ -23,8 +24,21 @@ const Backend* find_backend(BackendId id) {
   }
 }
 
-BackendId default_backend(DeviceType device) {
-  return device == DeviceType::kCuda ? BackendId::kCuda : BackendId::kCpu;
+Status choose_backend(BackendId wanted, DeviceType device, std::string_view argument,
+                      const Backend*& backend) {
+  const BackendId by_default = device == DeviceType::kCuda ? BackendId::kCuda : BackendId::kCpu;
+  const BackendId id = wanted == BackendId::kAuto ? by_default : wanted;
+  const Backend* found = find_backend(id);
+  if (found == nullptr) {
+    return {Code::kUnavailable, concat("backend: '", name(id), "' is not built into this library")};
+  }
+  if (found->device != device) {
+    return {Code::kInvalidArgument, concat("backend: '", name(id), "' works on device type ",
+                                           static_cast<std::int64_t>(found->device), ", but ",
+                                           argument, " is on ", static_cast<std::int64_t>(device))};
+  }
+  backend = found;
+  return {};
 }
 
 }  // namespace shortconv

@@ -26,6 +26,9 @@ constexpr auto kWords = std::to_array<Words>({
      "and so are the outputs of sequences that resume from it."},
     {Violation::kReadOffsetOutside, "read offset outside",
      "The history would leave the columns of the pool; the offset was clamped."},
+    {Violation::kParentNotBefore, "parent not before its token",
+     "A draft token's parent is neither -1 nor an earlier token; it was taken for a token without "
+     "a parent."},
 });
 static_assert(kWords.size() == kViolations);
 

@@ -16,6 +16,7 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "cpu/commit.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/violation.hpp"
 #include "cpu/worker.hpp"
@@ -202,6 +203,8 @@ extern const Backend kCpuBackend{
     .plan = cpu::plan_cpu,
     .run = cpu::run_cpu,
     .describe = cpu::describe_cpu,
+    .plan_commit = cpu::plan_commit,
+    .run_commit = cpu::run_commit,
 };
 
 }  // namespace shortconv

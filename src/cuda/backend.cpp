@@ -14,8 +14,10 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "cuda/commit.hpp"
 #include "cuda/select.hpp"
 #include "cuda/tuning.hpp"
+#include "op/commit.hpp"
 #include "shortconv/violation.hpp"
 
 namespace shortconv {
@@ -29,12 +31,12 @@ Status cuda_status(std::string_view what, cudaError_t error) {
 }
 
 // The runtime works on the current device; a plan for another one is refused rather than moved.
-Status require_current(const Problem& p) {
+Status require_current(Device device, std::string_view argument) {
   int current = -1;
   if (Status status = cuda_status("device", cudaGetDevice(&current)); !status.ok()) return status;
-  if (current == p.device.index) return {};
+  if (current == device.index) return {};
   return {Code::kInvalidArgument,
-          concat("device: x is on cuda:", std::int64_t{p.device.index},
+          concat("device: ", argument, " is on cuda:", std::int64_t{device.index},
                  ", but the current device is cuda:", std::int64_t{current})};
 }
 
@@ -106,7 +108,7 @@ Status plan_violations(const Problem& p) {
     return {Code::kUnsupported, concat("violations: needs ", violation_blocks(p),
                                        " blocks; a grid has at most ", kMostBlocks)};
   }
-  if (Status status = require_current(p); !status.ok()) return status;
+  if (Status status = require_current(p.device, "x"); !status.ok()) return status;
   for (const Entry entry : {clear_report_kernel(), count_violations_kernel()}) {
     if (Status status = load(entry, p.device.index); !status.ok()) return status;
   }
@@ -122,7 +124,7 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
   Choice choice;
   if (Status status = select(p, choice); !status.ok()) return status;
   if (choice.aligned.blocks > 0) {
-    if (Status status = require_current(p); !status.ok()) return status;
+    if (Status status = require_current(p.device, "x"); !status.ok()) return status;
     choice.aligned_entry = entry_of(p, choice.aligned.kernel);
     choice.otherwise_entry = entry_of(p, choice.otherwise.kernel);
     for (const Entry entry : {choice.aligned_entry, choice.otherwise_entry}) {
@@ -137,12 +139,19 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
 }
 
 // A GPU has no unaligned loads: an element at an odd address would end the caller's context.
+bool aligned(const void* address, DType dtype) {
+  return reinterpret_cast<std::uintptr_t>(address) %
+             static_cast<std::uintptr_t>(element_bytes(dtype)) ==
+         0;
+}
+
+Status refuse_unaligned(const char* argument) {
+  if (argument == nullptr) return {};
+  return {Code::kInvalidArgument,
+          concat(argument, ": address is not a multiple of the size of its elements")};
+}
+
 Status check_alignment(const Problem& p, const Addresses& at) {
-  const auto aligned = [](const void* address, DType dtype) {
-    return reinterpret_cast<std::uintptr_t>(address) %
-               static_cast<std::uintptr_t>(element_bytes(dtype)) ==
-           0;
-  };
   const char* argument = nullptr;
   if (!aligned(at.x, p.x_dtype)) argument = "x";
   if (!aligned(at.out, p.out_dtype)) argument = "out";
@@ -158,9 +167,7 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   if (!aligned(at.block_sequence, DType::kI32)) argument = "block_sequence";
   if (!aligned(at.block_offset, DType::kI32)) argument = "block_offset";
   if (!aligned(at.violations, DType::kI64)) argument = "violations";
-  if (argument == nullptr) return {};
-  return {Code::kInvalidArgument,
-          concat(argument, ": address is not a multiple of the size of its elements")};
+  return refuse_unaligned(argument);
 }
 
 Status launch_kernel(const Problem& p, Entry entry, std::int64_t blocks, std::int32_t threads,
@@ -195,7 +202,7 @@ Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& a
   const auto choice = load_choice<Choice>(storage);
   if (choice.aligned.blocks == 0 && !p.has_violations) return {};
   if (Status status = check_alignment(p, at); !status.ok()) return status;
-  if (Status status = require_current(p); !status.ok()) return status;
+  if (Status status = require_current(p.device, "x"); !status.ok()) return status;
   if (p.has_violations) {
     if (Status status = run_violations(p, at, stream); !status.ok()) return status;
   }
@@ -205,6 +212,50 @@ Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& a
   const Entry entry = launch_for(choice, at, launch);
   void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &launch.grid};
   return launch_kernel(p, entry, launch.blocks, launch.threads, arguments, stream);
+}
+
+Status plan_commit(const CommitProblem& p, PlanStorage& storage) {
+  CommitChoice choice;
+  if (Status status = select_commit(with_adjacent_channels(p), choice); !status.ok()) {
+    return status;
+  }
+  if (choice.elements.blocks > 0) {
+    if (Status status = require_current(p.device, "windows"); !status.ok()) return status;
+    choice.elements.entry = commit_kernel(element_bytes(p.dtype));
+    choice.vectors.entry = commit_kernel(kVectorBytes);
+    for (const Entry entry : {choice.elements.entry, choice.vectors.entry}) {
+      if (Status status = load(entry, p.device.index); !status.ok()) return status;
+    }
+  }
+  store_choice(storage, choice);
+  return {};
+}
+
+Status check_alignment(const CommitProblem& p, const CommitAddresses& at) {
+  const char* argument = nullptr;
+  if (!aligned(at.windows, p.dtype)) argument = "windows";
+  if (!aligned(at.state, p.dtype)) argument = "state";
+  if (!aligned(at.accepted, p.accepted_dtype)) argument = "accepted";
+  if (!aligned(at.slots, p.slots_dtype)) argument = "slots";
+  if (!aligned(at.second_slots, p.second_slots_dtype)) argument = "second_slots";
+  if (!aligned(at.query_start_loc, p.query_start_loc_dtype)) argument = "query_start_loc";
+  return refuse_unaligned(argument);
+}
+
+Status run_commit(const CommitProblem& problem, const PlanStorage& storage,
+                  const CommitAddresses& at, void* stream) {
+  const auto choice = load_choice<CommitChoice>(storage);
+  if (Status status = check_alignment(problem, at); !status.ok()) return status;
+  if (Status status = require_current(problem.device, "windows"); !status.ok()) return status;
+
+  CommitProblem p = with_adjacent_channels(problem);
+  CommitLaunch launch = launch_for(choice, at);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(launch.blocks), static_cast<unsigned>(launch.strips));
+  config.blockDim = dim3(kCommitThreads);
+  config.stream = static_cast<cudaStream_t>(stream);
+  void* arguments[] = {&p, const_cast<CommitAddresses*>(&at), &launch.grid};
+  return cuda_status("launch", cudaLaunchKernelExC(&config, launch.entry, arguments));
 }
 
 BackendInfo cuda_info() {
@@ -238,6 +289,8 @@ extern const Backend kCudaBackend{
     .plan = cuda::plan_cuda,
     .run = cuda::run_cuda,
     .describe = cuda::describe_cuda,
+    .plan_commit = cuda::plan_commit,
+    .run_commit = cuda::run_commit,
 };
 
 }  // namespace shortconv

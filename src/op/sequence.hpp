@@ -63,16 +63,23 @@ SHORTCONV_HOST_DEVICE inline std::int64_t read_slot_of(const Problem& p, const A
   return load_index(p.read_slots_dtype, at.read_slots, sequence * p.read_slots_stride);
 }
 
+/// A draft token's parent as it stands in memory.
+SHORTCONV_HOST_DEVICE inline std::int64_t stated_parent(const Problem& p, const Addresses& at,
+                                                        std::int64_t sequence, std::int64_t begin,
+                                                        std::int64_t token) {
+  const std::int64_t index = p.has_query_start_loc
+                                 ? (begin + token) * p.parents_token
+                                 : sequence * p.parents_sequence + token * p.parents_token;
+  return load_index(p.parents_dtype, at.parents, index);
+}
+
 /// The token before a draft token in its own line of ancestors, both counted from the sequence's
 /// first; below 0 lies the history, -1 the newest. A bad parent counts as none.
 SHORTCONV_HOST_DEVICE inline std::int64_t parent_of(const Problem& p, const Addresses& at,
                                                     std::int64_t sequence, std::int64_t begin,
                                                     std::int64_t token) {
   if (!p.has_parents || token <= 0) return token - 1;
-  const std::int64_t index = p.has_query_start_loc
-                                 ? (begin + token) * p.parents_token
-                                 : sequence * p.parents_sequence + token * p.parents_token;
-  const std::int64_t parent = load_index(p.parents_dtype, at.parents, index);
+  const std::int64_t parent = stated_parent(p, at, sequence, begin, token);
   return parent >= 0 && parent < token ? parent : -1;
 }
 

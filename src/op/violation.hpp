@@ -46,6 +46,10 @@ SHORTCONV_HOST_DEVICE inline std::uint32_t violations_at(const Problem& p, const
   if (number == p.sequences || !p.has_state) return found;  // without a pool any slot will do
 
   const Sequence s = sequence_at(p, at, number);
+  for (std::int64_t token = 0; p.has_parents && !s.skipped && token < s.end - s.begin; ++token) {
+    const std::int64_t parent = stated_parent(p, at, number, s.begin, token);
+    if (parent < -1 || parent >= token) found |= bit_of(Violation::kParentNotBefore);
+  }
   const std::int64_t read = read_slot_of(p, at, number);
   if (slot_outside(p, read)) found |= bit_of(Violation::kReadSlotOutside);
   if (!s.skipped && slot_outside(p, write_slot_of(p, at, number, read))) {

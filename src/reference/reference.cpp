@@ -48,13 +48,16 @@ struct Call {
     return const_cast<char*>(element(
         at.windows, p.state_dtype, first + column * p.window_column + channel * p.window_channel));
   }
-  // The draft token before a token, -1 for the newest input of the history, and so on downwards.
-  std::int64_t before(std::int64_t sequence, std::int64_t row, std::int64_t token) const {
-    if (!p.has_parents || token <= 0) return token - 1;
+  std::int64_t parent(std::int64_t sequence, std::int64_t row, std::int64_t token) const {
     const std::int64_t index = p.has_query_start_loc
                                    ? row * p.parents_token
                                    : sequence * p.parents_sequence + token * p.parents_token;
-    const std::int64_t parent = load_index(p.parents_dtype, at.parents, index);
+    return load_index(p.parents_dtype, at.parents, index);
+  }
+  // The draft token before a token, -1 for the newest input of the history, and so on downwards.
+  std::int64_t before(std::int64_t sequence, std::int64_t row, std::int64_t token) const {
+    if (!p.has_parents || token <= 0) return token - 1;
+    const std::int64_t parent = this->parent(sequence, row, token);
     return parent >= 0 && parent < token ? parent : -1;
   }
   double weight(std::int64_t channel, std::int64_t tap) const {
@@ -212,7 +215,9 @@ void report_violations(const Call& call) {
   const auto works = [&](std::int64_t s) {  // has tokens and is not padding
     return p.has_state && call.bound(s) < call.bound(s + 1) && !call.is_padding(read_slot(s));
   };
-  const auto writes = [&](std::int64_t s) { return works(s) && !call.is_padding(write_slot(s)); };
+  const auto writes = [&](std::int64_t s) {
+    return p.keeps_state && works(s) && !call.is_padding(write_slot(s));
+  };
   const auto resumed = [&](std::int64_t s) {
     return p.initial_state == InitialState::kAll ||
            (p.initial_state == InitialState::kByFlag &&
@@ -241,6 +246,14 @@ void report_violations(const Call& call) {
         load_index(p.read_offsets_dtype, at.read_offsets, s * p.read_offsets_stride);
     return offset < 0 || offset > p.state_columns - (p.width - 1) - p.state_base;
   });
+  report(Violation::kParentNotBefore, p.sequences, [&](std::int64_t s) {
+    if (!p.has_parents || !works(s)) return false;
+    for (std::int64_t token = 0; token < call.bound(s + 1) - call.bound(s); ++token) {
+      const std::int64_t parent = call.parent(s, call.bound(s) + token, token);
+      if (parent < -1 || parent >= token) return true;
+    }
+    return false;
+  });
 }
 
 Status run_reference(const Problem& p, const PlanStorage&, const Addresses& at, void*) {
@@ -259,6 +272,53 @@ Status run_reference(const Problem& p, const PlanStorage&, const Addresses& at, 
   return {};
 }
 
+// Element by element to one of the two sets of slots, where there is one; no address before every
+// number is known to be good.
+void commit_window(const CommitProblem& p, const CommitAddresses& at, std::int64_t sequence,
+                   std::int64_t slot) {
+  if (slot < 0 || slot >= p.slots || (p.has_null_slot && slot == p.null_slot)) return;
+  std::int64_t begin = 0, end = p.tokens;
+  if (p.has_query_start_loc) {
+    const auto bound = [&](std::int64_t index) {
+      return std::clamp<std::int64_t>(
+          load_index(p.query_start_loc_dtype, at.query_start_loc, index * p.query_start_loc_stride),
+          0, p.tokens);
+    };
+    begin = bound(sequence);
+    end = bound(sequence + 1);
+  }
+  const std::int64_t accepted =
+      load_index(p.accepted_dtype, at.accepted, sequence * p.accepted_stride);
+  if (accepted < 0 || accepted >= end - begin) return;
+  const std::int64_t bytes = element_bytes(p.dtype);
+  for (std::int64_t layer = 0; layer < p.layers; ++layer) {
+    for (std::int64_t row = 0; row < p.width - 1; ++row) {
+      for (std::int64_t channel = 0; channel < p.channels; ++channel) {
+        const std::int64_t from = layer * p.windows_layer + sequence * p.windows_sequence +
+                                  (begin + accepted) * p.windows_token + row * p.windows_row +
+                                  channel * p.windows_channel;
+        const std::int64_t to = layer * p.state_layer + slot * p.state_slot +
+                                (p.state_base + row) * p.state_column + channel * p.state_channel;
+        std::memcpy(static_cast<char*>(at.state) + to * bytes,
+                    static_cast<const char*>(at.windows) + from * bytes,
+                    static_cast<std::size_t>(bytes));
+      }
+    }
+  }
+}
+
+Status commit_reference(const CommitProblem& p, const PlanStorage&, const CommitAddresses& at,
+                        void*) {
+  for (std::int64_t s = 0; s < p.sequences; ++s) {
+    commit_window(p, at, s,
+                  p.has_slots ? load_index(p.slots_dtype, at.slots, s * p.slots_stride) : s);
+    if (!p.has_second_slots) continue;
+    commit_window(p, at, s,
+                  load_index(p.second_slots_dtype, at.second_slots, s * p.second_slots_stride));
+  }
+  return {};
+}
+
 BackendInfo reference_info() {
   return {"reference", true, "fp64, one thread, for comparison only"};
 }
@@ -272,6 +332,8 @@ extern const Backend kReferenceBackend{
     .plan = [](const Problem&, PlanStorage&) { return Status(); },
     .run = run_reference,
     .describe = [](const Problem&, const PlanStorage&) { return std::string("fp64"); },
+    .plan_commit = [](const CommitProblem&, PlanStorage&) { return Status(); },
+    .run_commit = commit_reference,
 };
 
 }  // namespace shortconv

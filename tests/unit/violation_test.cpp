@@ -206,6 +206,27 @@ TEST_P(CheckedMode, ReadOffsetOutside) {
   expect(call, {{Violation::kReadOffsetOutside, {1, 2}}});
 }
 
+TEST_P(CheckedMode, ParentNotBefore) {
+  Call call = make({0, 2, 4, 7});
+  call.args.op = Op::kVerify;
+  std::vector<std::int32_t> parents = {-1, 0, -1, -1, -1, 0, 1};
+  call.args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {7});
+  expect(call, {});
+  parents = {-1, 0, -1, 1, -1, 0, -2};  // itself, and below -1
+  expect(call, {{Violation::kParentNotBefore, {2, 1}}});
+  call.read_slots = {0, -1, 2};  // padding has no parents
+  expect(call, {{Violation::kParentNotBefore, {1, 2}}});
+}
+
+TEST_P(CheckedMode, DraftsWriteNoSlotUnlessToldTo) {
+  Call call = make({0, 2, 4});
+  call.args.op = Op::kVerify;
+  call.read_slots = {1, 1};
+  expect(call, {});
+  call.args.advance_state = true;
+  expect(call, {{Violation::kWriteSlotShared, {1, 1}}});
+}
+
 TEST_P(CheckedMode, SeveralAtOnceAreCountedApart) {
   Call call = make({-3, 2, 1, 4, 5, 12, 12, 12}, 8);
   call.columns = 4;
