@@ -262,7 +262,7 @@ TEST_P(CheckedMode, IndicesOf64BitsAndAnyStride) {
   args.read_offsets = strided(offsets.data(), 3, 3, DType::kI64);
   args.has_initial_state = strided(flags.data(), 3, 2, DType::kBool);  // the last one
   for (const auto& [row, column] :
-       {std::pair{2, 1}, std::pair{1, 6}, std::pair{-3, 1}, std::pair{2, -5}}) {
+       {std::pair{2, 1}, std::pair{1, 7}, std::pair{-3, 1}, std::pair{2, -5}}) {
     Report report(row, column);
     args.violations = report.view();
     const Status status = forward(args);
@@ -440,6 +440,12 @@ TEST(Violations, BothBackendsReportTheSameOnRandomBatches) {
     fill(call.write_slots, -1, 15);
     fill(call.read_offsets, -1, 3);
     fill(call.flags, 0, 1);
+    std::vector<std::int32_t> parents(static_cast<std::size_t>(rows));
+    if (call.write_slots.empty() && between(0, 1) == 0) {
+      for (auto& parent : parents) parent = between(-1, 1) - (between(0, 9) == 0 ? 1 : 0);
+      call.args.op = Op::kVerify;
+      call.args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {rows});
+    }
     std::array<Report, 2> reports;
     for (std::size_t i = 0; i < 2; ++i) {
       Call copy = call;
@@ -492,7 +498,7 @@ TEST(Violations, ReportIsCheckedLikeEveryTensor) {
                        "violations: expected 2 axes [violations, count and first], got 1");
   expect_refusal_after(
       [](ForwardArgs& a, Call&) { a.violations->shape[0] = 5; },
-      "violations: axis 0 ('violations') is 5, but the library made 'violations' = 6");
+      "violations: axis 0 ('violations') is 5, but the library made 'violations' = 7");
   expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->shape[1] = 3; },
                        "violations: axis 1 ('count and first') is 3");
   expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->dtype = DType::kI32; },
