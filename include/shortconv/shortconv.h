@@ -40,7 +40,7 @@ enum {
 /* Devices: DLPack's numbers. */
 enum { SHORTCONV_CPU = 1, SHORTCONV_CUDA = 2 };
 
-enum { SHORTCONV_OP_FORWARD = 0, SHORTCONV_OP_DECODE = 1 };
+enum { SHORTCONV_OP_FORWARD = 0, SHORTCONV_OP_DECODE = 1, SHORTCONV_OP_VERIFY = 2 };
 enum { SHORTCONV_ACTIVATION_NONE = 0, SHORTCONV_ACTIVATION_SILU = 1 };
 enum {
   SHORTCONV_SCHEDULE_FLAT = 0,
@@ -97,7 +97,35 @@ typedef struct shortconv_forward_args {
   int32_t schedule;
   int32_t threads;
   int32_t programmatic_launch; /* 0 or 1: see ForwardArgs */
+  /* Since the second version of this struct. */
+  const shortconv_tensor* parents;    /* verify: [tokens], or [batch, tokens], i32 or i64 */
+  const shortconv_tensor* windows;    /* verify: [tokens, width-1, channels], or [batch, ...] */
+  const shortconv_tensor* violations; /* [SHORTCONV_VIOLATIONS, 2] i64: see violation.hpp */
+  int32_t advance_state;              /* 0 or 1; verify */
+  int32_t reserved;                   /* 0 */
 } shortconv_forward_args;
+
+/* Rows of a report of the checked mode; which is which, violation.hpp says. */
+enum { SHORTCONV_VIOLATIONS = 7 };
+
+/* Accepted windows into the pools of all layers. Null = absent. Shapes, defaults and meaning are
+ * those of CommitArgs in commit.hpp. */
+typedef struct shortconv_commit_args {
+  uint32_t struct_size;                    /* sizeof(shortconv_commit_args) */
+  int32_t width;                           /* of the convolution */
+  const shortconv_tensor* windows;         /* [layers, sequences, rows, channels], or packed */
+  const shortconv_tensor* state;           /* [layers, slots, columns >= width-1, channels] */
+  const shortconv_tensor* accepted;        /* [sequences] i32 or i64 */
+  const shortconv_tensor* slots;           /* [sequences] i32 or i64 */
+  const shortconv_tensor* second_slots;    /* [sequences] */
+  const shortconv_tensor* query_start_loc; /* [sequences + 1] */
+  int64_t state_base;
+  int64_t null_slot; /* counts if has_null_slot is not 0 */
+  int32_t has_null_slot;
+  int32_t token_rows;
+  int32_t backend;
+  int32_t threads;
+} shortconv_commit_args;
 
 /* A plan: fixed size, owns nothing, may be copied and kept within the process that made it. */
 typedef struct shortconv_plan {
@@ -120,6 +148,9 @@ SHORTCONV_API int shortconv_run(const shortconv_plan* plan, const shortconv_forw
 
 /* Both in one. */
 SHORTCONV_API int shortconv_forward(const shortconv_forward_args* args, void* stream);
+
+/* Validates, plans and runs a commit. */
+SHORTCONV_API int shortconv_commit(const shortconv_commit_args* args, void* stream);
 
 /* The lists of schedule block-list. Writes at most `capacity` entries to each and the number needed
  * to `count`; SHORTCONV_INVALID_ARGUMENT if they did not fit. */

@@ -9,12 +9,16 @@
 #include <span>
 
 #include "core/check.hpp"
+#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 #include "shortconv/schedule.hpp"
 #include "shortconv/shortconv.h"
+#include "shortconv/violation.hpp"
 
 namespace shortconv {
 namespace {
+
+static_assert(SHORTCONV_VIOLATIONS == kViolations);
 
 constexpr std::size_t kErrorBytes = 1024;
 thread_local char last_error[kErrorBytes] = "";
@@ -49,15 +53,16 @@ int guarded(Body&& body) noexcept {
 Status invalid(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }
 
 // Fields that the caller's header does not have are zero; fields that ours does not have must be.
-Status read_args(const shortconv_forward_args* from, shortconv_forward_args& args) {
+template <typename Args>
+Status read_args(const Args* from, std::size_t first_version, Args& args) {
   constexpr std::size_t kLargestStruct = 4096;
   if (from == nullptr) return invalid("args: is null");
   const std::size_t size = from->struct_size;
-  constexpr std::size_t kFirstVersion = sizeof(shortconv_forward_args);
-  if (size < kFirstVersion || size > kLargestStruct) {
+  if (size < first_version || size > kLargestStruct) {
     return invalid(concat("args: struct_size is ", static_cast<std::int64_t>(size),
-                          "; expected at least ", static_cast<std::int64_t>(kFirstVersion)));
+                          "; expected at least ", static_cast<std::int64_t>(first_version)));
   }
+  args = {};
   std::memcpy(&args, from, std::min(size, sizeof args));
   const auto* bytes = reinterpret_cast<const unsigned char*>(from);
   if (std::any_of(bytes + std::min(size, sizeof args), bytes + size,
@@ -93,7 +98,8 @@ bool narrow(std::int32_t from, Enum& to) {
 
 Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   shortconv_forward_args args;
-  if (Status status = read_args(from, args); !status.ok()) return status;
+  constexpr std::size_t kFirstVersion = offsetof(shortconv_forward_args, parents);
+  if (Status status = read_args(from, kFirstVersion, args); !status.ok()) return status;
   if (args.x == nullptr) return invalid("x: is null");
   if (args.out == nullptr) return invalid("out: is null");
   if (args.weight == nullptr) return invalid("weight: is null");
@@ -118,6 +124,15 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
                           "; expected 0 or 1"));
   }
   to.programmatic_launch = args.programmatic_launch == 1;
+  to.parents = optional_tensor(args.parents);
+  to.windows = optional_tensor(args.windows);
+  to.violations = optional_tensor(args.violations);
+  if (args.advance_state != 0 && args.advance_state != 1) {
+    return invalid(
+        concat("advance_state: is ", std::int64_t{args.advance_state}, "; expected 0 or 1"));
+  }
+  if (args.reserved != 0) return invalid("reserved: is not 0");
+  to.advance_state = args.advance_state == 1;
   if (!narrow(args.op, to.op))
     return invalid(concat("op: ", std::int64_t{args.op}, " is not known"));
   if (!narrow(args.initial_state, to.initial_state)) {
@@ -134,6 +149,29 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   }
   if (!narrow(args.schedule, to.schedule)) {
     return invalid(concat("schedule: ", std::int64_t{args.schedule}, " is not known"));
+  }
+  return {};
+}
+
+Status convert(const shortconv_commit_args* from, CommitArgs& to) {
+  shortconv_commit_args args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  if (args.windows == nullptr) return invalid("windows: is null");
+  if (args.state == nullptr) return invalid("state: is null");
+  if (args.accepted == nullptr) return invalid("accepted: is null");
+  to.windows = tensor_of(*args.windows);
+  to.state = tensor_of(*args.state);
+  to.accepted = tensor_of(*args.accepted);
+  to.slots = optional_tensor(args.slots);
+  to.second_slots = optional_tensor(args.second_slots);
+  to.query_start_loc = optional_tensor(args.query_start_loc);
+  to.width = args.width;
+  to.token_rows = args.token_rows;
+  to.state_base = args.state_base;
+  if (args.has_null_slot != 0) to.null_slot = args.null_slot;
+  to.threads = args.threads;
+  if (!narrow(args.backend, to.backend)) {
+    return invalid(concat("backend: ", std::int64_t{args.backend}, " is not known"));
   }
   return {};
 }
@@ -188,6 +226,14 @@ int shortconv_forward(const shortconv_forward_args* args, void* stream) {
     ForwardArgs converted;
     if (Status status = convert(args, converted); !status.ok()) return status;
     return forward(converted, stream);
+  });
+}
+
+int shortconv_commit(const shortconv_commit_args* args, void* stream) {
+  return guarded([&]() -> Status {
+    CommitArgs converted;
+    if (Status status = convert(args, converted); !status.ok()) return status;
+    return commit(converted, stream);
   });
 }
 

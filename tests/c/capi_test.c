@@ -1,4 +1,5 @@
 /* The C header as C11, and the C ABI through it. Also the C quick start of the README. */
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -91,6 +92,68 @@ static void accepts_larger_structs_of_zeros(void) {
   CHECK(shortconv_forward(&newer.args, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 
+/* An older header's struct ends before parents. */
+static void accepts_the_first_version(void) {
+  struct {
+    char bytes[offsetof(shortconv_forward_args, parents)];
+    char guard[64];
+  } older;
+  float x[4] = {1, 2, 3, 4}, y[4] = {0}, w[4] = {0, 1, 0, 1};
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 2, 2);
+  shortconv_tensor ty = tensor(y, SHORTCONV_F32, 2, 2);
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 2, 2);
+  shortconv_forward_args args = {
+      .struct_size = sizeof older.bytes, .x = &tx, .out = &ty, .weight = &tw};
+  memset(&older, 0xff, sizeof older); /* behind it there is anything */
+  memcpy(older.bytes, &args, sizeof older.bytes);
+  CHECK(shortconv_forward((const shortconv_forward_args*)(const void*)&older, NULL) ==
+        SHORTCONV_OK);
+  CHECK(y[3] == 4);
+}
+
+/* Two drafts after the first one, of which the second is accepted. Each output is the input before
+ * it. */
+static void verifies_a_tree_and_commits_a_window(void) {
+  float x[3] = {1, 2, 3}, y[3] = {0}, w[2] = {1, 0}, state[2] = {7, 8}, windows[3] = {0};
+  int32_t parents[3] = {-1, 0, 0}, slots[1] = {1}, accepted[1] = {2};
+  int64_t report[SHORTCONV_VIOLATIONS * 2];
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 3, 1), ty = tensor(y, SHORTCONV_F32, 3, 1);
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 1, 2);
+  shortconv_tensor tr = tensor(report, SHORTCONV_I64, SHORTCONV_VIOLATIONS, 2);
+  shortconv_tensor ts = tensor(state, SHORTCONV_F32, 2, 1);
+  shortconv_tensor tv = tensor(windows, SHORTCONV_F32, 3, 1);
+  shortconv_tensor tp = tensor(parents, SHORTCONV_I32, 3, 1);
+  shortconv_tensor tl = tensor(slots, SHORTCONV_I32, 1, 1);
+  shortconv_tensor ta = tensor(accepted, SHORTCONV_I32, 1, 1);
+  shortconv_forward_args args = {.struct_size = sizeof args, .op = SHORTCONV_OP_VERIFY};
+  shortconv_commit_args commit = {.struct_size = sizeof commit, .width = 2, .token_rows = 1};
+  ts.ndim = tv.ndim = 3; /* [slots, 1, channels], [tokens, 1, channels] */
+  ts.shape[2] = ts.strides[2] = tv.shape[2] = tv.strides[2] = 1;
+  tp.ndim = tl.ndim = ta.ndim = 1;
+  args.x = &tx, args.out = &ty, args.weight = &tw, args.state = &ts, args.read_slots = &tl;
+  args.parents = &tp, args.windows = &tv, args.violations = &tr;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
+  CHECK(y[0] == 8 && y[1] == 1 && y[2] == 1);
+  CHECK(state[0] == 7 && state[1] == 8);
+  CHECK(report[0] == 0 && report[1] == -1 && report[2 * SHORTCONV_VIOLATIONS - 1] == -1);
+  parents[1] = 1;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
+  CHECK(report[2 * SHORTCONV_VIOLATIONS - 2] == 1 && report[2 * SHORTCONV_VIOLATIONS - 1] == 0);
+
+  shortconv_tensor layers = ts, rows = tv;
+  layers.ndim = rows.ndim = 4; /* one layer in front; rows: of one sequence */
+  memmove(layers.shape + 1, ts.shape, 3 * sizeof *ts.shape);
+  memmove(layers.strides + 1, ts.strides, 3 * sizeof *ts.strides);
+  layers.shape[0] = rows.shape[0] = rows.shape[1] = 1;
+  rows.shape[2] = 3, rows.shape[3] = rows.strides[2] = rows.strides[3] = 1;
+  commit.windows = &rows, commit.state = &layers, commit.accepted = &ta, commit.slots = &tl;
+  CHECK(shortconv_commit(&commit, NULL) == SHORTCONV_OK);
+  CHECK(state[0] == 7 && state[1] == 3);
+  commit.width = 3;
+  CHECK(shortconv_commit(&commit, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(shortconv_commit(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
 static void plans_block_lists(void) {
   const int64_t lengths[5] = {1, 9, 2, 17, 4};
   int32_t sequence[8], offset[8];
@@ -107,6 +170,8 @@ int main(void) {
   computes_a_sum_of_products();
   refuses_with_a_text();
   accepts_larger_structs_of_zeros();
+  accepts_the_first_version();
+  verifies_a_tree_and_commits_a_window();
   plans_block_lists();
   printf("%d failures\n", failures);
   return failures != 0;
