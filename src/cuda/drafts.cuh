@@ -71,16 +71,27 @@ struct DraftKernel {
     }
   }
 
+  /// The rule of op/sequence.hpp; `parents` of the sequence.
+  __device__ static int parent_of(const Problem& p, const Grid& grid, const char* parents,
+                                  int token) {
+    const int parent = stated_index(parents, p.parents_dtype, grid.parent_bytes, token);
+    return static_cast<std::uint32_t>(parent) < static_cast<std::uint32_t>(token) ? parent : -1;
+  }
+
   __device__ static void tree(const Problem& p, const Addresses& at, const Grid& grid,
                               const TileRows& tile, int sequence, int length, int channel,
                               const DraftTaps& taps, Rows& rows) {
+    const T* x = x_at<T>(p, at, grid, tile.stream, tile.first, channel);
+    T* out = out_at<T>(p, at, grid, tile.stream, tile.first, channel);
+    const char* parents =
+        static_cast<const char*>(at.parents) +
+        sequence * p.parents_sequence * static_cast<int>(element_bytes(p.parents_dtype));
+    if (p.has_query_start_loc) parents = rows_after(parents, grid.parent_bytes, tile.first);
     for (int token = 0; token < length; ++token) {
       if (token % kTileTokens == 0) {  // all rows of the strip under way at once
-        const T* x = x_at<T>(p, at, grid, tile.stream, tile.first + token, channel);
 #pragma unroll
         for (int t = 0; t < kTileTokens; ++t) {
-          const int row = min(t, length - 1 - token);
-          load_words(rows_after(x, grid.x_step, row), rows[kHistory + t]);
+          load_words(rows_after(x, grid.x_step, min(token + t, length - 1)), rows[kHistory + t]);
         }
       }
       Words line[kWidth];
@@ -88,14 +99,14 @@ struct DraftKernel {
 #pragma unroll
       for (int k = kHistory; k >= 0; --k) {
         if (input >= 0) {
-          load_words(x_at<T>(p, at, grid, tile.stream, tile.first + input, channel), line[k]);
+          load_words(rows_after(x, grid.x_step, input), line[k]);
         } else {
 #pragma unroll
           for (int column = 0; column < kHistory; ++column) {
             if (input == column - kHistory) copy_words(rows[column], line[k]);
           }
         }
-        input = static_cast<int>(parent_of(p, at, sequence, tile.first, input));
+        input = input > 0 ? parent_of(p, grid, parents, input) : input - 1;
       }
       if (p.has_windows) {
         store_window(p, at, grid, sequence, tile.first, token, channel,
@@ -113,13 +124,14 @@ struct DraftKernel {
         }
         pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
       }
-      store_words(out_at<T>(p, at, grid, tile.stream, tile.first + token, channel), result);
+      store_words(rows_after(out, grid.out_step, token), result);
     }
   }
 };
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation>
-__global__ void __launch_bounds__(kDraftThreads)
+__global__ void __launch_bounds__(kDraftThreads,
+                                  resident_tiles(sizeof(T), kWidth) * kTileThreads / kDraftThreads)
     convolve_drafts(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                     const __grid_constant__ Grid grid) {
   using Kernel = DraftKernel<T, TWeight, kWidth, kActivation>;

@@ -45,8 +45,9 @@ struct Grid {
   std::uint32_t tiles = 0;     // units that are tiles; further ones fill rows outside of sequences
   std::int32_t x_step = 0;     // bytes from one row of x to the next, and of out
   std::int32_t out_step = 0;
-  // From one entry to the next: query_start_loc, slots, has_initial_state.
+  // From one entry to the next: query_start_loc, slots, has_initial_state, parents of tokens.
   std::int32_t begin_bytes = 0, read_slot_bytes = 0, write_slot_bytes = 0, flag_bytes = 0;
+  std::int32_t parent_bytes = 0;
   std::uint32_t slots = 0;      // a sequence may have those below,
   std::int32_t null_slot = -1;  // but not this one
   // Tiles: the blocks of the heads come first, so many for each sequence, which take so many groups

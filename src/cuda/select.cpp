@@ -56,7 +56,7 @@ bool countable(const Problem& p) {
          p.channels < kMost - 4096 && p.state_columns < kMost && small(p.x_token, kMostStep) &&
          small(p.out_token, kMostStep) && small(p.query_start_loc_stride, kMostStep) &&
          small(p.read_slots_stride, kMostStep) && small(p.write_slots_stride, kMostStep) &&
-         small(p.flags_stride, kMostStep);
+         small(p.flags_stride, kMostStep) && small(p.parents_token, kMostStep);
 }
 
 StateForm state_form(const Problem& p, std::int64_t group) {
@@ -248,6 +248,7 @@ Launch launch_of(const Problem& p, Kernel kernel) {
   launch.grid.begin_bytes = step(p.query_start_loc_stride, p.query_start_loc_dtype);
   launch.grid.read_slot_bytes = step(p.read_slots_stride, p.read_slots_dtype);
   launch.grid.write_slot_bytes = step(p.write_slots_stride, p.write_slots_dtype);
+  launch.grid.parent_bytes = step(p.parents_token, p.parents_dtype);
   launch.grid.flag_bytes = step(p.flags_stride, DType::kBool);
   launch.grid.slots = p.has_state ? static_cast<std::uint32_t>(p.slots) : 0x80000000u;
   if (p.has_null_slot && p.null_slot >= 0 && p.null_slot <= 0x7fffffff) {

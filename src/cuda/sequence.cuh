@@ -18,24 +18,24 @@ __device__ inline int stated_begin(const Addresses& at, const Grid& grid, int se
       rows_after(static_cast<const char*>(at.query_start_loc), grid.begin_bytes, sequence));
 }
 
-/// -1 for a slot that no pool can have.
-__device__ inline int stated_slot(const void* slots, DType dtype, std::int32_t bytes,
-                                  int sequence) {
-  const char* slot = rows_after(static_cast<const char*>(slots), bytes, sequence);
+/// An entry of an index tensor, -1 for one beyond 31 bits.
+__device__ inline int stated_index(const void* indices, DType dtype, std::int32_t bytes,
+                                   int number) {
+  const char* index = rows_after(static_cast<const char*>(indices), bytes, number);
   if (dtype != DType::kI64) {
     std::uint32_t value[1];
-    load_words(slot, value);
+    load_words(index, value);
     return static_cast<int>(value[0]);
   }
   std::uint32_t halves[2];
-  load_words(slot, halves);
+  load_words(index, halves);
   return halves[1] == 0 ? static_cast<int>(halves[0]) : -1;
 }
 
 __device__ inline int read_slot_of(const Problem& p, const Addresses& at, const Grid& grid,
                                    int sequence) {
   if (!p.has_read_slots) return sequence;
-  return stated_slot(at.read_slots, p.read_slots_dtype, grid.read_slot_bytes, sequence);
+  return stated_index(at.read_slots, p.read_slots_dtype, grid.read_slot_bytes, sequence);
 }
 
 __device__ inline bool usable_slot(const Grid& grid, int slot) {
@@ -54,8 +54,8 @@ __device__ inline SequenceState state_of(const Problem& p, const Addresses& at, 
                                          int sequence) {
   // All loads first: none depends on another, and each is a long wait.
   const int read = read_slot_of(p, at, grid, sequence);
-  const int write = p.has_write_slots ? stated_slot(at.write_slots, p.write_slots_dtype,
-                                                    grid.write_slot_bytes, sequence)
+  const int write = p.has_write_slots ? stated_index(at.write_slots, p.write_slots_dtype,
+                                                     grid.write_slot_bytes, sequence)
                                       : read;
   const std::int64_t offset = p.has_read_offsets ? load_index(p.read_offsets_dtype, at.read_offsets,
                                                               sequence * p.read_offsets_stride)

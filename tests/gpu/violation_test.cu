@@ -196,14 +196,14 @@ TEST_F(CheckedMode, SharedSlotsAreFoundAcrossBlocks) {
     Indices indices = Indices::good(sequences);
     DeviceCall good(indices, DType::kI64);
     expect_ok(forward(good.args(), stream_));
-    const Words none = {0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1};
+    const Words none = {0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1};
     EXPECT_EQ(good.report(), none) << sequences;
     if (sequences == 1) continue;
     indices.write_slots.back() = indices.write_slots.front();
     indices.bounds.back() = sequences + 1;  // the one number that no sequence has
     DeviceCall bad(indices, DType::kI64);
     expect_ok(forward(bad.args(), stream_));
-    const Words expected = {1, sequences, 0, -1, 0, -1, 0, -1, 1, sequences - 1, 0, -1};
+    const Words expected = {1, sequences, 0, -1, 0, -1, 0, -1, 1, sequences - 1, 0, -1, 0, -1};
     EXPECT_EQ(bad.report(), expected) << sequences;
     EXPECT_EQ(bad.report(), cpu_report(indices)) << sequences;
   }
@@ -220,7 +220,7 @@ TEST_F(CheckedMode, DecodeIsCheckedToo) {
   args.query_start_loc.reset();
   args.has_initial_state.reset();
   expect_ok(forward(args, stream_));
-  EXPECT_EQ(call.report(), (Words{0, -1, 0, -1, 1, 280, 0, -1, 1, 290, 1, 7}));
+  EXPECT_EQ(call.report(), (Words{0, -1, 0, -1, 1, 280, 0, -1, 1, 290, 1, 7, 0, -1}));
 }
 
 TEST_F(CheckedMode, EmptyCallsAreReportedToo) {
@@ -228,12 +228,12 @@ TEST_F(CheckedMode, EmptyCallsAreReportedToo) {
   indices.read_slots[30] = 99;
   DeviceCall no_channels(indices, DType::kI32, 0);
   expect_ok(forward(no_channels.args(), stream_));
-  EXPECT_EQ(no_channels.report(), (Words{0, -1, 0, -1, 1, 30, 0, -1, 0, -1, 0, -1}));
+  EXPECT_EQ(no_channels.report(), (Words{0, -1, 0, -1, 1, 30, 0, -1, 0, -1, 0, -1, 0, -1}));
   indices.tokens = 0;
   std::fill(indices.bounds.begin(), indices.bounds.end(), 0);
   DeviceCall no_tokens(indices, DType::kI32);
   expect_ok(forward(no_tokens.args(), stream_));
-  EXPECT_EQ(no_tokens.report(), (Words{0, -1, 0, -1, 1, 30, 0, -1, 0, -1, 0, -1}));
+  EXPECT_EQ(no_tokens.report(), (Words{0, -1, 0, -1, 1, 30, 0, -1, 0, -1, 0, -1, 0, -1}));
 }
 
 TEST_F(CheckedMode, ChangesNoBitOfOutputsAndStates) {
