@@ -33,6 +33,8 @@ if has sanitize; then
   for tool in memcheck racecheck initcheck synccheck; do
     compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 \
       "$shortconv" verify --backend cuda --cases 150 --seed 7 | tail -n 2
+    compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 "$build/tests/gpu/shortconv_gpu_tests" \
+      --gtest_brief=1 --gtest_filter='GpuDrafts.[GB]*:Commits.AnyAlignment*:Commits.Bad*:CheckedMode.[SD]*' | tail -n 2
   done
 fi
 

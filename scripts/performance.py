@@ -16,6 +16,14 @@ def rows(results, name):
     return json.loads((results / f"{name}.json").read_text())["rows"]
 
 
+def drafts(results):
+    lines = []
+    for row in rows(results, "bf16"):
+        if row["case"].startswith("verify"):
+            lines.append([row["case"]] + timing(row))
+    return markdown(["case", "us", "copy us", "ratio", "over the copy, us"], lines)
+
+
 def by_case(results, name, schedule="flat"):
     return {row["case"]: row for row in rows(results, name) if row["schedule"] == schedule}
 
@@ -32,7 +40,7 @@ def timing(row):
 def prefill(results):
     lines = []
     for row in rows(results, "bf16"):
-        if not row["case"].startswith("decode"):
+        if not row["case"].startswith(("decode", "verify")):
             shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
             lines.append([row["case"], shape] + timing(row))
     return markdown(["case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us"], lines)

@@ -22,6 +22,7 @@ template <typename T, typename TWeight, int kWidth, Activation kActivation>
 struct DraftKernel {
   using Tiles = TileKernel<T, TWeight, kWidth, kActivation>;
   static constexpr int kHistory = kWidth - 1;
+  static constexpr int kTogether = 2;  // tokens of a tree
   using Words = typename Tiles::Words;
   using Rows = typename Tiles::Rows;  // history, then tokens
   using DraftTaps = typename Tiles::TileTaps;
@@ -87,44 +88,58 @@ struct DraftKernel {
         static_cast<const char*>(at.parents) +
         sequence * p.parents_sequence * static_cast<int>(element_bytes(p.parents_dtype));
     if (p.has_query_start_loc) parents = rows_after(parents, grid.parent_bytes, tile.first);
-    for (int token = 0; token < length; ++token) {
-      if (token % kTileTokens == 0) {  // all rows of the strip under way at once
+    for (int base = 0; base < length; base += kTogether) {
+      if (base % kTileTokens == 0) {  // all rows of the strip under way at once
 #pragma unroll
         for (int t = 0; t < kTileTokens; ++t) {
-          load_words(rows_after(x, grid.x_step, min(token + t, length - 1)), rows[kHistory + t]);
+          load_words(rows_after(x, grid.x_step, min(base + t, length - 1)), rows[kHistory + t]);
         }
       }
-      Words line[kWidth];
-      int input = token;
+      // Several tokens at a time, beyond the end the last one again: the way from a parent to its
+      // row is long, and no token waits for another's.
+      Words lines[kTogether][kWidth];
+      int inputs[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) inputs[i] = min(base + i, length - 1);
 #pragma unroll
       for (int k = kHistory; k >= 0; --k) {
-        if (input >= 0) {
-          load_words(rows_after(x, grid.x_step, input), line[k]);
-        } else {
 #pragma unroll
-          for (int column = 0; column < kHistory; ++column) {
-            if (input == column - kHistory) copy_words(rows[column], line[k]);
+        for (int i = 0; i < kTogether; ++i) {
+          if (inputs[i] >= 0) {
+            load_words(rows_after(x, grid.x_step, inputs[i]), lines[i][k]);
+          } else {
+#pragma unroll
+            for (int column = 0; column < kHistory; ++column) {
+              if (inputs[i] == column - kHistory) copy_words(rows[column], lines[i][k]);
+            }
+          }
+          if (k > 0) {
+            inputs[i] = inputs[i] > 0 ? parent_of(p, grid, parents, inputs[i]) : inputs[i] - 1;
           }
         }
-        input = input > 0 ? parent_of(p, grid, parents, input) : input - 1;
       }
-      if (p.has_windows) {
-        store_window(p, at, grid, sequence, tile.first, token, channel,
-                     reinterpret_cast<const Words(&)[kHistory]>(line[1]));
-      }
-      Words result;
 #pragma unroll
-      for (int pair = 0; pair < kTileGroup / 2; ++pair) {
-        float2 sum = taps.bias(pair);
-#pragma unroll
-        for (int k = 0; k < kWidth; ++k) {
-          const float2 value = unpack_pair<T>(line[k], pair);
-          sum.x = __fmaf_rn(taps.tap(k, pair).x, value.x, sum.x);
-          sum.y = __fmaf_rn(taps.tap(k, pair).y, value.y, sum.y);
+      for (int i = 0; i < kTogether; ++i) {
+        const int token = base + i;
+        if (token >= length) break;
+        if (p.has_windows) {
+          store_window(p, at, grid, sequence, tile.first, token, channel,
+                       reinterpret_cast<const Words(&)[kHistory]>(lines[i][1]));
         }
-        pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+        Words result;
+#pragma unroll
+        for (int pair = 0; pair < kTileGroup / 2; ++pair) {
+          float2 sum = taps.bias(pair);
+#pragma unroll
+          for (int k = 0; k < kWidth; ++k) {
+            const float2 value = unpack_pair<T>(lines[i][k], pair);
+            sum.x = __fmaf_rn(taps.tap(k, pair).x, value.x, sum.x);
+            sum.y = __fmaf_rn(taps.tap(k, pair).y, value.y, sum.y);
+          }
+          pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+        }
+        store_words(rows_after(out, grid.out_step, token), result);
       }
-      store_words(rows_after(out, grid.out_step, token), result);
     }
   }
 };

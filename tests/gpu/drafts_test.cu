@@ -2,6 +2,7 @@
 // stream and in a graph whose lengths change.
 #include "../common/draft_case.hpp"
 #include "fixture.cuh"
+#include "shortconv/violation.hpp"
 
 namespace shortconv::gpu_tests {
 namespace {
@@ -46,6 +47,24 @@ TEST_F(GpuDrafts, EqualForwardCallsOverTheirLinesOfAncestors) {
     one.check();
     if (HasFatalFailure() || HasNonfatalFailure()) FAIL() << "seed " << seed;
   }
+}
+
+TEST_F(GpuDrafts, BadParentsAreReported) {
+  Batch batch({4, 0, 3, 2}, 512);
+  const DeviceMemory parents(std::vector<std::int32_t>{-1, 0, 0, 1, -1, 1, -2, 0, 0});
+  const DeviceMemory report(2 * kViolations * 8);
+  ForwardArgs args = batch.args();
+  args.op = Op::kVerify;
+  args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {9}, kGpu);
+  args.violations = TensorRef::contiguous(report.data(), DType::kI64, {kViolations, 2}, kGpu);
+  expect_ok(forward(args, stream_));
+  wait();
+  std::int64_t words[kViolations][2];
+  check(cudaMemcpy(words, report.data(), sizeof words, cudaMemcpyDeviceToHost));
+  const auto kind = static_cast<int>(Violation::kParentNotBefore);
+  EXPECT_EQ(words[kind][kViolationCount], 2);  // of the last two sequences
+  EXPECT_EQ(words[kind][kViolationFirst], 2);
+  for (int v = 0; v < kind; ++v) EXPECT_EQ(words[v][kViolationCount], 0);
 }
 
 // A graph is captured once for a capacity of rows; the drafts of each replay are others.

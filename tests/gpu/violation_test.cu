@@ -187,6 +187,7 @@ TEST_F(CheckedMode, RandomBatchesGiveTheReportOfTheCpu) {
     for (std::size_t v = 0; v < kViolations; ++v) seen[v] += expected[2 * v] > 0;
   }
   for (std::size_t v = 0; v < kViolations; ++v) {
+    if (static_cast<Violation>(v) == Violation::kParentNotBefore) continue;  // see drafts_test.cu
     EXPECT_GT(seen[v], 20) << name(static_cast<Violation>(v));
   }
 }
