@@ -131,7 +131,7 @@ def replay(results):
     return markdown(header, lines)
 
 
-TABLES = {f.__name__: f for f in (prefill, decode, overlapped, schedules, variants, warm, host, replay)}
+TABLES = {f.__name__: f for f in (prefill, decode, drafts, overlapped, schedules, variants, warm, host, replay)}
 
 
 def main():
