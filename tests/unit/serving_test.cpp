@@ -1,0 +1,45 @@
+// Random serving runs on the CPU, and some on the reference backend.
+#include <gtest/gtest.h>
+
+#include "../common/serving_schedule.hpp"
+
+namespace shortconv {
+namespace {
+
+void run_schedules(BackendId backend, std::uint32_t schedules) {
+  for (std::uint32_t seed = 0; seed < schedules; ++seed) {
+    std::vector<std::vector<char>> blocks;
+    const test::ServingMemory memory{.allocate =
+                                         [&](std::size_t bytes) {
+                                           blocks.emplace_back(bytes + 64);
+                                           return static_cast<void*>(blocks.back().data());
+                                         },
+                                     .forward_and_wait =
+                                         [&](const ForwardArgs& args) {
+                                           ForwardArgs chosen = args;
+                                           chosen.backend = backend;
+                                           return forward(chosen);
+                                         },
+                                     .commit_and_wait =
+                                         [&](const CommitArgs& args) {
+                                           CommitArgs chosen = args;
+                                           chosen.backend = backend;
+                                           return commit(chosen);
+                                         },
+                                     .device = {}};
+    test::ServingSchedule schedule(memory, seed);
+    schedule.run();
+    if (testing::Test::HasFatalFailure() || testing::Test::HasNonfatalFailure()) {
+      FAIL() << "seed " << seed;
+    }
+  }
+}
+
+TEST(Serving, RandomSchedulesEqualOnePassOnTheCpu) { run_schedules(BackendId::kCpu, 2000); }
+
+TEST(Serving, RandomSchedulesEqualOnePassOnTheReference) {
+  run_schedules(BackendId::kReference, 100);
+}
+
+}  // namespace
+}  // namespace shortconv
