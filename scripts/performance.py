@@ -19,7 +19,7 @@ def rows(results, name):
 def drafts(results):
     lines = []
     for row in rows(results, "bf16"):
-        if row["case"].startswith("verify"):
+        if row["case"].startswith(("spec", "tree")):
             lines.append([row["case"]] + timing(row))
     return markdown(["case", "us", "copy us", "ratio", "over the copy, us"], lines)
 
@@ -40,7 +40,7 @@ def timing(row):
 def prefill(results):
     lines = []
     for row in rows(results, "bf16"):
-        if not row["case"].startswith(("decode", "verify")):
+        if not row["case"].startswith(("decode", "spec", "tree")):
             shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
             lines.append([row["case"], shape] + timing(row))
     return markdown(["case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us"], lines)

@@ -194,7 +194,7 @@ class ServingSchedule {
     }
     char* windows = make(rows * (width_ - 1) * row_bytes());
     if (kind == 2) args.windows = tensor(windows, {rows, width_ - 1, channels_});
-    Status status = memory_.forward_and_wait(args);
+    const Status status = memory_.forward_and_wait(args);
     ASSERT_TRUE(status.ok()) << status.message();
     if (kind == 2) {
       ASSERT_EQ(0, std::memcmp(pool_, before.data(), before.size())) << "drafts wrote states";
@@ -211,8 +211,8 @@ class ServingSchedule {
       commit.width = static_cast<std::int32_t>(width_);
       commit.token_rows = commit.width - 1;
       commit.state_base = base_;
-      status = memory_.commit_and_wait(commit);
-      ASSERT_TRUE(status.ok()) << status.message();
+      const Status committed = memory_.commit_and_wait(commit);
+      ASSERT_TRUE(committed.ok()) << committed.message();
     }
     for (std::size_t i = 0; i < parts.size(); ++i) {
       if (parts[i].request < 0) continue;

@@ -215,7 +215,10 @@ TEST(Doctor, marks_agree_with_the_report) {
       EXPECT_EQ(first, row.first) << name(violation) << " " << repetition;
     }
   }
-  for (const std::int64_t total : totals) EXPECT_GT(total, 20);
+  for (int v = 0; v < kViolations; ++v) {
+    if (static_cast<Violation>(v) == Violation::kParentNotBefore) continue;  // files have no trees
+    EXPECT_GT(totals[static_cast<std::size_t>(v)], 20) << name(static_cast<Violation>(v));
+  }
 }
 
 class DoctorCommand : public testing::Test {

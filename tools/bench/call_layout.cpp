@@ -64,7 +64,7 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   args.programmatic_launch = options_.programmatic_launch;
   if (shape_.op == Op::kDecode) return args;
 
-  args.schedule = options_.schedule;
+  if (shape_.op == Op::kForward) args.schedule = options_.schedule;  // verify has but one
   args.query_start_loc =
       TensorRef::contiguous(memory.query_start_loc, DType::kI32, {sequences + 1}, device);
   args.has_initial_state =

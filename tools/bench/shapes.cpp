@@ -136,7 +136,7 @@ Shape decode_shape(std::int64_t sequences, std::int64_t channels, StateLayout st
 
 /// Draft tokens, with the window after each of them.
 Shape verify_shape(std::int64_t sequences, std::int64_t tokens, std::int64_t channels) {
-  Shape shape{.name = "verify-" + std::to_string(sequences) + "x" + std::to_string(tokens),
+  Shape shape{.name = "spec-" + std::to_string(sequences) + "x" + std::to_string(tokens),
               .description = std::to_string(tokens) + " draft tokens of " +
                              std::to_string(sequences) + " sequences, with windows",
               .channels = channels,
@@ -149,7 +149,7 @@ Shape verify_shape(std::int64_t sequences, std::int64_t tokens, std::int64_t cha
 /// Two children a node, seven nodes.
 Shape tree_shape(std::int64_t sequences, std::int64_t channels) {
   Shape shape = verify_shape(sequences, 7, channels);
-  shape.name.insert(shape.name.find('-'), "-tree");
+  shape.name.replace(0, shape.name.find('-'), "tree");
   shape.description = "the same for a tree of 7 nodes";
   shape.parents = {-1, 0, 0, 1, 1, 2, 2};
   return shape;
