@@ -7,6 +7,7 @@
 #include <exception>
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include "core/check.hpp"
 #include "shortconv/commit.hpp"
@@ -89,11 +90,21 @@ std::optional<TensorRef> optional_tensor(const shortconv_tensor* from) {
   return tensor_of(*from);
 }
 
+// Which values there are, make_problem knows.
 template <typename Enum>
-bool narrow(std::int32_t from, Enum& to) {
-  if (from < 0 || from > 127) return false;  // which values there are, make_problem knows
+Status narrow(std::string_view field, std::int32_t from, Enum& to) {
+  if (from < 0 || from > 127)
+    return invalid(concat(field, ": ", std::int64_t{from}, " is not known"));
   to = static_cast<Enum>(from);
-  return true;
+  return {};
+}
+
+Status narrow(std::string_view field, std::int32_t from, bool& to) {
+  if (from != 0 && from != 1) {
+    return invalid(concat(field, ": is ", std::int64_t{from}, "; expected 0 or 1"));
+  }
+  to = from == 1;
+  return {};
 }
 
 Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
@@ -119,37 +130,25 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   if (args.has_null_slot != 0) to.null_slot = args.null_slot;
   to.longest_sequence = args.longest_sequence;
   to.threads = args.threads;
-  if (args.programmatic_launch != 0 && args.programmatic_launch != 1) {
-    return invalid(concat("programmatic_launch: is ", std::int64_t{args.programmatic_launch},
-                          "; expected 0 or 1"));
-  }
-  to.programmatic_launch = args.programmatic_launch == 1;
+  if (Status status =
+          narrow("programmatic_launch", args.programmatic_launch, to.programmatic_launch);
+      !status.ok())
+    return status;
   to.parents = optional_tensor(args.parents);
   to.windows = optional_tensor(args.windows);
   to.violations = optional_tensor(args.violations);
-  if (args.advance_state != 0 && args.advance_state != 1) {
-    return invalid(
-        concat("advance_state: is ", std::int64_t{args.advance_state}, "; expected 0 or 1"));
-  }
+  if (Status status = narrow("advance_state", args.advance_state, to.advance_state); !status.ok())
+    return status;
   if (args.reserved != 0) return invalid("reserved: is not 0");
-  to.advance_state = args.advance_state == 1;
-  if (!narrow(args.op, to.op))
-    return invalid(concat("op: ", std::int64_t{args.op}, " is not known"));
-  if (!narrow(args.initial_state, to.initial_state)) {
-    return invalid(concat("initial_state: ", std::int64_t{args.initial_state}, " is not known"));
-  }
-  if (!narrow(args.activation, to.activation)) {
-    return invalid(concat("activation: ", std::int64_t{args.activation}, " is not known"));
-  }
-  if (!narrow(args.padded_rows, to.padded_rows)) {
-    return invalid(concat("padded_rows: ", std::int64_t{args.padded_rows}, " is not known"));
-  }
-  if (!narrow(args.backend, to.backend)) {
-    return invalid(concat("backend: ", std::int64_t{args.backend}, " is not known"));
-  }
-  if (!narrow(args.schedule, to.schedule)) {
-    return invalid(concat("schedule: ", std::int64_t{args.schedule}, " is not known"));
-  }
+  if (Status status = narrow("op", args.op, to.op); !status.ok()) return status;
+  if (Status status = narrow("initial_state", args.initial_state, to.initial_state); !status.ok())
+    return status;
+  if (Status status = narrow("activation", args.activation, to.activation); !status.ok())
+    return status;
+  if (Status status = narrow("padded_rows", args.padded_rows, to.padded_rows); !status.ok())
+    return status;
+  if (Status status = narrow("backend", args.backend, to.backend); !status.ok()) return status;
+  if (Status status = narrow("schedule", args.schedule, to.schedule); !status.ok()) return status;
   return {};
 }
 
@@ -170,9 +169,7 @@ Status convert(const shortconv_commit_args* from, CommitArgs& to) {
   to.state_base = args.state_base;
   if (args.has_null_slot != 0) to.null_slot = args.null_slot;
   to.threads = args.threads;
-  if (!narrow(args.backend, to.backend)) {
-    return invalid(concat("backend: ", std::int64_t{args.backend}, " is not known"));
-  }
+  if (Status status = narrow("backend", args.backend, to.backend); !status.ok()) return status;
   return {};
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -75,6 +76,11 @@ struct Extent {
 constexpr std::initializer_list<DType> kFloats = {DType::kF32, DType::kF16, DType::kBF16,
                                                   DType::kF64};
 constexpr std::initializer_list<DType> kIndices = {DType::kI32, DType::kI64};
+
+/// The address of an argument, null for an absent one.
+[[nodiscard]] inline void* data_of(const std::optional<TensorRef>& tensor) {
+  return tensor ? tensor->data : nullptr;
+}
 
 class Checker {
  public:

@@ -187,9 +187,6 @@ Status make_commit_problem(const CommitArgs& args, CommitProblem& problem) {
 }
 
 CommitAddresses addresses(const CommitArgs& args) {
-  const auto data_of = [](const std::optional<TensorRef>& tensor) {
-    return tensor ? tensor->data : nullptr;
-  };
   return {
       .windows = args.windows.data,
       .state = args.state.data,

@@ -6,8 +6,6 @@
 namespace shortconv {
 namespace {
 
-void* data_of(const std::optional<TensorRef>& tensor) { return tensor ? tensor->data : nullptr; }
-
 void check_index_addresses(const Problem& problem, const Addresses& at, Checker& check) {
   check.require(!problem.has_query_start_loc || at.query_start_loc != nullptr, "query_start_loc",
                 "is null, but the plan has one");

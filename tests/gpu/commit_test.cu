@@ -66,10 +66,6 @@ CommitPlan plan_of(const CommitArgs& args) {
   return plan;
 }
 
-__global__ void wait_for_flag(const volatile int* flag) {
-  while (*flag == 0) continue;
-}
-
 class Commits : public GpuTest {
  protected:
   void expect_same_as_cpu(const CommitCase& c, std::int64_t shift = 0) {
