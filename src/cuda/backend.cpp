@@ -14,6 +14,7 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "cuda/call.hpp"
 #include "cuda/commit.hpp"
 #include "cuda/select.hpp"
 #include "cuda/tuning.hpp"
@@ -210,6 +211,11 @@ Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& a
 
   Launch launch;
   const Entry entry = launch_for(choice, at, launch);
+  if (takes_call(launch.kernel)) {
+    Call call = call_of(p, at, launch.grid);
+    void* arguments[] = {&call};
+    return launch_kernel(p, entry, launch.blocks, launch.threads, arguments, stream);
+  }
   void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &launch.grid};
   return launch_kernel(p, entry, launch.blocks, launch.threads, arguments, stream);
 }
