@@ -16,6 +16,8 @@ void check_index_addresses(const Problem& problem, const Addresses& at, Checker&
                 "is null, but the plan has one");
   check.require(!problem.has_read_offsets || at.read_offsets != nullptr, "read_offsets",
                 "is null, but the plan has one");
+  check.require(!problem.has_ring_positions || at.ring_positions != nullptr, "ring_positions",
+                "is null, but the plan has them");
   check.require(problem.initial_state != InitialState::kByFlag || at.has_initial_state != nullptr,
                 "has_initial_state", "is null, but the plan has one");
 }
@@ -69,6 +71,7 @@ Addresses addresses(const ForwardArgs& args) {
       .parents = data_of(args.parents),
       .windows = data_of(args.windows),
       .violations = data_of(args.violations),
+      .ring_positions = data_of(args.ring_positions),
   };
 }
 

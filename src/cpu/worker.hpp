@@ -69,9 +69,13 @@ class Worker {
   /// Tokens [first, last) of a sequence (relative to its begin); `head` = this caller owns its
   /// state.
   void tokens(const Sequence& s, std::int64_t first, std::int64_t last, bool head);
+  /// The same without the state; of a head the history has been loaded.
+  void convolve(const Sequence& s, std::int64_t first, std::int64_t last, bool head);
   /// The history as it lies in its slot, or zeros, into raw_history().
   void load_history(const Sequence& s);
+  /// The final state, where one is kept; the history has been loaded.
   void write_state(const Sequence& s);
+  void write_ring(const Sequence& s);
   [[nodiscard]] char* raw_history(std::int64_t column) {
     return reinterpret_cast<char*>(results_) + column * pitch_ * element_bytes(p_.state_dtype);
   }

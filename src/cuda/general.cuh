@@ -30,14 +30,26 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
   for (int k = 0; k < history; ++k) {
     kept[k] = 0;
     if (s.read_slot < 0) continue;
-    move_element(p.state_dtype, at.state, state_index(p, s.read_slot, s.read_column + k, channel),
+    move_element(p.state_dtype, at.state,
+                 state_index(p, s.read_slot, history_column(p, s, k - history), channel),
                  kept_dtype, kept, k * step);
+  }
+  // A ring may take more inputs than are kept, so it takes them as they come.
+  const std::int64_t length = s.end - s.begin;
+  const std::int64_t first = p.has_ring_positions && s.write_slot >= 0 ? first_kept(p, s) : length;
+  const auto put = [&](std::int64_t input, DType dtype, const void* from, std::int64_t index) {
+    move_element(dtype, from, index, p.state_dtype, at.state,
+                 state_index(p, s.write_slot, kept_column(p, s, input, length), channel));
+  };
+  for (std::int64_t input = first; input < 0; ++input) {
+    put(input, kept_dtype, kept, (history + input) * step);
   }
   int oldest = 0;
   for (std::int64_t row = s.begin; row < s.end; ++row) {
     const std::int64_t from = x_row(p, row) + channel * p.x_channel;
     std::uint32_t newest = 0;
     move_element(p.x_dtype, at.x, from, kept_dtype, &newest, 0);
+    if (row - s.begin >= first) put(row - s.begin, p.x_dtype, at.x, from);
     float sum = bias_at(p, at, channel);
     for (int k = 0; k < history; ++k) {
       const int place = oldest + k < history ? oldest + k : oldest + k - history;
@@ -49,11 +61,10 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
     kept[oldest] = newest;
     oldest = oldest + 1 < history ? oldest + 1 : 0;
   }
-  if (s.write_slot < 0) return;
+  if (s.write_slot < 0 || p.has_ring_positions) return;
   for (int k = 0; k < history; ++k) {
     const int place = oldest + k < history ? oldest + k : oldest + k - history;
-    move_element(kept_dtype, kept, place * step, p.state_dtype, at.state,
-                 state_index(p, s.write_slot, p.state_base + k, channel));
+    put(length - history + k, kept_dtype, kept, place * step);
   }
 }
 
