@@ -31,6 +31,7 @@ struct Addresses {
   void* windows = nullptr;
   void* violations = nullptr;
   const void* ring_positions = nullptr;
+  const void* snapshots = nullptr;
 };
 
 [[nodiscard]] SHORTCONV_API Addresses addresses(const ForwardArgs& args);

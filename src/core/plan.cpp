@@ -42,6 +42,8 @@ Status check_addresses(const Problem& problem, const Addresses& at) {
   check_index_addresses(problem, at, check);
   check.require(problem.blocks == 0 || (at.block_sequence != nullptr && at.block_offset != nullptr),
                 "block_sequence", "or block_offset is null, but the plan has them");
+  check.require(problem.snapshots == 0 || at.snapshots != nullptr, "snapshots",
+                "is null, but the plan has them");
   check.require(!problem.has_parents || at.parents != nullptr, "parents",
                 "is null, but the plan has them");
   check.require(!problem.has_windows || at.windows != nullptr, "windows",
@@ -72,6 +74,7 @@ Addresses addresses(const ForwardArgs& args) {
       .windows = data_of(args.windows),
       .violations = data_of(args.violations),
       .ring_positions = data_of(args.ring_positions),
+      .snapshots = data_of(args.snapshots),
   };
 }
 

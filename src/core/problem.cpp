@@ -2,6 +2,7 @@
 #include "shortconv/problem.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -219,6 +220,27 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
   problem.state_channel = state.strides[2];
 }
 
+void check_snapshots(const ForwardArgs& args, Checker& check, Problem& problem) {
+  if (!args.snapshots) return;
+  const TensorRef& list = *args.snapshots;
+  Symbol rows{.name = "snapshots"};
+  Symbol columns{.name = "sequence, token, slot", .value = 3, .owner = "the library"};
+  check.tensor("snapshots", list, {&rows, &columns});
+  check.dtype("snapshots", list, kIndices).device("snapshots", list, args.x.device);
+  check.require(rows.value <= std::numeric_limits<std::int32_t>::max(), "snapshots", "has ",
+                rows.value, " rows; expected fewer than 2^31");
+  check.require(args.state.has_value(), "state", "is absent, but snapshots are written to it");
+  check.require(args.op != Op::kVerify, "snapshots",
+                "go with forward and decode; expected windows in a verify call");
+  check.require(args.schedule == Schedule::kFlat, "schedule",
+                "is not flat, the only one that takes snapshots");
+  if (!check.ok()) return;
+  problem.snapshots = rows.value;
+  problem.snapshots_dtype = list.dtype;
+  problem.snapshots_row = list.strides[0];
+  problem.snapshots_column = list.strides[1];
+}
+
 void check_drafts(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
   const bool verify = args.op == Op::kVerify;
   check.require(verify || (!args.parents && !args.windows && !args.advance_state), "op",
@@ -350,6 +372,7 @@ void check_violations(const ForwardArgs& args, Checker& check, Problem& problem)
   separate_if_present("write_slots", args.write_slots);
   separate_if_present("read_offsets", args.read_offsets);
   separate_if_present("ring_positions", args.ring_positions);
+  separate_if_present("snapshots", args.snapshots);
   separate_if_present("has_initial_state", args.has_initial_state);
   separate_if_present("block_sequence", args.block_sequence);
   separate_if_present("block_offset", args.block_offset);
@@ -375,6 +398,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("read_offsets_dtype", p.read_offsets_dtype);
   visit("parents_dtype", p.parents_dtype);
   visit("ring_positions_dtype", p.ring_positions_dtype);
+  visit("snapshots_dtype", p.snapshots_dtype);
   visit("activation", p.activation);
   visit("padded_rows", p.padded_rows);
   visit("initial_state", p.initial_state);
@@ -405,6 +429,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("null_slot", p.null_slot);
   visit("longest_sequence", p.longest_sequence);
   visit("blocks", p.blocks);
+  visit("snapshots", p.snapshots);
   visit("x_sequence", p.x_sequence);
   visit("x_token", p.x_token);
   visit("x_channel", p.x_channel);
@@ -433,6 +458,8 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("violations_row", p.violations_row);
   visit("violations_column", p.violations_column);
   visit("ring_positions_stride", p.ring_positions_stride);
+  visit("snapshots_row", p.snapshots_row);
+  visit("snapshots_column", p.snapshots_column);
 }
 
 template <typename T>
@@ -451,6 +478,7 @@ Status make_problem(const ForwardArgs& args, Problem& problem) {
   if (check.ok()) check_rows(args, check, sizes, made);
   if (check.ok()) check_query_start_loc(args, check, sizes, made);
   if (check.ok()) check_state(args, check, sizes, made);
+  if (check.ok()) check_snapshots(args, check, made);
   if (check.ok()) check_drafts(args, check, sizes, made);
   if (check.ok()) check_schedule(args, check, sizes, made);
   check_aliases(args, check, made);

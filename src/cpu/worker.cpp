@@ -197,11 +197,10 @@ void Worker::load_history(const Sequence& s) {
   }
 }
 
-// A ring takes input by input; the columns of the others stay.
-void Worker::write_ring(const Sequence& s) {
-  const std::int64_t length = s.end - s.begin;
-  for (std::int64_t input = first_kept(p_, s); input < length; ++input) {
-    char* to = state(s.write_slot, kept_column(p_, s, input, length), channel_);
+void Worker::keep_inputs(const Sequence& s, std::int64_t first, std::int64_t end,
+                         std::int64_t slot) {
+  for (std::int64_t input = first; input < end; ++input) {
+    char* to = state(slot, kept_column(p_, s, input, end), channel_);
     if (input >= 0) {
       copy_run(x(s.begin + input, channel_), p_.x_channel, p_.x_dtype, to, p_.state_channel,
                p_.state_dtype, channels_);
@@ -212,11 +211,24 @@ void Worker::write_ring(const Sequence& s) {
   }
 }
 
+void Worker::take_snapshot(std::int64_t item) {
+  const Snapshot snapshot = snapshot_at(p_, at_, item % p_.snapshots);
+  if (snapshot.sequence < 0 || snapshot.sequence >= p_.sequences) return;
+  const Sequence s = sequence_at(p_, at_, snapshot.sequence);
+  if (!is_taken(p_, s, snapshot)) return;
+  use_channels(item / p_.snapshots);
+  const std::int64_t oldest = snapshot.token - (p_.width - 1);
+  if (oldest < 0) load_history(s);
+  keep_inputs(s, oldest, snapshot.token, snapshot.slot);
+}
+
 // The new window, column by column: rows of x or columns of the old history. What is not a run of
 // channels in the state's type already becomes one in the stage.
 void Worker::write_state(const Sequence& s) {
   if (s.write_slot < 0) return;
-  if (p_.has_ring_positions) return write_ring(s);
+  if (p_.has_ring_positions) {
+    return keep_inputs(s, first_kept(p_, s), s.end - s.begin, s.write_slot);
+  }
   const int history = p_.width - 1;
   const std::int64_t length = s.end - s.begin;
   const void* columns[kMaxWidth - 1];

@@ -52,6 +52,7 @@ __device__ inline void move_element(DType from_dtype, const void* from, std::int
 }
 
 struct AnyTypes {
+  static constexpr bool kSnapshots = true;  // those of the general kernel, which takes them
   __device__ static DType x(const Problem& p) { return p.x_dtype; }
   __device__ static DType out(const Problem& p) { return p.out_dtype; }
   __device__ static DType state(const Problem& p) { return p.state_dtype; }
@@ -59,6 +60,7 @@ struct AnyTypes {
 
 template <typename T>
 struct Typed {
+  static constexpr bool kSnapshots = false;
   __device__ static constexpr DType x(const Problem&) { return kDTypeOf<T>; }
   __device__ static constexpr DType out(const Problem&) { return kDTypeOf<T>; }
   __device__ static constexpr DType state(const Problem&) { return kDTypeOf<T>; }
@@ -175,11 +177,37 @@ __device__ inline void write_state_of_channel(const Problem& p, const Addresses&
   }
 }
 
+template <typename Types>
+__device__ inline void take_snapshot(const Problem& p, const Addresses& at, const Sequence& s,
+                                     const Snapshot& snapshot, std::int64_t channel) {
+  for (std::int64_t input = snapshot.token - (p.width - 1); input < snapshot.token; ++input) {
+    const std::int64_t column = kept_column(p, s, input, snapshot.token);
+    move_input<Types>(p, at, s, input, channel, at.state,
+                      state_index(p, snapshot.slot, column, channel));
+  }
+}
+
+/// A sequence's snapshots before token `end`, by whoever owns its state and before that is written.
+/// The list is in no order.
+template <typename Types>
+__device__ inline void take_snapshots_before(const Problem& p, const Addresses& at,
+                                             const Sequence& s, std::int64_t sequence,
+                                             std::int64_t end, std::int64_t channel) {
+  for (std::int64_t number = 0; number < p.snapshots; ++number) {
+    const Snapshot snapshot = snapshot_at(p, at, number);
+    if (snapshot.sequence == sequence && snapshot.token < end && is_taken(p, s, snapshot)) {
+      take_snapshot<Types>(p, at, s, snapshot, channel);
+    }
+  }
+}
+
 /// The part of a sequence that lies in packed rows [begin, end), by the rule of ownership: whoever
-/// has the first row does the first width-1 tokens, wherever they lie, and the state.
+/// has the first row does the first width-1 tokens, wherever they lie, the state, and the snapshots
+/// that need it.
 template <typename Types>
 __device__ inline void convolve_part(const Problem& p, const Addresses& at, const Sequence& s,
-                                     std::int64_t begin, std::int64_t end, std::int64_t channel) {
+                                     std::int64_t sequence, std::int64_t begin, std::int64_t end,
+                                     std::int64_t channel) {
   const std::int64_t length = s.end - s.begin;
   const std::int64_t heads = min(length, std::int64_t{p.width - 1});
   const bool head = s.begin >= begin && s.begin < end;
@@ -187,6 +215,9 @@ __device__ inline void convolve_part(const Problem& p, const Addresses& at, cons
   if (head) {
     for (std::int64_t token = 0; token < heads; ++token) {
       convolve_token<Types>(p, at, s, token, channel);
+    }
+    if constexpr (Types::kSnapshots) {
+      take_snapshots_before<Types>(p, at, s, sequence, p.width - 1, channel);
     }
     write_state_of_channel<Types>(p, at, s, channel);
   }
@@ -209,7 +240,7 @@ __device__ inline void convolve_rows(const Problem& p, const Addresses& at, std:
     if (s.skipped) {
       for (; row < last; ++row) pad_element<Types>(p, at, row, channel);
     } else {
-      convolve_part<Types>(p, at, s, row, last, channel);
+      convolve_part<Types>(p, at, s, sequence, row, last, channel);
       row = last;
     }
   }

@@ -176,6 +176,32 @@ SHORTCONV_HOST_DEVICE inline std::int64_t first_kept(const Problem& p, const Seq
   return first > length - p.state_columns ? first : length - p.state_columns;
 }
 
+/// A row of the list of snapshots as it stands.
+struct Snapshot {
+  std::int64_t sequence = 0;
+  std::int64_t token = 0;
+  std::int64_t slot = 0;
+};
+
+SHORTCONV_HOST_DEVICE inline Snapshot snapshot_at(const Problem& p, const Addresses& at,
+                                                  std::int64_t number) {
+  const auto column = [&](std::int64_t index) {
+    return load_index(p.snapshots_dtype, at.snapshots,
+                      number * p.snapshots_row + index * p.snapshots_column);
+  };
+  return {column(0), column(1), column(2)};
+}
+
+/// Whether a snapshot of this sequence is to be taken. That of the final state in the final state's
+/// own slot is there without it.
+SHORTCONV_HOST_DEVICE inline bool is_taken(const Problem& p, const Sequence& s,
+                                           const Snapshot& snapshot) {
+  const std::int64_t length = s.end - s.begin;
+  return !s.skipped && length > 0 && snapshot.token >= 0 && snapshot.token <= length &&
+         usable_slot(p, snapshot.slot) &&
+         !(snapshot.token == length && snapshot.slot == s.write_slot);
+}
+
 /// Offset of a packed row in x or out, in elements.
 SHORTCONV_HOST_DEVICE inline std::int64_t x_row(const Problem& p, std::int64_t row) {
   if (p.has_query_start_loc) return row * p.x_token;

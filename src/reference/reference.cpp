@@ -179,6 +179,19 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
                   call.window(sequence, begin + t, t, column, channel));
       }
     }
+    for (std::int64_t i = 0; i < p.snapshots; ++i) {
+      const auto entry = [&](std::int64_t column) {
+        return load_index(p.snapshots_dtype, call.at.snapshots,
+                          i * p.snapshots_row + column * p.snapshots_column);
+      };
+      const std::int64_t token = entry(1), slot = entry(2);
+      if (entry(0) != sequence || token < 0 || token > tokens || call.is_padding(slot)) continue;
+      for (int column = 0; column < history; ++column) {
+        const std::int64_t to =
+            p.has_ring_positions ? ring_column(token + column) : p.state_base + column;
+        store_raw(inputs[token + column], p.state_dtype, call.state(slot, to, channel));
+      }
+    }
     if (!p.keeps_state || call.is_padding(write_slot)) continue;
     if (p.has_ring_positions) {
       const bool has_history = resumed && read_slot == write_slot;

@@ -110,6 +110,9 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   for (Problem ring : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
     ring.has_ring_positions = true;
     EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
+    ring.has_ring_positions = false;
+    ring.snapshots = 1;
+    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
   }
 }
 
