@@ -54,17 +54,18 @@ const Kernels& kernels_of(const Problem& p) {
 }
 
 Entry entry_of(const Problem& p, Kernel kernel) {
+  const bool any = needs_any_states(p);
   switch (kernel) {
     case Kernel::kTiles:
-      return kernels_of(p).tiles;
+      return any ? kernels_of(p).tiles_any_states : kernels_of(p).tiles;
     case Kernel::kShortSequences:
       return kernels_of(p).short_sequences;
     case Kernel::kDecode:
-      return kernels_of(p).decode;
+      return any ? kernels_of(p).decode_any_states : kernels_of(p).decode;
     case Kernel::kSmallDecode:
       return kernels_of(p).small_decode;
     case Kernel::kDrafts:
-      return kernels_of(p).drafts;
+      return any ? kernels_of(p).drafts_any_states : kernels_of(p).drafts;
     case Kernel::kColumns:
       return kernels_of(p).columns;
     case Kernel::kChunks:

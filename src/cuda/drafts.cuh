@@ -17,9 +17,9 @@
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, States kStates>
 struct DraftKernel {
-  using Tiles = TileKernel<T, TWeight, kWidth, kActivation>;
+  using Tiles = TileKernel<T, TWeight, kWidth, kActivation, kStates>;
   static constexpr int kHistory = kWidth - 1;
   static constexpr int kTogether = 2;  // tokens of a tree
   using Words = typename Tiles::Words;
@@ -156,11 +156,11 @@ struct DraftKernel {
   }
 };
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, States kStates>
 __global__ void __launch_bounds__(kDraftThreads,
                                   resident_tiles(sizeof(T), kWidth) * kTileThreads / kDraftThreads)
     convolve_drafts(const __grid_constant__ Call call) {
-  using Kernel = DraftKernel<T, TWeight, kWidth, kActivation>;
+  using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kStates>;
   if (call.programmatic_launch) overlap_neighbours();
   const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   const int sequence = static_cast<int>(unit);
   Beginning beginning;
-  const TileRows tile = head_of(call, sequence, beginning);
+  const TileRows tile = head_of<kStates>(call, sequence, beginning);
   if (beginning.state.skipped) {
     Kernel::fill_sequence(call, sequence, channel);
     return;
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kDraftThreads,
   } else {
     Kernel::chain(call, tile, sequence, beginning.length, channel, taps, rows);
   }
-  Kernel::Tiles::write_state(call, tile, beginning, channel);
+  Kernel::Tiles::write_states(call, tile, beginning, true, channel);
 }
 
 }  // namespace shortconv::cuda

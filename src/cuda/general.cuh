@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
   const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
   const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;
   if (channel >= p.channels) return;
-  if (unit >= grid.tiles && takes_snapshots_alone(p)) {
+  if (unit >= grid.tiles && p.snapshots > 0 && !p.in_place) {
     const Snapshot snapshot = snapshot_at(p, at, unit - grid.tiles);
     if (snapshot.token < p.width - 1 || snapshot.sequence < 0 || snapshot.sequence >= p.sequences) {
       return;

@@ -32,6 +32,11 @@ enum class Kernel : std::uint8_t {
   return kernel != Kernel::kColumns && kernel != Kernel::kChunks && kernel != Kernel::kGeneral;
 }
 
+/// Rings and snapshots, which kernels have an instance of their own for.
+[[nodiscard]] inline bool needs_any_states(const Problem& p) {
+  return p.has_ring_positions || p.snapshots > 0;
+}
+
 struct Launch {
   Kernel kernel = Kernel::kGeneral;
   std::int64_t blocks = 0;

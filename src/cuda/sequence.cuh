@@ -50,10 +50,41 @@ __device__ inline std::int64_t window_of(const Call& call, int sequence, int beg
 struct SequenceState {
   int read_slot = -1;
   int write_slot = -1;
-  int read_column = 0;
+  int read_column = 0;  // oldest of the history
+  int ring_column = 0;  // of a ring: where the first token goes
   bool skipped = false;
 };
 
+/// Which forms of state a kernel knows: what is not asked for is not to be in its code, of which
+/// small calls wait for every line.
+enum class States : std::uint8_t {
+  kOrdered,  // no snapshots
+  kAny,      // also rings, and snapshots
+};
+
+template <States kStates>
+__device__ inline bool is_ring(const Call& call) {
+  return kStates == States::kAny && call.has_rings;
+}
+
+/// The ring's column of input number `column` from its first one; any number not below -columns.
+__device__ inline int wrapped(const Call& call, int column) {
+  const int columns = static_cast<int>(call.ring_columns.divisor());
+  if (column < 0) return column + columns;
+  return column - static_cast<int>(call.ring_columns.divide(column)) * columns;
+}
+
+/// Inputs of the sequence before this call, modulo columns.
+__device__ inline int ring_column_of(const Call& call, int sequence) {
+  const char* at =
+      rows_after(static_cast<const char*>(call.ring_positions), call.ring_position_bytes, sequence);
+  const std::int64_t position = load_index(call.ring_positions_dtype, at, 0);
+  if (position <= 0) return 0;
+  if (position <= 0x7fffffff) return wrapped(call, static_cast<int>(position));
+  return static_cast<int>(position % call.ring_columns.divisor());
+}
+
+template <States kStates>
 __device__ inline SequenceState state_of(const Call& call, int sequence) {
   // All loads first: none depends on another, and each is a long wait.
   const int read = read_slot_of(call, sequence);
@@ -72,8 +103,13 @@ __device__ inline SequenceState state_of(const Call& call, int sequence) {
   state.skipped = !usable_slot(call, read);
   if (state.skipped || !call.has_state) return state;
   if (call.keeps_state && usable_slot(call, write)) state.write_slot = write;
+  if (is_ring<kStates>(call)) state.ring_column = ring_column_of(call, sequence);
   if (!resumed) return state;
   state.read_slot = read;
+  if (is_ring<kStates>(call)) {
+    state.read_column = wrapped(call, state.ring_column - call.history);
+    return state;
+  }
   state.read_column = call.state_base + static_cast<int>(clamped(offset, 0, call.last_read_offset));
   return state;
 }
