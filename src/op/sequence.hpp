@@ -167,12 +167,14 @@ SHORTCONV_HOST_DEVICE inline std::int64_t kept_column(const Problem& p, const Se
 }
 
 /// The first input that the final state takes; the last token is the last. A ring that holds the
-/// older inputs already takes the tokens alone, as many as it has columns.
+/// older inputs already takes the tokens alone, as many as it has columns. Of draft tokens it may
+/// be that none stay: where the history is elsewhere they take all of it along.
 SHORTCONV_HOST_DEVICE inline std::int64_t first_kept(const Problem& p, const Sequence& s) {
   const std::int64_t length = s.end - s.begin;
-  const std::int64_t newest = length - (p.width - 1);
-  if (!p.has_ring_positions) return newest;
-  const std::int64_t first = s.read_slot == s.write_slot || newest > 0 ? 0 : newest;
+  const std::int64_t history = p.width - 1;
+  if (!p.has_ring_positions) return length - history;
+  std::int64_t first = p.op == Op::kVerify ? -history : length - history;
+  if (first > 0 || s.read_slot == s.write_slot) first = 0;
   return first > length - p.state_columns ? first : length - p.state_columns;
 }
 

@@ -207,8 +207,10 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       const bool has_history = resumed && read_slot == write_slot;
       for (std::int64_t number = 0; number < history + tokens; ++number) {
         const bool newer_in_its_place = number + p.state_columns < history + tokens;
-        const bool needed =
-            number >= (has_history ? history : std::min<std::int64_t>(tokens, history));
+        const std::int64_t first = has_history           ? history
+                                   : p.op == Op::kVerify ? 0  // none of the drafts may stay
+                                                         : std::min<std::int64_t>(tokens, history);
+        const bool needed = number >= first;
         if (newer_in_its_place || !needed) continue;
         store_raw(inputs[number], p.state_dtype,
                   call.state(write_slot, ring_column(number), channel));
