@@ -54,11 +54,15 @@ struct Call {
   // What few calls need.
   FastDivisor ring_columns;  // of a pool of rings,
   bool has_rings = false;    // which this says
+  bool has_window_slots = false;
   DType ring_positions_dtype = DType::kI32, snapshots_dtype = DType::kI32;
+  DType window_slots_dtype = DType::kI32;
   std::int32_t history = 0, ring_position_bytes = 0, snapshots = 0;
   const void* ring_positions = nullptr;
   const void* snapshot_list = nullptr;
   std::int64_t snapshots_row = 0, snapshots_column = 0;
+  const void* window_slots_of = nullptr;
+  std::int32_t window_slots = 0, window_tokens = 0, window_slot_bytes = 0;
   const void* has_initial_state = nullptr;
   const void* write_slots = nullptr;
   std::int64_t state_channel = 0;
@@ -141,11 +145,17 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
     call.ring_position_bytes = step(p.ring_positions_stride, p.ring_positions_dtype);
   }
   call.ring_positions_dtype = p.ring_positions_dtype;
+  call.has_window_slots = p.has_window_slots;
   call.snapshots_dtype = p.snapshots_dtype;
+  call.window_slots_dtype = p.window_slots_dtype;
   call.history = p.width - 1;
   call.snapshots = count(p.snapshots);
   call.ring_positions = at.ring_positions;
   call.snapshot_list = at.snapshots;
+  call.window_slots_of = at.window_slots;
+  call.window_slots = count(p.window_slots);
+  call.window_tokens = count(p.window_tokens);
+  call.window_slot_bytes = step(p.window_slots_stride, p.window_slots_dtype);
   call.snapshots_row = p.snapshots_row;
   call.snapshots_column = p.snapshots_column;
   call.has_initial_state = at.has_initial_state;

@@ -44,9 +44,10 @@ struct DraftKernel {
   }
 
   /// Where windows overlap, all but the newest input are in the one before.
-  __device__ static void store_window(const Call& call, int sequence, int begin, int token,
+  __device__ static void store_window(const Call& call, const Windows& windows, int token,
                                       int channel, const Words (&window)[kHistory]) {
-    T* to = static_cast<T*>(call.windows) + window_of(call, sequence, begin, token) +
+    if (token >= windows.tokens) return;
+    T* to = static_cast<T*>(call.windows) + windows.first + token * call.window_token +
             channel * call.window_channel;
     if (token > 0 && call.window_token == call.window_column &&
         call.window_form == StateForm::kChannelVectors) {
@@ -57,8 +58,8 @@ struct DraftKernel {
     }
   }
 
-  __device__ static void chain(const Call& call, const TileRows& tile, int sequence, int length,
-                               int channel, const DraftTaps& taps, Rows& rows) {
+  __device__ static void chain(const Call& call, const TileRows& tile, const Windows& windows,
+                               int length, int channel, const DraftTaps& taps, Rows& rows) {
     for (int base = 0; base < length; base += kTileTokens) {
       const int tokens = min(kTileTokens, length - base);
       const T* x = x_at<T>(call, tile.stream, tile.first + base, channel);
@@ -67,11 +68,11 @@ struct DraftKernel {
         if (t == kTileTokens / 2 && tokens <= t) break;
         load_words(rows_after(x, call.x_step, min(t, tokens - 1)), rows[kHistory + t]);
       }
-      if (call.has_windows) {
+      if (windows.tokens > base) {
 #pragma unroll
         for (int t = 0; t < kTileTokens; ++t) {
           if (t >= tokens) break;
-          store_window(call, sequence, tile.first, base + t, channel,
+          store_window(call, windows, base + t, channel,
                        reinterpret_cast<const Words(&)[kHistory]>(rows[t + 1]));
         }
       }
@@ -92,8 +93,9 @@ struct DraftKernel {
     return static_cast<std::uint32_t>(parent) < static_cast<std::uint32_t>(token) ? parent : -1;
   }
 
-  __device__ static void tree(const Call& call, const TileRows& tile, int sequence, int length,
-                              int channel, const DraftTaps& taps, Rows& rows) {
+  __device__ static void tree(const Call& call, const TileRows& tile, const Windows& windows,
+                              int sequence, int length, int channel, const DraftTaps& taps,
+                              Rows& rows) {
     const T* x = x_at<T>(call, tile.stream, tile.first, channel);
     T* out = out_at<T>(call, tile.stream, tile.first, channel);
     const char* parents =
@@ -134,10 +136,8 @@ struct DraftKernel {
       for (int i = 0; i < kTogether; ++i) {
         const int token = base + i;
         if (token >= length) break;
-        if (call.has_windows) {
-          store_window(call, sequence, tile.first, token, channel,
-                       reinterpret_cast<const Words(&)[kHistory]>(lines[i][1]));
-        }
+        store_window(call, windows, token, channel,
+                     reinterpret_cast<const Words(&)[kHistory]>(lines[i][1]));
         Words result;
 #pragma unroll
         for (int pair = 0; pair < kTileGroup / 2; ++pair) {
@@ -179,16 +179,18 @@ __global__ void __launch_bounds__(kDraftThreads,
     return;
   }
   if (beginning.length == 0) return;
+  const Windows windows = windows_of<kStates>(call, sequence, beginning.first, beginning.length);
   typename Kernel::DraftTaps taps;
   typename Kernel::Rows rows;
   Kernel::Tiles::load_history(call, beginning, channel, rows);
   taps.load(call.weights(), channel);
   if (call.has_parents) {
-    Kernel::tree(call, tile, sequence, beginning.length, channel, taps, rows);
+    Kernel::tree(call, tile, windows, sequence, beginning.length, channel, taps, rows);
   } else {
-    Kernel::chain(call, tile, sequence, beginning.length, channel, taps, rows);
+    Kernel::chain(call, tile, windows, beginning.length, channel, taps, rows);
   }
-  Kernel::Tiles::write_states(call, tile, beginning, true, channel);
+  // It may be that none of the tokens stay: then a ring needs all of the history.
+  Kernel::Tiles::write_states(call, tile, beginning, -Kernel::kHistory, true, channel);
 }
 
 }  // namespace shortconv::cuda

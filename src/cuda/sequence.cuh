@@ -10,6 +10,18 @@
 
 namespace shortconv::cuda {
 
+/// Which forms of state a kernel knows: what is not asked for is not to be in its code, of which
+/// small calls wait for every line.
+enum class States : std::uint8_t {
+  kOrdered,  // no snapshots
+  kAny,      // also rings, and snapshots
+};
+
+template <States kStates>
+__device__ inline bool is_ring(const Call& call) {
+  return kStates == States::kAny && call.has_rings;
+}
+
 /// The row at which a sequence begins as it stands in memory: good for comparisons, a bad value may
 /// be anything.
 __device__ inline int stated_begin(const Call& call, int sequence) {
@@ -40,10 +52,24 @@ __device__ inline bool usable_slot(const Call& call, int slot) {
   return static_cast<std::uint32_t>(slot) < call.slots && slot != call.null_slot;
 }
 
-/// Where the window after a draft token begins, in elements of windows.
-__device__ inline std::int64_t window_of(const Call& call, int sequence, int begin, int token) {
-  return call.has_query_start_loc ? (begin + token) * call.window_token
-                                  : sequence * call.window_sequence + token * call.window_token;
+/// The windows of a sequence that are captured: those after its first `tokens` tokens, from element
+/// `first` on.
+struct Windows {
+  std::int64_t first = 0;
+  int tokens = 0;
+};
+
+template <States kStates>
+__device__ inline Windows windows_of(const Call& call, int sequence, int begin, int length) {
+  if (!call.has_windows) return {};
+  if (kStates == States::kAny && call.has_window_slots) {
+    const int slot = stated_index(call.window_slots_of, call.window_slots_dtype,
+                                  call.window_slot_bytes, sequence);
+    if (slot < 0 || slot >= call.window_slots || slot == call.null_slot) return {};
+    return {slot * call.window_sequence, min(length, call.window_tokens)};
+  }
+  return {call.has_query_start_loc ? begin * call.window_token : sequence * call.window_sequence,
+          length};
 }
 
 /// As Sequence of op/sequence.hpp, without its rows.
@@ -54,18 +80,6 @@ struct SequenceState {
   int ring_column = 0;  // of a ring: where the first token goes
   bool skipped = false;
 };
-
-/// Which forms of state a kernel knows: what is not asked for is not to be in its code, of which
-/// small calls wait for every line.
-enum class States : std::uint8_t {
-  kOrdered,  // no snapshots
-  kAny,      // also rings, and snapshots
-};
-
-template <States kStates>
-__device__ inline bool is_ring(const Call& call) {
-  return kStates == States::kAny && call.has_rings;
-}
 
 /// The ring's column of input number `column` from its first one; any number not below -columns.
 __device__ inline int wrapped(const Call& call, int column) {

@@ -320,18 +320,19 @@ struct TileKernel {
     }
   }
 
-  /// first_kept of op/sequence.hpp.
-  __device__ static int first_kept(const Call& call, const Beginning& beginning) {
-    const int newest = beginning.length - kHistory;
+  /// first_kept of op/sequence.hpp for a ring. The inputs from number `needed` on are to be there
+  /// afterwards, or as many as it has columns.
+  __device__ static int first_kept(const Call& call, const Beginning& beginning, int needed) {
     const bool held = beginning.state.read_slot == beginning.state.write_slot;
     const int columns = static_cast<int>(call.ring_columns.divisor());
-    return max(held || newest > 0 ? 0 : newest, beginning.length - columns);
+    return max(held ? 0 : min(needed, 0), beginning.length - columns);
   }
 
   /// The snapshots of a sequence that reach back into its history, then its final state: what is
   /// read from the slot it comes from is read before that may be written.
   __device__ static void write_states(const Call& call, const TileRows& tile,
-                                      const Beginning& beginning, bool inside, int channel) {
+                                      const Beginning& beginning, int needed, bool inside,
+                                      int channel) {
     if constexpr (kStates == States::kAny) {
       for_own_snapshots(call, kFullWarp, beginning.sequence, beginning.length, beginning.state,
                         kHistory, [&](int token, int slot) {
@@ -342,7 +343,7 @@ struct TileKernel {
     }
     if (!inside || beginning.state.write_slot < 0) return;
     write_state(call, tile, beginning, beginning.length, beginning.state.write_slot,
-                first_kept(call, beginning), channel);
+                first_kept(call, beginning, needed), channel);
   }
 
   /// Another one of the list: it lies in x, which nobody writes.
@@ -415,7 +416,7 @@ struct TileKernel {
     convolve(taps, mask, rows);
     const bool inside = channels.inside(call);
     if (inside) store(call, tile, beginning.first, mask, channel, rows);
-    write_states(call, tile, beginning, inside, channel);
+    write_states(call, tile, beginning, beginning.length - kHistory, inside, channel);
   }
 
   __device__ static void fill_row(const Call& call, int stream, int row, int channel) {
