@@ -112,154 +112,152 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
 }
 
 Kernel kernel_of(const Problem& p) {
-  Kernel kernel_of(const Problem& p) {
-    if (!one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
-    if (p.op == Op::kVerify) {
-      const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
-      return drafts ? Kernel::kDrafts : Kernel::kGeneral;
-    }
-    const bool single_tokens = dense(p) && p.sequence_tokens == 1;
-    if (p.schedule != Schedule::kFlat) {
-      const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p) &&
-                          !p.has_ring_positions;
-      return chunks && countable(p) ? Kernel::kChunks : Kernel::kGeneral;
-    }
-    if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
-        own_or_f32_weights(p) && countable(p)) {
-      const bool small = p.tokens * p.channels <= kSmallDecode && !needs_any_states(p);
-      const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
-      if (token_major(p, group_of(p, decode))) return decode;
-    }
-    if (p.in_place) return Kernel::kGeneral;
-    if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
-      const bool short_sequences = p.tokens < kTileTokens * p.sequences && !needs_any_states(p);
-      return short_sequences ? Kernel::kShortSequences : Kernel::kTiles;
-    }
-    if (!needs_any_states(p) && p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
-    return Kernel::kGeneral;
+  if (!one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
+  if (p.op == Op::kVerify) {
+    const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
+    return drafts ? Kernel::kDrafts : Kernel::kGeneral;
   }
+  const bool single_tokens = dense(p) && p.sequence_tokens == 1;
+  if (p.schedule != Schedule::kFlat) {
+    const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p) &&
+                        !p.has_ring_positions;
+    return chunks && countable(p) ? Kernel::kChunks : Kernel::kGeneral;
+  }
+  if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
+      own_or_f32_weights(p) && countable(p)) {
+    const bool small = p.tokens * p.channels <= kSmallDecode && !needs_any_states(p);
+    const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
+    if (token_major(p, group_of(p, decode))) return decode;
+  }
+  if (p.in_place) return Kernel::kGeneral;
+  if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
+    const bool short_sequences = p.tokens < kTileTokens * p.sequences && !needs_any_states(p);
+    return short_sequences ? Kernel::kShortSequences : Kernel::kTiles;
+  }
+  if (!needs_any_states(p) && p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
+  return Kernel::kGeneral;
+}
 
-  std::int64_t alignment_of(const Problem& p, Kernel kernel) {
-    const std::int64_t group = group_of(p, kernel);
-    return group > 1 ? group * element_bytes(p.x_dtype) : 1;
-  }
+std::int64_t alignment_of(const Problem& p, Kernel kernel) {
+  const std::int64_t group = group_of(p, kernel);
+  return group > 1 ? group * element_bytes(p.x_dtype) : 1;
+}
 
-  std::int64_t chunk_units(const Problem& p, Grid& grid) {
-    if (p.schedule == Schedule::kBlockList) return p.blocks;
-    const std::int64_t longest = dense(p) ? p.sequence_tokens : p.longest_sequence;
-    const std::int64_t chunks = std::max<std::int64_t>(divide_up(longest, kChunkTokens), 1);
-    if (chunks <= kMostBlocks)
-      grid.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(chunks));
-    return p.sequences * chunks;
-  }
+std::int64_t chunk_units(const Problem& p, Grid& grid) {
+  if (p.schedule == Schedule::kBlockList) return p.blocks;
+  const std::int64_t longest = dense(p) ? p.sequence_tokens : p.longest_sequence;
+  const std::int64_t chunks = std::max<std::int64_t>(divide_up(longest, kChunkTokens), 1);
+  if (chunks <= kMostBlocks) grid.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(chunks));
+  return p.sequences * chunks;
+}
 
-  /// Units of work along the tokens; sets what the kernel needs to take them apart.
-  std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
-    const auto tiles = [&](std::int64_t tile_tokens) {
-      if (!dense(p)) return divide_up(p.tokens, tile_tokens);
-      const std::int64_t each = divide_up(p.sequence_tokens, tile_tokens);
-      if (each <= kMostBlocks) grid.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(each));
-      return p.sequences * each;
-    };
-    switch (kernel) {
-      case Kernel::kTiles:  // heads, then tiles
-      case Kernel::kShortSequences:
-        return p.sequences + tiles(kTileTokens);
-      case Kernel::kDecode:
-      case Kernel::kSmallDecode:
-      case Kernel::kDrafts:
-        return p.sequences;
-      case Kernel::kColumns:
-        return tiles(32 * 16 / element_bytes(p.x_dtype));
-      case Kernel::kChunks:
-        return chunk_units(p, grid);
-      case Kernel::kGeneral:
-        break;
-    }
-    if (p.in_place || p.op == Op::kVerify) return p.sequences;
-    if (p.schedule != Schedule::kFlat) return chunk_units(p, grid);
-    return divide_up(p.tokens, kGeneralTokens);
+/// Units of work along the tokens; sets what the kernel needs to take them apart.
+std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
+  const auto tiles = [&](std::int64_t tile_tokens) {
+    if (!dense(p)) return divide_up(p.tokens, tile_tokens);
+    const std::int64_t each = divide_up(p.sequence_tokens, tile_tokens);
+    if (each <= kMostBlocks) grid.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(each));
+    return p.sequences * each;
+  };
+  switch (kernel) {
+    case Kernel::kTiles:  // heads, then tiles
+    case Kernel::kShortSequences:
+      return p.sequences + tiles(kTileTokens);
+    case Kernel::kDecode:
+    case Kernel::kSmallDecode:
+    case Kernel::kDrafts:
+      return p.sequences;
+    case Kernel::kColumns:
+      return tiles(32 * 16 / element_bytes(p.x_dtype));
+    case Kernel::kChunks:
+      return chunk_units(p, grid);
+    case Kernel::kGeneral:
+      break;
   }
+  if (p.in_place || p.op == Op::kVerify) return p.sequences;
+  if (p.schedule != Schedule::kFlat) return chunk_units(p, grid);
+  return divide_up(p.tokens, kGeneralTokens);
+}
 
-  /// Snapshots of inputs in x, which nobody overwrites, are units of their own. Whoever reads a
-  /// sequence's state takes the others, all of them in place and where it has one token.
-  std::int64_t snapshot_units(const Problem& p, Kernel kernel) {
-    const bool decode = kernel == Kernel::kDecode || kernel == Kernel::kSmallDecode;
-    return decode || p.in_place ? 0 : p.snapshots;
-  }
+/// Snapshots of inputs in x, which nobody overwrites, are units of their own. Whoever reads a
+/// sequence's state takes the others, all of them in place and where it has one token.
+std::int64_t snapshot_units(const Problem& p, Kernel kernel) {
+  const bool decode = kernel == Kernel::kDecode || kernel == Kernel::kSmallDecode;
+  return decode || p.in_place ? 0 : p.snapshots;
+}
 
-  std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threads) {
-    switch (kernel) {
-      case Kernel::kTiles:
-      case Kernel::kShortSequences:
-        threads = kTileThreads;
-        return kTileThreads * kTileGroup;
-      case Kernel::kDecode:
-      case Kernel::kSmallDecode:
-        threads = kDecodeThreads;
-        return kDecodeThreads * group_of(p, kernel);
-      case Kernel::kDrafts:
-        threads = kDraftThreads;
-        return kDraftThreads * kTileGroup;
-      case Kernel::kColumns:
-        threads = 32 * kColumnWarps;
-        return kColumnWarps * kColumnChannels;
-      case Kernel::kChunks:
-        threads = kChunkChannels / 2;
-        return kChunkChannels;
-      case Kernel::kGeneral:
-        break;
-    }
-    threads = kGeneralThreads;
-    return kGeneralThreads;
+std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threads) {
+  switch (kernel) {
+    case Kernel::kTiles:
+    case Kernel::kShortSequences:
+      threads = kTileThreads;
+      return kTileThreads * kTileGroup;
+    case Kernel::kDecode:
+    case Kernel::kSmallDecode:
+      threads = kDecodeThreads;
+      return kDecodeThreads * group_of(p, kernel);
+    case Kernel::kDrafts:
+      threads = kDraftThreads;
+      return kDraftThreads * kTileGroup;
+    case Kernel::kColumns:
+      threads = 32 * kColumnWarps;
+      return kColumnWarps * kColumnChannels;
+    case Kernel::kChunks:
+      threads = kChunkChannels / 2;
+      return kChunkChannels;
+    case Kernel::kGeneral:
+      break;
   }
+  threads = kGeneralThreads;
+  return kGeneralThreads;
+}
 
-  /// Heads begin every sequence where there is little to do, so that a tile has one thing to do and
-  /// the call is over sooner, and where sequences are short, so that most of the work is theirs.
-  /// Tiles do otherwise, which is less work; then most heads have nothing to do, and together they
-  /// take no more than a wave of blocks.
-  void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Launch& launch) {
-    Grid& grid = launch.grid;
-    const bool short_sequences = launch.kernel == Kernel::kShortSequences;
-    const std::int64_t heads = p.sequences * groups;
-    grid.heads_begin = short_sequences || heads + tiles * groups <= kHeadsBeginUpTo;
-    const auto waves = static_cast<std::uint64_t>(divide_up(heads, kWaveOfTiles));
-    const auto most = static_cast<std::uint64_t>(groups);
-    grid.head_rounds = static_cast<std::uint32_t>(
-        grid.heads_begin ? 1 : std::min(std::bit_ceil(waves), std::bit_ceil(most)));
-    const std::int64_t head_blocks = divide_up(groups, grid.head_rounds);
-    const bool needed = grid.heads_begin || !dense(p);
-    grid.head_channel_blocks = FastDivisor(static_cast<std::uint32_t>(head_blocks));
-    grid.head_blocks = static_cast<std::uint32_t>(needed ? p.sequences * head_blocks : 0);
-    const std::int64_t tile_blocks =
-        short_sequences ? divide_up(groups, kShortSequenceRounds) : groups;
-    grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(tile_blocks));
-    grid.tiles = static_cast<std::uint32_t>(tiles);
-    launch.blocks = grid.head_blocks + (tiles + snapshot_units(p, launch.kernel)) * tile_blocks;
-  }
+/// Heads begin every sequence where there is little to do, so that a tile has one thing to do and
+/// the call is over sooner, and where sequences are short, so that most of the work is theirs.
+/// Tiles do otherwise, which is less work; then most heads have nothing to do, and together they
+/// take no more than a wave of blocks.
+void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Launch& launch) {
+  Grid& grid = launch.grid;
+  const bool short_sequences = launch.kernel == Kernel::kShortSequences;
+  const std::int64_t heads = p.sequences * groups;
+  grid.heads_begin = short_sequences || heads + tiles * groups <= kHeadsBeginUpTo;
+  const auto waves = static_cast<std::uint64_t>(divide_up(heads, kWaveOfTiles));
+  const auto most = static_cast<std::uint64_t>(groups);
+  grid.head_rounds = static_cast<std::uint32_t>(
+      grid.heads_begin ? 1 : std::min(std::bit_ceil(waves), std::bit_ceil(most)));
+  const std::int64_t head_blocks = divide_up(groups, grid.head_rounds);
+  const bool needed = grid.heads_begin || !dense(p);
+  grid.head_channel_blocks = FastDivisor(static_cast<std::uint32_t>(head_blocks));
+  grid.head_blocks = static_cast<std::uint32_t>(needed ? p.sequences * head_blocks : 0);
+  const std::int64_t tile_blocks =
+      short_sequences ? divide_up(groups, kShortSequenceRounds) : groups;
+  grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(tile_blocks));
+  grid.tiles = static_cast<std::uint32_t>(tiles);
+  launch.blocks = grid.head_blocks + (tiles + snapshot_units(p, launch.kernel)) * tile_blocks;
+}
 
-  Launch launch_of(const Problem& p, Kernel kernel) {
-    Launch launch;
-    launch.kernel = kernel;
-    const std::int64_t units = units_of(p, kernel, launch.grid);
-    // Schedules made of sequences leave out the rows outside of them: one more unit.
-    const bool outside = p.op == Op::kVerify || p.schedule != Schedule::kFlat ||
-                         (kernel == Kernel::kGeneral && p.in_place);
-    const std::int64_t channels = block_channels(p, kernel, launch.threads);
-    const std::int64_t blocks = divide_up(p.channels, channels);
-    launch.blocks = (units + (outside ? 1 : 0) + snapshot_units(p, kernel)) * blocks;
-    if (launch.blocks > kMostBlocks) return launch;
-    launch.grid.tiles = static_cast<std::uint32_t>(units);
-    launch.grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks));
-    launch.grid.state_form = state_form(p, group_of(p, kernel));
-    if (kernel == Kernel::kTiles || kernel == Kernel::kShortSequences) {
-      split_tiles(p, units - p.sequences, blocks, launch);
-    }
-    launch.grid.window_form = window_form(p, group_of(p, kernel));
-    launch.grid.packed_taps =
-        p.weight_tap == 1 && p.weight_channel == p.width && (!p.has_bias || p.bias_channel == 1);
-    return launch;
+Launch launch_of(const Problem& p, Kernel kernel) {
+  Launch launch;
+  launch.kernel = kernel;
+  const std::int64_t units = units_of(p, kernel, launch.grid);
+  // Schedules made of sequences leave out the rows outside of them: one more unit.
+  const bool outside = p.op == Op::kVerify || p.schedule != Schedule::kFlat ||
+                       (kernel == Kernel::kGeneral && p.in_place);
+  const std::int64_t channels = block_channels(p, kernel, launch.threads);
+  const std::int64_t blocks = divide_up(p.channels, channels);
+  launch.blocks = (units + (outside ? 1 : 0) + snapshot_units(p, kernel)) * blocks;
+  if (launch.blocks > kMostBlocks) return launch;
+  launch.grid.tiles = static_cast<std::uint32_t>(units);
+  launch.grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks));
+  launch.grid.state_form = state_form(p, group_of(p, kernel));
+  if (kernel == Kernel::kTiles || kernel == Kernel::kShortSequences) {
+    split_tiles(p, units - p.sequences, blocks, launch);
   }
+  launch.grid.window_form = window_form(p, group_of(p, kernel));
+  launch.grid.packed_taps =
+      p.weight_tap == 1 && p.weight_channel == p.width && (!p.has_bias || p.bias_channel == 1);
+  return launch;
+}
 
 }  // namespace
 

@@ -107,18 +107,30 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   Problem far = packed_batch(1000, 512, 7);
   far.x_token = std::int64_t{1} << 32;
   EXPECT_EQ(kernel_of(far), Kernel::kGeneral);
-  for (Problem ring : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
-    ring.has_ring_positions = true;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
-    ring.has_ring_positions = false;
-    ring.snapshots = 1;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
-    ring.snapshots = 0;
-    ring.op = Op::kVerify;
-    EXPECT_EQ(kernel_of(ring), Kernel::kDrafts);
-    ring.has_windows = ring.has_window_slots = true;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
+}
+
+TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
+  Problem columns = packed_batch(1000, 512, 7);
+  columns.x_token = columns.out_token = 1;
+  columns.x_channel = columns.out_channel = 1000;
+  for (const bool rings : {true, false}) {
+    const auto with = [&](Problem p) {
+      p.has_ring_positions = rings;
+      p.snapshots = rings ? 0 : 1;
+      EXPECT_TRUE(needs_any_states(p));
+      return p;
+    };
+    EXPECT_EQ(kernel_of(with(packed_batch(1000, 512, 7))), Kernel::kTiles);
+    EXPECT_EQ(kernel_of(with(packed_batch(20, 512, 7))), Kernel::kTiles) << "short sequences";
+    EXPECT_EQ(kernel_of(with(decode_batch(512, 7))), Kernel::kDecode) << "a small one";
+    EXPECT_EQ(kernel_of(with(columns)), Kernel::kGeneral);
   }
+  Problem drafts = packed_batch(28, 512, 7);
+  drafts.op = Op::kVerify;
+  EXPECT_FALSE(needs_any_states(drafts));
+  drafts.has_windows = drafts.has_window_slots = true;
+  EXPECT_TRUE(needs_any_states(drafts));
+  EXPECT_EQ(kernel_of(drafts), Kernel::kDrafts);
 }
 
 TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {
