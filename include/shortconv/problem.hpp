@@ -23,6 +23,12 @@ enum class Op : std::uint8_t {
 
 enum class Activation : std::uint8_t { kNone, kSilu };
 
+/// What becomes of act(a) before it is rounded; made from residual and output_gate.
+enum class Epilogue : std::uint8_t {
+  kNone,
+  kResidual,  ///< act(a) + the token's own input
+};
+
 /// How the work of a ragged batch is found; all give the same bits. docs/design.md compares them.
 enum class Schedule : std::uint8_t {
   kFlat,  ///< fixed tiles over the packed rows, sequences found by search; needs no lengths on the
@@ -75,6 +81,7 @@ struct ForwardArgs {
 
   Activation activation = Activation::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
+  bool residual = false;  ///< add the token's own input to act(a)
 
   BackendId backend = BackendId::kAuto;
   Schedule schedule = Schedule::kFlat;
@@ -106,6 +113,7 @@ struct Problem {
   DType parents_dtype = DType::kI32;
 
   Activation activation = Activation::kNone;
+  Epilogue epilogue = Epilogue::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
   InitialState initial_state = InitialState::kNone;
   Schedule schedule = Schedule::kFlat;

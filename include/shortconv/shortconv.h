@@ -103,6 +103,9 @@ typedef struct shortconv_forward_args {
   const shortconv_tensor* violations; /* [SHORTCONV_VIOLATIONS, 2] i64: see violation.hpp */
   int32_t advance_state;              /* 0 or 1; verify */
   int32_t reserved;                   /* 0 */
+  /* Since the third version. */
+  int32_t residual;     /* 0 or 1 */
+  int32_t reserved_too; /* 0 */
 } shortconv_forward_args;
 
 /* Rows of a report of the checked mode; which is which, violation.hpp says. */

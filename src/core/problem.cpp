@@ -364,6 +364,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("read_offsets_dtype", p.read_offsets_dtype);
   visit("parents_dtype", p.parents_dtype);
   visit("activation", p.activation);
+  visit("epilogue", p.epilogue);
   visit("padded_rows", p.padded_rows);
   visit("initial_state", p.initial_state);
   visit("schedule", p.schedule);
@@ -429,6 +430,7 @@ concept HasName = requires(T value) { name(value); };
 Status make_problem(const ForwardArgs& args, Problem& problem) {
   Problem made{.op = args.op, .backend = args.backend, .device = args.x.device};
   made.activation = args.activation;
+  if (args.residual) made.epilogue = Epilogue::kResidual;
   made.padded_rows = args.padded_rows;
   made.programmatic_launch = args.programmatic_launch;
   Checker check;

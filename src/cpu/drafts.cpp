@@ -76,6 +76,7 @@ void Worker::convolve_tree(const Sequence& s, std::int64_t sequence) {
         .tokens = 1,
         .channels = pitch_,
         .width = p_.width,
+        .epilogue = p_.epilogue,
     });
     scatter_rows(results_, s.begin + token, 1, channel_, channels_);
   }

@@ -236,12 +236,22 @@ HWY_INLINE Pair activate(Pair sum) {
   return kActivation == Activation::kSilu ? silu(sum) : sum;
 }
 
+/// finish of op/epilogue.hpp; `operand` is where that of these elements lies.
+template <class Element>
+HWY_INLINE Pair finish(Epilogue epilogue, Pair value, const typename Element::Type* operand) {
+  if (epilogue == Epilogue::kNone) return value;
+  const Pair other = Element::load(operand);
+  return {hn::Add(value.a, other.a), hn::Add(value.b, other.b)};
+}
+
 template <class Element, int kWidth, Activation kActivation>
 void convolve_rows(const Block& block) {
   using Type = typename Element::Type;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
   const std::int64_t x_token = block.x_token, out_token = block.out_token;
   const bool stream = block.stream;
+  const Epilogue epilogue = block.epilogue;
+  const Operand operands = operand_of(block);
   HWY_ALIGN float sums[kStripTokens * kMaxStep];
   for (std::int64_t first = 0; first < block.tokens; first += kStripTokens) {
     const std::int64_t tokens = std::min(kStripTokens, block.tokens - first);
@@ -273,13 +283,18 @@ void convolve_rows(const Block& block) {
       // The activation in a loop of its own: with taps and window out of the way its constants stay
       // in registers, and the tokens are independent of each other. 3% of an 8192 x 8192 call.
       Type* output = out + channel;
-      for (std::int64_t token = 0; token < tokens; ++token, output += out_token) {
-        const Pair result = activate<kActivation>(ElementF32::load(sums + token * step));
+      const Type* operand =
+          static_cast<const Type*>(operands.first) + first * operands.token + channel;
+      for (std::int64_t token = 0; token < tokens; ++token) {
+        const Pair activated = activate<kActivation>(ElementF32::load(sums + token * step));
+        const Pair result = finish<Element>(epilogue, activated, operand);
         if (stream) {
           Element::stream(result, output);
         } else {
           Element::store(result, output);
         }
+        output += out_token;
+        operand += operands.token;
       }
     }
   }
@@ -290,8 +305,10 @@ template <class Element, Activation kActivation>
 void convolve_rows_any_width(const Block& block) {
   using Type = typename Element::Type;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  const Operand operands = operand_of(block);
   for (std::int64_t token = 0; token < block.tokens; ++token) {
     const auto* x = static_cast<const Type*>(block.x) + (token + 1 - block.width) * block.x_token;
+    const auto* operand = static_cast<const Type*>(operands.first) + token * operands.token;
     auto* out = static_cast<Type*>(block.out) + token * block.out_token;
     for (std::int64_t channel = 0; channel < block.channels; channel += step) {
       Pair sum = ElementF32::load(block.bias + channel);
@@ -301,7 +318,8 @@ void convolve_rows_any_width(const Block& block) {
         sum.a = fused(tap.a, value.a, sum.a);
         sum.b = fused(tap.b, value.b, sum.b);
       }
-      Element::store(activate<kActivation>(sum), out + channel);
+      const Pair activated = activate<kActivation>(sum);
+      Element::store(finish<Element>(block.epilogue, activated, operand + channel), out + channel);
     }
   }
 }
@@ -313,9 +331,11 @@ void convolve_columns(const Block& block) {
   const F32 d;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(d));
   const int width = kWidth > 0 ? kWidth : block.width;
+  const Operand operands = operand_of(block);
   for (std::int64_t channel = 0; channel < block.channels; ++channel) {
     const auto* x = static_cast<const Type*>(block.x) + channel * block.x_channel;
     auto* out = static_cast<Type*>(block.out) + channel * block.out_channel;
+    const auto* operand = static_cast<const Type*>(operands.first) + channel * operands.channel;
     const VecF bias = hn::Set(d, block.bias[channel]);
     for (std::int64_t next = 0; next < block.tokens; next += step) {
       // The last step may repeat some tokens of the one before: the same inputs give the same bits.
@@ -327,7 +347,8 @@ void convolve_columns(const Block& block) {
         sum.a = fused(tap, value.a, sum.a);
         sum.b = fused(tap, value.b, sum.b);
       }
-      Element::store(activate<kActivation>(sum), out + token);
+      const Pair activated = activate<kActivation>(sum);
+      Element::store(finish<Element>(block.epilogue, activated, operand + token), out + token);
     }
   }
 }

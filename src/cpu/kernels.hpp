@@ -23,8 +23,16 @@ struct Block {
   std::int64_t tap_pitch;
   std::int64_t tokens, channels;
   int width;
+  Epilogue epilogue;
   bool stream = false;  // rows: past the caches; out and its pitch are multiples of 64 bytes
 };
+
+/// What the epilogue takes: rows like those of x.
+struct Operand {
+  const void* first;
+  std::int64_t token, channel;
+};
+inline Operand operand_of(const Block& block) { return {block.x, block.x_token, block.x_channel}; }
 
 using ConvolveFn = void (*)(const Block&);
 using LoadFn = void (*)(const void* from, float* to, std::int64_t count);

@@ -273,6 +273,7 @@ void Worker::convolve_rows(const void* from, std::int64_t from_token, std::int64
       .tokens = tokens,
       .channels = count,
       .width = p_.width,
+      .epilogue = p_.epilogue,
       .stream = stream_,
   });
 }
@@ -308,6 +309,7 @@ void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
         .tokens = last - first,
         .channels = channels_,
         .width = p_.width,
+        .epilogue = p_.epilogue,
     });
   } else {
     through_stage(s, first, last, 0, channels_);
@@ -337,6 +339,7 @@ void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t l
         .tokens = tokens,
         .channels = (count + step - 1) / step * step,
         .width = p_.width,
+        .epilogue = p_.epilogue,
     });
     scatter_rows(results_ + from, s.begin + first, tokens, channel_ + from, count);
     first += tokens;

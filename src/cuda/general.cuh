@@ -44,8 +44,7 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
       sum = __fmaf_rn(weight_at(p, at, channel, k), load_f32(kept_dtype, kept, place * step), sum);
     }
     sum = __fmaf_rn(weight_at(p, at, channel, history), load_f32(kept_dtype, &newest, 0), sum);
-    store_f32(p.out_dtype, at.out, out_row(p, row) + channel * p.out_channel,
-              activate(p.activation, sum));
+    store_result<AnyTypes>(p, at, s, row - s.begin, channel, sum);
     kept[oldest] = newest;
     oldest = oldest + 1 < history ? oldest + 1 : 0;
   }

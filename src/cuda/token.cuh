@@ -3,7 +3,8 @@
 // kernels, so are the bits.
 //
 // Element types come as a Types: Typed<T> for x, out and state of one type, AnyTypes where they
-// differ or nothing is known at compile time.
+// differ or nothing is known at compile time. Typed<T> is for plain calls only, those without an
+// epilogue.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include "core/capability.hpp"
 #include "cuda/activation.cuh"
 #include "cuda/element.cuh"
+#include "op/epilogue.hpp"
 #include "op/sequence.hpp"
 
 namespace shortconv::cuda {
@@ -52,6 +54,7 @@ __device__ inline void move_element(DType from_dtype, const void* from, std::int
 }
 
 struct AnyTypes {
+  static constexpr bool kPlain = false;
   __device__ static DType x(const Problem& p) { return p.x_dtype; }
   __device__ static DType out(const Problem& p) { return p.out_dtype; }
   __device__ static DType state(const Problem& p) { return p.state_dtype; }
@@ -59,6 +62,7 @@ struct AnyTypes {
 
 template <typename T>
 struct Typed {
+  static constexpr bool kPlain = true;
   __device__ static constexpr DType x(const Problem&) { return kDTypeOf<T>; }
   __device__ static constexpr DType out(const Problem&) { return kDTypeOf<T>; }
   __device__ static constexpr DType state(const Problem&) { return kDTypeOf<T>; }
@@ -95,6 +99,19 @@ __device__ inline float activate(Activation activation, float sum) {
   return activation == Activation::kSilu ? silu(sum) : sum;
 }
 
+/// act(sum) of a token through the epilogue to where it belongs.
+template <typename Types>
+__device__ inline void store_result(const Problem& p, const Addresses& at, const Sequence& s,
+                                    std::int64_t token, std::int64_t channel, float sum) {
+  float result = activate(p.activation, sum);
+  if constexpr (!Types::kPlain) {
+    float operand = 0.0f;
+    if (p.epilogue == Epilogue::kResidual) operand = input_at<Types>(p, at, s, token, channel);
+    result = finish(p.epilogue, result, operand);
+  }
+  store_f32(Types::out(p), at.out, out_row(p, s.begin + token) + channel * p.out_channel, result);
+}
+
 template <typename Types>
 __device__ inline void convolve_token(const Problem& p, const Addresses& at, const Sequence& s,
                                       std::int64_t token, std::int64_t channel) {
@@ -103,8 +120,7 @@ __device__ inline void convolve_token(const Problem& p, const Addresses& at, con
     sum = __fmaf_rn(weight_at(p, at, channel, k),
                     input_at<Types>(p, at, s, token - (p.width - 1) + k, channel), sum);
   }
-  store_f32(Types::out(p), at.out, out_row(p, s.begin + token) + channel * p.out_channel,
-            activate(p.activation, sum));
+  store_result<Types>(p, at, s, token, channel, sum);
 }
 
 /// A draft token and the window it would leave behind.
@@ -122,8 +138,7 @@ __device__ inline void convolve_draft(const Problem& p, const Addresses& at, con
   for (int k = 0; k <= history; ++k) {
     sum = __fmaf_rn(weight_at(p, at, channel, k), input_at<Types>(p, at, s, line[k], channel), sum);
   }
-  store_f32(Types::out(p), at.out, out_row(p, s.begin + token) + channel * p.out_channel,
-            activate(p.activation, sum));
+  store_result<Types>(p, at, s, token, channel, sum);
   if (!p.has_windows) return;
   const std::int64_t first = window_of(p, sequence, s.begin, token) + channel * p.window_channel;
   for (int column = 0; column < history; ++column) {

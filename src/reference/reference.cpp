@@ -163,7 +163,9 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       }
       double a = call.bias(channel);
       for (int tap = 0; tap < p.width; ++tap) a += call.weight(channel, tap) * values[line[tap]];
-      store_element(p.out_dtype, call.out(begin + t, channel), activate(p.activation, a));
+      double y = activate(p.activation, a);
+      if (p.epilogue == Epilogue::kResidual) y += values[history + t];
+      store_element(p.out_dtype, call.out(begin + t, channel), y);
       for (int column = 0; p.has_windows && column < history; ++column) {
         store_raw(inputs[line[column + 1]], p.state_dtype,
                   call.window(sequence, begin + t, t, column, channel));
