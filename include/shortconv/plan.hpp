@@ -30,6 +30,8 @@ struct Addresses {
   const void* parents = nullptr;
   void* windows = nullptr;
   void* violations = nullptr;
+  const void* input_gate = nullptr;
+  const void* output_gate = nullptr;
 };
 
 [[nodiscard]] SHORTCONV_API Addresses addresses(const ForwardArgs& args);

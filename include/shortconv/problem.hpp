@@ -26,7 +26,8 @@ enum class Activation : std::uint8_t { kNone, kSilu };
 /// What becomes of act(a) before it is rounded; made from residual and output_gate.
 enum class Epilogue : std::uint8_t {
   kNone,
-  kResidual,  ///< act(a) + the token's own input
+  kResidual,    ///< act(a) + the token's own input
+  kOutputGate,  ///< act(a) * output_gate
 };
 
 /// How the work of a ragged batch is found; all give the same bits. docs/design.md compares them.
@@ -81,7 +82,11 @@ struct ForwardArgs {
 
   Activation activation = Activation::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
-  bool residual = false;  ///< add the token's own input to act(a)
+  std::optional<TensorRef> input_gate = {};   ///< shape and dtype of x, own strides: the inputs are
+                                              ///< x * input_gate, rounded to that dtype
+  std::optional<TensorRef> output_gate = {};  ///< shape and dtype of x, own strides: act(a) is
+                                              ///< multiplied by it in fp32
+  bool residual = false;  ///< add the token's own input to act(a); not with a gate
 
   BackendId backend = BackendId::kAuto;
   Schedule schedule = Schedule::kFlat;
@@ -127,6 +132,7 @@ struct Problem {
   bool has_null_slot = false;
   bool has_parents = false;
   bool has_windows = false;
+  bool has_input_gate = false;
   bool keeps_state = false;  ///< final states are written
   bool has_violations = false;
   bool in_place = false;
@@ -146,15 +152,16 @@ struct Problem {
   std::int64_t longest_sequence = 0;
   std::int64_t blocks = 0;
 
-  // Strides in elements. x_sequence and out_sequence are used by dense batches only.
+  // Strides in elements. Those from sequence to sequence are used by dense batches only.
   std::int64_t x_sequence = 0, x_token = 0, x_channel = 0;
   std::int64_t out_sequence = 0, out_token = 0, out_channel = 0;
+  std::int64_t input_gate_sequence = 0, input_gate_token = 0, input_gate_channel = 0;
+  std::int64_t output_gate_sequence = 0, output_gate_token = 0, output_gate_channel = 0;
   std::int64_t weight_channel = 0, weight_tap = 0, bias_channel = 0;
   std::int64_t state_slot = 0, state_column = 0, state_channel = 0;
   std::int64_t query_start_loc_stride = 1, read_slots_stride = 1, write_slots_stride = 1;
   std::int64_t read_offsets_stride = 1, flags_stride = 1;
   std::int64_t block_sequence_stride = 1, block_offset_stride = 1;
-  // The sequence's strides of parents and windows are used by dense batches only.
   std::int64_t parents_sequence = 0, parents_token = 1;
   std::int64_t window_sequence = 0, window_token = 0, window_column = 0, window_channel = 0;
   std::int64_t violations_row = 2, violations_column = 1;

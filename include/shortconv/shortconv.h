@@ -104,8 +104,10 @@ typedef struct shortconv_forward_args {
   int32_t advance_state;              /* 0 or 1; verify */
   int32_t reserved;                   /* 0 */
   /* Since the third version. */
-  int32_t residual;     /* 0 or 1 */
-  int32_t reserved_too; /* 0 */
+  const shortconv_tensor* input_gate;  /* shape and dtype of x */
+  const shortconv_tensor* output_gate; /* shape and dtype of x */
+  int32_t residual;                    /* 0 or 1; not with a gate */
+  int32_t reserved_too;                /* 0 */
 } shortconv_forward_args;
 
 /* Rows of a report of the checked mode; which is which, violation.hpp says. */

@@ -29,6 +29,7 @@ inline constexpr auto kActivations = std::to_array<Named<Activation>>({
 inline constexpr auto kEpilogues = std::to_array<Named<Epilogue>>({
     {Epilogue::kNone, "none"},
     {Epilogue::kResidual, "residual"},
+    {Epilogue::kOutputGate, "output-gate"},
 });
 inline constexpr auto kSchedules = std::to_array<Named<Schedule>>({
     {Schedule::kFlat, "flat"},

@@ -44,6 +44,10 @@ Status check_addresses(const Problem& problem, const Addresses& at) {
                 "is null, but the plan has them");
   check.require(!problem.has_windows || at.windows != nullptr, "windows",
                 "is null, but the plan has them");
+  check.require(!problem.has_input_gate || at.input_gate != nullptr, "input_gate",
+                "is null, but the plan has one");
+  check.require(problem.epilogue != Epilogue::kOutputGate || at.output_gate != nullptr,
+                "output_gate", "is null, but the plan has one");
   check.require((at.x == at.out) == problem.in_place, "out",
                 problem.in_place ? "is not x, but the plan works in place"
                                  : "is x, but the plan does not work in place");
@@ -69,6 +73,8 @@ Addresses addresses(const ForwardArgs& args) {
       .parents = data_of(args.parents),
       .windows = data_of(args.windows),
       .violations = data_of(args.violations),
+      .input_gate = data_of(args.input_gate),
+      .output_gate = data_of(args.output_gate),
   };
 }
 

@@ -2,6 +2,7 @@
 #include "shortconv/problem.hpp"
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <vector>
 
@@ -119,6 +120,40 @@ void check_rows(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& 
     problem.sequences = sizes.sequences.value;
   } else {
     problem.tokens = sizes.tokens.value;
+  }
+}
+
+/// A gate has a number for each of x; `strides` are those of a sequence, token and channel.
+void check_gate(std::string_view argument, const TensorRef& gate, const ForwardArgs& args,
+                Checker& check, Sizes& sizes, std::array<std::int64_t*, 3> strides) {
+  const bool dense = args.x.ndim == 3;
+  if (dense) {
+    check.tensor(argument, gate, {&sizes.batch, &sizes.tokens, &sizes.channels});
+  } else {
+    check.tensor(argument, gate, {&sizes.tokens, &sizes.channels});
+  }
+  check.dtype(argument, gate, {args.x.dtype}).device(argument, gate, args.x.device);
+  if (!check.ok()) return;
+  *strides[0] = dense || args.op == Op::kDecode ? gate.strides[0] : 0;
+  *strides[1] = gate.strides[dense ? 1 : 0];
+  *strides[2] = gate.strides[dense ? 2 : 1];
+}
+
+void check_epilogue(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
+  check.require(!args.residual || (!args.input_gate && !args.output_gate), "residual",
+                "does not go with input_gate or output_gate");
+  if (args.residual) problem.epilogue = Epilogue::kResidual;
+  if (args.input_gate) {
+    check_gate(
+        "input_gate", *args.input_gate, args, check, sizes,
+        {&problem.input_gate_sequence, &problem.input_gate_token, &problem.input_gate_channel});
+    problem.has_input_gate = true;
+  }
+  if (args.output_gate) {
+    check_gate(
+        "output_gate", *args.output_gate, args, check, sizes,
+        {&problem.output_gate_sequence, &problem.output_gate_token, &problem.output_gate_channel});
+    problem.epilogue = Epilogue::kOutputGate;
   }
 }
 
@@ -313,6 +348,19 @@ void check_aliases(const ForwardArgs& args, Checker& check, Problem& problem) {
   }
 }
 
+// What is written must not be what a gate is read from.
+void check_gate_aliases(std::string_view argument, const std::optional<TensorRef>& gate,
+                        const ForwardArgs& args, Checker& check) {
+  if (!gate || !check.ok()) return;
+  check.require(!ranges_overlap(args.out, *gate) || disjoint_columns(args.out, *gate), "out",
+                "overlaps ", argument, "; expected separate memory, or other columns of it");
+  if (args.state)
+    check.require(!ranges_overlap(*args.state, *gate), "state", "overlaps ", argument);
+  if (args.windows) {
+    check.require(!ranges_overlap(*args.windows, *gate), "windows", "overlaps ", argument);
+  }
+}
+
 // The report is written before anything is read, so it may share memory with no argument.
 void check_violations(const ForwardArgs& args, Checker& check, Problem& problem) {
   if (!args.violations || !check.ok()) return;
@@ -342,6 +390,8 @@ void check_violations(const ForwardArgs& args, Checker& check, Problem& problem)
   separate_if_present("has_initial_state", args.has_initial_state);
   separate_if_present("block_sequence", args.block_sequence);
   separate_if_present("block_offset", args.block_offset);
+  separate_if_present("input_gate", args.input_gate);
+  separate_if_present("output_gate", args.output_gate);
   problem.has_violations = true;
   problem.violations_row = report.strides[0];
   problem.violations_column = report.strides[1];
@@ -377,6 +427,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("has_null_slot", p.has_null_slot);
   visit("has_parents", p.has_parents);
   visit("has_windows", p.has_windows);
+  visit("has_input_gate", p.has_input_gate);
   visit("keeps_state", p.keeps_state);
   visit("has_violations", p.has_violations);
   visit("in_place", p.in_place);
@@ -399,6 +450,12 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("out_sequence", p.out_sequence);
   visit("out_token", p.out_token);
   visit("out_channel", p.out_channel);
+  visit("input_gate_sequence", p.input_gate_sequence);
+  visit("input_gate_token", p.input_gate_token);
+  visit("input_gate_channel", p.input_gate_channel);
+  visit("output_gate_sequence", p.output_gate_sequence);
+  visit("output_gate_token", p.output_gate_token);
+  visit("output_gate_channel", p.output_gate_channel);
   visit("weight_channel", p.weight_channel);
   visit("weight_tap", p.weight_tap);
   visit("bias_channel", p.bias_channel);
@@ -430,18 +487,20 @@ concept HasName = requires(T value) { name(value); };
 Status make_problem(const ForwardArgs& args, Problem& problem) {
   Problem made{.op = args.op, .backend = args.backend, .device = args.x.device};
   made.activation = args.activation;
-  if (args.residual) made.epilogue = Epilogue::kResidual;
   made.padded_rows = args.padded_rows;
   made.programmatic_launch = args.programmatic_launch;
   Checker check;
   Sizes sizes;
   check_options(args, check);
   if (check.ok()) check_rows(args, check, sizes, made);
+  if (check.ok()) check_epilogue(args, check, sizes, made);
   if (check.ok()) check_query_start_loc(args, check, sizes, made);
   if (check.ok()) check_state(args, check, sizes, made);
   if (check.ok()) check_drafts(args, check, sizes, made);
   if (check.ok()) check_schedule(args, check, sizes, made);
   check_aliases(args, check, made);
+  check_gate_aliases("input_gate", args.input_gate, args, check);
+  check_gate_aliases("output_gate", args.output_gate, args, check);
   check_violations(args, check, made);
   if (!check.ok()) return check.status();
   problem = made;

@@ -68,8 +68,17 @@ namespace {
 
 Form form_of(const Problem& p) {
   if (p.in_place || p.x_dtype != p.out_dtype) return Form::kStaged;
-  if (p.x_channel == 1 && p.out_channel == 1) return Form::kRows;
-  if (p.x_token == 1 && p.out_token == 1) return Form::kColumns;
+  const auto adjacent = [&](std::int64_t x, std::int64_t out, std::int64_t input_gate,
+                            std::int64_t output_gate) {
+    return x == 1 && out == 1 && (!p.has_input_gate || input_gate == 1) &&
+           (p.epilogue != Epilogue::kOutputGate || output_gate == 1);
+  };
+  if (adjacent(p.x_channel, p.out_channel, p.input_gate_channel, p.output_gate_channel)) {
+    return Form::kRows;
+  }
+  if (adjacent(p.x_token, p.out_token, p.input_gate_token, p.output_gate_token)) {
+    return Form::kColumns;
+  }
   return Form::kStaged;
 }
 

@@ -31,8 +31,7 @@ void Worker::capture_windows(const Sequence& s, std::int64_t sequence) {
     for (int column = history - 1; column >= 0; --column) {
       char* to = window(first, column);
       if (input >= 0) {
-        copy_run(x(s.begin + input, channel_), p_.x_channel, p_.x_dtype, to, p_.window_channel,
-                 p_.state_dtype, channels_);
+        move_inputs(s.begin + input, to, p_.window_channel, p_.state_dtype, stage_);
       } else {
         copy_run(raw_history(history + input), 1, p_.state_dtype, to, p_.window_channel,
                  p_.state_dtype, channels_);
@@ -77,6 +76,7 @@ void Worker::convolve_tree(const Sequence& s, std::int64_t sequence) {
         .channels = pitch_,
         .width = p_.width,
         .epilogue = p_.epilogue,
+        .output_gate = gather_output_gate(s.begin + token, 1, 0, channels_),
     });
     scatter_rows(results_, s.begin + token, 1, channel_, channels_);
   }

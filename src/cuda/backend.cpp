@@ -167,6 +167,8 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   if (!aligned(at.block_sequence, DType::kI32)) argument = "block_sequence";
   if (!aligned(at.block_offset, DType::kI32)) argument = "block_offset";
   if (!aligned(at.violations, DType::kI64)) argument = "violations";
+  if (!aligned(at.input_gate, p.x_dtype)) argument = "input_gate";
+  if (!aligned(at.output_gate, p.x_dtype)) argument = "output_gate";
   return refuse_unaligned(argument);
 }
 

@@ -35,9 +35,8 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
   }
   int oldest = 0;
   for (std::int64_t row = s.begin; row < s.end; ++row) {
-    const std::int64_t from = x_row(p, row) + channel * p.x_channel;
     std::uint32_t newest = 0;
-    move_element(p.x_dtype, at.x, from, kept_dtype, &newest, 0);
+    move_input<AnyTypes>(p, at, row, channel, kept_dtype, &newest, 0);
     float sum = bias_at(p, at, channel);
     for (int k = 0; k < history; ++k) {
       const int place = oldest + k < history ? oldest + k : oldest + k - history;

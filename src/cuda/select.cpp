@@ -106,7 +106,7 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
 }
 
 Kernel kernel_of(const Problem& p) {
-  if (p.epilogue != Epilogue::kNone) return Kernel::kGeneral;
+  if (p.epilogue != Epilogue::kNone || p.has_input_gate) return Kernel::kGeneral;
   if (!one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);

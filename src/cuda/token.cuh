@@ -3,8 +3,8 @@
 // kernels, so are the bits.
 //
 // Element types come as a Types: Typed<T> for x, out and state of one type, AnyTypes where they
-// differ or nothing is known at compile time. Typed<T> is for plain calls only, those without an
-// epilogue.
+// differ or nothing is known at compile time. Typed<T> is for plain calls only, those without gates
+// and residual.
 #pragma once
 
 #include <cstdint>
@@ -74,13 +74,50 @@ __device__ inline std::int64_t state_index(const Problem& p, std::int64_t slot, 
   return slot * p.state_slot + column * p.state_column + channel * p.state_channel;
 }
 
+/// A number of `dtype` next to `value`, to nearest even.
+__device__ inline float rounded_to(DType dtype, float value) {
+  switch (dtype) {
+    case DType::kF16:
+      return to_f32(from_f32<F16>(value));
+    case DType::kBF16:
+      return to_f32(from_f32<BF16>(value));
+    default:
+      return value;
+  }
+}
+
+/// The input of a packed row as fp32.
+template <typename Types>
+__device__ inline float input_of_row(const Problem& p, const Addresses& at, std::int64_t row,
+                                     std::int64_t channel) {
+  const float x = load_f32(Types::x(p), at.x, x_row(p, row) + channel * p.x_channel);
+  if constexpr (!Types::kPlain) {
+    if (p.has_input_gate) {
+      const float gate = load_f32(Types::x(p), at.input_gate,
+                                  input_gate_row(p, row) + channel * p.input_gate_channel);
+      return rounded_to(Types::x(p), rounded_product(x, gate));
+    }
+  }
+  return x;
+}
+
+/// The input of a packed row as an element of `to`.
+template <typename Types>
+__device__ inline void move_input(const Problem& p, const Addresses& at, std::int64_t row,
+                                  std::int64_t channel, DType to_dtype, void* to,
+                                  std::int64_t to_index) {
+  if (!Types::kPlain && p.has_input_gate) {
+    store_f32(to_dtype, to, to_index, input_of_row<Types>(p, at, row, channel));
+  } else {
+    move_element(Types::x(p), at.x, x_row(p, row) + channel * p.x_channel, to_dtype, to, to_index);
+  }
+}
+
 /// Input number `token` of a sequence as fp32; those before 0 are its history.
 template <typename Types>
 __device__ inline float input_at(const Problem& p, const Addresses& at, const Sequence& s,
                                  std::int64_t token, std::int64_t channel) {
-  if (token >= 0) {
-    return load_f32(Types::x(p), at.x, x_row(p, s.begin + token) + channel * p.x_channel);
-  }
+  if (token >= 0) return input_of_row<Types>(p, at, s.begin + token, channel);
   if (s.read_slot < 0) return 0.0f;
   return load_f32(Types::state(p), at.state,
                   state_index(p, s.read_slot, s.read_column + p.width - 1 + token, channel));
@@ -106,7 +143,12 @@ __device__ inline void store_result(const Problem& p, const Addresses& at, const
   float result = activate(p.activation, sum);
   if constexpr (!Types::kPlain) {
     float operand = 0.0f;
-    if (p.epilogue == Epilogue::kResidual) operand = input_at<Types>(p, at, s, token, channel);
+    const std::int64_t row = s.begin + token;
+    if (p.epilogue == Epilogue::kResidual) operand = input_of_row<Types>(p, at, row, channel);
+    if (p.epilogue == Epilogue::kOutputGate) {
+      operand = load_f32(Types::x(p), at.output_gate,
+                         output_gate_row(p, row) + channel * p.output_gate_channel);
+    }
     result = finish(p.epilogue, result, operand);
   }
   store_f32(Types::out(p), at.out, out_row(p, s.begin + token) + channel * p.out_channel, result);
@@ -146,8 +188,7 @@ __device__ inline void convolve_draft(const Problem& p, const Addresses& at, con
     const std::int64_t input = line[column + 1];
     const DType state = Types::state(p);
     if (input >= 0) {
-      move_element(Types::x(p), at.x, x_row(p, s.begin + input) + channel * p.x_channel, state,
-                   at.windows, to);
+      move_input<Types>(p, at, s.begin + input, channel, state, at.windows, to);
     } else if (s.read_slot >= 0) {
       move_element(state, at.state,
                    state_index(p, s.read_slot, s.read_column + history + input, channel), state,
@@ -181,8 +222,7 @@ __device__ inline void write_state_of_channel(const Problem& p, const Addresses&
     const std::int64_t to = state_index(p, s.write_slot, p.state_base + column, channel);
     const DType state = Types::state(p);
     if (token >= 0) {
-      move_element(Types::x(p), at.x, x_row(p, s.begin + token) + channel * p.x_channel, state,
-                   at.state, to);
+      move_input<Types>(p, at, s.begin + token, channel, state, at.state, to);
     } else if (s.read_slot >= 0) {
       const std::int64_t from =
           state_index(p, s.read_slot, s.read_column + history + token, channel);

@@ -1,5 +1,6 @@
-// What becomes of act(a), in fp32, before it is rounded to the type of out. Every operation is
-// rounded on its own; none is fused with one before it.
+// What stands around the convolution, in fp32: the product that makes an input, before it is
+// rounded to the type of x, and what becomes of act(a), before it is rounded to the type of out.
+// Every operation is rounded on its own; none is fused with another.
 #pragma once
 
 #include "core/device.hpp"
@@ -8,6 +9,13 @@
 namespace shortconv {
 
 // Compilers for a GPU may fuse a product with the sum that takes it, unless told by name.
+SHORTCONV_HOST_DEVICE inline float rounded_product(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
 SHORTCONV_HOST_DEVICE inline float rounded_sum(float a, float b) {
 #ifdef __CUDA_ARCH__
   return __fadd_rn(a, b);
@@ -22,6 +30,8 @@ SHORTCONV_HOST_DEVICE inline float finish(Epilogue epilogue, float activated, fl
   switch (epilogue) {
     case Epilogue::kResidual:
       return rounded_sum(activated, operand);
+    case Epilogue::kOutputGate:
+      return rounded_product(activated, operand);
     case Epilogue::kNone:
       break;
   }

@@ -133,14 +133,24 @@ SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addres
   return s;
 }
 
-/// Offset of a packed row in x or out, in elements.
+/// Offset of a packed row in x, out or a gate, in elements.
+SHORTCONV_HOST_DEVICE inline std::int64_t row_offset(const Problem& p, std::int64_t row,
+                                                     std::int64_t sequence_stride,
+                                                     std::int64_t token_stride) {
+  if (p.has_query_start_loc) return row * token_stride;
+  return row / p.sequence_tokens * sequence_stride + row % p.sequence_tokens * token_stride;
+}
 SHORTCONV_HOST_DEVICE inline std::int64_t x_row(const Problem& p, std::int64_t row) {
-  if (p.has_query_start_loc) return row * p.x_token;
-  return row / p.sequence_tokens * p.x_sequence + row % p.sequence_tokens * p.x_token;
+  return row_offset(p, row, p.x_sequence, p.x_token);
 }
 SHORTCONV_HOST_DEVICE inline std::int64_t out_row(const Problem& p, std::int64_t row) {
-  if (p.has_query_start_loc) return row * p.out_token;
-  return row / p.sequence_tokens * p.out_sequence + row % p.sequence_tokens * p.out_token;
+  return row_offset(p, row, p.out_sequence, p.out_token);
+}
+SHORTCONV_HOST_DEVICE inline std::int64_t input_gate_row(const Problem& p, std::int64_t row) {
+  return row_offset(p, row, p.input_gate_sequence, p.input_gate_token);
+}
+SHORTCONV_HOST_DEVICE inline std::int64_t output_gate_row(const Problem& p, std::int64_t row) {
+  return row_offset(p, row, p.output_gate_sequence, p.output_gate_token);
 }
 
 }  // namespace shortconv

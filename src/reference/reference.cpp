@@ -30,6 +30,16 @@ struct Call {
     return element(at.x, p.x_dtype,
                    row_offset(row, p.x_sequence, p.x_token) + channel * p.x_channel);
   }
+  const char* input_gate(std::int64_t row, std::int64_t channel) const {
+    return element(at.input_gate, p.x_dtype,
+                   row_offset(row, p.input_gate_sequence, p.input_gate_token) +
+                       channel * p.input_gate_channel);
+  }
+  const char* output_gate(std::int64_t row, std::int64_t channel) const {
+    return element(at.output_gate, p.x_dtype,
+                   row_offset(row, p.output_gate_sequence, p.output_gate_token) +
+                       channel * p.output_gate_channel);
+  }
   char* out(std::int64_t row, std::int64_t channel) const {
     return const_cast<char*>(
         element(at.out, p.out_dtype,
@@ -95,6 +105,18 @@ Raw raw(DType dtype, const void* address) {
   return value;
 }
 
+// The input of a row, in the type of x. The product of two elements is that of their type in
+// PyTorch: in fp32, then rounded.
+Raw input(const Call& call, std::int64_t row, std::int64_t channel) {
+  const DType dtype = call.p.x_dtype;
+  if (!call.p.has_input_gate) return raw(dtype, call.x(row, channel));
+  const double product = load_element(dtype, call.x(row, channel)) *
+                         load_element(dtype, call.input_gate(row, channel));
+  Raw value{.dtype = dtype};
+  store_element(dtype, value.bytes, dtype == DType::kF64 ? product : static_cast<float>(product));
+  return value;
+}
+
 void store_raw(const Raw& value, DType dtype, char* address) {
   if (value.dtype == dtype) {
     std::memcpy(address, value.bytes, static_cast<std::size_t>(element_bytes(dtype)));
@@ -148,7 +170,7 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
           resumed ? raw(p.state_dtype, call.state(read_slot, oldest + column, channel)) : Raw{};
     }
     for (std::int64_t t = 0; t < tokens; ++t) {
-      inputs[history + t] = raw(p.x_dtype, call.x(begin + t, channel));
+      inputs[history + t] = input(call, begin + t, channel);
     }
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       values[i] = load_element(inputs[i].dtype, inputs[i].bytes);
@@ -165,6 +187,9 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       for (int tap = 0; tap < p.width; ++tap) a += call.weight(channel, tap) * values[line[tap]];
       double y = activate(p.activation, a);
       if (p.epilogue == Epilogue::kResidual) y += values[history + t];
+      if (p.epilogue == Epilogue::kOutputGate) {
+        y *= load_element(p.x_dtype, call.output_gate(begin + t, channel));
+      }
       store_element(p.out_dtype, call.out(begin + t, channel), y);
       for (int column = 0; p.has_windows && column < history; ++column) {
         store_raw(inputs[line[column + 1]], p.state_dtype,
