@@ -57,7 +57,7 @@ struct ForwardArgs {
   std::optional<TensorRef> bias;  ///< [channels], dtype of weight
 
   std::optional<TensorRef>
-      state;  ///< [slots, columns >= width-1, channels], raw inputs, newest last
+      state;  ///< [slots, columns >= history, channels], inputs, newest last; history: width-1
   std::optional<TensorRef> read_slots;   ///< [sequences] i32 or i64; absent: slot = sequence number
   std::optional<TensorRef> write_slots;  ///< [sequences]; absent: as read_slots
   std::optional<TensorRef>
@@ -86,7 +86,9 @@ struct ForwardArgs {
                                               ///< x * input_gate, rounded to that dtype
   std::optional<TensorRef> output_gate = {};  ///< shape and dtype of x, own strides: act(a) is
                                               ///< multiplied by it in fp32
-  bool residual = false;  ///< add the token's own input to act(a); not with a gate
+  bool residual = false;      ///< add the token's own input to act(a); not with a gate
+  std::int32_t dilation = 1;  ///< tokens from one tap to the next; not with verify. The history is
+                              ///< (width-1) * dilation inputs, 63 at most
 
   BackendId backend = BackendId::kAuto;
   Schedule schedule = Schedule::kFlat;
@@ -139,6 +141,7 @@ struct Problem {
   bool programmatic_launch = false;
 
   std::int32_t width = 0;
+  std::int32_t dilation = 1;
   std::int32_t threads = 0;
 
   std::int64_t tokens = 0;  ///< packed rows in all

@@ -8,6 +8,7 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "core/history.hpp"
 #include "shortconv/violation.hpp"
 
 namespace shortconv {
@@ -139,6 +140,18 @@ void check_gate(std::string_view argument, const TensorRef& gate, const ForwardA
   *strides[2] = gate.strides[dense ? 2 : 1];
 }
 
+void check_dilation(const ForwardArgs& args, Checker& check, Problem& problem) {
+  constexpr std::int64_t kLongest = kMaxWidth - 1;
+  const std::int64_t dilation = args.dilation;
+  check.require(dilation >= 1, "dilation", "is ", dilation, "; expected 1 or more");
+  check.require((problem.width - 1) * dilation <= kLongest, "dilation", "is ", dilation,
+                ", but with width ", std::int64_t{problem.width}, " the history is ",
+                (problem.width - 1) * dilation, " inputs; expected ", kLongest, " at most");
+  check.require(dilation == 1 || args.op != Op::kVerify, "dilation", "is ", dilation,
+                ", but verify has 1 only");
+  problem.dilation = args.dilation;
+}
+
 void check_epilogue(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
   check.require(!args.residual || (!args.input_gate && !args.output_gate), "residual",
                 "does not go with input_gate or output_gate");
@@ -225,10 +238,12 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
   check.tensor("state", state, {&sizes.slots, &sizes.columns, &sizes.channels});
   check.dtype("state", state, kFloats).device("state", state, device);
   check_written(check, "state", state);
-  const std::int64_t history = sizes.width.value - 1;
+  const std::int64_t history = history_of(problem);
+  const std::string dilated =
+      problem.dilation == 1 ? "" : concat(" with dilation ", std::int64_t{problem.dilation});
   check.require(args.state_base >= 0 && args.state_base <= sizes.columns.value - history, "state",
-                "has ", sizes.columns.value, " columns, but width ", sizes.width.value, " needs ",
-                history, " from column ", args.state_base, " (state_base) on");
+                "has ", sizes.columns.value, " columns, but width ", sizes.width.value, dilated,
+                " needs ", history, " from column ", args.state_base, " (state_base) on");
   check.require(args.read_slots.has_value() || sizes.slots.value >= sizes.sequences.value, "state",
                 "has ", sizes.slots.value, " slots, but without read_slots each of the ",
                 sizes.sequences.value, " sequences uses the slot of its number");
@@ -433,6 +448,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("in_place", p.in_place);
   visit("programmatic_launch", p.programmatic_launch);
   visit("width", p.width);
+  visit("dilation", p.dilation);
   visit("threads", p.threads);
   visit("tokens", p.tokens);
   visit("channels", p.channels);
@@ -493,6 +509,7 @@ Status make_problem(const ForwardArgs& args, Problem& problem) {
   Sizes sizes;
   check_options(args, check);
   if (check.ok()) check_rows(args, check, sizes, made);
+  if (check.ok()) check_dilation(args, check, made);
   if (check.ok()) check_epilogue(args, check, sizes, made);
   if (check.ok()) check_query_start_loc(args, check, sizes, made);
   if (check.ok()) check_state(args, check, sizes, made);

@@ -22,7 +22,7 @@ void Worker::drafts(std::int64_t sequence) {
 }
 
 void Worker::capture_windows(const Sequence& s, std::int64_t sequence) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   // Overlapping windows of a chain: the next one has one more input.
   const bool overlap = p_.window_token == p_.window_column;
   for (std::int64_t token = 0; token < s.end - s.begin; ++token) {
@@ -44,7 +44,7 @@ void Worker::capture_windows(const Sequence& s, std::int64_t sequence) {
 
 // The stage holds the history in fp32 and behind it the window of one token.
 void Worker::convolve_tree(const Sequence& s, std::int64_t sequence) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   for (int column = 0; column < history; ++column) {
     float* row = stage_ + std::int64_t{column} * pitch_;
     choice_.of_state->load(raw_history(column), row, channels_);
@@ -75,6 +75,7 @@ void Worker::convolve_tree(const Sequence& s, std::int64_t sequence) {
         .tokens = 1,
         .channels = pitch_,
         .width = p_.width,
+        .dilation = p_.dilation,
         .epilogue = p_.epilogue,
         .output_gate = gather_output_gate(s.begin + token, 1, 0, channels_),
     });

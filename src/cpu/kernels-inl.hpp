@@ -337,14 +337,14 @@ void convolve_rows(const Block& block) {
   }
 }
 
-/// The general path: any width, the window read again from cache for each token.
+/// The general path: any width and dilation, the window read again from cache for each token.
 template <class Element, Activation kActivation>
 void convolve_rows_any_width(const Block& block) {
   using Type = typename Element::Type;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
   const Rows operands = operand_of(block);
   for (std::int64_t token = 0; token < block.tokens; ++token) {
-    const auto* x = static_cast<const Type*>(block.x) + (token + 1 - block.width) * block.x_token;
+    const auto* x = static_cast<const Type*>(block.x);
     const auto* operand = static_cast<const Type*>(operands.first) + token * operands.token;
     const auto* gates = static_cast<const Type*>(block.input_gate.first);
     auto* out = static_cast<Type*>(block.out) + token * block.out_token;
@@ -352,12 +352,10 @@ void convolve_rows_any_width(const Block& block) {
       Pair sum = ElementF32::load(block.bias + channel);
       for (int k = 0; k < block.width; ++k) {
         const Pair tap = ElementF32::load(block.taps + k * block.tap_pitch + channel);
-        const Type* input = x + k * block.x_token + channel;
-        const Type* gate = gates;
-        if (gate != nullptr) {
-          gate += (token + k + 1 - block.width) * block.input_gate.token + channel;
-        }
-        const Pair value = input_at<Element>(input, gate);
+        const std::int64_t from = token + std::int64_t{k + 1 - block.width} * block.dilation;
+        const Type* gate =
+            gates == nullptr ? nullptr : gates + from * block.input_gate.token + channel;
+        const Pair value = input_at<Element>(x + from * block.x_token + channel, gate);
         sum.a = fused(tap.a, value.a, sum.a);
         sum.b = fused(tap.b, value.b, sum.b);
       }
@@ -374,6 +372,7 @@ void convolve_columns(const Block& block) {
   const F32 d;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(d));
   const int width = kWidth > 0 ? kWidth : block.width;
+  const int dilation = kWidth > 0 ? 1 : block.dilation;
   const Rows operands = operand_of(block);
   for (std::int64_t channel = 0; channel < block.channels; ++channel) {
     const auto* x = static_cast<const Type*>(block.x) + channel * block.x_channel;
@@ -388,7 +387,7 @@ void convolve_columns(const Block& block) {
       Pair sum{bias, bias};
       for (int k = 0; k < width; ++k) {
         const VecF tap = hn::Set(d, block.taps[k * block.tap_pitch + channel]);
-        const std::int64_t at = token + (k + 1 - width);
+        const std::int64_t at = token + std::int64_t{k + 1 - width} * dilation;
         const Pair value = input_at<Element>(x + at, gates == nullptr ? nullptr : gates + at);
         sum.a = fused(tap, value.a, sum.a);
         sum.b = fused(tap, value.b, sum.b);

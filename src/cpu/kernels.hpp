@@ -15,7 +15,7 @@ struct Rows {
   std::int64_t token = 0, channel = 0;
 };
 
-/// Tokens by channels of one sequence. The width-1 tokens before the first one lie in memory too.
+/// Tokens by channels of one sequence. The history before the first one lies in memory too.
 struct Block {
   const void* x;  // first token, first channel
   void* out;
@@ -29,6 +29,7 @@ struct Block {
   std::int64_t tap_pitch;
   std::int64_t tokens, channels;
   int width;
+  int dilation;  // of the kernels that take any width
   Epilogue epilogue;
   Rows input_gate = {};   // the inputs are products with it; without `first` they are x
   Rows output_gate = {};  // of that epilogue

@@ -177,7 +177,7 @@ void Worker::tokens(const Sequence& s, std::int64_t first, std::int64_t last, bo
 }
 
 void Worker::load_history(const Sequence& s) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   if (s.read_slot < 0) {
     const std::int64_t bytes = history * pitch_ * element_bytes(p_.state_dtype);
     std::memset(raw_history(0), 0, static_cast<std::size_t>(bytes));
@@ -197,7 +197,7 @@ void Worker::load_history(const Sequence& s) {
 // The new window, column by column: rows of x or columns of the old history. What is not a run of
 // channels in the state's type already becomes one in the stage.
 void Worker::write_state(const Sequence& s) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   const std::int64_t length = s.end - s.begin;
   const void* columns[kMaxWidth - 1];
   for (int column = 0; column < history; ++column) {
@@ -226,7 +226,7 @@ void Worker::write_state(const Sequence& s) {
 }
 
 void Worker::convolve_heads(const Sequence& s, std::int64_t heads) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   int from = 0;
   if (choice_.form == Form::kRows && (p_.state_dtype == p_.x_dtype || s.read_slot < 0)) {
     // History and inputs in one type: side by side in memory they are rows like any others.
@@ -278,6 +278,7 @@ void Worker::convolve_rows(const void* from, std::int64_t from_token, const Rows
       .tokens = tokens,
       .channels = count,
       .width = p_.width,
+      .dilation = p_.dilation,
       .epilogue = p_.epilogue,
       .input_gate = input_gate,
       .output_gate = output_gates(row),
@@ -316,6 +317,7 @@ void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
         .tokens = last - first,
         .channels = channels_,
         .width = p_.width,
+        .dilation = p_.dilation,
         .epilogue = p_.epilogue,
         .input_gate = input_gates(row),
         .output_gate = output_gates(row),
@@ -327,7 +329,7 @@ void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
 
 void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t last, int from,
                            int count) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   const int step = choice_.of_stage->step;
   if (first > 0)
     gather_rows(s.begin + first - history, history, channel_ + from, count, stage_ + from);
@@ -348,6 +350,7 @@ void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t l
         .tokens = tokens,
         .channels = (count + step - 1) / step * step,
         .width = p_.width,
+        .dilation = p_.dilation,
         .epilogue = p_.epilogue,
         .output_gate = gather_output_gate(s.begin + first, tokens, from, count),
     });

@@ -31,7 +31,7 @@ struct Choice {
   std::int64_t tile_tokens;
   std::int64_t tiles;
   std::int64_t channel_blocks;
-  std::int64_t head_tokens;  // width - 1, or everything when working in place
+  std::int64_t head_tokens;  // the history's length, or everything when working in place
   bool stream;               // outputs too large for the caches bypass them, if aligned
 };
 
@@ -75,9 +75,9 @@ class Worker {
   [[nodiscard]] char* raw_history(std::int64_t column) {
     return reinterpret_cast<char*>(results_) + column * pitch_ * element_bytes(p_.state_dtype);
   }
-  /// Whether a slot is [channels, width-1] without gaps.
+  /// Whether a slot is [channels, history] without gaps.
   [[nodiscard]] bool dense_window() const {
-    return p_.state_column == 1 && p_.state_channel == p_.width - 1;
+    return p_.state_column == 1 && p_.state_channel == history_of(p_);
   }
   void arrange_taps();
   /// The tokens whose window reaches back into the history.

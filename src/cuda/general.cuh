@@ -16,13 +16,13 @@
 
 namespace shortconv::cuda {
 
-inline constexpr int kGeneralHistory = 63;  // of the widest window
+inline constexpr int kGeneralHistory = kMaxWidth - 1;
 
 /// All tokens of one sequence, x being out. The inputs that later tokens need are kept, as bits of
 /// x's type if the state has the same one and as fp32 otherwise.
 __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, const Sequence& s,
                                          std::int64_t channel) {
-  const int history = p.width - 1;
+  const int history = history_of<AnyTypes>(p);
   const bool same = p.has_state && p.state_dtype == p.x_dtype;
   const DType kept_dtype = same ? p.x_dtype : DType::kF32;
   const std::int64_t step = 4 / element_bytes(kept_dtype);  // one word an element
@@ -38,11 +38,12 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
     std::uint32_t newest = 0;
     move_input<AnyTypes>(p, at, row, channel, kept_dtype, &newest, 0);
     float sum = bias_at(p, at, channel);
-    for (int k = 0; k < history; ++k) {
-      const int place = oldest + k < history ? oldest + k : oldest + k - history;
+    for (int k = 0; k + 1 < p.width; ++k) {
+      const int from = oldest + k * p.dilation;
+      const int place = from < history ? from : from - history;
       sum = __fmaf_rn(weight_at(p, at, channel, k), load_f32(kept_dtype, kept, place * step), sum);
     }
-    sum = __fmaf_rn(weight_at(p, at, channel, history), load_f32(kept_dtype, &newest, 0), sum);
+    sum = __fmaf_rn(weight_at(p, at, channel, p.width - 1), load_f32(kept_dtype, &newest, 0), sum);
     store_result<AnyTypes>(p, at, s, row - s.begin, channel, sum);
     kept[oldest] = newest;
     oldest = oldest + 1 < history ? oldest + 1 : 0;

@@ -106,7 +106,8 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
 }
 
 Kernel kernel_of(const Problem& p) {
-  if (p.epilogue != Epilogue::kNone || p.has_input_gate) return Kernel::kGeneral;
+  const bool plain = p.epilogue == Epilogue::kNone && !p.has_input_gate && p.dilation == 1;
+  if (!plain) return Kernel::kGeneral;
   if (!one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);

@@ -3,8 +3,8 @@
 // kernels, so are the bits.
 //
 // Element types come as a Types: Typed<T> for x, out and state of one type, AnyTypes where they
-// differ or nothing is known at compile time. Typed<T> is for plain calls only, those without gates
-// and residual.
+// differ or nothing is known at compile time. Typed<T> is for plain calls only, those without
+// gates, residual and dilation.
 #pragma once
 
 #include <cstdint>
@@ -68,6 +68,15 @@ struct Typed {
   __device__ static constexpr DType state(const Problem&) { return kDTypeOf<T>; }
 };
 
+template <typename Types>
+__device__ inline int dilation_of(const Problem& p) {
+  return Types::kPlain ? 1 : p.dilation;
+}
+template <typename Types>
+__device__ inline int history_of(const Problem& p) {
+  return Types::kPlain ? p.width - 1 : shortconv::history_of(p);
+}
+
 /// Where one channel's column of a slot lies, in elements.
 __device__ inline std::int64_t state_index(const Problem& p, std::int64_t slot, std::int64_t column,
                                            std::int64_t channel) {
@@ -119,8 +128,9 @@ __device__ inline float input_at(const Problem& p, const Addresses& at, const Se
                                  std::int64_t token, std::int64_t channel) {
   if (token >= 0) return input_of_row<Types>(p, at, s.begin + token, channel);
   if (s.read_slot < 0) return 0.0f;
-  return load_f32(Types::state(p), at.state,
-                  state_index(p, s.read_slot, s.read_column + p.width - 1 + token, channel));
+  return load_f32(
+      Types::state(p), at.state,
+      state_index(p, s.read_slot, s.read_column + history_of<Types>(p) + token, channel));
 }
 
 __device__ inline float weight_at(const Problem& p, const Addresses& at, std::int64_t channel,
@@ -159,8 +169,8 @@ __device__ inline void convolve_token(const Problem& p, const Addresses& at, con
                                       std::int64_t token, std::int64_t channel) {
   float sum = bias_at(p, at, channel);
   for (int k = 0; k < p.width; ++k) {
-    sum = __fmaf_rn(weight_at(p, at, channel, k),
-                    input_at<Types>(p, at, s, token - (p.width - 1) + k, channel), sum);
+    const std::int64_t from = token - std::int64_t{p.width - 1 - k} * dilation_of<Types>(p);
+    sum = __fmaf_rn(weight_at(p, at, channel, k), input_at<Types>(p, at, s, from, channel), sum);
   }
   store_result<Types>(p, at, s, token, channel, sum);
 }
@@ -216,7 +226,7 @@ template <typename Types>
 __device__ inline void write_state_of_channel(const Problem& p, const Addresses& at,
                                               const Sequence& s, std::int64_t channel) {
   if (s.write_slot < 0) return;
-  const int history = p.width - 1;
+  const int history = history_of<Types>(p);
   for (int column = 0; column < history; ++column) {
     const std::int64_t token = s.end - s.begin - history + column;
     const std::int64_t to = state_index(p, s.write_slot, p.state_base + column, channel);
@@ -234,12 +244,12 @@ __device__ inline void write_state_of_channel(const Problem& p, const Addresses&
 }
 
 /// The part of a sequence that lies in packed rows [begin, end), by the rule of ownership: whoever
-/// has the first row does the first width-1 tokens, wherever they lie, and the state.
+/// has the first row does the tokens that reach into the history, wherever they lie, and the state.
 template <typename Types>
 __device__ inline void convolve_part(const Problem& p, const Addresses& at, const Sequence& s,
                                      std::int64_t begin, std::int64_t end, std::int64_t channel) {
   const std::int64_t length = s.end - s.begin;
-  const std::int64_t heads = min(length, std::int64_t{p.width - 1});
+  const std::int64_t heads = min(length, std::int64_t{history_of<Types>(p)});
   const bool head = s.begin >= begin && s.begin < end;
   std::int64_t first = max(begin - s.begin, heads);
   if (head) {

@@ -7,6 +7,7 @@
 
 #include "core/device.hpp"
 #include "core/element.hpp"
+#include "core/history.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv {
@@ -105,7 +106,7 @@ SHORTCONV_HOST_DEVICE inline std::int64_t read_offset_of(const Problem& p, const
 
 /// The largest offset whose history still lies in the pool.
 SHORTCONV_HOST_DEVICE inline std::int64_t last_read_offset(const Problem& p) {
-  return p.state_columns - (p.width - 1) - p.state_base;
+  return p.state_columns - history_of(p) - p.state_base;
 }
 
 SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addresses& at,

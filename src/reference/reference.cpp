@@ -158,7 +158,7 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       p.initial_state == InitialState::kAll ||
       (p.initial_state == InitialState::kByFlag && flags[sequence * p.flags_stride] != 0);
 
-  const int history = p.width - 1;
+  const int history = (p.width - 1) * p.dilation;
   const std::int64_t tokens = end - begin;
   const std::int64_t oldest =
       p.state_base + std::clamp<std::int64_t>(offset, 0, p.state_columns - history - p.state_base);
@@ -176,15 +176,17 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       values[i] = load_element(inputs[i].dtype, inputs[i].bytes);
     }
     for (std::int64_t t = 0; t < tokens; ++t) {
-      // Where the inputs of the token's window are, the newest last.
-      std::vector<std::int64_t> line(static_cast<std::size_t>(p.width));
+      // Where the token and the history before it are, the newest last.
+      std::vector<std::int64_t> line(static_cast<std::size_t>(history + 1));
       std::int64_t ancestor = t;
-      for (int tap = history; tap >= 0; --tap) {
-        line[tap] = history + ancestor;
+      for (int place = history; place >= 0; --place) {
+        line[place] = history + ancestor;
         ancestor = call.before(sequence, begin + ancestor, ancestor);
       }
       double a = call.bias(channel);
-      for (int tap = 0; tap < p.width; ++tap) a += call.weight(channel, tap) * values[line[tap]];
+      for (int tap = 0; tap < p.width; ++tap) {
+        a += call.weight(channel, tap) * values[line[tap * p.dilation]];
+      }
       double y = activate(p.activation, a);
       if (p.epilogue == Epilogue::kResidual) y += values[history + t];
       if (p.epilogue == Epilogue::kOutputGate) {
@@ -271,7 +273,7 @@ void report_violations(const Call& call) {
     if (!p.has_read_offsets || !works(s) || !resumed(s)) return false;
     const std::int64_t offset =
         load_index(p.read_offsets_dtype, at.read_offsets, s * p.read_offsets_stride);
-    return offset < 0 || offset > p.state_columns - (p.width - 1) - p.state_base;
+    return offset < 0 || offset > p.state_columns - (p.width - 1) * p.dilation - p.state_base;
   });
   report(Violation::kParentNotBefore, p.sequences, [&](std::int64_t s) {
     if (!p.has_parents || !works(s)) return false;

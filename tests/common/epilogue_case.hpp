@@ -84,7 +84,7 @@ class EpilogueCase {
     state_dtype_ = chance(75) ? x_dtype_ : any_dtype();
     weight_dtype_ = chance(60) ? x_dtype_ : DType::kF32;
     width_ = pick({2, 3, 4, 4, 4, 5, 7, 8, 9, 13});
-    if (chance(0)) {
+    if (chance(35)) {
       dilation_ = pick<std::int64_t>({2, 3, 4, 63 / (width_ - 1)});
       dilation_ = std::clamp<std::int64_t>(dilation_, 1, 63 / (width_ - 1));
     }
@@ -201,6 +201,7 @@ class EpilogueCase {
     if (input_gate_) args_.input_gate = view(gate_in_);
     if (epilogue_ == Epilogue::kOutputGate) args_.output_gate = view(gate_out_);
     args_.residual = epilogue_ == Epilogue::kResidual;
+    args_.dilation = static_cast<std::int32_t>(dilation_);
     args_.weight = filled(weight_dtype_, {channels_, width_});
     if (chance(50)) args_.bias = filled(weight_dtype_, {channels_});
     args_.activation = activation_;

@@ -218,6 +218,43 @@ TEST_P(Epilogues, PaddedRowsGetNeitherGateNorResidual) {
   }
 }
 
+// Two taps, the older one three tokens back: the history is three inputs.
+TEST_P(Epilogues, ADilatedTapReachesFurtherBack) {
+  Call call = make({0, 2, 7});
+  call.width = 2;
+  call.resize(7);
+  call.weight = {1, 10, 1, 10, 1, 10};
+  call.flags = {1, 0};
+  call.args.dilation = 3;
+  Call old = call;
+  call.run();
+  for (std::int64_t c = 0; c < 3; ++c) {
+    EXPECT_EQ(call.out_at(0, c), old.state_at(0, 0, c) + 10 * call.x_at(0, c));
+    EXPECT_EQ(call.out_at(1, c), old.state_at(0, 1, c) + 10 * call.x_at(1, c));
+    EXPECT_EQ(call.out_at(2, c), 10 * call.x_at(2, c));
+    EXPECT_EQ(call.out_at(5, c), call.x_at(2, c) + 10 * call.x_at(5, c));
+    EXPECT_EQ(call.out_at(6, c), call.x_at(3, c) + 10 * call.x_at(6, c));
+    EXPECT_EQ(call.state_at(0, 0, c), old.state_at(0, 2, c));
+    EXPECT_EQ(call.state_at(0, 1, c), call.x_at(0, c));
+    EXPECT_EQ(call.state_at(0, 2, c), call.x_at(1, c));
+    for (int k = 0; k < 3; ++k) EXPECT_EQ(call.state_at(1, k, c), call.x_at(4 + k, c));
+  }
+}
+
+// No tap looks at the tokens in between, so their NaN must not come through a zero.
+TEST_P(Epilogues, NanBetweenDilatedTapsIsNotSeen) {
+  Call call = make({0, 12});
+  call.width = 2;
+  call.resize(12);
+  call.args.dilation = 3;
+  call.x_at(4, 1) = std::numeric_limits<float>::quiet_NaN();
+  call.run();
+  for (std::int64_t row = 0; row < 12; ++row) {
+    EXPECT_EQ(std::isnan(call.out_at(row, 1)), row == 4 || row == 7) << row;
+    EXPECT_FALSE(std::isnan(call.out_at(row, 0))) << row;
+  }
+}
+
 // A valid gated call that `change` makes invalid.
 template <typename Change>
 void expect_refusal(Change&& change, const std::string& message) {
@@ -271,6 +308,21 @@ TEST(EpilogueRefusal, WhatIsWrittenIsNotAGate) {
                  "out: overlaps input_gate");
   expect_refusal([](ForwardArgs& a) { a.input_gate->data = a.state->data; },
                  "state: overlaps input_gate");
+}
+
+TEST(EpilogueRefusal, DilationsAreAtLeastOneAndNotTooLong) {
+  for (const std::int32_t dilation : {0, -1, std::numeric_limits<std::int32_t>::min()}) {
+    expect_refusal([&](ForwardArgs& a) { a.dilation = dilation; },
+                   "dilation: is " + std::to_string(dilation) + "; expected 1 or more");
+  }
+  expect_refusal([](ForwardArgs& a) { a.dilation = 22; },
+                 "dilation: is 22, but with width 4 the history is 66 inputs; expected 63 at most");
+  expect_refusal([](ForwardArgs& a) { a.dilation = std::numeric_limits<std::int32_t>::max(); },
+                 "the history is 6442450941 inputs");
+  expect_refusal([](ForwardArgs& a) { a.op = Op::kVerify, a.dilation = 2; },
+                 "dilation: is 2, but verify has 1 only");
+  expect_refusal([](ForwardArgs& a) { a.dilation = 2; },
+                 "state: has 3 columns, but width 4 with dilation 2 needs 6 from column 0");
 }
 
 TEST(EpilogueRefusal, RunWithoutTheGateOfThePlan) {
