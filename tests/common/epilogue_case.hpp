@@ -10,28 +10,22 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "call_memory.hpp"
 #include "core/element.hpp"
 #include "shortconv/capability.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::test {
 
-struct EpilogueMemory {
-  std::function<void*(std::size_t)> allocate;  // freed by whoever made this
-  std::function<Status(const ForwardArgs&)> run_and_wait;
-  Device device;
-};
-
 class EpilogueCase {
  public:
-  EpilogueCase(const EpilogueMemory& memory, std::uint32_t seed) : memory_(memory), random_(seed) {
+  EpilogueCase(const CallMemory& memory, std::uint32_t seed) : memory_(memory), random_(seed) {
     pick_shape();
     make_tensors();
     expect_from_plain_calls();
@@ -399,6 +393,7 @@ class EpilogueCase {
 
   Status run_token_by_token() {
     for (std::int64_t s = 0; s < sequences(); ++s) {
+      const TensorRef slot = indices({slot_[s]});
       for (std::int64_t t = 0; t < lengths_[s] && live(s); ++t) {
         ForwardArgs args = packed();
         args.op = t == 0 && resumed_[s] == 0 ? Op::kForward : Op::kDecode;
@@ -410,7 +405,7 @@ class EpilogueCase {
         for (TensorRef* tensor : {&args.x, &args.out}) row(*tensor);
         if (args.input_gate) row(*args.input_gate);
         if (args.output_gate) row(*args.output_gate);
-        args.read_slots = indices({slot_[s]});
+        args.read_slots = slot;
         args.has_initial_state.reset();
         if (Status status = memory_.run_and_wait(args); !status.ok()) return status;
       }
@@ -512,7 +507,7 @@ class EpilogueCase {
     }
   }
 
-  const EpilogueMemory& memory_;
+  const CallMemory& memory_;
   std::mt19937 random_;
 
   DType x_dtype_, out_dtype_, state_dtype_, weight_dtype_;

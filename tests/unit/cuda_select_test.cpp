@@ -109,6 +109,24 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   EXPECT_EQ(kernel_of(far), Kernel::kGeneral);
 }
 
+TEST(CudaSelect, WhatStandsAroundTheConvolutionGoesToTheGeneralKernel) {
+  for (const auto& [epilogue, name] : capabilities().epilogues) {
+    for (Problem p : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
+      p.epilogue = epilogue;
+      EXPECT_EQ(kernel_of(p) == Kernel::kGeneral, epilogue != Epilogue::kNone) << name;
+      p.has_input_gate = true;
+      EXPECT_EQ(kernel_of(p), Kernel::kGeneral) << name;
+    }
+  }
+  Problem drafts = packed_batch(1000, 512, 7);
+  drafts.op = Op::kVerify;
+  drafts.has_input_gate = true;
+  EXPECT_EQ(kernel_of(drafts), Kernel::kGeneral);
+  Problem dilated = packed_batch(1000, 512, 7);
+  dilated.dilation = 2;
+  EXPECT_EQ(kernel_of(dilated), Kernel::kGeneral);
+}
+
 TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {
   Problem columns = packed_batch(1000, 511, 7);
   columns.x_token = columns.out_token = 1;

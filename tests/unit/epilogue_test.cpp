@@ -11,29 +11,6 @@
 namespace shortconv {
 namespace {
 
-class HostMemory {
- public:
-  HostMemory(BackendId backend, std::int32_t threads)
-      : memory_{.allocate =
-                    [this](std::size_t bytes) {
-                      blocks_.emplace_back(bytes + 64);
-                      return static_cast<void*>(blocks_.back().data());
-                    },
-                .run_and_wait =
-                    [backend, threads](const ForwardArgs& args) {
-                      ForwardArgs chosen = args;
-                      chosen.backend = backend;
-                      chosen.threads = threads;
-                      return forward(chosen);
-                    },
-                .device = {}} {}
-  [[nodiscard]] const test::EpilogueMemory& memory() const { return memory_; }
-
- private:
-  std::vector<std::vector<char>> blocks_;
-  test::EpilogueMemory memory_;
-};
-
 class Epilogues : public testing::TestWithParam<BackendId> {
  protected:
   Call make(std::vector<std::int32_t> bounds, std::int64_t rows = -1) {
@@ -66,7 +43,7 @@ TEST_P(Epilogues, ResidualAddsTheTokensOwnInputAfterTheActivation) {
 // The reference finishes in fp64, so its results are not its plain fp32 ones finished.
 TEST(EpiloguesOnCpu, EqualPlainCallsThatAreFinishedByHand) {
   for (std::uint32_t seed = 0; seed < 400; ++seed) {
-    HostMemory host(BackendId::kCpu, seed % 16 == 0 ? 0 : 1);
+    test::HostMemory host(BackendId::kCpu, seed % 16 == 0 ? 0 : 1);
     test::EpilogueCase one(host.memory(), seed);
     one.check();
     if (HasFailure()) FAIL() << "seed " << seed;
