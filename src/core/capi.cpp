@@ -140,6 +140,8 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   if (Status status = narrow("advance_state", args.advance_state, to.advance_state); !status.ok())
     return status;
   if (args.reserved != 0) return invalid("reserved: is not 0");
+  to.ring_positions = optional_tensor(args.ring_positions);
+  to.snapshots = optional_tensor(args.snapshots);
   to.input_gate = optional_tensor(args.input_gate);
   to.output_gate = optional_tensor(args.output_gate);
   if (Status status = narrow("residual", args.residual, to.residual); !status.ok()) return status;

@@ -195,6 +195,41 @@ TEST_P(Epilogues, PaddedRowsGetNeitherGateNorResidual) {
   }
 }
 
+// The call with the products made beforehand, with a pool of rings or of ordered states.
+TEST_P(Epilogues, SnapshotsAndRingsHoldGatedInputs) {
+  for (const bool ring : {false, true}) {
+    for (const std::int32_t dilation : {1, 2}) {
+      Call plain = make({0, 2, 13});
+      plain.columns = 8;
+      plain.slots = 6;
+      plain.resize(13);
+      plain.flags = {1, 1};
+      plain.args.dilation = dilation;
+      std::vector<std::int32_t> positions = {21, 3};
+      std::vector<std::int32_t> snapshots = {0, 1, 2, 1, 4, 3, 1, 9, 4};
+      if (ring)
+        plain.args.ring_positions = TensorRef::contiguous(positions.data(), DType::kI32, {2});
+      plain.args.snapshots = TensorRef::contiguous(snapshots.data(), DType::kI32, {3, 3});
+      Call call = plain;
+      std::vector<float> gate(call.x.size());
+      for (std::size_t i = 0; i < gate.size(); ++i) {
+        gate[i] = 0.1f * static_cast<float>(i % 7) - 0.3f;
+        plain.x[i] = call.x[i] * gate[i];
+      }
+      call.args.input_gate = TensorRef::contiguous(gate.data(), DType::kF32, {13, 3});
+      plain.run();
+      call.run();
+      EXPECT_EQ(call.out, plain.out);
+      EXPECT_EQ(call.state, plain.state);
+      // Input number 8 of sequence 1 is the newest of its last snapshot.
+      const std::int64_t newest = ring ? (3 + 8) % 8 : 3 * dilation - 1;
+      EXPECT_EQ(call.state_at(4, newest, 0), plain.x_at(2 + 8, 0)) << ring << " " << dilation;
+      const std::int64_t oldest = ring ? (3 + 9 - 3 * dilation) % 8 : 0;
+      EXPECT_EQ(call.state_at(4, oldest, 0), plain.x_at(2 + 9 - 3 * dilation, 0));
+    }
+  }
+}
+
 // Two taps, the older one three tokens back: the history is three inputs.
 TEST_P(Epilogues, ADilatedTapReachesFurtherBack) {
   Call call = make({0, 2, 7});
