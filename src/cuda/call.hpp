@@ -54,7 +54,7 @@ struct Call {
   // What few calls need.
   FastDivisor ring_columns;  // of a pool of rings,
   bool has_rings = false;    // which this says
-  bool has_window_slots = false;
+  bool has_window_slots = false, residual = false;
   DType ring_positions_dtype = DType::kI32, snapshots_dtype = DType::kI32;
   DType window_slots_dtype = DType::kI32;
   std::int32_t history = 0, ring_position_bytes = 0, snapshots = 0;
@@ -146,6 +146,7 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   }
   call.ring_positions_dtype = p.ring_positions_dtype;
   call.has_window_slots = p.has_window_slots;
+  call.residual = p.epilogue == Epilogue::kResidual;
   call.snapshots_dtype = p.snapshots_dtype;
   call.window_slots_dtype = p.window_slots_dtype;
   call.history = p.width - 1;

@@ -26,7 +26,7 @@
 namespace shortconv::cuda {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup,
-          States kStates>
+          Features kFeatures>
 __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_constant__ Call call) {
   constexpr int kHistory = kWidth - 1;
   constexpr int kWords = kWordsOf<T, kGroup>;
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
   load_words(static_cast<const T*>(call.x) + sequence * call.x_sequence + channel,
              columns[kHistory]);
   T* out = static_cast<T*>(call.out) + sequence * call.out_sequence + channel;
-  const SequenceState s = state_of<kStates>(call, static_cast<int>(sequence));
+  const SequenceState s = state_of<kFeatures>(call, static_cast<int>(sequence));
   if (s.skipped) {
     if (call.padded_rows == PaddedRows::kUntouched) return;
     if (call.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
     taps.load(call.weights(), channel);
     split_columns<T, kHistory, kGroup>(window, history);
   } else {
-    load_history<T, kHistory, kGroup, kStates>(call, s, channel, history);
+    load_history<T, kHistory, kGroup, kFeatures>(call, s, channel, history);
     taps.load(call.weights(), channel);
   }
 
@@ -73,11 +73,12 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
       sum.x = __fmaf_rn(taps.tap(k, pair).x, input.x, sum.x);
       sum.y = __fmaf_rn(taps.tap(k, pair).y, input.y, sum.y);
     }
-    pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+    const float2 input = unpack_pair<T>(columns[kHistory], pair);
+    pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, input));
   }
   store_words(out, result);
   auto& moved_on = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns[1]);
-  if constexpr (kStates == States::kAny) {
+  if constexpr (kFeatures == Features::kAll) {
     // The window that ends before `token`, which is 0 or 1, from number `first` of its inputs on.
     const auto store = [&](int slot, int token, int first,
                            const std::uint32_t(&window)[kHistory][kWords]) {

@@ -17,9 +17,9 @@
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, States kStates>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
 struct DraftKernel {
-  using Tiles = TileKernel<T, TWeight, kWidth, kActivation, kStates>;
+  using Tiles = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   static constexpr int kHistory = kWidth - 1;
   static constexpr int kTogether = 2;  // tokens of a tree
   using Words = typename Tiles::Words;
@@ -44,7 +44,7 @@ struct DraftKernel {
   }
 
   /// Where windows overlap, all but the newest input are in the one before.
-  __device__ static void store_window(const Call& call, const Windows& windows, int token,
+  __device__ static void store_window(const Call& call, const CapturedWindows& windows, int token,
                                       int channel, const Words (&window)[kHistory]) {
     if (token >= windows.tokens) return;
     T* to = static_cast<T*>(call.windows) + windows.first + token * call.window_token +
@@ -58,8 +58,9 @@ struct DraftKernel {
     }
   }
 
-  __device__ static void chain(const Call& call, const TileRows& tile, const Windows& windows,
-                               int length, int channel, const DraftTaps& taps, Rows& rows) {
+  __device__ static void chain(const Call& call, const TileRows& tile,
+                               const CapturedWindows& windows, int length, int channel,
+                               const DraftTaps& taps, Rows& rows) {
     for (int base = 0; base < length; base += kTileTokens) {
       const int tokens = min(kTileTokens, length - base);
       const T* x = x_at<T>(call, tile.stream, tile.first + base, channel);
@@ -80,7 +81,7 @@ struct DraftKernel {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(rows[kTileTokens + k], next[k]);
       const std::uint32_t mask = tile_rows_between(0, tokens);
-      Tiles::convolve(taps, mask, rows);
+      Tiles::convolve(call, taps, mask, rows);
       Tiles::store(call, tile, tile.first + base, mask, channel, rows);
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(next[k], rows[k]);
@@ -93,9 +94,9 @@ struct DraftKernel {
     return static_cast<std::uint32_t>(parent) < static_cast<std::uint32_t>(token) ? parent : -1;
   }
 
-  __device__ static void tree(const Call& call, const TileRows& tile, const Windows& windows,
-                              int sequence, int length, int channel, const DraftTaps& taps,
-                              Rows& rows) {
+  __device__ static void tree(const Call& call, const TileRows& tile,
+                              const CapturedWindows& windows, int sequence, int length, int channel,
+                              const DraftTaps& taps, Rows& rows) {
     const T* x = x_at<T>(call, tile.stream, tile.first, channel);
     T* out = out_at<T>(call, tile.stream, tile.first, channel);
     const char* parents =
@@ -148,7 +149,8 @@ struct DraftKernel {
             sum.x = __fmaf_rn(taps.tap(k, pair).x, value.x, sum.x);
             sum.y = __fmaf_rn(taps.tap(k, pair).y, value.y, sum.y);
           }
-          pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+          const float2 input = unpack_pair<T>(lines[i][kHistory], pair);
+          pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, input));
         }
         store_words(rows_after(out, call.out_step, token), result);
       }
@@ -156,11 +158,11 @@ struct DraftKernel {
   }
 };
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, States kStates>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
 __global__ void __launch_bounds__(kDraftThreads,
                                   resident_tiles(sizeof(T), kWidth) * kTileThreads / kDraftThreads)
     convolve_drafts(const __grid_constant__ Call call) {
-  using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kStates>;
+  using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.programmatic_launch) overlap_neighbours();
   const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
@@ -173,13 +175,14 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   const int sequence = static_cast<int>(unit);
   Beginning beginning;
-  const TileRows tile = head_of<kStates>(call, sequence, beginning);
+  const TileRows tile = head_of<kFeatures>(call, sequence, beginning);
   if (beginning.state.skipped) {
     Kernel::fill_sequence(call, sequence, channel);
     return;
   }
   if (beginning.length == 0) return;
-  const Windows windows = windows_of<kStates>(call, sequence, beginning.first, beginning.length);
+  const CapturedWindows windows =
+      windows_of<kFeatures>(call, sequence, beginning.first, beginning.length);
   typename Kernel::DraftTaps taps;
   typename Kernel::Rows rows;
   Kernel::Tiles::load_history(call, beginning, channel, rows);

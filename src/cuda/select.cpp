@@ -112,7 +112,8 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
 }
 
 Kernel kernel_of(const Problem& p) {
-  if (!one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
+  const bool gated = p.has_input_gate || p.epilogue == Epilogue::kOutputGate;
+  if (gated || p.dilation != 1 || !one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
     return drafts ? Kernel::kDrafts : Kernel::kGeneral;
@@ -120,21 +121,21 @@ Kernel kernel_of(const Problem& p) {
   const bool single_tokens = dense(p) && p.sequence_tokens == 1;
   if (p.schedule != Schedule::kFlat) {
     const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p) &&
-                        !p.has_ring_positions;
+                        !needs_all_features(p);
     return chunks && countable(p) ? Kernel::kChunks : Kernel::kGeneral;
   }
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
       own_or_f32_weights(p) && countable(p)) {
-    const bool small = p.tokens * p.channels <= kSmallDecode && !needs_any_states(p);
+    const bool small = p.tokens * p.channels <= kSmallDecode && !needs_all_features(p);
     const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
     if (token_major(p, group_of(p, decode))) return decode;
   }
   if (p.in_place) return Kernel::kGeneral;
   if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
-    const bool short_sequences = p.tokens < kTileTokens * p.sequences && !needs_any_states(p);
+    const bool short_sequences = p.tokens < kTileTokens * p.sequences && !needs_all_features(p);
     return short_sequences ? Kernel::kShortSequences : Kernel::kTiles;
   }
-  if (!needs_any_states(p) && p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
+  if (!needs_all_features(p) && p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
   return Kernel::kGeneral;
 }
 

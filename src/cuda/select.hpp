@@ -32,9 +32,10 @@ enum class Kernel : std::uint8_t {
   return kernel != Kernel::kColumns && kernel != Kernel::kChunks && kernel != Kernel::kGeneral;
 }
 
-/// Rings, snapshots and windows by slot, which kernels have an instance of their own for.
-[[nodiscard]] inline bool needs_any_states(const Problem& p) {
-  return p.has_ring_positions || p.snapshots > 0 || p.has_window_slots;
+/// What kernels have an instance of their own for, see Features in sequence.cuh.
+[[nodiscard]] inline bool needs_all_features(const Problem& p) {
+  return p.has_ring_positions || p.snapshots > 0 || p.has_window_slots ||
+         p.epilogue == Epilogue::kResidual;
 }
 
 struct Launch {

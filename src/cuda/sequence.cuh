@@ -10,16 +10,16 @@
 
 namespace shortconv::cuda {
 
-/// Which forms of state a kernel knows: what is not asked for is not to be in its code, of which
+/// What an instance of a kernel knows: what is not asked for is not to be in its code, of which
 /// small calls wait for every line.
-enum class States : std::uint8_t {
-  kOrdered,  // no snapshots
-  kAny,      // also rings, and snapshots
+enum class Features : std::uint8_t {
+  kPlain,  // ordered states
+  kAll,    // also rings, snapshots, windows by slot, the residual
 };
 
-template <States kStates>
+template <Features kFeatures>
 __device__ inline bool is_ring(const Call& call) {
-  return kStates == States::kAny && call.has_rings;
+  return kFeatures == Features::kAll && call.has_rings;
 }
 
 /// The row at which a sequence begins as it stands in memory: good for comparisons, a bad value may
@@ -54,15 +54,16 @@ __device__ inline bool usable_slot(const Call& call, int slot) {
 
 /// The windows of a sequence that are captured: those after its first `tokens` tokens, from element
 /// `first` on.
-struct Windows {
+struct CapturedWindows {
   std::int64_t first = 0;
   int tokens = 0;
 };
 
-template <States kStates>
-__device__ inline Windows windows_of(const Call& call, int sequence, int begin, int length) {
+template <Features kFeatures>
+__device__ inline CapturedWindows windows_of(const Call& call, int sequence, int begin,
+                                             int length) {
   if (!call.has_windows) return {};
-  if (kStates == States::kAny && call.has_window_slots) {
+  if (kFeatures == Features::kAll && call.has_window_slots) {
     const int slot = stated_index(call.window_slots_of, call.window_slots_dtype,
                                   call.window_slot_bytes, sequence);
     if (slot < 0 || slot >= call.window_slots || slot == call.null_slot) return {};
@@ -98,7 +99,7 @@ __device__ inline int ring_column_of(const Call& call, int sequence) {
   return static_cast<int>(position % call.ring_columns.divisor());
 }
 
-template <States kStates>
+template <Features kFeatures>
 __device__ inline SequenceState state_of(const Call& call, int sequence) {
   // All loads first: none depends on another, and each is a long wait.
   const int read = read_slot_of(call, sequence);
@@ -117,10 +118,10 @@ __device__ inline SequenceState state_of(const Call& call, int sequence) {
   state.skipped = !usable_slot(call, read);
   if (state.skipped || !call.has_state) return state;
   if (call.keeps_state && usable_slot(call, write)) state.write_slot = write;
-  if (is_ring<kStates>(call)) state.ring_column = ring_column_of(call, sequence);
+  if (is_ring<kFeatures>(call)) state.ring_column = ring_column_of(call, sequence);
   if (!resumed) return state;
   state.read_slot = read;
-  if (is_ring<kStates>(call)) {
+  if (is_ring<kFeatures>(call)) {
     state.read_column = wrapped(call, state.ring_column - call.history);
     return state;
   }

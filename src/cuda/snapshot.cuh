@@ -11,11 +11,11 @@
 namespace shortconv::cuda {
 
 /// A row of the list, -1 for what is beyond 31 bits.
-struct Snapshot {
+struct ListedSnapshot {
   int sequence = -1, token = -1, slot = -1;
 };
 
-__device__ inline Snapshot snapshot_at(const Call& call, int number) {
+__device__ inline ListedSnapshot listed_snapshot(const Call& call, int number) {
   const auto column = [&](int index) {
     const std::int64_t value =
         load_index(call.snapshots_dtype, call.snapshot_list,
@@ -27,7 +27,7 @@ __device__ inline Snapshot snapshot_at(const Call& call, int number) {
 
 /// Whether a snapshot is to be taken of its sequence, which is not skipped: is_taken of
 /// op/sequence.hpp.
-__device__ inline bool is_taken(const Call& call, const Snapshot& snapshot, int length,
+__device__ inline bool is_taken(const Call& call, const ListedSnapshot& snapshot, int length,
                                 const SequenceState& state) {
   return length > 0 && snapshot.token >= 0 && snapshot.token <= length &&
          usable_slot(call, snapshot.slot) &&
@@ -41,8 +41,8 @@ __device__ inline void for_own_snapshots(const Call& call, unsigned lanes, int s
                                          const SequenceState& state, int end, Take&& take) {
   const int lane = static_cast<int>(threadIdx.x % 32), step = __popc(lanes);
   for (int base = 0; base < call.snapshots; base += step) {
-    const Snapshot snapshot =
-        base + lane < call.snapshots ? snapshot_at(call, base + lane) : Snapshot{};
+    const ListedSnapshot snapshot =
+        base + lane < call.snapshots ? listed_snapshot(call, base + lane) : ListedSnapshot{};
     const bool own = snapshot.sequence == sequence && snapshot.token < end &&
                      is_taken(call, snapshot, length, state);
     for (unsigned left = __ballot_sync(lanes, own); left != 0; left &= left - 1) {

@@ -71,11 +71,11 @@ __device__ inline void load_state(const Call& call, std::int64_t slot, std::int6
 }
 
 /// The history of a sequence, oldest first.
-template <typename T, int kHistory, int kElements, States kStates>
+template <typename T, int kHistory, int kElements, Features kFeatures>
 __device__ inline void load_history(const Call& call, const SequenceState& state,
                                     std::int64_t channel,
                                     std::uint32_t (&columns)[kHistory][kWordsOf<T, kElements>]) {
-  if (!is_ring<kStates>(call)) {
+  if (!is_ring<kFeatures>(call)) {
     load_state<T, kHistory, kElements>(call, state.read_slot, state.read_column, channel, columns);
     return;
   }

@@ -117,7 +117,7 @@ TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
     const auto with = [&](Problem p) {
       p.has_ring_positions = rings;
       p.snapshots = rings ? 0 : 1;
-      EXPECT_TRUE(needs_any_states(p));
+      EXPECT_TRUE(needs_all_features(p));
       return p;
     };
     EXPECT_EQ(kernel_of(with(packed_batch(1000, 512, 7))), Kernel::kTiles);
@@ -127,10 +127,29 @@ TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
   }
   Problem drafts = packed_batch(28, 512, 7);
   drafts.op = Op::kVerify;
-  EXPECT_FALSE(needs_any_states(drafts));
+  EXPECT_FALSE(needs_all_features(drafts));
   drafts.has_windows = drafts.has_window_slots = true;
-  EXPECT_TRUE(needs_any_states(drafts));
+  EXPECT_TRUE(needs_all_features(drafts));
   EXPECT_EQ(kernel_of(drafts), Kernel::kDrafts);
+}
+
+TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
+  for (const auto& [epilogue, name] : capabilities().epilogues) {
+    for (Problem p : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
+      p.epilogue = epilogue;
+      EXPECT_EQ(kernel_of(p) == Kernel::kGeneral, epilogue == Epilogue::kOutputGate) << name;
+      EXPECT_EQ(needs_all_features(p), epilogue == Epilogue::kResidual) << name;
+      p.has_input_gate = true;
+      EXPECT_EQ(kernel_of(p), Kernel::kGeneral) << name;
+    }
+  }
+  Problem drafts = packed_batch(1000, 512, 7);
+  drafts.op = Op::kVerify;
+  drafts.has_input_gate = true;
+  EXPECT_EQ(kernel_of(drafts), Kernel::kGeneral);
+  Problem dilated = packed_batch(1000, 512, 7);
+  dilated.dilation = 2;
+  EXPECT_EQ(kernel_of(dilated), Kernel::kGeneral);
 }
 
 TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {
