@@ -46,7 +46,7 @@ struct DraftKernel {
   /// Where windows overlap, all but the newest input are in the one before.
   __device__ static void store_window(const Call& call, const CapturedWindows& windows, int token,
                                       int channel, const Words (&window)[kHistory]) {
-    if (token >= windows.tokens) return;
+    if (kFeatures == Features::kAll && token >= windows.tokens) return;
     T* to = static_cast<T*>(call.windows) + windows.first + token * call.window_token +
             channel * call.window_channel;
     if (token > 0 && call.window_token == call.window_column &&
@@ -69,7 +69,7 @@ struct DraftKernel {
         if (t == kTileTokens / 2 && tokens <= t) break;
         load_words(rows_after(x, call.x_step, min(t, tokens - 1)), rows[kHistory + t]);
       }
-      if (windows.tokens > base) {
+      if (windows.tokens > 0) {
 #pragma unroll
         for (int t = 0; t < kTileTokens; ++t) {
           if (t >= tokens) break;
@@ -137,8 +137,10 @@ struct DraftKernel {
       for (int i = 0; i < kTogether; ++i) {
         const int token = base + i;
         if (token >= length) break;
-        store_window(call, windows, token, channel,
-                     reinterpret_cast<const Words(&)[kHistory]>(lines[i][1]));
+        if (windows.tokens > 0) {
+          store_window(call, windows, token, channel,
+                       reinterpret_cast<const Words(&)[kHistory]>(lines[i][1]));
+        }
         Words result;
 #pragma unroll
         for (int pair = 0; pair < kTileGroup / 2; ++pair) {
@@ -181,12 +183,12 @@ __global__ void __launch_bounds__(kDraftThreads,
     return;
   }
   if (beginning.length == 0) return;
-  const CapturedWindows windows =
-      windows_of<kFeatures>(call, sequence, beginning.first, beginning.length);
   typename Kernel::DraftTaps taps;
   typename Kernel::Rows rows;
   Kernel::Tiles::load_history(call, beginning, channel, rows);
   taps.load(call.weights(), channel);
+  const CapturedWindows windows =
+      windows_of<kFeatures>(call, sequence, beginning.first, beginning.length);
   if (call.has_parents) {
     Kernel::tree(call, tile, windows, sequence, beginning.length, channel, taps, rows);
   } else {

@@ -23,6 +23,8 @@ inline const Kernels kTable{
         &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kPlain>),
     .full_decode = reinterpret_cast<Entry>(
         &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kAll>),
+    .ring_decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kRings>),
     .small_decode = reinterpret_cast<Entry>(
         &decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup, Features::kPlain>),
     .drafts = reinterpret_cast<Entry>(

@@ -117,7 +117,7 @@ TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
     const auto with = [&](Problem p) {
       p.has_ring_positions = rings;
       p.snapshots = rings ? 0 : 1;
-      EXPECT_TRUE(needs_all_features(p));
+      EXPECT_EQ(features_of(p), rings ? Features::kRings : Features::kAll);
       return p;
     };
     EXPECT_EQ(kernel_of(with(packed_batch(1000, 512, 7))), Kernel::kTiles);
@@ -127,9 +127,9 @@ TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
   }
   Problem drafts = packed_batch(28, 512, 7);
   drafts.op = Op::kVerify;
-  EXPECT_FALSE(needs_all_features(drafts));
+  EXPECT_EQ(features_of(drafts), Features::kPlain);
   drafts.has_windows = drafts.has_window_slots = true;
-  EXPECT_TRUE(needs_all_features(drafts));
+  EXPECT_EQ(features_of(drafts), Features::kAll);
   EXPECT_EQ(kernel_of(drafts), Kernel::kDrafts);
 }
 
@@ -138,7 +138,7 @@ TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
     for (Problem p : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
       p.epilogue = epilogue;
       EXPECT_EQ(kernel_of(p) == Kernel::kGeneral, epilogue == Epilogue::kOutputGate) << name;
-      EXPECT_EQ(needs_all_features(p), epilogue == Epilogue::kResidual) << name;
+      EXPECT_EQ(features_of(p) == Features::kAll, epilogue == Epilogue::kResidual) << name;
       p.has_input_gate = true;
       EXPECT_EQ(kernel_of(p), Kernel::kGeneral) << name;
     }

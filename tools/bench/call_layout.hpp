@@ -62,7 +62,8 @@ class CallLayout {
     return has_initial_state_;
   }
 
-  /// What a call moves: inputs, outputs, states, windows and snapshots, each counted once per
+  /// What a call moves: inputs, outputs, states, windows and snapshots, which are read again, each
+  /// counted once per
   /// direction; of a ring the tokens alone are written. Weights stay in cache.
   [[nodiscard]] std::int64_t moved_bytes() const;
 
