@@ -235,6 +235,15 @@ TEST(CudaSelect, ChunkSchedulesAddAUnitForRowsOutsideOfSequences) {
   EXPECT_EQ(chosen(p).aligned.blocks, (7 * 11 + 1) * 512 / kChunkChannels);
 }
 
+TEST(CudaSelect, SnapshotsAreUnitsOfTheirOwnUnlessInPlace) {
+  Problem p = packed_batch(1000, 512, 7);
+  p.width = 9;  // of the general kernel
+  p.snapshots = 11;
+  EXPECT_EQ(chosen(p).aligned.blocks, (63 + 11) * 512 / kGeneralThreads);
+  p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
+  EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kGeneralThreads);
+}
+
 TEST(CudaSelect, StatesAreVectorsWhereTheirLayoutAllowsIt) {
   const auto form = [](const Problem& p) { return chosen(p).aligned.grid.state_form; };
   Problem p = packed_batch(1000, 512, 7);
