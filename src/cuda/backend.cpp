@@ -163,6 +163,8 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   if (!aligned(at.read_slots, p.read_slots_dtype)) argument = "read_slots";
   if (!aligned(at.write_slots, p.write_slots_dtype)) argument = "write_slots";
   if (!aligned(at.read_offsets, p.read_offsets_dtype)) argument = "read_offsets";
+  if (!aligned(at.ring_positions, p.ring_positions_dtype)) argument = "ring_positions";
+  if (!aligned(at.snapshots, p.snapshots_dtype)) argument = "snapshots";
   if (!aligned(at.parents, p.parents_dtype)) argument = "parents";
   if (!aligned(at.windows, p.state_dtype)) argument = "windows";
   if (!aligned(at.block_sequence, DType::kI32)) argument = "block_sequence";

@@ -22,14 +22,9 @@ SHORTCONV_HOST_DEVICE inline std::int64_t first_row(const BlockSnapshots& p,
   return bound_of(p.query_start_loc, p.tokens, sequence) / p.block_tokens + sequence;
 }
 
-struct Snapshot {
-  std::int64_t sequence = -1;
-  std::int64_t token = 0;
-  std::int64_t slot = -1;
-};
-
 /// Rows are looked at one by one, so each is written once whatever the bounds are.
-SHORTCONV_HOST_DEVICE inline Snapshot snapshot_at(const BlockSnapshots& p, std::int64_t row) {
+SHORTCONV_HOST_DEVICE inline Snapshot boundary_at(const BlockSnapshots& p, std::int64_t row) {
+  constexpr Snapshot kNone{-1, 0, -1};
   std::int64_t low = 0, high = p.sequences;  // the last sequence whose rows begin at or before row
   while (low < high) {
     const std::int64_t middle = low + (high - low) / 2;
@@ -40,28 +35,28 @@ SHORTCONV_HOST_DEVICE inline Snapshot snapshot_at(const BlockSnapshots& p, std::
     }
   }
   const std::int64_t sequence = low - 1;
-  if (sequence < 0) return {};
+  if (sequence < 0) return kNone;
   const std::int64_t begin = bound_of(p.query_start_loc, p.tokens, sequence);
   const std::int64_t end = bound_of(p.query_start_loc, p.tokens, sequence + 1);
   const std::int64_t computed = p.computed_tokens.load(0, sequence);
   const std::int64_t number = row - first_row(p, sequence);  // of the boundary in this step
-  if (computed < 0 || end <= begin) return {};
+  if (computed < 0 || end <= begin) return kNone;
 
   // No product or sum leaves 64 bits, however large the values are.
   const std::int64_t length = end - begin, full = computed / p.block_tokens;
-  if (number > length / p.block_tokens || number >= p.blocks - full) return {};
+  if (number > length / p.block_tokens || number >= p.blocks - full) return kNone;
   const std::int64_t to_boundary = p.block_tokens - computed % p.block_tokens;
-  if (to_boundary > length - number * p.block_tokens) return {};
+  if (to_boundary > length - number * p.block_tokens) return kNone;
   const std::int64_t slot = p.block_slots.load(sequence, full + number);
-  if (slot < 0) return {};
+  if (slot < 0) return kNone;
   return {sequence, number * p.block_tokens + to_boundary, slot};
 }
 
 SHORTCONV_HOST_DEVICE inline void store_snapshot(const BlockSnapshots& p, std::int64_t row) {
-  Snapshot snapshot = snapshot_at(p, row);
+  Snapshot snapshot = boundary_at(p, row);
   // A pool cannot have a slot that its indices cannot name.
   const bool narrow = p.snapshots.dtype == DType::kI32;
-  if (narrow && snapshot.slot > INT32_MAX) snapshot = {};
+  if (narrow && snapshot.slot > INT32_MAX) snapshot = {-1, 0, -1};
   p.snapshots.store(row, 0, snapshot.sequence);
   p.snapshots.store(row, 1, snapshot.token);
   p.snapshots.store(row, 2, snapshot.slot);
