@@ -183,6 +183,47 @@ TEST_P(Defects, OffsetsOfAcceptedDraftsHoldInEveryMode) {
   }
 }
 
+// The same where verification leaves its windows in the pool itself, which has a column more for
+// each draft but the first: a step without drafts goes on from the accepted ones.
+TEST_P(Defects, RollingStatesContinueWithoutDrafts) {
+  constexpr std::int64_t kDrafts = 4;
+  for (std::int32_t offset = 0; offset < kDrafts; ++offset) {
+    for (std::int32_t accepted = 0; accepted < kDrafts; ++accepted) {
+      Call call = make({0, kDrafts, 2 * kDrafts}, {.columns = 3 + kDrafts - 1});
+      call.read_slots = {3, 1};
+      call.read_offsets = {offset, 3 - offset};
+      Call old = call;
+      ForwardArgs args = call.fill();
+      args.op = Op::kVerify;
+      args.window_slots = args.read_slots;
+      args.windows = args.state;
+      args.windows->ndim = 4;
+      const std::int64_t shape[] = {call.slots, kDrafts, 3, kChannels};
+      const std::int64_t* pool = args.state->strides;
+      const std::int64_t strides[] = {pool[0], pool[1], pool[1], pool[2]};
+      std::copy(std::begin(shape), std::end(shape), args.windows->shape);
+      std::copy(std::begin(strides), std::end(strides), args.windows->strides);
+      run(args);
+      Call next = make({0, 1, 2}, {.columns = call.columns});
+      next.read_slots = call.read_slots;
+      next.read_offsets = {accepted, 3 - accepted};
+      next.state = call.state;
+      Call before = next;
+      decode(next);
+      for (std::int64_t s = 0; s < 2; ++s) {
+        const std::int64_t slot = call.read_slots[s];
+        const Line drafts{
+            .call = old, .begin = s * kDrafts, .slot = slot, .base = call.read_offsets[s]};
+        expect_rows(call, drafts, kDrafts);
+        expect_state(before, slot, drafts, next.read_offsets[s] + 1, next.read_offsets[s]);
+        const Line line{.call = before, .begin = s, .slot = slot, .base = next.read_offsets[s]};
+        expect_rows(next, line, 1);
+        expect_state(next, slot, line, 1);
+      }
+    }
+  }
+}
+
 // The state of ragged drafts was taken to be as long as the longest of them, and not written in
 // full for the others (vllm, without accepted numbers).
 TEST_P(Defects, RaggedDraftsThatAreAdvancedKeepTheirWholeState) {

@@ -91,6 +91,7 @@ TEST_P(Defects, StatesAreReadBeforeTheyAreOverwritten) {
       Call call = make({0, length, 2 * length, 2 * length + 1}, {.channels = channels});
       call.flags = {1, 1, 1};
       call.read_slots = {2, 0, 1};
+      call.args.threads = 3;
       Call elsewhere = call;
       elsewhere.slots = 8;
       elsewhere.state.resize(2 * call.state.size(), kPoison);
