@@ -44,15 +44,18 @@ class Arguments {
     return &views_.back();
   }
 
-  void fill_indices(shortconv_tensor* view, std::int64_t low, std::int64_t high) {
-    if (view == nullptr || view->data == nullptr || view->ndim != 1) return;
+  // Of the last tensor made: all entries of one axis, or one column of two.
+  void fill_indices(shortconv_tensor* view, std::int64_t low, std::int64_t high,
+                    std::int64_t column = 0) {
+    if (view == nullptr || view->data == nullptr || view->ndim < 1 || view->ndim > 2) return;
     const std::int64_t bytes = (view->dtype & 0xff) / 8;
     if (bytes != 4 && bytes != 8) return;  // disturbed
+    const std::int64_t first = view->ndim == 2 ? column * view->strides[1] : 0;
     for (std::int64_t i = 0; i < view->shape[0]; ++i) {
       std::int64_t value = data_.ConsumeIntegralInRange<std::int64_t>(low, high);
       if (data_.ConsumeIntegralInRange<int>(0, 63) == 0)
         value = data_.ConsumeIntegral<std::int64_t>();
-      const std::int64_t at = (i * view->strides[0] - lowest_) * bytes;
+      const std::int64_t at = (first + i * view->strides[0] - lowest_) * bytes;
       if (at < 0 || at + bytes > last_bytes_) return;
       std::memcpy(static_cast<char*>(memory_.back()) + at, &value, static_cast<std::size_t>(bytes));
     }
@@ -168,7 +171,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
                ? data.ConsumeIntegral<std::int32_t>()
                : data.ConsumeIntegralInRange<int>(0, known);
   };
-  args.op = option(1);
+  args.op = option(2);
   args.initial_state = option(2);
   args.activation = option(1);
   args.padded_rows = option(2);
@@ -187,6 +190,41 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     list = make.tensor({blocks}, SHORTCONV_I32);
     make.fill_indices(list, -1, 5);
     args.block_offset = list;
+  }
+  const auto one_in = [&](int n) { return data.ConsumeIntegralInRange<int>(0, n - 1) == 0; };
+  if (one_in(3)) args.ring_positions = indices(actual_sequences, -4, 40);
+  if (one_in(3)) {
+    shortconv_tensor* list = make.tensor({small(6), 3}, data.PickValueInArray(kInts));
+    make.fill_indices(list, -1, actual_sequences, 0);
+    make.fill_indices(list, -1, tokens + 1, 1);
+    make.fill_indices(list, -1, slots, 2);
+    args.snapshots = list;
+  }
+  if (args.op == SHORTCONV_OP_VERIFY) {
+    args.advance_state = option(1);
+    if (!dense) args.parents = indices(tokens, -2, 8);
+    const bool by_slot = data.ConsumeBool();
+    if (by_slot) args.window_slots = indices(actual_sequences, -2, slots + 1);
+    const std::int32_t dtype = args.state != nullptr ? args.state->dtype : x_dtype;
+    if (by_slot) {
+      args.windows = make.tensor({slots, small(9), width - 1, channels}, dtype);
+    } else if (data.ConsumeBool()) {
+      std::vector<std::int64_t> sizes = rows;
+      sizes.insert(sizes.end() - 1, width - 1);
+      args.windows = make.tensor(sizes, dtype);
+    }
+    // The pool's own columns.
+    if (by_slot && args.state != nullptr && args.state->ndim == 3 && one_in(3)) {
+      shortconv_tensor* windows = make.tensor({}, dtype);
+      *windows = *args.state;
+      windows->ndim = 4;
+      windows->shape[1] = small(9);
+      windows->shape[2] = width - 1;
+      windows->shape[3] = channels;
+      windows->strides[3] = windows->strides[2];
+      windows->strides[2] = windows->strides[1];
+      args.windows = windows;
+    }
   }
 
   shortconv_plan plan{};
