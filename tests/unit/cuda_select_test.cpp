@@ -108,17 +108,17 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   Problem far = packed_batch(1000, 512, 7);
   far.x_token = std::int64_t{1} << 32;
   EXPECT_EQ(kernel_of(far), Kernel::kGeneral);
-  for (Problem ring : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
-    ring.has_ring_positions = true;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
-    ring.has_ring_positions = false;
-    ring.snapshots = 1;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
-    ring.snapshots = 0;
-    ring.op = Op::kVerify;
-    EXPECT_EQ(kernel_of(ring), Kernel::kDrafts);
-    ring.has_windows = ring.has_window_slots = true;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
+  for (Problem batch : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
+    batch.has_ring_positions = true;
+    EXPECT_EQ(kernel_of(batch), Kernel::kGeneral);
+    batch.has_ring_positions = false;
+    batch.snapshots = 1;
+    EXPECT_EQ(kernel_of(batch), Kernel::kGeneral);
+    batch.snapshots = 0;
+    batch.op = Op::kVerify;
+    EXPECT_EQ(kernel_of(batch), Kernel::kDrafts);
+    batch.has_windows = batch.has_window_slots = true;
+    EXPECT_EQ(kernel_of(batch), Kernel::kGeneral);
   }
 }
 
@@ -203,6 +203,14 @@ TEST(CudaSelect, ChunkSchedulesAddAUnitForRowsOutsideOfSequences) {
   p.schedule = Schedule::kSequenceGrid;
   p.longest_sequence = 81;
   EXPECT_EQ(chosen(p).aligned.blocks, (7 * 11 + 1) * 512 / kChunkChannels);
+}
+
+TEST(CudaSelect, SnapshotsAreUnitsOfTheirOwnUnlessInPlace) {
+  Problem p = packed_batch(1000, 512, 7);
+  p.snapshots = 11;
+  EXPECT_EQ(chosen(p).aligned.blocks, (63 + 11) * 512 / kGeneralThreads);
+  p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
+  EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kGeneralThreads);
 }
 
 TEST(CudaSelect, StatesAreVectorsWhereTheirLayoutAllowsIt) {
