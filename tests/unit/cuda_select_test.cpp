@@ -108,18 +108,49 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   Problem far = packed_batch(1000, 512, 7);
   far.x_token = std::int64_t{1} << 32;
   EXPECT_EQ(kernel_of(far), Kernel::kGeneral);
-  for (Problem batch : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
-    batch.has_ring_positions = true;
-    EXPECT_EQ(kernel_of(batch), Kernel::kGeneral);
-    batch.has_ring_positions = false;
-    batch.snapshots = 1;
-    EXPECT_EQ(kernel_of(batch), Kernel::kGeneral);
-    batch.snapshots = 0;
-    batch.op = Op::kVerify;
-    EXPECT_EQ(kernel_of(batch), Kernel::kDrafts);
-    batch.has_windows = batch.has_window_slots = true;
-    EXPECT_EQ(kernel_of(batch), Kernel::kGeneral);
+}
+
+TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
+  Problem columns = packed_batch(1000, 512, 7);
+  columns.x_token = columns.out_token = 1;
+  columns.x_channel = columns.out_channel = 1000;
+  for (const bool rings : {true, false}) {
+    const auto with = [&](Problem p) {
+      p.has_ring_positions = rings;
+      p.snapshots = rings ? 0 : 1;
+      EXPECT_TRUE(needs_all_features(p));
+      return p;
+    };
+    EXPECT_EQ(kernel_of(with(packed_batch(1000, 512, 7))), Kernel::kTiles);
+    EXPECT_EQ(kernel_of(with(packed_batch(20, 512, 7))), Kernel::kTiles) << "short sequences";
+    EXPECT_EQ(kernel_of(with(decode_batch(512, 7))), Kernel::kDecode) << "a small one";
+    EXPECT_EQ(kernel_of(with(columns)), Kernel::kGeneral);
   }
+  Problem drafts = packed_batch(28, 512, 7);
+  drafts.op = Op::kVerify;
+  EXPECT_FALSE(needs_all_features(drafts));
+  drafts.has_windows = drafts.has_window_slots = true;
+  EXPECT_TRUE(needs_all_features(drafts));
+  EXPECT_EQ(kernel_of(drafts), Kernel::kDrafts);
+}
+
+TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
+  for (const auto& [epilogue, name] : capabilities().epilogues) {
+    for (Problem p : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
+      p.epilogue = epilogue;
+      EXPECT_EQ(kernel_of(p) == Kernel::kGeneral, epilogue == Epilogue::kOutputGate) << name;
+      EXPECT_EQ(needs_all_features(p), epilogue == Epilogue::kResidual) << name;
+      p.has_input_gate = true;
+      EXPECT_EQ(kernel_of(p), Kernel::kGeneral) << name;
+    }
+  }
+  Problem drafts = packed_batch(1000, 512, 7);
+  drafts.op = Op::kVerify;
+  drafts.has_input_gate = true;
+  EXPECT_EQ(kernel_of(drafts), Kernel::kGeneral);
+  Problem dilated = packed_batch(1000, 512, 7);
+  dilated.dilation = 2;
+  EXPECT_EQ(kernel_of(dilated), Kernel::kGeneral);
 }
 
 TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {
@@ -207,6 +238,7 @@ TEST(CudaSelect, ChunkSchedulesAddAUnitForRowsOutsideOfSequences) {
 
 TEST(CudaSelect, SnapshotsAreUnitsOfTheirOwnUnlessInPlace) {
   Problem p = packed_batch(1000, 512, 7);
+  p.width = 9;  // of the general kernel
   p.snapshots = 11;
   EXPECT_EQ(chosen(p).aligned.blocks, (63 + 11) * 512 / kGeneralThreads);
   p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
