@@ -120,10 +120,60 @@ class Arguments {
   std::int64_t last_bytes_ = 0;
 };
 
+void prepare(FuzzedDataProvider& data) {
+  Arguments make(data);
+  constexpr std::int32_t kInts[] = {SHORTCONV_I32, SHORTCONV_I64};
+  const auto small = [&](int high) { return data.ConsumeIntegralInRange<std::int64_t>(0, high); };
+  const auto indices = [&](const std::vector<std::int64_t>& sizes, std::int64_t low,
+                           std::int64_t high) {
+    shortconv_tensor* view = make.tensor(sizes, data.PickValueInArray(kInts));
+    for (std::int64_t column = 0; column < (sizes.size() == 2 ? sizes[1] : 1); ++column) {
+      make.fill_indices(view, low, high, column);
+    }
+    return view;
+  };
+  const std::int64_t sequences = small(5), tokens = small(20);
+  const std::int32_t backend = data.ConsumeIntegralInRange<int>(0, 3);
+  int ran = SHORTCONV_OK;
+  if (data.ConsumeBool()) {
+    shortconv_block_snapshots_args args{};
+    args.struct_size = sizeof args;
+    args.backend = backend;
+    args.tokens = tokens;
+    args.block_tokens = data.ConsumeIntegralInRange<int>(0, 15) == 0
+                            ? data.ConsumeIntegral<std::int64_t>()
+                            : 1 + small(7);
+    args.query_start_loc = indices({sequences + 1}, -2, tokens + 2);
+    args.computed_tokens = indices({sequences}, -2, 30);
+    args.block_slots = indices({sequences, small(12)}, -2, 9);
+    const std::int64_t needed = args.block_tokens > 0 ? tokens / args.block_tokens : 0;
+    args.snapshots = make.tensor({needed + sequences + small(3), 3}, data.PickValueInArray(kInts));
+    ran = shortconv_block_snapshots(&args, nullptr);
+  } else {
+    const bool ragged = data.ConsumeBool();
+    const std::vector<std::int64_t> shape =
+        ragged ? std::vector{tokens} : std::vector{sequences, tokens};
+    shortconv_tree_parents_args args{};
+    args.struct_size = sizeof args;
+    args.backend = backend;
+    args.first_child = indices(shape, -1, tokens);
+    args.next_sibling = indices(shape, -1, tokens);
+    if (ragged) args.query_start_loc = indices({sequences + 1}, -2, tokens + 2);
+    args.parents = make.tensor(shape, data.PickValueInArray(kInts));
+    ran = shortconv_tree_parents(&args, nullptr);
+  }
+  if (ran != SHORTCONV_OK && shortconv_last_error()[0] == '\0') std::abort();
+  if (ran == SHORTCONV_INTERNAL) std::abort();
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
   FuzzedDataProvider data(bytes, size);
+  if (data.ConsumeIntegralInRange<int>(0, 3) == 0) {
+    prepare(data);
+    return 0;
+  }
   Arguments make(data);
   constexpr std::int32_t kFloats[] = {SHORTCONV_F32, SHORTCONV_F16, SHORTCONV_BF16, SHORTCONV_F64};
   constexpr std::int32_t kInts[] = {SHORTCONV_I32, SHORTCONV_I64};
