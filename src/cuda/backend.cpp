@@ -69,6 +69,8 @@ Entry entry_of(const Problem& p, Kernel kernel) {
       return kernels_of(p).small_decode;
     case Kernel::kDrafts:
       return plain ? kernels_of(p).drafts : kernels_of(p).full_drafts;
+    case Kernel::kTrees:
+      return plain ? kernels_of(p).trees : kernels_of(p).full_trees;
     case Kernel::kColumns:
       return kernels_of(p).columns;
     case Kernel::kChunks:

@@ -17,6 +17,7 @@ struct Kernels {
   Entry decode, full_decode, ring_decode;  // decode.cuh, 16 bytes a thread
   Entry small_decode;                      // decode.cuh, 4 channels a thread
   Entry drafts, full_drafts;               // drafts.cuh
+  Entry trees, full_trees;                 // trees.cuh
   Entry columns;                           // columns.cuh
   Entry chunks;                            // chunk.cuh
 };

@@ -102,6 +102,7 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
     case Kernel::kTiles:
     case Kernel::kShortSequences:
     case Kernel::kDrafts:
+    case Kernel::kTrees:
       return kTileGroup;
     case Kernel::kChunks:
       return 2;
@@ -115,7 +116,8 @@ Kernel kernel_of(const Problem& p) {
   if (gated || p.dilation != 1 || !one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
-    return drafts ? Kernel::kDrafts : Kernel::kGeneral;
+    if (!drafts) return Kernel::kGeneral;
+    return p.has_parents ? Kernel::kTrees : Kernel::kDrafts;
   }
   const bool single_tokens = dense(p) && p.sequence_tokens == 1;
   if (p.schedule != Schedule::kFlat) {
@@ -168,6 +170,7 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
     case Kernel::kDecode:
     case Kernel::kSmallDecode:
     case Kernel::kDrafts:
+    case Kernel::kTrees:
       return p.sequences;
     case Kernel::kColumns:
       return tiles(32 * 16 / element_bytes(p.x_dtype));
@@ -199,6 +202,7 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
       threads = kDecodeThreads;
       return kDecodeThreads * group_of(p, kernel);
     case Kernel::kDrafts:
+    case Kernel::kTrees:
       threads = kDraftThreads;
       return kDraftThreads * kTileGroup;
     case Kernel::kColumns:
@@ -279,6 +283,8 @@ std::string_view name(Kernel kernel) {
       return "small decode";
     case Kernel::kDrafts:
       return "drafts";
+    case Kernel::kTrees:
+      return "trees";
     case Kernel::kColumns:
       return "columns";
     case Kernel::kChunks:

@@ -19,6 +19,7 @@ enum class Kernel : std::uint8_t {
   kDecode,
   kSmallDecode,
   kDrafts,
+  kTrees,
   kColumns,
   kChunks,
   kGeneral
