@@ -1,0 +1,29 @@
+"""Short causal depthwise convolution for serving.
+
+    import shortconv
+    y = shortconv.forward(x, weight, bias, state=state, query_start_loc=bounds, activation="silu")
+    y = shortconv.decode(x, weight, bias, state=state, read_slots=slots, activation="silu")
+
+shortconv.torch has the same functions for torch.compile, shortconv.reference in double precision,
+shortconv.compat those of other libraries.
+"""
+
+import json
+from typing import Any, Dict
+
+from shortconv import _core, reference
+from shortconv._operators import commit, decode, forward, verify
+
+__version__ = _core.version()
+__all__ = ["capabilities", "commit", "decode", "forward", "reference", "verify"]
+
+
+def capabilities() -> Dict[str, Any]:
+    """What this build can do here.
+
+    Returns:
+      widths: list of int, those with kernels of their own; max_width: int, the general path's limit.
+      dtypes, activations, padded_rows: lists of the names that calls take and messages use.
+      backends: list of {"name", "available", "detail"}: instruction set or device, or why not.
+    """
+    return json.loads(_core.capabilities())

@@ -1,0 +1,15 @@
+"""The compiled core: one module of functions that take their arguments by position."""
+
+import os
+
+import tvm_ffi
+
+# Where bindings/ says that a device cannot do something, and where it is the arguments' fault, differ.
+tvm_ffi.error.register_error("NotImplementedError", NotImplementedError)
+
+_module = tvm_ffi.load_module(os.path.join(os.path.dirname(__file__), "_shortconv.so"))
+
+forward = _module.forward
+commit = _module.commit
+capabilities = _module.capabilities
+version = _module.version

@@ -1,0 +1,231 @@
+"""The operators. Each is one call into the core, which checks, plans and launches.
+
+Arrays are torch tensors, CuPy or numpy arrays, or anything that speaks DLPack; none is copied, and
+any strides will do. Element types are f32, f16 and bf16 (f64 in shortconv.reference); index arrays
+are i32 or i64 on the device of x. Nothing waits for the device, and no length is needed on the host.
+
+Every function raises ValueError for arguments that contradict each other or the specification,
+NotImplementedError for what a backend has no kernel for, RuntimeError where a backend or its device
+is not there, always before anything is written. Messages name the argument, what was expected and
+what came.
+
+Source: docs/specification.md of the shortconv repository.
+"""
+
+from typing import Any, Optional
+
+from shortconv import _core
+from shortconv._arrays import kinds
+
+Array = Any  # what DLPack can share
+
+_FORWARD, _DECODE, _VERIFY = 0, 1, 2
+
+
+def forward(
+    x: Array,
+    weight: Array,
+    bias: Optional[Array] = None,
+    *,
+    out: Optional[Array] = None,
+    state: Optional[Array] = None,
+    read_slots: Optional[Array] = None,
+    write_slots: Optional[Array] = None,
+    read_offsets: Optional[Array] = None,
+    state_base: int = 0,
+    null_slot: Optional[int] = None,
+    query_start_loc: Optional[Array] = None,
+    has_initial_state: Optional[Array] = None,
+    initial_state: bool = False,
+    activation: Optional[str] = None,
+    padded_rows: Optional[str] = None,
+    violations: Optional[Array] = None,
+    backend: Optional[str] = None,
+    threads: int = 0,
+    programmatic_launch: bool = False,
+    stream: Any = None,
+) -> Array:
+    """Convolves a ragged or dense batch and keeps the state of each sequence.
+
+    Args:
+      x: [tokens, channels] with query_start_loc (one sequence without), or [batch, tokens, channels].
+      weight: [channels, width], width 2 to 64; the last tap multiplies the current token.
+      bias: [channels], dtype of weight.
+      out: shape of x, written and returned; may be x itself. None: an array like x.
+      state: [slots, columns >= width - 1, channels], raw inputs, newest last; written in place.
+      read_slots: [sequences]; None: slot = sequence number. A negative one, null_slot or one outside
+        of the pool is padding: its sequence is skipped.
+      write_slots: [sequences]; where final states go. None: as read_slots; negative: not kept.
+      read_offsets: [sequences]; columns to skip when reading, clamped to the pool.
+      state_base: first column of the state that belongs to the history.
+      null_slot: a slot that means padding.
+      query_start_loc: [sequences + 1]; rows of sequence s are query_start_loc[s] up to
+        query_start_loc[s + 1].
+      has_initial_state: [sequences] bool; which sequences continue from their slot.
+      initial_state: without flags: whether all do.
+      activation: None or "silu".
+      padded_rows: what rows of skipped sequences, and rows of no sequence, hold afterwards: "zero"
+        (also None), "untouched" or "copy" (of x).
+      violations: [7, 2] i64, written: the checked mode's report of bad index values.
+      backend: None, "cpu", "cuda" or "reference".
+      threads: CPU: how many to use; 0: as many as OpenMP offers.
+      programmatic_launch: CUDA: the kernel may start while the one before it is ending.
+      stream: CUDA: a stream's handle or an object with __cuda_stream__. None: the current stream of
+        the library that x comes from.
+
+    Returns:
+      out.
+    """
+    empty_like, current_stream = kinds[type(x)]
+    if out is None:
+        out = empty_like(x)
+    if stream is None and current_stream is not None:
+        stream = current_stream(x)
+    _core.forward(
+        _FORWARD, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
+        null_slot, query_start_loc, has_initial_state, initial_state, None, None, False, activation,
+        padded_rows, backend, violations, threads, programmatic_launch, stream,
+    )
+    return out
+
+
+def decode(
+    x: Array,
+    weight: Array,
+    bias: Optional[Array] = None,
+    *,
+    state: Array,
+    out: Optional[Array] = None,
+    read_slots: Optional[Array] = None,
+    write_slots: Optional[Array] = None,
+    read_offsets: Optional[Array] = None,
+    state_base: int = 0,
+    null_slot: Optional[int] = None,
+    has_initial_state: Optional[Array] = None,
+    activation: Optional[str] = None,
+    padded_rows: Optional[str] = None,
+    violations: Optional[Array] = None,
+    backend: Optional[str] = None,
+    threads: int = 0,
+    programmatic_launch: bool = False,
+    stream: Any = None,
+) -> Array:
+    """Convolves one or a few new tokens of each sequence; every sequence continues from its slot.
+
+    Args:
+      x: [sequences, channels] (one token each) or [sequences, tokens, channels].
+      out: shape of x; may be x itself. None: an array like x.
+      has_initial_state: [sequences] bool; sequences without it start from zeros.
+
+    The other arguments, the errors and the result are those of forward.
+    """
+    empty_like, current_stream = kinds[type(x)]
+    if out is None:
+        out = empty_like(x)
+    if stream is None and current_stream is not None:
+        stream = current_stream(x)
+    _core.forward(
+        _DECODE, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
+        null_slot, None, has_initial_state, True, None, None, False, activation, padded_rows,
+        backend, violations, threads, programmatic_launch, stream,
+    )
+    return out
+
+
+def verify(
+    x: Array,
+    weight: Array,
+    bias: Optional[Array] = None,
+    *,
+    state: Array,
+    out: Optional[Array] = None,
+    read_slots: Optional[Array] = None,
+    write_slots: Optional[Array] = None,
+    read_offsets: Optional[Array] = None,
+    state_base: int = 0,
+    null_slot: Optional[int] = None,
+    query_start_loc: Optional[Array] = None,
+    has_initial_state: Optional[Array] = None,
+    parents: Optional[Array] = None,
+    windows: Optional[Array] = None,
+    advance_state: bool = False,
+    activation: Optional[str] = None,
+    padded_rows: Optional[str] = None,
+    violations: Optional[Array] = None,
+    backend: Optional[str] = None,
+    threads: int = 0,
+    programmatic_launch: bool = False,
+    stream: Any = None,
+) -> Array:
+    """Convolves draft tokens, as chains or as trees, and leaves states alone unless asked.
+
+    Args:
+      x: [tokens, channels] with query_start_loc, or [sequences, tokens, channels].
+      out: shape of x; never x itself.
+      write_slots: [sequences]; slots for those sequences that are advanced by all their tokens.
+      parents: [tokens], or [sequences, tokens] as x has it: a token's parent, counted from the first
+        token of its sequence, -1 for none; parents come first. None: chains.
+      windows: [tokens, width - 1, channels], or [sequences, tokens, width - 1, channels], dtype of
+        state, written: the inputs that a token would leave behind. Equal strides of tokens and
+        columns make the windows of a dense chain overlap.
+      advance_state: write final states to read_slots, as forward does.
+
+    The other arguments, the errors and the result are those of forward.
+    """
+    empty_like, current_stream = kinds[type(x)]
+    if out is None:
+        out = empty_like(x)
+    if stream is None and current_stream is not None:
+        stream = current_stream(x)
+    _core.forward(
+        _VERIFY, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
+        null_slot, query_start_loc, has_initial_state, True, parents, windows, advance_state,
+        activation, padded_rows, backend, violations, threads, programmatic_launch, stream,
+    )
+    return out
+
+
+def commit(
+    windows: Array,
+    state: Array,
+    accepted: Array,
+    *,
+    width: int,
+    token_rows: Optional[int] = None,
+    slots: Optional[Array] = None,
+    second_slots: Optional[Array] = None,
+    query_start_loc: Optional[Array] = None,
+    state_base: int = 0,
+    null_slot: Optional[int] = None,
+    backend: Optional[str] = None,
+    threads: int = 0,
+    stream: Any = None,
+) -> Array:
+    """Writes the window after the last accepted draft of each sequence into its slot, in all layers.
+
+    Args:
+      windows: what verify captured, dtype of state: [layers, sequences, rows, channels]. With
+        query_start_loc [layers, rows, channels] or [layers, tokens, width - 1, channels].
+      state: [layers, slots, columns >= width - 1, channels], written in place.
+      accepted: [sequences]; number of the last accepted token, from 0. Negative: nothing to commit.
+      width: of the convolution.
+      token_rows: rows from one token's window to the next one's: width - 1 (None) where windows lie
+        one after the other, 1 where they overlap.
+      slots: [sequences]; None: slot = sequence number.
+      second_slots: [sequences]; where the window goes as well.
+      query_start_loc: [sequences + 1]; bounds of ragged drafts, whose windows are packed.
+
+    The other arguments and the errors are those of forward.
+
+    Returns:
+      state.
+    """
+    _, current_stream = kinds[type(windows)]
+    if stream is None and current_stream is not None:
+        stream = current_stream(windows)
+    _core.commit(
+        windows, state, accepted, slots, second_slots, query_start_loc, width,
+        width - 1 if token_rows is None else token_rows, state_base, null_slot, backend, threads,
+        stream,
+    )
+    return state
