@@ -22,7 +22,7 @@ def capabilities() -> Dict[str, Any]:
     """What this build can do here.
 
     Returns:
-      widths: list of int, those with kernels of their own; max_width: int, the general path's limit.
+      widths: list of int, those with kernels of their own; max_width: the general path's limit.
       dtypes, activations, padded_rows: lists of the names that calls take and messages use.
       backends: list of {"name", "available", "detail"}: instruction set or device, or why not.
     """

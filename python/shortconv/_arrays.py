@@ -17,13 +17,15 @@ class Kind(NamedTuple):
 
 
 def _cannot_allocate(array: Any) -> Any:
-    raise TypeError(f"out: cannot make an array like {type(array).__module__}."
-                    f"{type(array).__qualname__}; pass out=")
+    name = f"{type(array).__module__}.{type(array).__qualname__}"
+    if not hasattr(array, "__dlpack__"):
+        raise TypeError(f"x: is {name}; expected an array that DLPack can share")
+    raise TypeError(f"out: cannot make an array like {name}; pass out=")
 
 
 def _cannot_write(array: Any) -> Any:
-    raise TypeError("x: is a JAX array, and those must not be written to; outputs and states would be. "
-                    "Pass torch, CuPy or numpy arrays (jax.dlpack shares memory with them)")
+    raise TypeError("x: is a JAX array, which must not be written to, as outputs and states are; "
+                    "pass torch, CuPy or numpy arrays (jax.dlpack shares memory with them)")
 
 
 def _stream_needed(array: Any) -> None:
@@ -31,6 +33,10 @@ def _stream_needed(array: Any) -> None:
     if device_type not in (1, 3):  # the CPU's memory, pinned or not
         raise ValueError("stream: is None, but the current stream of "
                          f"{type(array).__module__} arrays is not known; pass stream=")
+
+
+def _cupy_stream(array: Any) -> int:
+    return sys.modules["cupy"].cuda.get_current_stream().ptr
 
 
 class _Kinds(dict):
@@ -48,14 +54,10 @@ def _kind_of(array_type: type) -> Kind:
         if library in ("torch", "numpy"):
             return Kind(sys.modules[library].empty_like, None)
         if library == "cupy":
-            cupy = sys.modules["cupy"]
-            return Kind(cupy.empty_like, lambda array: cupy.cuda.get_current_stream().ptr)
+            return Kind(sys.modules["cupy"].empty_like, _cupy_stream)
         if library in ("jax", "jaxlib"):
             return Kind(_cannot_write, _cannot_write)
-    if not hasattr(array_type, "__dlpack__"):
-        raise TypeError(f"x: is {array_type.__module__}.{array_type.__qualname__}; "
-                        "expected an array that DLPack can share")
-    return Kind(_cannot_allocate, _stream_needed)
+    return Kind(_cannot_allocate, _stream_needed if hasattr(array_type, "__dlpack__") else None)
 
 
 kinds = _Kinds()

@@ -4,7 +4,7 @@ import os
 
 import tvm_ffi
 
-# Where bindings/ says that a device cannot do something, and where it is the arguments' fault, differ.
+# What no backend can do is not the arguments' fault; tvm_ffi does not know the word yet.
 tvm_ffi.error.register_error("NotImplementedError", NotImplementedError)
 
 _module = tvm_ffi.load_module(os.path.join(os.path.dirname(__file__), "_shortconv.so"))

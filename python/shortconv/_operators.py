@@ -2,7 +2,8 @@
 
 Arrays are torch tensors, CuPy or numpy arrays, or anything that speaks DLPack; none is copied, and
 any strides will do. Element types are f32, f16 and bf16 (f64 in shortconv.reference); index arrays
-are i32 or i64 on the device of x. Nothing waits for the device, and no length is needed on the host.
+are i32 or i64 on the device of x. Nothing waits for the device, and the host needs no lengths.
+There are no gradients: outputs do not depend on inputs as far as torch knows (shortconv.torch asks).
 
 Every function raises ValueError for arguments that contradict each other or the specification,
 NotImplementedError for what a backend has no kernel for, RuntimeError where a backend or its device
@@ -48,13 +49,14 @@ def forward(
     """Convolves a ragged or dense batch and keeps the state of each sequence.
 
     Args:
-      x: [tokens, channels] with query_start_loc (one sequence without), or [batch, tokens, channels].
+      x: [tokens, channels] with query_start_loc (one sequence without), or [batch, tokens,
+        channels].
       weight: [channels, width], width 2 to 64; the last tap multiplies the current token.
       bias: [channels], dtype of weight.
       out: shape of x, written and returned; may be x itself. None: an array like x.
       state: [slots, columns >= width - 1, channels], raw inputs, newest last; written in place.
-      read_slots: [sequences]; None: slot = sequence number. A negative one, null_slot or one outside
-        of the pool is padding: its sequence is skipped.
+      read_slots: [sequences]; None: slot = sequence number. A negative one, null_slot or one
+        outside of the pool is padding: its sequence is skipped.
       write_slots: [sequences]; where final states go. None: as read_slots; negative: not kept.
       read_offsets: [sequences]; columns to skip when reading, clamped to the pool.
       state_base: first column of the state that belongs to the history.
@@ -163,8 +165,8 @@ def verify(
       x: [tokens, channels] with query_start_loc, or [sequences, tokens, channels].
       out: shape of x; never x itself.
       write_slots: [sequences]; slots for those sequences that are advanced by all their tokens.
-      parents: [tokens], or [sequences, tokens] as x has it: a token's parent, counted from the first
-        token of its sequence, -1 for none; parents come first. None: chains.
+      parents: [tokens], or [sequences, tokens] as x has it: a token's parent, counted from the
+        first token of its sequence, -1 for none; parents come first. None: chains.
       windows: [tokens, width - 1, channels], or [sequences, tokens, width - 1, channels], dtype of
         state, written: the inputs that a token would leave behind. Equal strides of tokens and
         columns make the windows of a dense chain overlap.
@@ -201,7 +203,7 @@ def commit(
     threads: int = 0,
     stream: Any = None,
 ) -> Array:
-    """Writes the window after the last accepted draft of each sequence into its slot, in all layers.
+    """Writes the window after each sequence's last accepted draft into its slot, in all layers.
 
     Args:
       windows: what verify captured, dtype of state: [layers, sequences, rows, channels]. With
