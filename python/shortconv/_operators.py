@@ -3,7 +3,7 @@
 Arrays are torch tensors, CuPy or numpy arrays, or anything that speaks DLPack; none is copied, and
 any strides will do. Element types are f32, f16 and bf16 (f64 in shortconv.reference); index arrays
 are i32 or i64 on the device of x. Nothing waits for the device, and the host needs no lengths.
-There are no gradients: outputs do not depend on inputs as far as torch knows (shortconv.torch asks).
+There are no gradients: torch does not know that outputs depend on inputs.
 
 Every function raises ValueError for arguments that contradict each other or the specification,
 NotImplementedError for what a backend has no kernel for, RuntimeError where a backend or its device
