@@ -20,7 +20,7 @@ from shortconv._arrays import kinds
 
 Array = Any  # what DLPack can share
 
-_FORWARD, _DECODE, _VERIFY = 0, 1, 2
+FORWARD, DECODE, VERIFY = 0, 1, 2  # Op of problem.hpp
 
 
 def forward(
@@ -84,7 +84,7 @@ def forward(
     if stream is None and current_stream is not None:
         stream = current_stream(x)
     _core.forward(
-        _FORWARD, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
+        FORWARD, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
         null_slot, query_start_loc, has_initial_state, initial_state, None, None, False, activation,
         padded_rows, backend, violations, threads, programmatic_launch, stream,
     )
@@ -127,7 +127,7 @@ def decode(
     if stream is None and current_stream is not None:
         stream = current_stream(x)
     _core.forward(
-        _DECODE, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
+        DECODE, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
         null_slot, None, has_initial_state, True, None, None, False, activation, padded_rows,
         backend, violations, threads, programmatic_launch, stream,
     )
@@ -180,7 +180,7 @@ def verify(
     if stream is None and current_stream is not None:
         stream = current_stream(x)
     _core.forward(
-        _VERIFY, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
+        VERIFY, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
         null_slot, query_start_loc, has_initial_state, True, parents, windows, advance_state,
         activation, padded_rows, backend, violations, threads, programmatic_launch, stream,
     )
