@@ -30,6 +30,8 @@ struct Addresses {
   const void* parents = nullptr;
   void* windows = nullptr;
   void* violations = nullptr;
+  const void* ring_positions = nullptr;
+  const void* snapshots = nullptr;
 };
 
 [[nodiscard]] SHORTCONV_API Addresses addresses(const ForwardArgs& args);

@@ -57,6 +57,12 @@ struct ForwardArgs {
       read_offsets;             ///< [sequences]; columns to skip when reading, clamped to the pool
   std::int64_t state_base = 0;  ///< first column that belongs to the history
   std::optional<std::int64_t> null_slot;  ///< a slot that means padding, as every negative one does
+  std::optional<TensorRef>
+      ring_positions;  ///< [sequences] i32 or i64: inputs of the sequence before this call, of
+                       ///< which number n lies in column n modulo columns; negative counts as 0
+  std::optional<TensorRef>
+      snapshots;  ///< [snapshots, 3] i32 or i64, rows (sequence, token, slot): the slot receives
+                  ///< the state that a call ending before this token would leave. Not for kVerify
 
   std::optional<TensorRef>
       query_start_loc;  ///< [sequences + 1] i32 or i64, in the memory of x's device
@@ -104,6 +110,8 @@ struct Problem {
   DType write_slots_dtype = DType::kI32;
   DType read_offsets_dtype = DType::kI32;
   DType parents_dtype = DType::kI32;
+  DType ring_positions_dtype = DType::kI32;
+  DType snapshots_dtype = DType::kI32;
 
   Activation activation = Activation::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
@@ -119,6 +127,7 @@ struct Problem {
   bool has_null_slot = false;
   bool has_parents = false;
   bool has_windows = false;
+  bool has_ring_positions = false;
   bool keeps_state = false;  ///< final states are written
   bool has_violations = false;
   bool in_place = false;
@@ -137,6 +146,7 @@ struct Problem {
   std::int64_t null_slot = 0;
   std::int64_t longest_sequence = 0;
   std::int64_t blocks = 0;
+  std::int64_t snapshots = 0;
 
   // Strides in elements. x_sequence and out_sequence are used by dense batches only.
   std::int64_t x_sequence = 0, x_token = 0, x_channel = 0;
@@ -150,6 +160,8 @@ struct Problem {
   std::int64_t parents_sequence = 0, parents_token = 1;
   std::int64_t window_sequence = 0, window_token = 0, window_column = 0, window_channel = 0;
   std::int64_t violations_row = 2, violations_column = 1;
+  std::int64_t ring_positions_stride = 1;
+  std::int64_t snapshots_row = 3, snapshots_column = 1;
 
   friend bool operator==(const Problem&, const Problem&) = default;
 };

@@ -140,6 +140,8 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   if (Status status = narrow("advance_state", args.advance_state, to.advance_state); !status.ok())
     return status;
   if (args.reserved != 0) return invalid("reserved: is not 0");
+  to.ring_positions = optional_tensor(args.ring_positions);
+  to.snapshots = optional_tensor(args.snapshots);
   if (Status status = narrow("op", args.op, to.op); !status.ok()) return status;
   if (Status status = narrow("initial_state", args.initial_state, to.initial_state); !status.ok())
     return status;

@@ -16,6 +16,8 @@ void check_index_addresses(const Problem& problem, const Addresses& at, Checker&
                 "is null, but the plan has one");
   check.require(!problem.has_read_offsets || at.read_offsets != nullptr, "read_offsets",
                 "is null, but the plan has one");
+  check.require(!problem.has_ring_positions || at.ring_positions != nullptr, "ring_positions",
+                "is null, but the plan has them");
   check.require(problem.initial_state != InitialState::kByFlag || at.has_initial_state != nullptr,
                 "has_initial_state", "is null, but the plan has one");
 }
@@ -40,6 +42,8 @@ Status check_addresses(const Problem& problem, const Addresses& at) {
   check_index_addresses(problem, at, check);
   check.require(problem.blocks == 0 || (at.block_sequence != nullptr && at.block_offset != nullptr),
                 "block_sequence", "or block_offset is null, but the plan has them");
+  check.require(problem.snapshots == 0 || at.snapshots != nullptr, "snapshots",
+                "is null, but the plan has them");
   check.require(!problem.has_parents || at.parents != nullptr, "parents",
                 "is null, but the plan has them");
   check.require(!problem.has_windows || at.windows != nullptr, "windows",
@@ -69,6 +73,8 @@ Addresses addresses(const ForwardArgs& args) {
       .parents = data_of(args.parents),
       .windows = data_of(args.windows),
       .violations = data_of(args.violations),
+      .ring_positions = data_of(args.ring_positions),
+      .snapshots = data_of(args.snapshots),
   };
 }
 

@@ -2,6 +2,7 @@
 #include "shortconv/problem.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -162,6 +163,9 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
                 problem.has_write_slots, problem.write_slots_dtype, problem.write_slots_stride);
   check_indices(check, "read_offsets", args.read_offsets, sizes.sequences, device,
                 problem.has_read_offsets, problem.read_offsets_dtype, problem.read_offsets_stride);
+  check_indices(check, "ring_positions", args.ring_positions, sizes.sequences, device,
+                problem.has_ring_positions, problem.ring_positions_dtype,
+                problem.ring_positions_stride);
 
   problem.initial_state = args.op == Op::kForward ? args.initial_state : InitialState::kAll;
   if (args.has_initial_state) {
@@ -184,7 +188,14 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
                   "is absent, but sequences are to continue from it");
     check.require(!args.write_slots && !args.read_offsets, "state",
                   "is absent, but write_slots or read_offsets address it");
+    check.require(!args.ring_positions, "state", "is absent, but ring_positions address it");
     return;
+  }
+  if (args.ring_positions) {
+    check.require(!args.read_offsets, "read_offsets",
+                  "and ring_positions exclude each other: positions say where the history is");
+    check.require(args.state_base == 0, "state_base", "is ", args.state_base,
+                  ", but a ring, which ring_positions make of a slot, has all columns");
   }
   const TensorRef& state = *args.state;
   check.tensor("state", state, {&sizes.slots, &sizes.columns, &sizes.channels});
@@ -209,6 +220,27 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
   problem.state_channel = state.strides[2];
 }
 
+void check_snapshots(const ForwardArgs& args, Checker& check, Problem& problem) {
+  if (!args.snapshots) return;
+  const TensorRef& list = *args.snapshots;
+  Symbol rows{.name = "snapshots"};
+  Symbol columns{.name = "sequence, token, slot", .value = 3, .owner = "the library"};
+  check.tensor("snapshots", list, {&rows, &columns});
+  check.dtype("snapshots", list, kIndices).device("snapshots", list, args.x.device);
+  check.require(rows.value <= std::numeric_limits<std::int32_t>::max(), "snapshots", "has ",
+                rows.value, " rows; expected fewer than 2^31");
+  check.require(args.state.has_value(), "state", "is absent, but snapshots are written to it");
+  check.require(args.op != Op::kVerify, "snapshots",
+                "go with forward and decode; expected windows in a verify call");
+  check.require(args.schedule == Schedule::kFlat, "schedule",
+                "is not flat, the only one that takes snapshots");
+  if (!check.ok()) return;
+  problem.snapshots = rows.value;
+  problem.snapshots_dtype = list.dtype;
+  problem.snapshots_row = list.strides[0];
+  problem.snapshots_column = list.strides[1];
+}
+
 void check_drafts(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
   const bool verify = args.op == Op::kVerify;
   check.require(verify || (!args.parents && !args.windows && !args.advance_state), "op",
@@ -226,7 +258,7 @@ void check_drafts(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem
       check.tensor("parents", parents, {&sizes.tokens});
     }
     check.dtype("parents", parents, kIndices).device("parents", parents, args.x.device);
-    check.require(!problem.keeps_state, "parents",
+    check.require(!problem.keeps_state || problem.has_ring_positions, "parents",
                   "make a tree, which has no final state; expected neither write_slots nor "
                   "advance_state");
     if (!check.ok()) return;
@@ -339,6 +371,8 @@ void check_violations(const ForwardArgs& args, Checker& check, Problem& problem)
   separate_if_present("read_slots", args.read_slots);
   separate_if_present("write_slots", args.write_slots);
   separate_if_present("read_offsets", args.read_offsets);
+  separate_if_present("ring_positions", args.ring_positions);
+  separate_if_present("snapshots", args.snapshots);
   separate_if_present("has_initial_state", args.has_initial_state);
   separate_if_present("block_sequence", args.block_sequence);
   separate_if_present("block_offset", args.block_offset);
@@ -363,6 +397,8 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("write_slots_dtype", p.write_slots_dtype);
   visit("read_offsets_dtype", p.read_offsets_dtype);
   visit("parents_dtype", p.parents_dtype);
+  visit("ring_positions_dtype", p.ring_positions_dtype);
+  visit("snapshots_dtype", p.snapshots_dtype);
   visit("activation", p.activation);
   visit("padded_rows", p.padded_rows);
   visit("initial_state", p.initial_state);
@@ -376,6 +412,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("has_null_slot", p.has_null_slot);
   visit("has_parents", p.has_parents);
   visit("has_windows", p.has_windows);
+  visit("has_ring_positions", p.has_ring_positions);
   visit("keeps_state", p.keeps_state);
   visit("has_violations", p.has_violations);
   visit("in_place", p.in_place);
@@ -392,6 +429,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("null_slot", p.null_slot);
   visit("longest_sequence", p.longest_sequence);
   visit("blocks", p.blocks);
+  visit("snapshots", p.snapshots);
   visit("x_sequence", p.x_sequence);
   visit("x_token", p.x_token);
   visit("x_channel", p.x_channel);
@@ -419,6 +457,9 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("window_channel", p.window_channel);
   visit("violations_row", p.violations_row);
   visit("violations_column", p.violations_column);
+  visit("ring_positions_stride", p.ring_positions_stride);
+  visit("snapshots_row", p.snapshots_row);
+  visit("snapshots_column", p.snapshots_column);
 }
 
 template <typename T>
@@ -437,6 +478,7 @@ Status make_problem(const ForwardArgs& args, Problem& problem) {
   if (check.ok()) check_rows(args, check, sizes, made);
   if (check.ok()) check_query_start_loc(args, check, sizes, made);
   if (check.ok()) check_state(args, check, sizes, made);
+  if (check.ok()) check_snapshots(args, check, made);
   if (check.ok()) check_drafts(args, check, sizes, made);
   if (check.ok()) check_schedule(args, check, sizes, made);
   check_aliases(args, check, made);

@@ -158,8 +158,10 @@ Status run_cpu(const Problem& p, const PlanStorage& storage, const Addresses& at
   if (p.has_violations) report_violations(p, at);
   if (p.tokens == 0 || p.channels == 0) return {};
   const std::int64_t items = choice.tiles * choice.channel_blocks;
+  const std::int64_t snapshots = p.snapshots * choice.channel_blocks;
   if (choice.threads == 1) {
     Worker worker(p, choice, at);
+    for (std::int64_t item = 0; item < snapshots; ++item) worker.take_snapshot(item);
     for (std::int64_t item = 0; item < items; ++item) worker.process(item);
     worker.finish();
     return {};
@@ -167,6 +169,10 @@ Status run_cpu(const Problem& p, const PlanStorage& storage, const Addresses& at
 #pragma omp parallel num_threads(choice.threads)
   {
     Worker worker(p, choice, at);
+    if (snapshots > 0) {
+#pragma omp for schedule(dynamic)  // with its barrier: states are written afterwards
+      for (std::int64_t item = 0; item < snapshots; ++item) worker.take_snapshot(item);
+    }
 #pragma omp for schedule(dynamic) nowait  // finish() comes before the barrier of the region
     for (std::int64_t item = 0; item < items; ++item) worker.process(item);
     worker.finish();

@@ -12,12 +12,13 @@ void Worker::drafts(std::int64_t sequence) {
   const Sequence s = sequence_at(p_, at_, sequence);
   if (s.begin >= s.end) return;
   if (s.skipped) return pad_rows(s.begin, s.end);
-  if (p_.has_windows || p_.has_parents) load_history(s);
+  load_history(s);
   if (p_.has_windows) capture_windows(s, sequence);
+  write_state(s);
   if (p_.has_parents) {
     convolve_tree(s, sequence);
   } else {
-    tokens(s, 0, s.end - s.begin, true);
+    convolve(s, 0, s.end - s.begin, true);
   }
 }
 

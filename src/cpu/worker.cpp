@@ -165,13 +165,16 @@ void Worker::pad_rows(std::int64_t begin, std::int64_t end) {
 }
 
 void Worker::tokens(const Sequence& s, std::int64_t first, std::int64_t last, bool head) {
-  const std::int64_t length = s.end - s.begin;
-  const std::int64_t heads = std::min(length, choice_.head_tokens);
   if (head) {
     load_history(s);
-    if (s.write_slot >= 0) write_state(s);
-    convolve_heads(s, heads);
+    write_state(s);
   }
+  convolve(s, first, last, head);
+}
+
+void Worker::convolve(const Sequence& s, std::int64_t first, std::int64_t last, bool head) {
+  const std::int64_t heads = std::min(s.end - s.begin, choice_.head_tokens);
+  if (head) convolve_heads(s, heads);
   first = std::max(first, heads);
   if (first < last) direct(s, first, last);
 }
@@ -183,20 +186,49 @@ void Worker::load_history(const Sequence& s) {
     std::memset(raw_history(0), 0, static_cast<std::size_t>(bytes));
     return;
   }
-  if (dense_window()) {
+  if (dense_window() && s.read_column + history <= p_.state_columns) {
     choice_.of_state->split(state(s.read_slot, s.read_column, channel_), history, channels_,
                             raw_history(0), pitch_);
   } else {
     for (int column = 0; column < history; ++column) {
-      copy_run(state(s.read_slot, s.read_column + column, channel_), p_.state_channel,
-               p_.state_dtype, raw_history(column), 1, p_.state_dtype, channels_);
+      copy_run(state(s.read_slot, history_column(p_, s, column - history), channel_),
+               p_.state_channel, p_.state_dtype, raw_history(column), 1, p_.state_dtype, channels_);
     }
   }
+}
+
+void Worker::keep_inputs(const Sequence& s, std::int64_t first, std::int64_t end,
+                         std::int64_t slot) {
+  for (std::int64_t input = first; input < end; ++input) {
+    char* to = state(slot, kept_column(p_, s, input, end), channel_);
+    if (input >= 0) {
+      copy_run(x(s.begin + input, channel_), p_.x_channel, p_.x_dtype, to, p_.state_channel,
+               p_.state_dtype, channels_);
+    } else {
+      copy_run(raw_history(p_.width - 1 + input), 1, p_.state_dtype, to, p_.state_channel,
+               p_.state_dtype, channels_);
+    }
+  }
+}
+
+void Worker::take_snapshot(std::int64_t item) {
+  const Snapshot snapshot = snapshot_at(p_, at_, item % p_.snapshots);
+  if (snapshot.sequence < 0 || snapshot.sequence >= p_.sequences) return;
+  const Sequence s = sequence_at(p_, at_, snapshot.sequence);
+  if (!is_taken(p_, s, snapshot)) return;
+  use_channels(item / p_.snapshots);
+  const std::int64_t oldest = snapshot.token - (p_.width - 1);
+  if (oldest < 0) load_history(s);
+  keep_inputs(s, oldest, snapshot.token, snapshot.slot);
 }
 
 // The new window, column by column: rows of x or columns of the old history. What is not a run of
 // channels in the state's type already becomes one in the stage.
 void Worker::write_state(const Sequence& s) {
+  if (s.write_slot < 0) return;
+  if (p_.has_ring_positions) {
+    return keep_inputs(s, first_kept(p_, s), s.end - s.begin, s.write_slot);
+  }
   const int history = p_.width - 1;
   const std::int64_t length = s.end - s.begin;
   const void* columns[kMaxWidth - 1];

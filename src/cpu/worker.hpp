@@ -49,6 +49,10 @@ class Worker {
   /// Item = channel block * tiles + tile: neighbours share a channel block and its taps.
   void process(std::int64_t item);
 
+  /// Item = channel block * snapshots + snapshot. All of them before the first process(), which may
+  /// overwrite what they are taken from.
+  void take_snapshot(std::int64_t item);
+
   // Limits of the stack buffers. 2048 channels make runs of 4 KiB that the hardware prefetches; the
   // general path has up to 64 taps and takes fewer channels at a time.
   static constexpr int kMaxBlockChannels = 2048;
@@ -69,9 +73,14 @@ class Worker {
   /// Tokens [first, last) of a sequence (relative to its begin); `head` = this caller owns its
   /// state.
   void tokens(const Sequence& s, std::int64_t first, std::int64_t last, bool head);
+  /// The same without the state; of a head the history has been loaded.
+  void convolve(const Sequence& s, std::int64_t first, std::int64_t last, bool head);
   /// The history as it lies in its slot, or zeros, into raw_history().
   void load_history(const Sequence& s);
+  /// The final state, where one is kept; the history has been loaded.
   void write_state(const Sequence& s);
+  /// Inputs [first, end) to the columns of a slot that they have there, one by one.
+  void keep_inputs(const Sequence& s, std::int64_t first, std::int64_t end, std::int64_t slot);
   [[nodiscard]] char* raw_history(std::int64_t column) {
     return reinterpret_cast<char*>(results_) + column * pitch_ * element_bytes(p_.state_dtype);
   }

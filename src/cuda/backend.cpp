@@ -14,6 +14,7 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "cuda/call.hpp"
 #include "cuda/commit.hpp"
 #include "cuda/select.hpp"
 #include "cuda/tuning.hpp"
@@ -162,6 +163,8 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   if (!aligned(at.read_slots, p.read_slots_dtype)) argument = "read_slots";
   if (!aligned(at.write_slots, p.write_slots_dtype)) argument = "write_slots";
   if (!aligned(at.read_offsets, p.read_offsets_dtype)) argument = "read_offsets";
+  if (!aligned(at.ring_positions, p.ring_positions_dtype)) argument = "ring_positions";
+  if (!aligned(at.snapshots, p.snapshots_dtype)) argument = "snapshots";
   if (!aligned(at.parents, p.parents_dtype)) argument = "parents";
   if (!aligned(at.windows, p.state_dtype)) argument = "windows";
   if (!aligned(at.block_sequence, DType::kI32)) argument = "block_sequence";
@@ -210,6 +213,11 @@ Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& a
 
   Launch launch;
   const Entry entry = launch_for(choice, at, launch);
+  if (takes_call(launch.kernel)) {
+    Call call = call_of(p, at, launch.grid);
+    void* arguments[] = {&call};
+    return launch_kernel(p, entry, launch.blocks, launch.threads, arguments, stream);
+  }
   void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &launch.grid};
   return launch_kernel(p, entry, launch.blocks, launch.threads, arguments, stream);
 }

@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kChunkThreads)
     }
   }
   Taps<TWeight, kWidth, 2> taps;
-  taps.load(p, at, grid.packed_taps, static_cast<int>(channel));
+  taps.load(weights_of(p, at, grid), static_cast<int>(channel));
   const T* from = x + chunk.first * p.x_token;
   T* to = out + chunk.first * p.out_token;
   const auto convolve_one = [&](const std::uint32_t(&words)[kWordsOf<T, 2>]) {

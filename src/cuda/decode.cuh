@@ -14,8 +14,8 @@
 #include <cstdint>
 
 #include "cuda/activation.cuh"
+#include "cuda/call.hpp"
 #include "cuda/element.cuh"
-#include "cuda/grid.hpp"
 #include "cuda/memory.cuh"
 #include "cuda/sequence.cuh"
 #include "cuda/state.cuh"
@@ -25,24 +25,23 @@
 namespace shortconv::cuda {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup>
-__global__ void __launch_bounds__(kDecodeThreads)
-    decode_tokens(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
-                  const __grid_constant__ Grid grid) {
+__global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_constant__ Call call) {
   constexpr int kHistory = kWidth - 1;
   constexpr int kWords = kWordsOf<T, kGroup>;
-  if (p.programmatic_launch) overlap_neighbours();
-  const std::uint32_t sequence = grid.channel_blocks.divide(blockIdx.x);
-  const std::uint32_t block = blockIdx.x - sequence * grid.channel_blocks.divisor();
+  if (call.programmatic_launch) overlap_neighbours();
+  const std::uint32_t sequence = call.channel_blocks.divide(blockIdx.x);
+  const std::uint32_t block = blockIdx.x - sequence * call.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kDecodeThreads + threadIdx.x) * kGroup;
-  if (channel >= static_cast<int>(p.channels)) return;
+  if (channel >= call.channels) return;
 
   std::uint32_t columns[kWidth][kWords];  // the window, newest last
-  load_words(static_cast<const T*>(at.x) + sequence * p.x_sequence + channel, columns[kHistory]);
-  T* out = static_cast<T*>(at.out) + sequence * p.out_sequence + channel;
-  const SequenceState s = state_of(p, at, grid, static_cast<int>(sequence));
+  load_words(static_cast<const T*>(call.x) + sequence * call.x_sequence + channel,
+             columns[kHistory]);
+  T* out = static_cast<T*>(call.out) + sequence * call.out_sequence + channel;
+  const SequenceState s = state_of(call, static_cast<int>(sequence));
   if (s.skipped) {
-    if (p.padded_rows == PaddedRows::kUntouched) return;
-    if (p.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);
+    if (call.padded_rows == PaddedRows::kUntouched) return;
+    if (call.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);
     store_words(out, columns[kHistory]);
     return;
   }
@@ -50,15 +49,14 @@ __global__ void __launch_bounds__(kDecodeThreads)
   // is taken apart, which waits for it.
   Taps<TWeight, kWidth, kGroup> taps;
   auto& history = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns);
-  if (grid.state_form == StateForm::kWindowVectors) {
+  if (call.state_form == StateForm::kWindowVectors) {
     std::uint32_t window[kHistory * kWords];
-    load_window<T, kHistory, kGroup>(p, at, s.read_slot, s.read_column, channel, window);
-    taps.load(p, at, grid.packed_taps, channel);
+    load_window<T, kHistory, kGroup>(call, s.read_slot, s.read_column, channel, window);
+    taps.load(call.weights(), channel);
     split_columns<T, kHistory, kGroup>(window, history);
   } else {
-    load_state<T, kHistory, kGroup>(p, at, grid.state_form, s.read_slot, s.read_column, channel,
-                                    history);
-    taps.load(p, at, grid.packed_taps, channel);
+    load_state<T, kHistory, kGroup>(call, s.read_slot, s.read_column, channel, history);
+    taps.load(call.weights(), channel);
   }
 
   std::uint32_t result[kWords];
@@ -76,7 +74,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   store_words(out, result);
   if (s.write_slot < 0) return;
   auto& moved_on = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns[1]);
-  store_state<T, kHistory, kGroup>(p, at, grid.state_form, s.write_slot, channel, moved_on);
+  store_state<T, kHistory, kGroup>(call, s.write_slot, channel, moved_on);
 }
 
 }  // namespace shortconv::cuda

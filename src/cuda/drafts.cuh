@@ -14,7 +14,6 @@
 
 #include "cuda/state.cuh"
 #include "cuda/tile.cuh"
-#include "cuda/token.cuh"
 
 namespace shortconv::cuda {
 
@@ -27,37 +26,52 @@ struct DraftKernel {
   using Rows = typename Tiles::Rows;  // history, then tokens
   using DraftTaps = typename Tiles::TileTaps;
 
+  // Not inlined, nor is the next: beside the way of a live sequence they cost 5% of a small call.
+  __device__ __noinline__ static void fill_sequence(const Call& call, int sequence, int channel) {
+    const Bounds rows = rows_of(call, sequence);
+    const int stream = call.has_query_start_loc ? 0 : sequence;
+    for (int row = rows.begin; row < rows.end; ++row) Tiles::fill_row(call, stream, row, channel);
+  }
+
+  /// Rows before the first sequence and after the last.
+  __device__ __noinline__ static void fill_outside(const Call& call, int channel) {
+    if (!call.has_query_start_loc) return;
+    const int tokens = call.tokens;
+    const int begin = call.sequences > 0 ? min(max(stated_begin(call, 0), 0), tokens) : tokens;
+    const int end = max(call.sequences > 0 ? stated_begin(call, call.sequences) : tokens, begin);
+    for (int row = 0; row < begin; ++row) Tiles::fill_row(call, 0, row, channel);
+    for (int row = end; row < tokens; ++row) Tiles::fill_row(call, 0, row, channel);
+  }
+
   /// Where windows overlap, all but the newest input are in the one before.
-  __device__ static void store_window(const Problem& p, const Addresses& at, const Grid& grid,
-                                      int sequence, int begin, int token, int channel,
-                                      const Words (&window)[kHistory]) {
-    T* to = static_cast<T*>(at.windows) + window_of(p, sequence, begin, token) +
-            channel * p.window_channel;
-    if (token > 0 && p.window_token == p.window_column &&
-        grid.window_form == StateForm::kChannelVectors) {
-      store_words(to + (kHistory - 1) * p.window_column, window[kHistory - 1]);
+  __device__ static void store_window(const Call& call, int sequence, int begin, int token,
+                                      int channel, const Words (&window)[kHistory]) {
+    T* to = static_cast<T*>(call.windows) + window_of(call, sequence, begin, token) +
+            channel * call.window_channel;
+    if (token > 0 && call.window_token == call.window_column &&
+        call.window_form == StateForm::kChannelVectors) {
+      store_words(to + (kHistory - 1) * call.window_column, window[kHistory - 1]);
     } else {
-      store_columns<T, kHistory, kTileGroup>(to, p.window_column, p.window_channel,
-                                             grid.window_form, window);
+      store_columns<T, kHistory, kTileGroup>(to, call.window_column, call.window_channel,
+                                             call.window_form, window);
     }
   }
 
-  __device__ static void chain(const Problem& p, const Addresses& at, const Grid& grid,
-                               const TileRows& tile, int sequence, int length, int channel,
-                               const DraftTaps& taps, Rows& rows) {
+  __device__ static void chain(const Call& call, const TileRows& tile, int sequence, int length,
+                               int channel, const DraftTaps& taps, Rows& rows) {
     for (int base = 0; base < length; base += kTileTokens) {
       const int tokens = min(kTileTokens, length - base);
-      const T* x = x_at<T>(p, at, grid, tile.stream, tile.first + base, channel);
+      const T* x = x_at<T>(call, tile.stream, tile.first + base, channel);
 #pragma unroll
       for (int t = 0; t < kTileTokens; ++t) {
         if (t == kTileTokens / 2 && tokens <= t) break;
-        load_words(rows_after(x, grid.x_step, min(t, tokens - 1)), rows[kHistory + t]);
+        load_words(rows_after(x, call.x_step, min(t, tokens - 1)), rows[kHistory + t]);
       }
-      if (p.has_windows) {
+      if (call.has_windows) {
 #pragma unroll
         for (int t = 0; t < kTileTokens; ++t) {
           if (t >= tokens) break;
-          store_window(p, at, grid, sequence, tile.first, base + t, channel,
+          store_window(call, sequence, tile.first, base + t, channel,
                        reinterpret_cast<const Words(&)[kHistory]>(rows[t + 1]));
         }
       }
@@ -66,33 +80,31 @@ struct DraftKernel {
       for (int k = 0; k < kHistory; ++k) copy_words(rows[kTileTokens + k], next[k]);
       const std::uint32_t mask = tile_rows_between(0, tokens);
       Tiles::convolve(taps, mask, rows);
-      Tiles::store(p, at, grid, tile, tile.first + base, mask, channel, rows);
+      Tiles::store(call, tile, tile.first + base, mask, channel, rows);
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(next[k], rows[k]);
     }
   }
 
   /// The rule of op/sequence.hpp; `parents` of the sequence.
-  __device__ static int parent_of(const Problem& p, const Grid& grid, const char* parents,
-                                  int token) {
-    const int parent = stated_index(parents, p.parents_dtype, grid.parent_bytes, token);
+  __device__ static int parent_of(const Call& call, const char* parents, int token) {
+    const int parent = stated_index(parents, call.parents_dtype, call.parent_bytes, token);
     return static_cast<std::uint32_t>(parent) < static_cast<std::uint32_t>(token) ? parent : -1;
   }
 
-  __device__ static void tree(const Problem& p, const Addresses& at, const Grid& grid,
-                              const TileRows& tile, int sequence, int length, int channel,
-                              const DraftTaps& taps, Rows& rows) {
-    const T* x = x_at<T>(p, at, grid, tile.stream, tile.first, channel);
-    T* out = out_at<T>(p, at, grid, tile.stream, tile.first, channel);
+  __device__ static void tree(const Call& call, const TileRows& tile, int sequence, int length,
+                              int channel, const DraftTaps& taps, Rows& rows) {
+    const T* x = x_at<T>(call, tile.stream, tile.first, channel);
+    T* out = out_at<T>(call, tile.stream, tile.first, channel);
     const char* parents =
-        static_cast<const char*>(at.parents) +
-        sequence * p.parents_sequence * static_cast<int>(element_bytes(p.parents_dtype));
-    if (p.has_query_start_loc) parents = rows_after(parents, grid.parent_bytes, tile.first);
+        static_cast<const char*>(call.parents) +
+        sequence * call.parents_sequence * static_cast<int>(element_bytes(call.parents_dtype));
+    if (call.has_query_start_loc) parents = rows_after(parents, call.parent_bytes, tile.first);
     for (int base = 0; base < length; base += kTogether) {
       if (base % kTileTokens == 0) {  // all rows of the strip under way at once
 #pragma unroll
         for (int t = 0; t < kTileTokens; ++t) {
-          load_words(rows_after(x, grid.x_step, min(base + t, length - 1)), rows[kHistory + t]);
+          load_words(rows_after(x, call.x_step, min(base + t, length - 1)), rows[kHistory + t]);
         }
       }
       // Several tokens at a time, beyond the end the last one again: the way from a parent to its
@@ -106,7 +118,7 @@ struct DraftKernel {
 #pragma unroll
         for (int i = 0; i < kTogether; ++i) {
           if (inputs[i] >= 0) {
-            load_words(rows_after(x, grid.x_step, inputs[i]), lines[i][k]);
+            load_words(rows_after(x, call.x_step, inputs[i]), lines[i][k]);
           } else {
 #pragma unroll
             for (int column = 0; column < kHistory; ++column) {
@@ -114,7 +126,7 @@ struct DraftKernel {
             }
           }
           if (k > 0) {
-            inputs[i] = inputs[i] > 0 ? parent_of(p, grid, parents, inputs[i]) : inputs[i] - 1;
+            inputs[i] = inputs[i] > 0 ? parent_of(call, parents, inputs[i]) : inputs[i] - 1;
           }
         }
       }
@@ -122,8 +134,8 @@ struct DraftKernel {
       for (int i = 0; i < kTogether; ++i) {
         const int token = base + i;
         if (token >= length) break;
-        if (p.has_windows) {
-          store_window(p, at, grid, sequence, tile.first, token, channel,
+        if (call.has_windows) {
+          store_window(call, sequence, tile.first, token, channel,
                        reinterpret_cast<const Words(&)[kHistory]>(lines[i][1]));
         }
         Words result;
@@ -138,7 +150,7 @@ struct DraftKernel {
           }
           pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
         }
-        store_words(rows_after(out, grid.out_step, token), result);
+        store_words(rows_after(out, call.out_step, token), result);
       }
     }
   }
@@ -147,41 +159,36 @@ struct DraftKernel {
 template <typename T, typename TWeight, int kWidth, Activation kActivation>
 __global__ void __launch_bounds__(kDraftThreads,
                                   resident_tiles(sizeof(T), kWidth) * kTileThreads / kDraftThreads)
-    convolve_drafts(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
-                    const __grid_constant__ Grid grid) {
+    convolve_drafts(const __grid_constant__ Call call) {
   using Kernel = DraftKernel<T, TWeight, kWidth, kActivation>;
-  if (p.programmatic_launch) overlap_neighbours();
-  const std::uint32_t unit = grid.channel_blocks.divide(blockIdx.x);
-  const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
+  if (call.programmatic_launch) overlap_neighbours();
+  const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
+  const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kDraftThreads + threadIdx.x) * kTileGroup;
-  const int last = static_cast<int>(p.channels) - kTileGroup;
-  if (unit >= grid.tiles) {
-    for (int c = channel; c < channel + kTileGroup && channel <= last; ++c) {
-      pad_outside<Typed<T>>(p, at, c);
-    }
+  const int last = call.channels - kTileGroup;
+  if (channel > last) return;
+  if (unit >= call.tiles) {
+    Kernel::fill_outside(call, channel);
     return;
   }
   const int sequence = static_cast<int>(unit);
   Beginning beginning;
-  const TileRows tile = head_of(p, at, grid, sequence, beginning);
+  const TileRows tile = head_of(call, sequence, beginning);
   if (beginning.state.skipped) {
-    const Sequence s = sequence_at(p, at, sequence);
-    for (std::int64_t row = s.begin; row < s.end && channel <= last; ++row) {
-      for (int c = channel; c < channel + kTileGroup; ++c) pad_element<Typed<T>>(p, at, row, c);
-    }
+    Kernel::fill_sequence(call, sequence, channel);
     return;
   }
-  if (beginning.length == 0 || channel > last) return;
+  if (beginning.length == 0) return;
   typename Kernel::DraftTaps taps;
   typename Kernel::Rows rows;
-  Kernel::Tiles::load_history(p, at, grid, beginning, channel, rows);
-  taps.load(p, at, grid.packed_taps, channel);
-  if (p.has_parents) {
-    Kernel::tree(p, at, grid, tile, sequence, beginning.length, channel, taps, rows);
+  Kernel::Tiles::load_history(call, beginning, channel, rows);
+  taps.load(call.weights(), channel);
+  if (call.has_parents) {
+    Kernel::tree(call, tile, sequence, beginning.length, channel, taps, rows);
   } else {
-    Kernel::chain(p, at, grid, tile, sequence, beginning.length, channel, taps, rows);
+    Kernel::chain(call, tile, sequence, beginning.length, channel, taps, rows);
   }
-  Kernel::Tiles::write_state(p, at, grid, tile, beginning, channel);
+  Kernel::Tiles::write_state(call, tile, beginning, channel);
 }
 
 }  // namespace shortconv::cuda

@@ -2,8 +2,10 @@
 // addresses that are not aligned, prefill in place.
 //
 // Who owns what: a thread owns one channel of 16 packed rows, of a chunk of 8 tokens, or, in place
-// and of draft tokens, of a whole sequence; the state as in tile.cuh. Every window is read again
-// from the caches. No ceiling is aimed at.
+// and of draft tokens, of a whole sequence; the state as in tile.cuh. Of snapshots whoever owns the
+// state takes those that need it, and all of them in place; the others lie in x and are units of
+// their own behind those of the tokens. Every window is read again from the caches. No ceiling is
+// aimed at.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +23,10 @@ inline constexpr int kGeneralHistory = 63;  // of the widest window
 /// All tokens of one sequence, x being out. The inputs that later tokens need are kept, as bits of
 /// x's type if the state has the same one and as fp32 otherwise.
 __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, const Sequence& s,
-                                         std::int64_t channel) {
+                                         std::int64_t sequence, std::int64_t channel) {
   const int history = p.width - 1;
+  const std::int64_t length = s.end - s.begin;
+  take_snapshots_before<AnyTypes>(p, at, s, sequence, length + 1, channel);
   const bool same = p.has_state && p.state_dtype == p.x_dtype;
   const DType kept_dtype = same ? p.x_dtype : DType::kF32;
   const std::int64_t step = 4 / element_bytes(kept_dtype);  // one word an element
@@ -30,14 +34,25 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
   for (int k = 0; k < history; ++k) {
     kept[k] = 0;
     if (s.read_slot < 0) continue;
-    move_element(p.state_dtype, at.state, state_index(p, s.read_slot, s.read_column + k, channel),
+    move_element(p.state_dtype, at.state,
+                 state_index(p, s.read_slot, history_column(p, s, k - history), channel),
                  kept_dtype, kept, k * step);
+  }
+  // A ring may take more inputs than are kept, so it takes them as they come.
+  const std::int64_t first = p.has_ring_positions && s.write_slot >= 0 ? first_kept(p, s) : length;
+  const auto put = [&](std::int64_t input, DType dtype, const void* from, std::int64_t index) {
+    move_element(dtype, from, index, p.state_dtype, at.state,
+                 state_index(p, s.write_slot, kept_column(p, s, input, length), channel));
+  };
+  for (std::int64_t input = first; input < 0; ++input) {
+    put(input, kept_dtype, kept, (history + input) * step);
   }
   int oldest = 0;
   for (std::int64_t row = s.begin; row < s.end; ++row) {
     const std::int64_t from = x_row(p, row) + channel * p.x_channel;
     std::uint32_t newest = 0;
     move_element(p.x_dtype, at.x, from, kept_dtype, &newest, 0);
+    if (row - s.begin >= first) put(row - s.begin, p.x_dtype, at.x, from);
     float sum = bias_at(p, at, channel);
     for (int k = 0; k < history; ++k) {
       const int place = oldest + k < history ? oldest + k : oldest + k - history;
@@ -49,11 +64,10 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
     kept[oldest] = newest;
     oldest = oldest + 1 < history ? oldest + 1 : 0;
   }
-  if (s.write_slot < 0) return;
+  if (s.write_slot < 0 || p.has_ring_positions) return;
   for (int k = 0; k < history; ++k) {
     const int place = oldest + k < history ? oldest + k : oldest + k - history;
-    move_element(kept_dtype, kept, place * step, p.state_dtype, at.state,
-                 state_index(p, s.write_slot, p.state_base + k, channel));
+    put(length - history + k, kept_dtype, kept, place * step);
   }
 }
 
@@ -65,7 +79,14 @@ __global__ void __launch_bounds__(kGeneralThreads)
   const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
   const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;
   if (channel >= p.channels) return;
-  if (unit >= grid.tiles) {
+  if (unit >= grid.tiles && takes_snapshots_alone(p)) {
+    const Snapshot snapshot = snapshot_at(p, at, unit - grid.tiles);
+    if (snapshot.token < p.width - 1 || snapshot.sequence < 0 || snapshot.sequence >= p.sequences) {
+      return;
+    }
+    const Sequence s = sequence_at(p, at, snapshot.sequence);
+    if (is_taken(p, s, snapshot)) take_snapshot<AnyTypes>(p, at, s, snapshot, channel);
+  } else if (unit >= grid.tiles) {
     pad_outside<AnyTypes>(p, at, channel);
   } else if (p.op == Op::kVerify) {
     const Sequence s = sequence_at(p, at, unit);
@@ -80,7 +101,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
   } else if (p.in_place) {
     const Sequence s = sequence_at(p, at, unit);
     if (s.begin >= s.end) return;
-    if (!s.skipped) return convolve_in_place(p, at, s, channel);
+    if (!s.skipped) return convolve_in_place(p, at, s, unit, channel);
     for (std::int64_t row = s.begin; row < s.end; ++row) pad_element<AnyTypes>(p, at, row, channel);
   } else if (p.schedule == Schedule::kFlat) {
     const std::int64_t first = std::int64_t{unit} * kGeneralTokens;
@@ -93,7 +114,8 @@ __global__ void __launch_bounds__(kGeneralThreads)
     if (chunk.first >= length) return;
     const std::int64_t last = chunk.to_the_end ? length : min(chunk.first + kChunkTokens, length);
     if (!s.skipped) {
-      return convolve_part<AnyTypes>(p, at, s, s.begin + chunk.first, s.begin + last, channel);
+      return convolve_part<AnyTypes>(p, at, s, chunk.sequence, s.begin + chunk.first,
+                                     s.begin + last, channel);
     }
     for (std::int64_t token = chunk.first; token < last; ++token) {
       pad_element<AnyTypes>(p, at, s.begin + token, channel);

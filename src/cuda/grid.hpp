@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/device.hpp"
+#include "shortconv/problem.hpp"
 
 namespace shortconv::cuda {
 
@@ -38,6 +39,11 @@ enum class StateForm : std::uint8_t {
   kWindowVectors,   // channels x window without gaps, aligned
   kElements,        // anything else
 };
+
+/// Snapshots that lie in x, which nobody overwrites, are units of the general kernel.
+SHORTCONV_HOST_DEVICE constexpr bool takes_snapshots_alone(const Problem& p) {
+  return p.snapshots > 0 && !p.in_place;
+}
 
 struct Grid {
   FastDivisor channel_blocks;  // block = unit * channel_blocks + channel block

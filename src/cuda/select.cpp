@@ -106,7 +106,9 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
 }
 
 Kernel kernel_of(const Problem& p) {
-  if (!one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
+  if (!one_type(p) || !specialised_width(p) || p.has_ring_positions || p.snapshots > 0) {
+    return Kernel::kGeneral;
+  }
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
     return drafts ? Kernel::kDrafts : Kernel::kGeneral;
@@ -229,7 +231,8 @@ Launch launch_of(const Problem& p, Kernel kernel) {
                        (kernel == Kernel::kGeneral && p.in_place);
   const std::int64_t channels = block_channels(p, kernel, launch.threads);
   const std::int64_t blocks = divide_up(p.channels, channels);
-  launch.blocks = (units + (outside ? 1 : 0)) * blocks;
+  const std::int64_t snapshots = takes_snapshots_alone(p) ? p.snapshots : 0;
+  launch.blocks = (units + (outside ? 1 : 0) + snapshots) * blocks;
   if (launch.blocks > kMostBlocks) return launch;
   launch.grid.tiles = static_cast<std::uint32_t>(units);
   launch.grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks));

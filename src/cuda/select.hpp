@@ -26,6 +26,12 @@ enum class Kernel : std::uint8_t {
 
 [[nodiscard]] std::string_view name(Kernel kernel);
 
+/// Whether the kernel's one parameter is a Call, call.hpp; the others take (Problem, Addresses,
+/// Grid).
+[[nodiscard]] constexpr bool takes_call(Kernel kernel) {
+  return kernel != Kernel::kColumns && kernel != Kernel::kChunks && kernel != Kernel::kGeneral;
+}
+
 struct Launch {
   Kernel kernel = Kernel::kGeneral;
   std::int64_t blocks = 0;

@@ -5,17 +5,16 @@
 
 #include <cstdint>
 
-#include "cuda/grid.hpp"
+#include "cuda/call.hpp"
 #include "cuda/memory.cuh"
-#include "op/sequence.hpp"
 
 namespace shortconv::cuda {
 
 /// The row at which a sequence begins as it stands in memory: good for comparisons, a bad value may
 /// be anything.
-__device__ inline int stated_begin(const Addresses& at, const Grid& grid, int sequence) {
+__device__ inline int stated_begin(const Call& call, int sequence) {
   return load_kept_int(
-      rows_after(static_cast<const char*>(at.query_start_loc), grid.begin_bytes, sequence));
+      rows_after(static_cast<const char*>(call.query_start_loc), call.begin_bytes, sequence));
 }
 
 /// An entry of an index tensor, -1 for one beyond 31 bits.
@@ -32,14 +31,19 @@ __device__ inline int stated_index(const void* indices, DType dtype, std::int32_
   return halves[1] == 0 ? static_cast<int>(halves[0]) : -1;
 }
 
-__device__ inline int read_slot_of(const Problem& p, const Addresses& at, const Grid& grid,
-                                   int sequence) {
-  if (!p.has_read_slots) return sequence;
-  return stated_index(at.read_slots, p.read_slots_dtype, grid.read_slot_bytes, sequence);
+__device__ inline int read_slot_of(const Call& call, int sequence) {
+  if (!call.has_read_slots) return sequence;
+  return stated_index(call.read_slots, call.read_slots_dtype, call.read_slot_bytes, sequence);
 }
 
-__device__ inline bool usable_slot(const Grid& grid, int slot) {
-  return static_cast<std::uint32_t>(slot) < grid.slots && slot != grid.null_slot;
+__device__ inline bool usable_slot(const Call& call, int slot) {
+  return static_cast<std::uint32_t>(slot) < call.slots && slot != call.null_slot;
+}
+
+/// Where the window after a draft token begins, in elements of windows.
+__device__ inline std::int64_t window_of(const Call& call, int sequence, int begin, int token) {
+  return call.has_query_start_loc ? (begin + token) * call.window_token
+                                  : sequence * call.window_sequence + token * call.window_token;
 }
 
 /// As Sequence of op/sequence.hpp, without its rows.
@@ -50,28 +54,27 @@ struct SequenceState {
   bool skipped = false;
 };
 
-__device__ inline SequenceState state_of(const Problem& p, const Addresses& at, const Grid& grid,
-                                         int sequence) {
+__device__ inline SequenceState state_of(const Call& call, int sequence) {
   // All loads first: none depends on another, and each is a long wait.
-  const int read = read_slot_of(p, at, grid, sequence);
-  const int write = p.has_write_slots ? stated_index(at.write_slots, p.write_slots_dtype,
-                                                     grid.write_slot_bytes, sequence)
-                                      : read;
-  const std::int64_t offset = p.has_read_offsets ? load_index(p.read_offsets_dtype, at.read_offsets,
-                                                              sequence * p.read_offsets_stride)
-                                                 : 0;
-  const bool resumed = p.initial_state == InitialState::kAll ||
-                       (p.initial_state == InitialState::kByFlag &&
-                        *rows_after(static_cast<const std::uint8_t*>(at.has_initial_state),
-                                    grid.flag_bytes, sequence) != 0);
+  const int read = read_slot_of(call, sequence);
+  const int write = call.has_write_slots ? stated_index(call.write_slots, call.write_slots_dtype,
+                                                        call.write_slot_bytes, sequence)
+                                         : read;
+  const std::int64_t offset = call.has_read_offsets
+                                  ? load_index(call.read_offsets_dtype, call.read_offsets,
+                                               sequence * call.read_offsets_stride)
+                                  : 0;
+  const bool resumed = call.initial_state == InitialState::kAll ||
+                       (call.initial_state == InitialState::kByFlag &&
+                        *rows_after(static_cast<const std::uint8_t*>(call.has_initial_state),
+                                    call.flag_bytes, sequence) != 0);
   SequenceState state;
-  state.skipped = !usable_slot(grid, read);
-  if (state.skipped || !p.has_state) return state;
-  if (p.keeps_state && usable_slot(grid, write)) state.write_slot = write;
+  state.skipped = !usable_slot(call, read);
+  if (state.skipped || !call.has_state) return state;
+  if (call.keeps_state && usable_slot(call, write)) state.write_slot = write;
   if (!resumed) return state;
   state.read_slot = read;
-  const std::int64_t last = p.state_columns - (p.width - 1) - p.state_base;
-  state.read_column = static_cast<int>(p.state_base + clamped(offset, 0, last));
+  state.read_column = call.state_base + static_cast<int>(clamped(offset, 0, call.last_read_offset));
   return state;
 }
 

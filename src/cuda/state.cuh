@@ -5,43 +5,42 @@
 
 #include <cstdint>
 
+#include "cuda/call.hpp"
 #include "cuda/element.cuh"
-#include "cuda/grid.hpp"
 #include "cuda/memory.cuh"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::cuda {
 
 template <typename T>
-__device__ inline T* state_element(const Problem& p, const Addresses& at, std::int64_t slot,
-                                   std::int64_t column, std::int64_t channel) {
-  return static_cast<T*>(at.state) + slot * p.state_slot + column * p.state_column +
-         channel * p.state_channel;
+__device__ inline T* state_element(const Call& call, std::int64_t slot, std::int64_t column,
+                                   std::int64_t channel) {
+  return static_cast<T*>(call.state) + slot * call.state_slot + column * call.state_column +
+         channel * call.state_channel;
 }
 
 /// One column for `kElements` channels.
 template <typename T, int kElements>
-__device__ inline void load_state_column(const Problem& p, const Addresses& at, StateForm form,
-                                         std::int64_t slot, std::int64_t column,
+__device__ inline void load_state_column(const Call& call, std::int64_t slot, std::int64_t column,
                                          std::int64_t channel,
                                          std::uint32_t (&words)[kWordsOf<T, kElements>]) {
-  const T* from = state_element<T>(p, at, slot, column, channel);
-  if (form == StateForm::kChannelVectors) {
+  const T* from = state_element<T>(call, slot, column, channel);
+  if (call.state_form == StateForm::kChannelVectors) {
     load_words(from, words);
     return;
   }
   T* elements = reinterpret_cast<T*>(words);
 #pragma unroll
-  for (int c = 0; c < kElements; ++c) elements[c] = from[c * p.state_channel];
+  for (int c = 0; c < kElements; ++c) elements[c] = from[c * call.state_channel];
 }
 
 /// StateForm::kWindowVectors as it lies in memory: [channel][column].
 template <typename T, int kColumns, int kElements>
-__device__ inline void load_window(const Problem& p, const Addresses& at, std::int64_t slot,
-                                   std::int64_t column, std::int64_t channel,
+__device__ inline void load_window(const Call& call, std::int64_t slot, std::int64_t column,
+                                   std::int64_t channel,
                                    std::uint32_t (&window)[kColumns * kWordsOf<T, kElements>]) {
   constexpr int kWords = kWordsOf<T, kElements>;
-  const T* from = state_element<T>(p, at, slot, column, channel);
+  const T* from = state_element<T>(call, slot, column, channel);
 #pragma unroll
   for (int k = 0; k < kColumns; ++k) {
     load_words(from + k * kElements,
@@ -51,21 +50,21 @@ __device__ inline void load_window(const Problem& p, const Addresses& at, std::i
 
 /// kColumns columns from `column` on.
 template <typename T, int kColumns, int kElements>
-__device__ inline void load_state(const Problem& p, const Addresses& at, StateForm form,
-                                  std::int64_t slot, std::int64_t column, std::int64_t channel,
+__device__ inline void load_state(const Call& call, std::int64_t slot, std::int64_t column,
+                                  std::int64_t channel,
                                   std::uint32_t (&columns)[kColumns][kWordsOf<T, kElements>]) {
-  const T* from = state_element<T>(p, at, slot, column, channel);
-  if (form == StateForm::kChannelVectors) {
+  const T* from = state_element<T>(call, slot, column, channel);
+  if (call.state_form == StateForm::kChannelVectors) {
 #pragma unroll
-    for (int k = 0; k < kColumns; ++k, from += p.state_column) load_words(from, columns[k]);
-  } else if (form == StateForm::kWindowVectors) {
+    for (int k = 0; k < kColumns; ++k, from += call.state_column) load_words(from, columns[k]);
+  } else if (call.state_form == StateForm::kWindowVectors) {
     std::uint32_t window[kColumns * kWordsOf<T, kElements>];
-    load_window<T, kColumns, kElements>(p, at, slot, column, channel, window);
+    load_window<T, kColumns, kElements>(call, slot, column, channel, window);
     split_columns<T, kColumns, kElements>(window, columns);
   } else {
 #pragma unroll
     for (int k = 0; k < kColumns; ++k) {
-      load_state_column<T, kElements>(p, at, form, slot, column + k, channel, columns[k]);
+      load_state_column<T, kElements>(call, slot, column + k, channel, columns[k]);
     }
   }
 }
@@ -100,10 +99,11 @@ __device__ inline void store_columns(
 /// The new window, always at the base column.
 template <typename T, int kColumns, int kElements>
 __device__ inline void store_state(
-    const Problem& p, const Addresses& at, StateForm form, std::int64_t slot, std::int64_t channel,
+    const Call& call, std::int64_t slot, std::int64_t channel,
     const std::uint32_t (&columns)[kColumns][kWordsOf<T, kElements>]) {
-  store_columns<T, kColumns, kElements>(state_element<T>(p, at, slot, p.state_base, channel),
-                                        p.state_column, p.state_channel, form, columns);
+  store_columns<T, kColumns, kElements>(state_element<T>(call, slot, call.state_base, channel),
+                                        call.state_column, call.state_channel, call.state_form,
+                                        columns);
 }
 
 }  // namespace shortconv::cuda

@@ -5,38 +5,36 @@
 
 #include <cstdint>
 
+#include "cuda/call.hpp"
 #include "cuda/element.cuh"
 #include "cuda/memory.cuh"
-#include "shortconv/plan.hpp"
 
 namespace shortconv::cuda {
 
 template <typename TWeight, int kWidth, int kChannels>
 class Taps {
  public:
-  /// `packed`: weights lie as [channels, width] and the bias as [channels] without gaps, both
-  /// aligned to 16 bytes.
-  __device__ void load(const Problem& p, const Addresses& at, bool packed, int channel) {
-    if (packed) {
-      load_packed(static_cast<const TWeight*>(at.weight) + std::int64_t{channel} * kWidth);
+  __device__ void load(const Weights& from, int channel) {
+    if (from.packed) {
+      load_packed(static_cast<const TWeight*>(from.weight) + std::int64_t{channel} * kWidth);
     } else {
-      const auto* weight = static_cast<const TWeight*>(at.weight) + channel * p.weight_channel;
+      const auto* weight = static_cast<const TWeight*>(from.weight) + channel * from.channel;
       auto* elements = reinterpret_cast<TWeight*>(words_);
 #pragma unroll
       for (int i = 0; i < kWidth * kChannels; ++i) {
-        elements[i] = weight[i / kWidth * p.weight_channel + i % kWidth * p.weight_tap];
+        elements[i] = weight[i / kWidth * from.channel + i % kWidth * from.tap];
       }
     }
     clear_words(bias_);
-    if (!p.has_bias) return;
-    const auto* bias = static_cast<const TWeight*>(at.bias) + channel * p.bias_channel;
-    if (packed) {
+    if (from.bias == nullptr) return;
+    const auto* bias = static_cast<const TWeight*>(from.bias) + channel * from.bias_channel;
+    if (from.packed) {
       load_words(bias, bias_);
       return;
     }
     auto* elements = reinterpret_cast<TWeight*>(bias_);
 #pragma unroll
-    for (int c = 0; c < kChannels; ++c) elements[c] = bias[c * p.bias_channel];
+    for (int c = 0; c < kChannels; ++c) elements[c] = bias[c * from.bias_channel];
   }
 
   /// What sums of channels 2 * pair and 2 * pair + 1 start from.

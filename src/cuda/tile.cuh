@@ -24,8 +24,8 @@
 #include <cstdint>
 
 #include "cuda/activation.cuh"
+#include "cuda/call.hpp"
 #include "cuda/element.cuh"
-#include "cuda/grid.hpp"
 #include "cuda/memory.cuh"
 #include "cuda/search.cuh"
 #include "cuda/sequence.cuh"
@@ -43,17 +43,15 @@ struct TileChannels {
   __device__ explicit TileChannels(std::uint32_t block)
       : wanted(static_cast<int>(block * kTileThreads + threadIdx.x) * kTileGroup) {}
 
-  __device__ int first(const Problem& p) const {
-    return min(wanted, static_cast<int>(p.channels) - kTileGroup);
-  }
-  __device__ bool inside(const Problem& p) const { return wanted < static_cast<int>(p.channels); }
+  __device__ int first(const Call& call) const { return min(wanted, call.channels - kTileGroup); }
+  __device__ bool inside(const Call& call) const { return wanted < call.channels; }
   /// Moves on to the next group of channels of the `rounds`, a power of two, that a block takes in
   /// turn; whether there is one. Counting them would take a register from the rows.
-  __device__ bool next(const Problem& p, std::uint32_t rounds) {
+  __device__ bool next(const Call& call, std::uint32_t rounds) {
     wanted += kTileThreads * kTileGroup;
     const std::uint32_t group = static_cast<std::uint32_t>(wanted) / (kTileThreads * kTileGroup);
     return (group & (rounds - 1)) != 0 &&
-           group * kTileThreads * kTileGroup < static_cast<std::uint32_t>(p.channels);
+           group * kTileThreads * kTileGroup < static_cast<std::uint32_t>(call.channels);
   }
 };
 
@@ -77,31 +75,33 @@ struct Beginning {
 struct Bounds {
   int begin, end;
 };
-__device__ inline Bounds bounds_of(const Problem& p, const Addresses& at, const Grid& grid,
-                                   int sequence) {
-  const int tokens = static_cast<int>(p.tokens);
-  const int begin = min(max(stated_begin(at, grid, sequence), 0), tokens);
-  return {begin, max(min(stated_begin(at, grid, sequence + 1), tokens), begin)};
+__device__ inline Bounds bounds_of(const Call& call, int sequence) {
+  const int tokens = call.tokens;
+  const int begin = min(max(stated_begin(call, sequence), 0), tokens);
+  return {begin, max(min(stated_begin(call, sequence + 1), tokens), begin)};
 }
 
-__device__ inline Beginning beginning_of(const Problem& p, const Addresses& at, const Grid& grid,
-                                         int sequence) {
+/// In its stream.
+__device__ inline Bounds rows_of(const Call& call, int sequence) {
+  if (call.has_query_start_loc) return bounds_of(call, sequence);
+  return {0, call.sequence_tokens};
+}
+
+__device__ inline Beginning beginning_of(const Call& call, int sequence) {
   Beginning beginning;
-  Bounds rows{0, static_cast<int>(p.sequence_tokens)};
-  if (p.has_query_start_loc) rows = bounds_of(p, at, grid, sequence);
-  beginning.state = state_of(p, at, grid, sequence);
+  const Bounds rows = rows_of(call, sequence);
+  beginning.state = state_of(call, sequence);
   beginning.first = rows.begin;
   beginning.length = beginning.state.skipped ? 0 : rows.end - rows.begin;
   return beginning;
 }
 
 /// What a head does: a tile of its own, that begins with the sequence.
-__device__ inline TileRows head_of(const Problem& p, const Addresses& at, const Grid& grid,
-                                   int sequence, Beginning& beginning) {
-  beginning = beginning_of(p, at, grid, sequence);
+__device__ inline TileRows head_of(const Call& call, int sequence, Beginning& beginning) {
+  beginning = beginning_of(call, sequence);
   TileRows tile;
   tile.first = beginning.first;
-  if (!p.has_query_start_loc) tile.stream = sequence;
+  if (!call.has_query_start_loc) tile.stream = sequence;
   return tile;
 }
 
@@ -115,24 +115,22 @@ __device__ inline std::uint32_t tile_rows_between(int from, int to) {
 
 /// The thread's channels in a row of a stream.
 template <typename T>
-__device__ inline const T* x_at(const Problem& p, const Addresses& at, const Grid& grid, int stream,
-                                int row, int channel) {
-  const T* x = rows_after(static_cast<const T*>(at.x) + channel, grid.x_step, row);
-  return p.has_query_start_loc ? x : x + stream * p.x_sequence;
+__device__ inline const T* x_at(const Call& call, int stream, int row, int channel) {
+  const T* x = rows_after(static_cast<const T*>(call.x) + channel, call.x_step, row);
+  return call.has_query_start_loc ? x : x + stream * call.x_sequence;
 }
 template <typename T>
-__device__ inline T* out_at(const Problem& p, const Addresses& at, const Grid& grid, int stream,
-                            int row, int channel) {
-  T* out = rows_after(static_cast<T*>(at.out) + channel, grid.out_step, row);
-  return p.has_query_start_loc ? out : out + stream * p.out_sequence;
+__device__ inline T* out_at(const Call& call, int stream, int row, int channel) {
+  T* out = rows_after(static_cast<T*>(call.out) + channel, call.out_step, row);
+  return call.has_query_start_loc ? out : out + stream * call.out_sequence;
 }
 
 /// The rows of a tile; what is to be done with them is not known yet.
-__device__ inline TileRows tile_of(const Problem& p, const Grid& grid, int number) {
+__device__ inline TileRows tile_of(const Call& call, int number) {
   TileRows tile;
-  if (!p.has_query_start_loc) {
-    tile.stream = static_cast<int>(grid.sequence_tiles.divide(number));
-    number -= tile.stream * static_cast<int>(grid.sequence_tiles.divisor());
+  if (!call.has_query_start_loc) {
+    tile.stream = static_cast<int>(call.sequence_tiles.divide(number));
+    number -= tile.stream * static_cast<int>(call.sequence_tiles.divisor());
   }
   tile.first = number * kTileTokens;
   return tile;
@@ -141,16 +139,15 @@ __device__ inline TileRows tile_of(const Problem& p, const Grid& grid, int numbe
 /// Finds that out for a tile of packed rows. Most tiles lie inside one sequence; what has to be
 /// known for that is loaded together rather than one after the other.
 template <int kHistory>
-__device__ inline void classify_packed_tile(const Problem& p, const Addresses& at, const Grid& grid,
-                                            TileRows& tile) {
-  const int first = tile.first, tokens = static_cast<int>(p.tokens);
+__device__ inline void classify_packed_tile(const Call& call, TileRows& tile) {
+  const int first = tile.first, tokens = call.tokens;
   // Tokens of a sequence that whoever begins it convolves at least.
-  const int begun = grid.heads_begin ? kTileTokens : kHistory;
-  const int sequence = find_sequence_by_warp(p, at, grid, first);
+  const int begun = call.heads_begin ? kTileTokens : kHistory;
+  const int sequence = find_sequence_by_warp(call, first);
   if (sequence >= 0 && first + kTileTokens <= tokens) {
-    const int begin = stated_begin(at, grid, sequence);
-    const int end = stated_begin(at, grid, sequence + 1);
-    const bool usable = usable_slot(grid, read_slot_of(p, at, grid, sequence));
+    const int begin = stated_begin(call, sequence);
+    const int end = stated_begin(call, sequence + 1);
+    const bool usable = usable_slot(call, read_slot_of(call, sequence));
     const bool inside = static_cast<int>(begin + begun <= first) | static_cast<int>(begin == first);
     if (static_cast<int>(usable) & static_cast<int>(inside) &
         static_cast<int>(end >= first + kTileTokens)) {
@@ -165,12 +162,12 @@ __device__ inline void classify_packed_tile(const Problem& p, const Addresses& a
   // A lane looks at one of the sequences from there on.
   std::uint32_t live = 0, owned = 0;
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const int sequences = static_cast<int>(p.sequences);
+  const int sequences = call.sequences;
   for (int base = max(sequence, 0); base < sequences; base += 32) {
     bool more = false, begins = false;
     if (base + lane < sequences) {
-      const Bounds rows = bounds_of(p, at, grid, base + lane);
-      const bool usable = usable_slot(grid, read_slot_of(p, at, grid, base + lane));
+      const Bounds rows = bounds_of(call, base + lane);
+      const bool usable = usable_slot(call, read_slot_of(call, base + lane));
       const int from = rows.begin - first, to = rows.end - first;
       more = from < kTileTokens;
       if (usable) owned |= tile_rows_between(from, to);
@@ -188,10 +185,9 @@ __device__ inline void classify_packed_tile(const Problem& p, const Addresses& a
 }
 
 /// The same for a tile of a dense batch.
-__device__ inline void classify_dense_tile(const Problem& p, const Addresses& at, const Grid& grid,
-                                           TileRows& tile) {
-  const auto rows = static_cast<int>(p.sequence_tokens) - tile.first;
-  if (!usable_slot(grid, read_slot_of(p, at, grid, tile.stream))) {
+__device__ inline void classify_dense_tile(const Call& call, TileRows& tile) {
+  const auto rows = call.sequence_tokens - tile.first;
+  if (!usable_slot(call, read_slot_of(call, tile.stream))) {
     tile.padding = tile_rows_between(0, rows);
   } else if (tile.first > 0) {
     tile.mask = tile_rows_between(0, rows);
@@ -201,14 +197,13 @@ __device__ inline void classify_dense_tile(const Problem& p, const Addresses& at
 }
 
 template <int kHistory>
-__device__ inline void classify_tile(const Problem& p, const Addresses& at, const Grid& grid,
-                                     TileRows& tile) {
-  if (p.has_query_start_loc) {
-    classify_packed_tile<kHistory>(p, at, grid, tile);
+__device__ inline void classify_tile(const Call& call, TileRows& tile) {
+  if (call.has_query_start_loc) {
+    classify_packed_tile<kHistory>(call, tile);
   } else {
-    classify_dense_tile(p, at, grid, tile);
+    classify_dense_tile(call, tile);
   }
-  if (grid.heads_begin) tile.beginning = -1;
+  if (call.heads_begin) tile.beginning = -1;
 }
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation>
@@ -222,28 +217,29 @@ struct TileKernel {
   using Rows = Words[kRows];  // oldest history first; afterwards the results from the front
 
   /// The tile's rows and the history before them. In place of those that the stream does not have
-  /// others of its rows, which no row of the mask looks at.
-  __device__ static void load_tile(const Problem& p, const Addresses& at, const Grid& grid,
-                                   const TileRows& tile, int channel, Rows& rows) {
-    const auto stream_rows = static_cast<int>(p.has_query_start_loc ? p.tokens : p.sequence_tokens);
+  /// others of its rows, which no row of the mask looks call.
+  __device__ static void load_tile(const Call& call, const TileRows& tile, int channel,
+                                   Rows& rows) {
+    const auto stream_rows =
+        static_cast<int>(call.has_query_start_loc ? call.tokens : call.sequence_tokens);
     if (tile.first >= kHistory && tile.first + kTileTokens <= stream_rows) {
-      const T* x = x_at<T>(p, at, grid, tile.stream, tile.first - kHistory, channel);
+      const T* x = x_at<T>(call, tile.stream, tile.first - kHistory, channel);
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) load_words(nth_row(x, grid.x_step, i), rows[i]);
+      for (int i = 0; i < kRows; ++i) load_words(nth_row(x, call.x_step, i), rows[i]);
     } else {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         const int row = min(max(tile.first - kHistory + i, 0), stream_rows - 1);
-        load_words(x_at<T>(p, at, grid, tile.stream, row, channel), rows[i]);
+        load_words(x_at<T>(call, tile.stream, row, channel), rows[i]);
       }
     }
   }
 
-  __device__ static void load_history(const Problem& p, const Addresses& at, const Grid& grid,
-                                      const Beginning& beginning, int channel, Rows& rows) {
+  __device__ static void load_history(const Call& call, const Beginning& beginning, int channel,
+                                      Rows& rows) {
     auto& history = reinterpret_cast<Words(&)[kHistory]>(rows);
     if (beginning.state.read_slot >= 0) {
-      load_state<T, kHistory, kTileGroup>(p, at, grid.state_form, beginning.state.read_slot,
+      load_state<T, kHistory, kTileGroup>(call, beginning.state.read_slot,
                                           beginning.state.read_column, channel, history);
     } else {
 #pragma unroll
@@ -253,44 +249,42 @@ struct TileKernel {
 
   /// The state and the first tokens of the sequence that begins in the tile. `loaded`: if it begins
   /// with the tile, they are there already.
-  __device__ static std::uint32_t load_beginning(const Problem& p, const Addresses& at,
-                                                 const Grid& grid, const TileRows& tile,
+  __device__ static std::uint32_t load_beginning(const Call& call, const TileRows& tile,
                                                  const Beginning& beginning, bool loaded,
                                                  int channel, Rows& rows) {
     const int in_tile = tile.first + kTileTokens - beginning.first;
     const int tokens = min(beginning.length, max(in_tile, kHistory));
-    load_history(p, at, grid, beginning, channel, rows);
+    load_history(call, beginning, channel, rows);
     if (!loaded || beginning.first != tile.first) {
-      const T* x = x_at<T>(p, at, grid, tile.stream, beginning.first, channel);
+      const T* x = x_at<T>(call, tile.stream, beginning.first, channel);
 #pragma unroll
       for (int t = 0; t < kTileTokens; ++t) {
         if (t == kTileTokens / 2 && tokens <= t) break;
-        load_words(rows_after(x, grid.x_step, min(t, tokens - 1)), rows[kHistory + t]);
+        load_words(rows_after(x, call.x_step, min(t, tokens - 1)), rows[kHistory + t]);
       }
     }
     return tile_rows_between(0, tokens);
   }
 
   /// The last inputs of the sequence, wherever they lie. All are read before the first is written.
-  __device__ static void write_state(const Problem& p, const Addresses& at, const Grid& grid,
-                                     const TileRows& tile, const Beginning& beginning,
-                                     int channel) {
+  __device__ static void write_state(const Call& call, const TileRows& tile,
+                                     const Beginning& beginning, int channel) {
     if (beginning.state.write_slot < 0) return;
     // The first of the last inputs; short sequences do not have all of them.
     const int oldest = beginning.length - kHistory;
     Words columns[kHistory];
     if (oldest >= 0) {
-      const T* x = x_at<T>(p, at, grid, tile.stream, beginning.first + oldest, channel);
+      const T* x = x_at<T>(call, tile.stream, beginning.first + oldest, channel);
 #pragma unroll
-      for (int k = 0; k < kHistory; ++k) load_words(nth_row(x, grid.x_step, k), columns[k]);
+      for (int k = 0; k < kHistory; ++k) load_words(nth_row(x, call.x_step, k), columns[k]);
     } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) {
         if (oldest + k >= 0) {
           const int row = beginning.first + oldest + k;
-          load_words(x_at<T>(p, at, grid, tile.stream, row, channel), columns[k]);
+          load_words(x_at<T>(call, tile.stream, row, channel), columns[k]);
         } else if (beginning.state.read_slot >= 0) {
-          load_state_column<T, kTileGroup>(p, at, grid.state_form, beginning.state.read_slot,
+          load_state_column<T, kTileGroup>(call, beginning.state.read_slot,
                                            beginning.state.read_column + kHistory + oldest + k,
                                            channel, columns[k]);
         } else {
@@ -298,8 +292,7 @@ struct TileKernel {
         }
       }
     }
-    store_state<T, kHistory, kTileGroup>(p, at, grid.state_form, beginning.state.write_slot,
-                                         channel, columns);
+    store_state<T, kHistory, kTileGroup>(call, beginning.state.write_slot, channel, columns);
   }
 
   /// In place: results take the registers of inputs that are not needed again. Two channels at a
@@ -332,44 +325,44 @@ struct TileKernel {
   }
 
   /// Results of the rows of the mask, from row `first` on.
-  __device__ static void store(const Problem& p, const Addresses& at, const Grid& grid,
-                               const TileRows& tile, int first, std::uint32_t mask, int channel,
-                               const Rows& rows) {
-    T* out = out_at<T>(p, at, grid, tile.stream, first, channel);
+  __device__ static void store(const Call& call, const TileRows& tile, int first,
+                               std::uint32_t mask, int channel, const Rows& rows) {
+    T* out = out_at<T>(call, tile.stream, first, channel);
     if (mask == kAllTileRows) {
 #pragma unroll
-      for (int t = 0; t < kTileTokens; ++t) store_words(nth_row(out, grid.out_step, t), rows[t]);
+      for (int t = 0; t < kTileTokens; ++t) store_words(nth_row(out, call.out_step, t), rows[t]);
     } else {
 #pragma unroll
       for (int t = 0; t < kTileTokens; ++t) {
-        if (mask >> t & 1u) store_words(nth_row(out, grid.out_step, t), rows[t]);
+        if (mask >> t & 1u) store_words(nth_row(out, call.out_step, t), rows[t]);
       }
     }
   }
 
   /// The tokens with which a sequence begins, then its final state.
-  __device__ static void begin(const Problem& p, const Addresses& at, const Grid& grid,
-                               const TileRows& tile, const Beginning& beginning, bool loaded,
-                               const TileChannels& channels, const TileTaps& taps, Rows& rows) {
-    const int channel = channels.first(p);
-    const std::uint32_t mask = load_beginning(p, at, grid, tile, beginning, loaded, channel, rows);
+  __device__ static void begin(const Call& call, const TileRows& tile, const Beginning& beginning,
+                               bool loaded, const TileChannels& channels, const TileTaps& taps,
+                               Rows& rows) {
+    const int channel = channels.first(call);
+    const std::uint32_t mask = load_beginning(call, tile, beginning, loaded, channel, rows);
     convolve(taps, mask, rows);
-    if (!channels.inside(p)) return;
-    store(p, at, grid, tile, beginning.first, mask, channel, rows);
-    write_state(p, at, grid, tile, beginning, channel);
+    if (!channels.inside(call)) return;
+    store(call, tile, beginning.first, mask, channel, rows);
+    write_state(call, tile, beginning, channel);
   }
 
-  __device__ static void fill_padding(const Problem& p, const Addresses& at, const Grid& grid,
-                                      const TileRows& tile, int channel) {
-    if (p.padded_rows == PaddedRows::kUntouched) return;
+  __device__ static void fill_row(const Call& call, int stream, int row, int channel) {
+    if (call.padded_rows == PaddedRows::kUntouched) return;
+    Words words;
+    clear_words(words);
+    if (call.padded_rows == PaddedRows::kCopy)
+      load_words(x_at<T>(call, stream, row, channel), words);
+    store_words(out_at<T>(call, stream, row, channel), words);
+  }
+
+  __device__ static void fill_padding(const Call& call, const TileRows& tile, int channel) {
     for (std::uint32_t left = tile.padding; left != 0; left &= left - 1) {
-      const int row = tile.first + __ffs(left) - 1;
-      Words words;
-      clear_words(words);
-      if (p.padded_rows == PaddedRows::kCopy) {
-        load_words(x_at<T>(p, at, grid, tile.stream, row, channel), words);
-      }
-      store_words(out_at<T>(p, at, grid, tile.stream, row, channel), words);
+      fill_row(call, tile.stream, tile.first + __ffs(left) - 1, channel);
     }
   }
 };
@@ -390,10 +383,9 @@ constexpr int resident_tiles(std::size_t element_bytes, int width) {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation>
 __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
-    convolve_tiles(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
-                   const __grid_constant__ Grid grid) {
+    convolve_tiles(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation>;
-  if (p.programmatic_launch) overlap_neighbours();
+  if (call.programmatic_launch) overlap_neighbours();
   typename Kernel::Rows rows;
   typename Kernel::TileTaps taps;
   TileRows tile;
@@ -401,85 +393,83 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
   Beginning beginning;
   std::uint32_t rounds = 1;
   bool rows_loaded = false, taps_loaded = true;
-  if (blockIdx.x < grid.head_blocks) {
-    const std::uint32_t sequence = grid.head_channel_blocks.divide(blockIdx.x);
-    const std::uint32_t block = blockIdx.x - sequence * grid.head_channel_blocks.divisor();
-    rounds = grid.head_rounds;
+  if (blockIdx.x < call.head_blocks) {
+    const std::uint32_t sequence = call.head_channel_blocks.divide(blockIdx.x);
+    const std::uint32_t block = blockIdx.x - sequence * call.head_channel_blocks.divisor();
+    rounds = call.head_rounds;
     channels = TileChannels(block * rounds);
-    taps.load(p, at, grid.packed_taps, channels.first(p));  // under way during the lookup
-    tile = head_of(p, at, grid, static_cast<int>(sequence), beginning);
+    taps.load(call.weights(), channels.first(call));  // under way during the lookup
+    tile = head_of(call, static_cast<int>(sequence), beginning);
     if (beginning.length == 0) return;
-    if (!grid.heads_begin && beginning.length >= kTileTokens) return;
+    if (!call.heads_begin && beginning.length >= kTileTokens) return;
   } else {
-    const std::uint32_t number = blockIdx.x - grid.head_blocks;
-    const std::uint32_t unit = grid.channel_blocks.divide(number);
-    channels = TileChannels(number - unit * grid.channel_blocks.divisor());
-    const int channel = channels.first(p);
-    tile = tile_of(p, grid, static_cast<int>(unit));
-    Kernel::load_tile(p, at, grid, tile, channel, rows);
-    taps.load(p, at, grid.packed_taps, channel);
-    classify_tile<Kernel::kHistory>(p, at, grid, tile);
+    const std::uint32_t number = blockIdx.x - call.head_blocks;
+    const std::uint32_t unit = call.channel_blocks.divide(number);
+    channels = TileChannels(number - unit * call.channel_blocks.divisor());
+    const int channel = channels.first(call);
+    tile = tile_of(call, static_cast<int>(unit));
+    Kernel::load_tile(call, tile, channel, rows);
+    taps.load(call.weights(), channel);
+    classify_tile<Kernel::kHistory>(call, tile);
     if (tile.mask != 0) {
       Kernel::convolve(taps, tile.mask, rows);
-      if (channels.inside(p)) {
-        Kernel::store(p, at, grid, tile, tile.first, tile.mask, channel, rows);
+      if (channels.inside(call)) {
+        Kernel::store(call, tile, tile.first, tile.mask, channel, rows);
       }
     }
-    if (tile.padding != 0 && channels.inside(p)) {
-      Kernel::fill_padding(p, at, grid, tile, channel);
+    if (tile.padding != 0 && channels.inside(call)) {
+      Kernel::fill_padding(call, tile, channel);
     }
     if (tile.beginning < 0) return;
-    beginning = beginning_of(p, at, grid, tile.beginning);
+    beginning = beginning_of(call, tile.beginning);
     rows_loaded = taps_loaded = tile.mask == 0;
   }
   do {
-    if (!taps_loaded) taps.load(p, at, grid.packed_taps, channels.first(p));
-    Kernel::begin(p, at, grid, tile, beginning, rows_loaded, channels, taps, rows);
+    if (!taps_loaded) taps.load(call.weights(), channels.first(call));
+    Kernel::begin(call, tile, beginning, rows_loaded, channels, taps, rows);
     rows_loaded = taps_loaded = false;
-  } while (channels.next(p, rounds));
+  } while (channels.next(call, rounds));
 }
 
 /// The same for batches of short sequences: heads begin all of them, tiles search first, and a
 /// block of a tile takes several groups of channels in turn.
 template <typename T, typename TWeight, int kWidth, Activation kActivation>
 __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
-    convolve_short_sequences(const __grid_constant__ Problem p,
-                             const __grid_constant__ Addresses at,
-                             const __grid_constant__ Grid grid) {
+    convolve_short_sequences(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation>;
-  if (p.programmatic_launch) overlap_neighbours();
+  if (call.programmatic_launch) overlap_neighbours();
   typename Kernel::Rows rows;
   typename Kernel::TileTaps taps;
-  if (blockIdx.x < grid.head_blocks) {
-    const std::uint32_t sequence = grid.head_channel_blocks.divide(blockIdx.x);
-    const TileChannels channels(blockIdx.x - sequence * grid.head_channel_blocks.divisor());
+  if (blockIdx.x < call.head_blocks) {
+    const std::uint32_t sequence = call.head_channel_blocks.divide(blockIdx.x);
+    const TileChannels channels(blockIdx.x - sequence * call.head_channel_blocks.divisor());
     Beginning beginning;
-    taps.load(p, at, grid.packed_taps, channels.first(p));  // under way during the lookup
-    const TileRows tile = head_of(p, at, grid, static_cast<int>(sequence), beginning);
+    taps.load(call.weights(), channels.first(call));  // under way during the lookup
+    const TileRows tile = head_of(call, static_cast<int>(sequence), beginning);
     if (beginning.length == 0) return;
-    Kernel::begin(p, at, grid, tile, beginning, false, channels, taps, rows);
+    Kernel::begin(call, tile, beginning, false, channels, taps, rows);
     return;
   }
-  const std::uint32_t number = blockIdx.x - grid.head_blocks;
-  const std::uint32_t unit = grid.channel_blocks.divide(number);
-  TileChannels channels((number - unit * grid.channel_blocks.divisor()) * kShortSequenceRounds);
-  TileRows tile = tile_of(p, grid, static_cast<int>(unit));
-  classify_tile<Kernel::kHistory>(p, at, grid, tile);
+  const std::uint32_t number = blockIdx.x - call.head_blocks;
+  const std::uint32_t unit = call.channel_blocks.divide(number);
+  TileChannels channels((number - unit * call.channel_blocks.divisor()) * kShortSequenceRounds);
+  TileRows tile = tile_of(call, static_cast<int>(unit));
+  classify_tile<Kernel::kHistory>(call, tile);
   if ((tile.mask | tile.padding) == 0) return;
   do {
-    const int channel = channels.first(p);
+    const int channel = channels.first(call);
     if (tile.mask != 0) {
-      Kernel::load_tile(p, at, grid, tile, channel, rows);
-      taps.load(p, at, grid.packed_taps, channel);
+      Kernel::load_tile(call, tile, channel, rows);
+      taps.load(call.weights(), channel);
       Kernel::convolve(taps, tile.mask, rows);
-      if (channels.inside(p)) {
-        Kernel::store(p, at, grid, tile, tile.first, tile.mask, channel, rows);
+      if (channels.inside(call)) {
+        Kernel::store(call, tile, tile.first, tile.mask, channel, rows);
       }
     }
-    if (tile.padding != 0 && channels.inside(p)) {
-      Kernel::fill_padding(p, at, grid, tile, channel);
+    if (tile.padding != 0 && channels.inside(call)) {
+      Kernel::fill_padding(call, tile, channel);
     }
-  } while (channels.next(p, kShortSequenceRounds));
+  } while (channels.next(call, kShortSequenceRounds));
 }
 
 }  // namespace shortconv::cuda

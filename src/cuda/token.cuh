@@ -52,6 +52,7 @@ __device__ inline void move_element(DType from_dtype, const void* from, std::int
 }
 
 struct AnyTypes {
+  static constexpr bool kSnapshots = true;  // those of the general kernel, which takes them
   __device__ static DType x(const Problem& p) { return p.x_dtype; }
   __device__ static DType out(const Problem& p) { return p.out_dtype; }
   __device__ static DType state(const Problem& p) { return p.state_dtype; }
@@ -59,6 +60,7 @@ struct AnyTypes {
 
 template <typename T>
 struct Typed {
+  static constexpr bool kSnapshots = false;
   __device__ static constexpr DType x(const Problem&) { return kDTypeOf<T>; }
   __device__ static constexpr DType out(const Problem&) { return kDTypeOf<T>; }
   __device__ static constexpr DType state(const Problem&) { return kDTypeOf<T>; }
@@ -79,7 +81,7 @@ __device__ inline float input_at(const Problem& p, const Addresses& at, const Se
   }
   if (s.read_slot < 0) return 0.0f;
   return load_f32(Types::state(p), at.state,
-                  state_index(p, s.read_slot, s.read_column + p.width - 1 + token, channel));
+                  state_index(p, s.read_slot, history_column(p, s, token), channel));
 }
 
 __device__ inline float weight_at(const Problem& p, const Addresses& at, std::int64_t channel,
@@ -107,6 +109,24 @@ __device__ inline void convolve_token(const Problem& p, const Addresses& at, con
             activate(p.activation, sum));
 }
 
+/// An input of the sequence, bit for bit between equal types, to one element of the state pool or
+/// of windows.
+template <typename Types>
+__device__ inline void move_input(const Problem& p, const Addresses& at, const Sequence& s,
+                                  std::int64_t input, std::int64_t channel, void* to,
+                                  std::int64_t to_index) {
+  const DType state = Types::state(p);
+  if (input >= 0) {
+    move_element(Types::x(p), at.x, x_row(p, s.begin + input) + channel * p.x_channel, state, to,
+                 to_index);
+  } else if (s.read_slot >= 0) {
+    move_element(state, at.state, state_index(p, s.read_slot, history_column(p, s, input), channel),
+                 state, to, to_index);
+  } else {
+    store_f32(state, to, to_index, 0.0f);
+  }
+}
+
 /// A draft token and the window it would leave behind.
 template <typename Types>
 __device__ inline void convolve_draft(const Problem& p, const Addresses& at, const Sequence& s,
@@ -127,19 +147,8 @@ __device__ inline void convolve_draft(const Problem& p, const Addresses& at, con
   if (!p.has_windows) return;
   const std::int64_t first = window_of(p, sequence, s.begin, token) + channel * p.window_channel;
   for (int column = 0; column < history; ++column) {
-    const std::int64_t to = first + column * p.window_column;
-    const std::int64_t input = line[column + 1];
-    const DType state = Types::state(p);
-    if (input >= 0) {
-      move_element(Types::x(p), at.x, x_row(p, s.begin + input) + channel * p.x_channel, state,
-                   at.windows, to);
-    } else if (s.read_slot >= 0) {
-      move_element(state, at.state,
-                   state_index(p, s.read_slot, s.read_column + history + input, channel), state,
-                   at.windows, to);
-    } else {
-      store_f32(state, at.windows, to, 0.0f);
-    }
+    move_input<Types>(p, at, s, line[column + 1], channel, at.windows,
+                      first + column * p.window_column);
   }
 }
 
@@ -154,35 +163,51 @@ __device__ inline void pad_element(const Problem& p, const Addresses& at, std::i
   }
 }
 
-/// The last inputs of the sequence. Column by column upwards: what a short sequence keeps of its
-/// own history moves down, so nothing is read after it was overwritten.
+/// The last inputs of the sequence. Upwards: what a short sequence keeps of its own history moves
+/// down, or stays where it is in a ring, so nothing is read after it was overwritten.
 template <typename Types>
 __device__ inline void write_state_of_channel(const Problem& p, const Addresses& at,
                                               const Sequence& s, std::int64_t channel) {
   if (s.write_slot < 0) return;
-  const int history = p.width - 1;
-  for (int column = 0; column < history; ++column) {
-    const std::int64_t token = s.end - s.begin - history + column;
-    const std::int64_t to = state_index(p, s.write_slot, p.state_base + column, channel);
-    const DType state = Types::state(p);
-    if (token >= 0) {
-      move_element(Types::x(p), at.x, x_row(p, s.begin + token) + channel * p.x_channel, state,
-                   at.state, to);
-    } else if (s.read_slot >= 0) {
-      const std::int64_t from =
-          state_index(p, s.read_slot, s.read_column + history + token, channel);
-      move_element(state, at.state, from, state, at.state, to);
-    } else {
-      store_f32(state, at.state, to, 0.0f);
+  const std::int64_t length = s.end - s.begin;
+  for (std::int64_t input = first_kept(p, s); input < length; ++input) {
+    const std::int64_t column = kept_column(p, s, input, length);
+    move_input<Types>(p, at, s, input, channel, at.state,
+                      state_index(p, s.write_slot, column, channel));
+  }
+}
+
+template <typename Types>
+__device__ inline void take_snapshot(const Problem& p, const Addresses& at, const Sequence& s,
+                                     const Snapshot& snapshot, std::int64_t channel) {
+  for (std::int64_t input = snapshot.token - (p.width - 1); input < snapshot.token; ++input) {
+    const std::int64_t column = kept_column(p, s, input, snapshot.token);
+    move_input<Types>(p, at, s, input, channel, at.state,
+                      state_index(p, snapshot.slot, column, channel));
+  }
+}
+
+/// A sequence's snapshots before token `end`, by whoever owns its state and before that is written.
+/// The list is in no order.
+template <typename Types>
+__device__ inline void take_snapshots_before(const Problem& p, const Addresses& at,
+                                             const Sequence& s, std::int64_t sequence,
+                                             std::int64_t end, std::int64_t channel) {
+  for (std::int64_t number = 0; number < p.snapshots; ++number) {
+    const Snapshot snapshot = snapshot_at(p, at, number);
+    if (snapshot.sequence == sequence && snapshot.token < end && is_taken(p, s, snapshot)) {
+      take_snapshot<Types>(p, at, s, snapshot, channel);
     }
   }
 }
 
 /// The part of a sequence that lies in packed rows [begin, end), by the rule of ownership: whoever
-/// has the first row does the first width-1 tokens, wherever they lie, and the state.
+/// has the first row does the first width-1 tokens, wherever they lie, the state, and the snapshots
+/// that need it.
 template <typename Types>
 __device__ inline void convolve_part(const Problem& p, const Addresses& at, const Sequence& s,
-                                     std::int64_t begin, std::int64_t end, std::int64_t channel) {
+                                     std::int64_t sequence, std::int64_t begin, std::int64_t end,
+                                     std::int64_t channel) {
   const std::int64_t length = s.end - s.begin;
   const std::int64_t heads = min(length, std::int64_t{p.width - 1});
   const bool head = s.begin >= begin && s.begin < end;
@@ -190,6 +215,9 @@ __device__ inline void convolve_part(const Problem& p, const Addresses& at, cons
   if (head) {
     for (std::int64_t token = 0; token < heads; ++token) {
       convolve_token<Types>(p, at, s, token, channel);
+    }
+    if constexpr (Types::kSnapshots) {
+      take_snapshots_before<Types>(p, at, s, sequence, p.width - 1, channel);
     }
     write_state_of_channel<Types>(p, at, s, channel);
   }
@@ -212,7 +240,7 @@ __device__ inline void convolve_rows(const Problem& p, const Addresses& at, std:
     if (s.skipped) {
       for (; row < last; ++row) pad_element<Types>(p, at, row, channel);
     } else {
-      convolve_part<Types>(p, at, s, row, last, channel);
+      convolve_part<Types>(p, at, s, sequence, row, last, channel);
       row = last;
     }
   }

@@ -24,6 +24,7 @@ struct Sequence {
   std::int64_t read_slot = -1;   // -1: starts from zeros
   std::int64_t write_slot = -1;  // -1: the final state is not kept
   std::int64_t read_column = 0;  // oldest column of the history
+  std::int64_t ring_column = 0;  // of a ring: where the first token goes
   bool skipped = false;          // padding: rows follow the policy, no state is touched
 };
 
@@ -108,6 +109,15 @@ SHORTCONV_HOST_DEVICE inline std::int64_t last_read_offset(const Problem& p) {
   return p.state_columns - (p.width - 1) - p.state_base;
 }
 
+/// Inputs of the sequence before this call.
+SHORTCONV_HOST_DEVICE inline std::int64_t ring_position_of(const Problem& p, const Addresses& at,
+                                                           std::int64_t sequence) {
+  if (!p.has_ring_positions) return 0;
+  const std::int64_t position =
+      load_index(p.ring_positions_dtype, at.ring_positions, sequence * p.ring_positions_stride);
+  return position < 0 ? 0 : position;
+}
+
 SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addresses& at,
                                                   std::int64_t sequence) {
   // All loads first: none depends on another, and on a GPU each is a long wait.
@@ -116,6 +126,7 @@ SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addres
   const std::int64_t read = read_slot_of(p, at, sequence);
   const std::int64_t write = write_slot_of(p, at, sequence, read);
   const std::int64_t offset = read_offset_of(p, at, sequence);
+  const std::int64_t position = ring_position_of(p, at, sequence);
   const bool resumed =
       p.initial_state == InitialState::kAll ||
       (p.initial_state == InitialState::kByFlag &&
@@ -127,10 +138,68 @@ SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addres
   s.skipped = !usable_slot(p, read);
   if (s.skipped || !p.has_state) return s;
   if (p.keeps_state && usable_slot(p, write)) s.write_slot = write;
+  if (p.has_ring_positions) s.ring_column = position % p.state_columns;
   if (!resumed) return s;
   s.read_slot = read;
-  s.read_column = p.state_base + clamped(offset, 0, last_read_offset(p));
+  if (p.has_ring_positions) {
+    const std::int64_t oldest = s.ring_column - (p.width - 1);
+    s.read_column = oldest < 0 ? oldest + p.state_columns : oldest;
+  } else {
+    s.read_column = p.state_base + clamped(offset, 0, last_read_offset(p));
+  }
   return s;
+}
+
+// Inputs of a sequence have numbers: its tokens in this call from 0, its history below.
+
+/// The column of the read slot where an input of the history lies.
+SHORTCONV_HOST_DEVICE inline std::int64_t history_column(const Problem& p, const Sequence& s,
+                                                         std::int64_t input) {
+  const std::int64_t column = s.read_column + (p.width - 1) + input;
+  return column < p.state_columns ? column : column - p.state_columns;  // around a ring
+}
+
+/// The column of an input in a state whose newest input is the one before `end`.
+SHORTCONV_HOST_DEVICE inline std::int64_t kept_column(const Problem& p, const Sequence& s,
+                                                      std::int64_t input, std::int64_t end) {
+  if (!p.has_ring_positions) return p.state_base + (p.width - 1) - (end - input);
+  return (s.ring_column + input + (input < 0 ? p.state_columns : 0)) % p.state_columns;
+}
+
+/// The first input that the final state takes; the last token is the last. A ring that holds the
+/// older inputs already takes the tokens alone, as many as it has columns.
+SHORTCONV_HOST_DEVICE inline std::int64_t first_kept(const Problem& p, const Sequence& s) {
+  const std::int64_t length = s.end - s.begin;
+  const std::int64_t newest = length - (p.width - 1);
+  if (!p.has_ring_positions) return newest;
+  const std::int64_t first = s.read_slot == s.write_slot || newest > 0 ? 0 : newest;
+  return first > length - p.state_columns ? first : length - p.state_columns;
+}
+
+/// A row of the list of snapshots as it stands.
+struct Snapshot {
+  std::int64_t sequence = 0;
+  std::int64_t token = 0;
+  std::int64_t slot = 0;
+};
+
+SHORTCONV_HOST_DEVICE inline Snapshot snapshot_at(const Problem& p, const Addresses& at,
+                                                  std::int64_t number) {
+  const auto column = [&](std::int64_t index) {
+    return load_index(p.snapshots_dtype, at.snapshots,
+                      number * p.snapshots_row + index * p.snapshots_column);
+  };
+  return {column(0), column(1), column(2)};
+}
+
+/// Whether a snapshot of this sequence is to be taken. That of the final state in the final state's
+/// own slot is there without it.
+SHORTCONV_HOST_DEVICE inline bool is_taken(const Problem& p, const Sequence& s,
+                                           const Snapshot& snapshot) {
+  const std::int64_t length = s.end - s.begin;
+  return !s.skipped && length > 0 && snapshot.token >= 0 && snapshot.token <= length &&
+         usable_slot(p, snapshot.slot) &&
+         !(snapshot.token == length && snapshot.slot == s.write_slot);
 }
 
 /// Offset of a packed row in x or out, in elements.

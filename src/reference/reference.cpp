@@ -140,12 +140,22 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
   const std::int64_t tokens = end - begin;
   const std::int64_t oldest =
       p.state_base + std::clamp<std::int64_t>(offset, 0, p.state_columns - history - p.state_base);
+  const std::int64_t position =
+      std::max<std::int64_t>(index(p.has_ring_positions, p.ring_positions_dtype,
+                                   call.at.ring_positions, p.ring_positions_stride, 0),
+                             0);
+  // The ring's column of an input, counted from the oldest of the history. The position first: what
+  // is added to one near 2^63 would be too much.
+  const auto ring_column = [&](std::int64_t number) {
+    const std::int64_t columns = p.state_columns;
+    return (position % columns + columns - history + number) % columns;
+  };
   std::vector<Raw> inputs(static_cast<std::size_t>(history + tokens));
   std::vector<double> values(inputs.size());
   for (std::int64_t channel = 0; channel < p.channels; ++channel) {
     for (int column = 0; column < history; ++column) {
-      inputs[column] =
-          resumed ? raw(p.state_dtype, call.state(read_slot, oldest + column, channel)) : Raw{};
+      const std::int64_t from = p.has_ring_positions ? ring_column(column) : oldest + column;
+      inputs[column] = resumed ? raw(p.state_dtype, call.state(read_slot, from, channel)) : Raw{};
     }
     for (std::int64_t t = 0; t < tokens; ++t) {
       inputs[history + t] = raw(p.x_dtype, call.x(begin + t, channel));
@@ -169,7 +179,32 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
                   call.window(sequence, begin + t, t, column, channel));
       }
     }
+    for (std::int64_t i = 0; i < p.snapshots; ++i) {
+      const auto entry = [&](std::int64_t column) {
+        return load_index(p.snapshots_dtype, call.at.snapshots,
+                          i * p.snapshots_row + column * p.snapshots_column);
+      };
+      const std::int64_t token = entry(1), slot = entry(2);
+      if (entry(0) != sequence || token < 0 || token > tokens || call.is_padding(slot)) continue;
+      for (int column = 0; column < history; ++column) {
+        const std::int64_t to =
+            p.has_ring_positions ? ring_column(token + column) : p.state_base + column;
+        store_raw(inputs[token + column], p.state_dtype, call.state(slot, to, channel));
+      }
+    }
     if (!p.keeps_state || call.is_padding(write_slot)) continue;
+    if (p.has_ring_positions) {
+      const bool has_history = resumed && read_slot == write_slot;
+      for (std::int64_t number = 0; number < history + tokens; ++number) {
+        const bool newer_in_its_place = number + p.state_columns < history + tokens;
+        const bool needed =
+            number >= (has_history ? history : std::min<std::int64_t>(tokens, history));
+        if (newer_in_its_place || !needed) continue;
+        store_raw(inputs[number], p.state_dtype,
+                  call.state(write_slot, ring_column(number), channel));
+      }
+      continue;
+    }
     for (int column = 0; column < history; ++column) {
       store_raw(inputs[tokens + column], p.state_dtype,
                 call.state(write_slot, p.state_base + column, channel));

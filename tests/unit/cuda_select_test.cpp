@@ -107,6 +107,13 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   Problem far = packed_batch(1000, 512, 7);
   far.x_token = std::int64_t{1} << 32;
   EXPECT_EQ(kernel_of(far), Kernel::kGeneral);
+  for (Problem ring : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
+    ring.has_ring_positions = true;
+    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
+    ring.has_ring_positions = false;
+    ring.snapshots = 1;
+    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
+  }
 }
 
 TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {

@@ -1,0 +1,157 @@
+// What the fast kernels are told: of Problem, Addresses and Grid the part that they use, together.
+// A parameter that is not in the constant cache yet stops a warp until it is. With the three
+// structures as they are, 700 bytes, that was up to a quarter of a small call: on an H200 16
+// sequences of 4 tokens x 8192 took 4.30 us and take 3.72, 64 of them 6.53 and 6.13, one decoded
+// token 1.98 and 1.83. So what every block needs comes first, what few calls need last.
+#pragma once
+
+#include "cuda/grid.hpp"
+#include "op/sequence.hpp"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::cuda {
+
+/// Weights and bias, any strides in elements.
+struct Weights {
+  const void* weight = nullptr;
+  const void* bias = nullptr;
+  std::int64_t channel = 0, tap = 0, bias_channel = 0;
+  bool packed = false;  // [channels, width] and [channels] without gaps, aligned to 16 bytes
+};
+
+struct Call {
+  // 48 bytes to the first boundary of a cache line, for parameters begin at 0x210, then 64 each.
+  FastDivisor channel_blocks;
+  std::uint32_t head_blocks = 0;
+  std::int32_t channels = 0, tokens = 0;
+  const void* x = nullptr;
+  std::int32_t x_step = 0;
+  bool programmatic_launch = false, has_query_start_loc = false, heads_begin = false;
+  bool packed_taps = false, has_state = false, keeps_state = false;
+  bool has_read_slots = false, has_write_slots = false, has_read_offsets = false;
+  DType read_slots_dtype = DType::kI32;
+  InitialState initial_state = InitialState::kNone;
+  StateForm state_form = StateForm::kElements;
+
+  FastDivisor head_channel_blocks;
+  std::uint32_t head_rounds = 1;
+  const void* weight = nullptr;
+  const void* bias = nullptr;
+  const void* read_slots = nullptr;
+  std::int32_t read_slot_bytes = 0;
+  std::uint32_t slots = 0;
+  std::int32_t null_slot = -1;
+  std::int32_t sequences = 0;
+  const void* query_start_loc = nullptr;
+
+  void* out = nullptr;
+  std::int32_t out_step = 0, begin_bytes = 0;
+  void* state = nullptr;
+  std::int64_t x_sequence = 0, out_sequence = 0;
+  std::int64_t state_slot = 0, state_column = 0;
+  std::int32_t state_base = 0, flag_bytes = 0;
+
+  // What few calls need.
+  const void* has_initial_state = nullptr;
+  const void* write_slots = nullptr;
+  std::int64_t state_channel = 0;
+  FastDivisor sequence_tiles;
+  std::uint32_t tiles = 0;
+  std::int32_t sequence_tokens = 0, write_slot_bytes = 0, parent_bytes = 0, last_read_offset = 0;
+  DType write_slots_dtype = DType::kI32, read_offsets_dtype = DType::kI32;
+  DType parents_dtype = DType::kI32;
+  PaddedRows padded_rows = PaddedRows::kZero;
+  StateForm window_form = StateForm::kElements;
+  bool has_parents = false, has_windows = false;
+  std::int64_t weight_channel = 0, weight_tap = 0, bias_channel = 0;
+  const void* read_offsets = nullptr;
+  std::int64_t read_offsets_stride = 0;
+  const void* parents = nullptr;
+  void* windows = nullptr;
+  std::int64_t parents_sequence = 0;
+  std::int64_t window_sequence = 0, window_token = 0, window_column = 0, window_channel = 0;
+
+  SHORTCONV_HOST_DEVICE Weights weights() const {
+    return {weight, bias, weight_channel, weight_tap, bias_channel, packed_taps};
+  }
+};
+
+SHORTCONV_HOST_DEVICE inline Weights weights_of(const Problem& p, const Addresses& at,
+                                                const Grid& grid) {
+  return {at.weight, at.bias, p.weight_channel, p.weight_tap, p.bias_channel, grid.packed_taps};
+}
+
+/// Of a problem that the fast kernels can count in 31 bits.
+inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
+  const auto count = [](std::int64_t number) { return static_cast<std::int32_t>(number); };
+  Call call;
+  call.channel_blocks = grid.channel_blocks;
+  call.head_blocks = grid.head_blocks;
+  call.channels = count(p.channels);
+  call.tokens = count(p.tokens);
+  call.x = at.x;
+  call.x_step = grid.x_step;
+  call.programmatic_launch = p.programmatic_launch;
+  call.has_query_start_loc = p.has_query_start_loc;
+  call.heads_begin = grid.heads_begin;
+  call.packed_taps = grid.packed_taps;
+  call.has_state = p.has_state;
+  call.keeps_state = p.keeps_state;
+  call.has_read_slots = p.has_read_slots;
+  call.has_write_slots = p.has_write_slots;
+  call.has_read_offsets = p.has_read_offsets;
+  call.read_slots_dtype = p.read_slots_dtype;
+  call.initial_state = p.initial_state;
+  call.state_form = grid.state_form;
+  call.head_channel_blocks = grid.head_channel_blocks;
+  call.head_rounds = grid.head_rounds;
+  call.weight = at.weight;
+  call.bias = at.bias;
+  call.read_slots = at.read_slots;
+  call.read_slot_bytes = grid.read_slot_bytes;
+  call.slots = grid.slots;
+  call.null_slot = grid.null_slot;
+  call.sequences = count(p.sequences);
+  call.query_start_loc = at.query_start_loc;
+  call.out = at.out;
+  call.out_step = grid.out_step;
+  call.begin_bytes = grid.begin_bytes;
+  call.state = at.state;
+  call.x_sequence = p.x_sequence;
+  call.out_sequence = p.out_sequence;
+  call.state_slot = p.state_slot;
+  call.state_column = p.state_column;
+  call.state_base = count(p.state_base);
+  call.flag_bytes = grid.flag_bytes;
+  call.has_initial_state = at.has_initial_state;
+  call.write_slots = at.write_slots;
+  call.state_channel = p.state_channel;
+  call.sequence_tiles = grid.sequence_tiles;
+  call.tiles = grid.tiles;
+  call.sequence_tokens = count(p.sequence_tokens);
+  call.write_slot_bytes = grid.write_slot_bytes;
+  call.parent_bytes = grid.parent_bytes;
+  call.last_read_offset = count(last_read_offset(p));
+  call.write_slots_dtype = p.write_slots_dtype;
+  call.read_offsets_dtype = p.read_offsets_dtype;
+  call.parents_dtype = p.parents_dtype;
+  call.padded_rows = p.padded_rows;
+  call.window_form = grid.window_form;
+  call.has_parents = p.has_parents;
+  call.has_windows = p.has_windows;
+  call.weight_channel = p.weight_channel;
+  call.weight_tap = p.weight_tap;
+  call.bias_channel = p.bias_channel;
+  call.read_offsets = at.read_offsets;
+  call.read_offsets_stride = p.read_offsets_stride;
+  call.parents = at.parents;
+  call.windows = at.windows;
+  call.parents_sequence = p.parents_sequence;
+  call.window_sequence = p.window_sequence;
+  call.window_token = p.window_token;
+  call.window_column = p.window_column;
+  call.window_channel = p.window_channel;
+  return call;
+}
+
+}  // namespace shortconv::cuda
