@@ -59,6 +59,8 @@ Status forward_call(Arguments in) {
   args.read_offsets = in.optional_tensor("read_offsets");
   args.state_base = in.integer("state_base");
   args.null_slot = in.optional_integer("null_slot");
+  args.ring_positions = in.optional_tensor("ring_positions");
+  args.snapshots = in.optional_tensor("snapshots");
   args.query_start_loc = in.optional_tensor("query_start_loc");
   args.has_initial_state = in.optional_tensor("has_initial_state");
   args.initial_state = in.flag("initial_state") ? InitialState::kAll : InitialState::kNone;

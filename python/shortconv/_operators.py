@@ -20,7 +20,7 @@ from shortconv._arrays import kinds
 
 Array = Any  # what DLPack can share
 
-FORWARD, DECODE, VERIFY = 0, 1, 2  # Op of problem.hpp
+_FORWARD, _DECODE, _VERIFY = 0, 1, 2  # Op of problem.hpp
 
 
 def forward(
@@ -35,6 +35,8 @@ def forward(
     read_offsets: Optional[Array] = None,
     state_base: int = 0,
     null_slot: Optional[int] = None,
+    ring_positions: Optional[Array] = None,
+    snapshots: Optional[Array] = None,
     query_start_loc: Optional[Array] = None,
     has_initial_state: Optional[Array] = None,
     initial_state: bool = False,
@@ -61,6 +63,10 @@ def forward(
       read_offsets: [sequences]; columns to skip when reading, clamped to the pool.
       state_base: first column of the state that belongs to the history.
       null_slot: a slot that means padding.
+      ring_positions: [sequences]; slots are rings: how many inputs each sequence has had before
+        this call. Its input number n lies in column n modulo columns.
+      snapshots: [snapshots, 3], rows (sequence, token, slot): the slot receives the state that a
+        call ending before this token would leave. Rows of no sequence, token or slot are ignored.
       query_start_loc: [sequences + 1]; rows of sequence s are query_start_loc[s] up to
         query_start_loc[s + 1].
       has_initial_state: [sequences] bool; which sequences continue from their slot.
@@ -84,9 +90,10 @@ def forward(
     if stream is None and current_stream is not None:
         stream = current_stream(x)
     _core.forward(
-        FORWARD, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
-        null_slot, query_start_loc, has_initial_state, initial_state, None, None, False, activation,
-        padded_rows, backend, violations, threads, programmatic_launch, stream,
+        _FORWARD, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
+        null_slot, ring_positions, snapshots, query_start_loc, has_initial_state, initial_state,
+        None, None, False, activation, padded_rows, backend, violations, threads,
+        programmatic_launch, stream,
     )
     return out
 
@@ -103,6 +110,8 @@ def decode(
     read_offsets: Optional[Array] = None,
     state_base: int = 0,
     null_slot: Optional[int] = None,
+    ring_positions: Optional[Array] = None,
+    snapshots: Optional[Array] = None,
     has_initial_state: Optional[Array] = None,
     activation: Optional[str] = None,
     padded_rows: Optional[str] = None,
@@ -127,9 +136,9 @@ def decode(
     if stream is None and current_stream is not None:
         stream = current_stream(x)
     _core.forward(
-        DECODE, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
-        null_slot, None, has_initial_state, True, None, None, False, activation, padded_rows,
-        backend, violations, threads, programmatic_launch, stream,
+        _DECODE, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
+        null_slot, ring_positions, snapshots, None, has_initial_state, True, None, None, False,
+        activation, padded_rows, backend, violations, threads, programmatic_launch, stream,
     )
     return out
 
@@ -146,6 +155,7 @@ def verify(
     read_offsets: Optional[Array] = None,
     state_base: int = 0,
     null_slot: Optional[int] = None,
+    ring_positions: Optional[Array] = None,
     query_start_loc: Optional[Array] = None,
     has_initial_state: Optional[Array] = None,
     parents: Optional[Array] = None,
@@ -180,9 +190,10 @@ def verify(
     if stream is None and current_stream is not None:
         stream = current_stream(x)
     _core.forward(
-        VERIFY, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
-        null_slot, query_start_loc, has_initial_state, True, parents, windows, advance_state,
-        activation, padded_rows, backend, violations, threads, programmatic_launch, stream,
+        _VERIFY, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
+        null_slot, ring_positions, None, query_start_loc, has_initial_state, True, parents, windows,
+        advance_state, activation, padded_rows, backend, violations, threads, programmatic_launch,
+        stream,
     )
     return out
 

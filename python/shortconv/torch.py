@@ -10,35 +10,44 @@ Source: https://docs.pytorch.org/docs/stable/library.html for Library.define and
 """
 
 import functools
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from torch import Tensor
 
-from shortconv import _core, _operators
+from shortconv import _operators
 
 _library = torch.library.Library("shortconv", "DEF")
 _library.define(
-    "run(int op, Tensor x, Tensor(a!) out, Tensor weight, Tensor? bias, Tensor(b!)? state,"
-    " Tensor? read_slots, Tensor? write_slots, Tensor? read_offsets, int state_base,"
-    " int? null_slot, Tensor? query_start_loc, Tensor? has_initial_state, bool initial_state, Tensor? parents,"
-    " Tensor(c!)? windows, bool advance_state, str? activation, str? padded_rows, str? backend,"
-    " Tensor(d!)? violations, int threads, bool programmatic_launch) -> ()")
+    "run(int op, Tensor x, Tensor(a!) out, Tensor weight, Tensor? bias, *, Tensor(b!)? state=None,"
+    " Tensor? read_slots=None, Tensor? write_slots=None, Tensor? read_offsets=None,"
+    " int state_base=0, int? null_slot=None, Tensor? ring_positions=None, Tensor? snapshots=None,"
+    " Tensor? query_start_loc=None, Tensor? has_initial_state=None, bool? initial_state=None,"
+    " Tensor? parents=None, Tensor(c!)? windows=None, bool? advance_state=None,"
+    " str? activation=None, str? padded_rows=None, str? backend=None,"
+    " Tensor(d!)? violations=None, int threads=0, bool programmatic_launch=False) -> ()")
 _library.define(
-    "commit(Tensor windows, Tensor(a!) state, Tensor accepted, Tensor? slots, Tensor? second_slots,"
-    " Tensor? query_start_loc, int width, int token_rows, int state_base, int? null_slot,"
-    " str? backend, int threads) -> ()")
+    "commit(Tensor windows, Tensor(a!) state, Tensor accepted, *, int width, int? token_rows=None,"
+    " Tensor? slots=None, Tensor? second_slots=None, Tensor? query_start_loc=None,"
+    " int state_base=0, int? null_slot=None, str? backend=None, int threads=0) -> ()")
+
+_EAGER = {
+    "forward": _operators.forward, "decode": _operators.decode, "verify": _operators.verify}
+_OPS = list(_EAGER)
 
 
-def _run(*arguments: Any) -> None:
-    _core.forward(*arguments, None)
+def _run(op: int, x: Tensor, out: Tensor, weight: Tensor, bias: Optional[Tensor],
+         **arguments: Any) -> None:
+    # None means the same in all three, and not every one of them takes every argument.
+    given = {name: value for name, value in arguments.items() if value is not None}
+    _EAGER[_OPS[op]](x, weight, bias, out=out, **given)
 
 
-def _commit(*arguments: Any) -> None:
-    _core.commit(*arguments, None)
+def _commit(windows: Tensor, state: Tensor, accepted: Tensor, **arguments: Any) -> None:
+    _operators.commit(windows, state, accepted, **arguments)
 
 
-def _nothing(*arguments: Any) -> None:
+def _nothing(*arguments: Any, **options: Any) -> None:
     """What the operators give back, as far as shapes go."""
 
 
@@ -66,81 +75,36 @@ def refuse_gradient(out: Tensor, *inputs: Optional[Tensor]) -> Tensor:
     return out
 
 
-def _traced(
-    op: int,
-    x: Tensor,
-    weight: Tensor,
-    bias: Optional[Tensor],
-    *,
-    out: Optional[Tensor] = None,
-    state: Optional[Tensor] = None,
-    read_slots: Optional[Tensor] = None,
-    write_slots: Optional[Tensor] = None,
-    read_offsets: Optional[Tensor] = None,
-    state_base: int = 0,
-    null_slot: Optional[int] = None,
-    query_start_loc: Optional[Tensor] = None,
-    has_initial_state: Optional[Tensor] = None,
-    initial_state: bool = False,
-    parents: Optional[Tensor] = None,
-    windows: Optional[Tensor] = None,
-    advance_state: bool = False,
-    activation: Optional[str] = None,
-    padded_rows: Optional[str] = None,
-    backend: Optional[str] = None,
-    violations: Optional[Tensor] = None,
-    threads: int = 0,
-    programmatic_launch: bool = False,
-    stream: Any = None,
-) -> Tensor:
-    """A call as torch.compile sees it."""
+def _without_stream(stream: Any = None, **arguments: Any) -> Dict[str, Any]:
     if stream is not None:
         raise ValueError("stream: is given, but compiled code runs on torch's current stream")
-    out = torch.empty_like(x) if out is None else out
-    torch.ops.shortconv.run(
-        op, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
-        null_slot, query_start_loc, has_initial_state, initial_state, parents, windows,
-        advance_state, activation, padded_rows, backend, violations, threads, programmatic_launch)
-    return out
+    return arguments
 
 
-def _for_torch(eager: Callable[..., Tensor], op: int) -> Callable[..., Tensor]:
+def _for_torch(name: str) -> Callable[..., Tensor]:
+    eager, op = _EAGER[name], _OPS.index(name)
+
     @functools.wraps(eager)
-    def call(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, **arguments: Any) -> Tensor:
-        if torch.compiler.is_compiling():
-            return _traced(op, x, weight, bias, **arguments)
-        return refuse_gradient(eager(x, weight, bias, **arguments), x, weight, bias)
+    def call(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *,
+             out: Optional[Tensor] = None, **arguments: Any) -> Tensor:
+        if not torch.compiler.is_compiling():
+            out = eager(x, weight, bias, out=out, **arguments)
+            return refuse_gradient(out, x, weight, bias)
+        out = torch.empty_like(x) if out is None else out
+        torch.ops.shortconv.run(op, x, out, weight, bias, **_without_stream(**arguments))
+        return out
 
     return call
 
 
-forward = _for_torch(_operators.forward, _operators.FORWARD)
-decode = _for_torch(_operators.decode, _operators.DECODE)
-verify = _for_torch(_operators.verify, _operators.VERIFY)
+forward = _for_torch("forward")
+decode = _for_torch("decode")
+verify = _for_torch("verify")
 
 
 @functools.wraps(_operators.commit)
-def commit(
-    windows: Tensor,
-    state: Tensor,
-    accepted: Tensor,
-    *,
-    width: int,
-    token_rows: Optional[int] = None,
-    slots: Optional[Tensor] = None,
-    second_slots: Optional[Tensor] = None,
-    query_start_loc: Optional[Tensor] = None,
-    state_base: int = 0,
-    null_slot: Optional[int] = None,
-    **options: Any,
-) -> Tensor:
+def commit(windows: Tensor, state: Tensor, accepted: Tensor, **arguments: Any) -> Tensor:
     if not torch.compiler.is_compiling():
-        return _operators.commit(
-            windows, state, accepted, width=width, token_rows=token_rows, slots=slots,
-            second_slots=second_slots, query_start_loc=query_start_loc, state_base=state_base,
-            null_slot=null_slot, **options)
-    torch.ops.shortconv.commit(
-        windows, state, accepted, slots, second_slots, query_start_loc, width,
-        width - 1 if token_rows is None else token_rows, state_base, null_slot,
-        options.get("backend"), options.get("threads", 0))
+        return _operators.commit(windows, state, accepted, **arguments)
+    torch.ops.shortconv.commit(windows, state, accepted, **_without_stream(**arguments))
     return state

@@ -199,6 +199,37 @@ def test_decode_in_place(arrays, random):
     np.testing.assert_array_equal(arrays.numpy(pool), state)
 
 
+def test_rings_give_the_bits_of_ordered_pools(arrays, random):
+    p = problem(random, [6], 16, 4, 1)
+    weight, ordered = arrays.of(p["weight"]), arrays.of(np.zeros((1, 3, 16), np.float32))
+    ring = arrays.of(np.zeros((1, 5, 16), np.float32))
+    for position, tokens in ((0, 3), (3, 1), (4, 2)):
+        x = arrays.of(p["x"][position : position + tokens].copy())
+        at = arrays.of(np.array([position], np.int32))
+        expected = shortconv.forward(x, weight, state=ordered, initial_state=position > 0)
+        out = shortconv.forward(x, weight, state=ring, initial_state=position > 0,
+                                ring_positions=at)
+        np.testing.assert_array_equal(arrays.numpy(out), arrays.numpy(expected))
+    for number in (3, 4, 5):
+        np.testing.assert_array_equal(arrays.numpy(ring)[0, number % 5], p["x"][number])
+
+
+def test_snapshots_are_the_states_of_shorter_calls(arrays, random):
+    p = problem(random, [9, 4], 16, 4, 8)
+    slots = arrays.of(np.array([0, 1], np.int32))
+    rows = np.array([[0, 2, 4], [0, 9, 5], [1, 0, 6], [7, 1, 3], [-1, 0, -1]], np.int32)
+    pool = arrays.of(p["state"].copy())
+    shortconv.forward(arrays.of(p["x"]), arrays.of(p["weight"]), state=pool, read_slots=slots,
+                      query_start_loc=arrays.of(p["bounds"]), initial_state=True,
+                      snapshots=arrays.of(rows))
+    pool, state, x = arrays.numpy(pool), p["state"], p["x"]
+    np.testing.assert_array_equal(pool[4], np.concatenate([state[0][2:], x[0:2]]))
+    np.testing.assert_array_equal(pool[5], x[6:9])
+    np.testing.assert_array_equal(pool[6], state[1])
+    for untouched in (2, 3, 7):
+        np.testing.assert_array_equal(pool[untouched], state[untouched])
+
+
 def test_rows_of_padding_follow_the_policy(arrays, random):
     p = problem(random, [3, 2], 8, 3, 2)
     slots, bounds = np.array([0, -1], np.int32), np.array([1, 3, 4], np.int32)

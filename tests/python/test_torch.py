@@ -1,5 +1,7 @@
 """shortconv.torch: compiled, captured in graphs, on side streams, asked for gradients."""
 
+import inspect
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -85,8 +87,8 @@ def test_operator_declares_what_it_writes(device):
     x, weight, bias, state = tensors(device, dtype=torch.float32)
     torch.library.opcheck(
         torch.ops.shortconv.run.default,
-        (0, x, torch.empty_like(x), weight, bias, state, None, None, None, 0, None, None, None,
-         True, None, None, False, "silu", None, None, None, 0, False),
+        (0, x, torch.empty_like(x), weight, bias),
+        {"state": state, "initial_state": True, "activation": "silu"},
         test_utils=("test_schema", "test_faketensor"))
 
 
@@ -177,3 +179,16 @@ def test_odd_addresses_and_pitches_on_a_gpu():
         actual = conv.forward(view, weight, bias, state=other, initial_state=True)
         assert torch.equal(actual, expected)
         assert torch.equal(other, pool)
+
+
+def test_the_compiled_operators_take_every_argument():
+    def names(*functions):
+        found = {name for one in functions for name in inspect.signature(one).parameters}
+        return found - {"stream"}
+
+    def schema(operator):
+        return {argument.name for argument in operator.default._schema.arguments}
+
+    operators = shortconv.forward, shortconv.decode, shortconv.verify
+    assert schema(torch.ops.shortconv.run) == names(*operators) | {"op"}
+    assert schema(torch.ops.shortconv.commit) == names(shortconv.commit)
