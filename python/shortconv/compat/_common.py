@@ -20,22 +20,23 @@ def silu_or_none(activation: Optional[str]) -> Optional[str]:
 
 def update_all_columns(
     x: Tensor, state: Tensor, weight: Tensor, bias: Optional[Tensor], activation: Optional[str],
-    slots: Optional[Tensor],
+    slots: Optional[Tensor], bounds: Optional[Tensor] = None,
 ) -> Tensor:
-    """A decode call after which all columns of a slot are its newest inputs, not width - 1 of them.
+    """Resumes sequences, after which all columns of a slot are its newest inputs.
 
     Args:
-      x: [sequences, tokens, channels]; state: [slots, columns, channels].
+      x: [sequences, tokens, channels], or [tokens, channels] with bounds [sequences + 1].
+      state: [slots, columns >= width - 1, channels]; the history is its last columns.
     """
     columns, history = state.shape[1], weight.shape[1] - 1
+    where = {"state": state, "read_slots": slots, "query_start_loc": bounds}
     if columns == history:
-        return conv.decode(x, weight, bias, state=state, read_slots=slots, activation=activation)
-    # The history is the last columns. Outputs come from a call that writes no state; a convolution
-    # of columns + 1 taps keeps as many inputs, and nobody reads what it computes.
-    out = conv.verify(x, weight, bias, state=state, read_slots=slots, state_base=columns - history,
-                      activation=activation)
+        return conv.forward(x, weight, bias, initial_state=True, activation=activation, **where)
+    # Outputs come from a call that writes no state; a convolution of columns + 1 taps keeps as many
+    # inputs, and nobody reads what it computes.
+    out = conv.verify(x, weight, bias, state_base=columns - history, activation=activation, **where)
     taps = weight.new_zeros(()).expand(weight.shape[0], columns + 1)
-    conv.decode(x, taps, state=state, read_slots=slots)
+    conv.forward(x, taps, initial_state=True, **where)
     return out
 
 
