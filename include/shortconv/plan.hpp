@@ -32,6 +32,7 @@ struct Addresses {
   void* violations = nullptr;
   const void* ring_positions = nullptr;
   const void* snapshots = nullptr;
+  const void* window_slots = nullptr;
 };
 
 [[nodiscard]] SHORTCONV_API Addresses addresses(const ForwardArgs& args);

@@ -78,6 +78,9 @@ struct ForwardArgs {
                                      ///< token would leave behind. Equal strides of tokens and
                                      ///< columns make those of a dense chain overlap
   bool advance_state = false;        ///< write final states to read_slots, as a forward call does
+  std::optional<TensorRef>
+      window_slots;  ///< [sequences] i32 or i64; windows are then [window slots, tokens, width-1,
+                     ///< channels] whatever x is. Negative, null or outside: none are captured
 
   Activation activation = Activation::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
@@ -112,6 +115,7 @@ struct Problem {
   DType parents_dtype = DType::kI32;
   DType ring_positions_dtype = DType::kI32;
   DType snapshots_dtype = DType::kI32;
+  DType window_slots_dtype = DType::kI32;
 
   Activation activation = Activation::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
@@ -128,6 +132,7 @@ struct Problem {
   bool has_parents = false;
   bool has_windows = false;
   bool has_ring_positions = false;
+  bool has_window_slots = false;
   bool keeps_state = false;  ///< final states are written
   bool has_violations = false;
   bool in_place = false;
@@ -147,6 +152,8 @@ struct Problem {
   std::int64_t longest_sequence = 0;
   std::int64_t blocks = 0;
   std::int64_t snapshots = 0;
+  std::int64_t window_slots = 0;   ///< with window_slots: how many there are,
+  std::int64_t window_tokens = 0;  ///< and of how many tokens each has windows
 
   // Strides in elements. x_sequence and out_sequence are used by dense batches only.
   std::int64_t x_sequence = 0, x_token = 0, x_channel = 0;
@@ -156,12 +163,14 @@ struct Problem {
   std::int64_t query_start_loc_stride = 1, read_slots_stride = 1, write_slots_stride = 1;
   std::int64_t read_offsets_stride = 1, flags_stride = 1;
   std::int64_t block_sequence_stride = 1, block_offset_stride = 1;
-  // The sequence's strides of parents and windows are used by dense batches only.
+  // The sequence's strides of parents and windows are used by dense batches only, that of windows
+  // also with window_slots.
   std::int64_t parents_sequence = 0, parents_token = 1;
   std::int64_t window_sequence = 0, window_token = 0, window_column = 0, window_channel = 0;
   std::int64_t violations_row = 2, violations_column = 1;
   std::int64_t ring_positions_stride = 1;
   std::int64_t snapshots_row = 3, snapshots_column = 1;
+  std::int64_t window_slots_stride = 1;
 
   friend bool operator==(const Problem&, const Problem&) = default;
 };

@@ -106,6 +106,7 @@ typedef struct shortconv_forward_args {
   /* Since the third version of this struct. */
   const shortconv_tensor* ring_positions; /* [sequences] i32 or i64 */
   const shortconv_tensor* snapshots;      /* [snapshots, 3] i32 or i64: sequence, token, slot */
+  const shortconv_tensor* window_slots;   /* verify: [sequences] i32 or i64, slots of windows */
 } shortconv_forward_args;
 
 /* Rows of a report of the checked mode; which is which, violation.hpp says. */

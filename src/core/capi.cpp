@@ -142,6 +142,7 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   if (args.reserved != 0) return invalid("reserved: is not 0");
   to.ring_positions = optional_tensor(args.ring_positions);
   to.snapshots = optional_tensor(args.snapshots);
+  to.window_slots = optional_tensor(args.window_slots);
   if (Status status = narrow("op", args.op, to.op); !status.ok()) return status;
   if (Status status = narrow("initial_state", args.initial_state, to.initial_state); !status.ok())
     return status;

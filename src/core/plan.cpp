@@ -48,6 +48,8 @@ Status check_addresses(const Problem& problem, const Addresses& at) {
                 "is null, but the plan has them");
   check.require(!problem.has_windows || at.windows != nullptr, "windows",
                 "is null, but the plan has them");
+  check.require(!problem.has_window_slots || problem.sequences == 0 || at.window_slots != nullptr,
+                "window_slots", "is null, but the plan has them");
   check.require((at.x == at.out) == problem.in_place, "out",
                 problem.in_place ? "is not x, but the plan works in place"
                                  : "is x, but the plan does not work in place");
@@ -75,6 +77,7 @@ Addresses addresses(const ForwardArgs& args) {
       .violations = data_of(args.violations),
       .ring_positions = data_of(args.ring_positions),
       .snapshots = data_of(args.snapshots),
+      .window_slots = data_of(args.window_slots),
   };
 }
 

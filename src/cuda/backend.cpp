@@ -167,6 +167,7 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   if (!aligned(at.snapshots, p.snapshots_dtype)) argument = "snapshots";
   if (!aligned(at.parents, p.parents_dtype)) argument = "parents";
   if (!aligned(at.windows, p.state_dtype)) argument = "windows";
+  if (!aligned(at.window_slots, p.window_slots_dtype)) argument = "window_slots";
   if (!aligned(at.block_sequence, DType::kI32)) argument = "block_sequence";
   if (!aligned(at.block_offset, DType::kI32)) argument = "block_offset";
   if (!aligned(at.violations, DType::kI64)) argument = "violations";

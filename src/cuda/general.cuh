@@ -97,7 +97,9 @@ __global__ void __launch_bounds__(kGeneralThreads)
         convolve_draft<AnyTypes>(p, at, s, unit, row - s.begin, channel);
       }
     }
-    if (s.begin < s.end && !s.skipped) write_state_of_channel<AnyTypes>(p, at, s, channel);
+    if (s.begin >= s.end || s.skipped) return;
+    capture_windows<AnyTypes>(p, at, s, unit, channel);
+    write_state_of_channel<AnyTypes>(p, at, s, channel);
   } else if (p.in_place) {
     const Sequence s = sequence_at(p, at, unit);
     if (s.begin >= s.end) return;

@@ -105,10 +105,13 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
   }
 }
 
+/// What only the general kernel knows.
+bool general_only(const Problem& p) {
+  return p.has_ring_positions || p.snapshots > 0 || p.has_window_slots;
+}
+
 Kernel kernel_of(const Problem& p) {
-  if (!one_type(p) || !specialised_width(p) || p.has_ring_positions || p.snapshots > 0) {
-    return Kernel::kGeneral;
-  }
+  if (!one_type(p) || !specialised_width(p) || general_only(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
     return drafts ? Kernel::kDrafts : Kernel::kGeneral;

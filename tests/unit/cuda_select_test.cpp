@@ -113,6 +113,11 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
     ring.has_ring_positions = false;
     ring.snapshots = 1;
     EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
+    ring.snapshots = 0;
+    ring.op = Op::kVerify;
+    EXPECT_EQ(kernel_of(ring), Kernel::kDrafts);
+    ring.has_windows = ring.has_window_slots = true;
+    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
   }
 }
 
