@@ -12,6 +12,7 @@
 #include "shortconv/capability.hpp"
 #include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
+#include "shortconv/prepare.hpp"
 #include "shortconv/version.h"
 
 namespace shortconv::python {
@@ -66,6 +67,7 @@ Status forward_call(Arguments in) {
   args.initial_state = in.flag("initial_state") ? InitialState::kAll : InitialState::kNone;
   args.parents = in.optional_tensor("parents");
   args.windows = in.optional_tensor("windows");
+  args.window_slots = in.optional_tensor("window_slots");
   args.advance_state = in.flag("advance_state");
   args.activation = in.named("activation", known.activations, Activation::kNone);
   args.padded_rows = in.named("padded_rows", known.padded_rows, PaddedRows::kZero);
@@ -97,6 +99,34 @@ Status commit_call(Arguments in) {
   in.end();
   const DeviceGuard guard(args.windows.device);
   return commit(args, stream);
+}
+
+Status block_snapshots_call(Arguments in) {
+  BlockSnapshotsArgs args;
+  args.query_start_loc = in.tensor("query_start_loc");
+  args.computed_tokens = in.tensor("computed_tokens");
+  args.block_slots = in.tensor("block_slots");
+  args.tokens = in.integer("tokens");
+  args.block_tokens = in.integer("block_tokens");
+  args.snapshots = in.tensor("snapshots");
+  args.backend = in.named("backend", capabilities().backends, BackendId::kAuto);
+  void* stream = in.stream("stream", args.query_start_loc);
+  in.end();
+  const DeviceGuard guard(args.query_start_loc.device);
+  return block_snapshots(args, stream);
+}
+
+Status tree_parents_call(Arguments in) {
+  TreeParentsArgs args;
+  args.first_child = in.tensor("first_child");
+  args.next_sibling = in.tensor("next_sibling");
+  args.query_start_loc = in.optional_tensor("query_start_loc");
+  args.parents = in.tensor("parents");
+  args.backend = in.named("backend", capabilities().backends, BackendId::kAuto);
+  void* stream = in.stream("stream", args.first_child);
+  in.end();
+  const DeviceGuard guard(args.first_child.device);
+  return tree_parents(args, stream);
 }
 
 std::string quoted(std::string_view text) {
@@ -159,6 +189,16 @@ SHORTCONV_API int __tvm_ffi_forward(void*, const TVMFFIAny* arguments, std::int3
 SHORTCONV_API int __tvm_ffi_commit(void*, const TVMFFIAny* arguments, std::int32_t count,
                                    TVMFFIAny*) {
   return guarded([&] { return commit_call({arguments, count}); });
+}
+
+SHORTCONV_API int __tvm_ffi_block_snapshots(void*, const TVMFFIAny* arguments, std::int32_t count,
+                                            TVMFFIAny*) {
+  return guarded([&] { return block_snapshots_call({arguments, count}); });
+}
+
+SHORTCONV_API int __tvm_ffi_tree_parents(void*, const TVMFFIAny* arguments, std::int32_t count,
+                                         TVMFFIAny*) {
+  return guarded([&] { return tree_parents_call({arguments, count}); });
 }
 
 SHORTCONV_API int __tvm_ffi_capabilities(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {

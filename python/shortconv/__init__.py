@@ -12,10 +12,19 @@ import json
 from typing import Any, Dict
 
 from shortconv import _core, reference
-from shortconv._operators import commit, decode, forward, verify
+from shortconv._operators import (
+    block_snapshots,
+    commit,
+    decode,
+    forward,
+    tree_parents,
+    verify,
+)
 
 __version__ = _core.version()
-__all__ = ["capabilities", "commit", "decode", "forward", "reference", "verify"]
+__all__ = [
+    "block_snapshots", "capabilities", "commit", "decode", "forward", "reference", "tree_parents",
+    "verify"]
 
 
 def capabilities() -> Dict[str, Any]:

@@ -11,5 +11,7 @@ _module = tvm_ffi.load_module(os.path.join(os.path.dirname(__file__), "_shortcon
 
 forward = _module.forward
 commit = _module.commit
+block_snapshots = _module.block_snapshots
+tree_parents = _module.tree_parents
 capabilities = _module.capabilities
 version = _module.version

@@ -92,7 +92,7 @@ def forward(
     _core.forward(
         _FORWARD, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
         null_slot, ring_positions, snapshots, query_start_loc, has_initial_state, initial_state,
-        None, None, False, activation, padded_rows, backend, violations, threads,
+        None, None, None, False, activation, padded_rows, backend, violations, threads,
         programmatic_launch, stream,
     )
     return out
@@ -137,8 +137,8 @@ def decode(
         stream = current_stream(x)
     _core.forward(
         _DECODE, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
-        null_slot, ring_positions, snapshots, None, has_initial_state, True, None, None, False,
-        activation, padded_rows, backend, violations, threads, programmatic_launch, stream,
+        null_slot, ring_positions, snapshots, None, has_initial_state, True, None, None, None,
+        False, activation, padded_rows, backend, violations, threads, programmatic_launch, stream,
     )
     return out
 
@@ -160,6 +160,7 @@ def verify(
     has_initial_state: Optional[Array] = None,
     parents: Optional[Array] = None,
     windows: Optional[Array] = None,
+    window_slots: Optional[Array] = None,
     advance_state: bool = False,
     activation: Optional[str] = None,
     padded_rows: Optional[str] = None,
@@ -179,7 +180,10 @@ def verify(
         first token of its sequence, -1 for none; parents come first. None: chains.
       windows: [tokens, width - 1, channels], or [sequences, tokens, width - 1, channels], dtype of
         state, written: the inputs that a token would leave behind. Equal strides of tokens and
-        columns make the windows of a dense chain overlap.
+        columns make the windows of a chain overlap.
+      window_slots: [sequences]; windows are then [window slots, tokens, width - 1, channels]
+        whatever x is, and those of a sequence without a slot there are not kept. They may be
+        columns of the state itself: the rolling form, which read_offsets find again.
       advance_state: write final states to read_slots, as forward does.
 
     The other arguments, the errors and the result are those of forward.
@@ -192,8 +196,8 @@ def verify(
     _core.forward(
         _VERIFY, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
         null_slot, ring_positions, None, query_start_loc, has_initial_state, True, parents, windows,
-        advance_state, activation, padded_rows, backend, violations, threads, programmatic_launch,
-        stream,
+        window_slots, advance_state, activation, padded_rows, backend, violations, threads,
+        programmatic_launch, stream,
     )
     return out
 
@@ -242,3 +246,63 @@ def commit(
         stream,
     )
     return state
+
+
+def block_snapshots(
+    query_start_loc: Array,
+    computed_tokens: Array,
+    block_slots: Array,
+    *,
+    tokens: int,
+    block_tokens: int,
+    snapshots: Array,
+    backend: Optional[str] = None,
+    stream: Any = None,
+) -> Array:
+    """Lists the states that a prefix cache wants of a step, as forward and decode take snapshots.
+
+    Once a step for all layers, from values on the device. Rows that are not needed are (-1, 0, -1).
+
+    Args:
+      query_start_loc: [sequences + 1].
+      computed_tokens: [sequences]; tokens each sequence had before this step.
+      block_slots: [sequences, blocks]; the slot of the state after each full block; negative: none.
+      tokens: rows of the packed batch.
+      block_tokens: tokens of a block.
+      snapshots: [at least tokens // block_tokens + sequences, 3], written.
+
+    Returns:
+      snapshots.
+    """
+    _, current_stream = kinds[type(query_start_loc)]
+    if stream is None and current_stream is not None:
+        stream = current_stream(query_start_loc)
+    _core.block_snapshots(query_start_loc, computed_tokens, block_slots, tokens, block_tokens,
+                          snapshots, backend, stream)
+    return snapshots
+
+
+def tree_parents(
+    first_child: Array,
+    next_sibling: Array,
+    parents: Array,
+    *,
+    query_start_loc: Optional[Array] = None,
+    backend: Optional[str] = None,
+    stream: Any = None,
+) -> Array:
+    """Turns the links of draft trees into the parents that verify takes.
+
+    Args:
+      first_child, next_sibling: [sequences, tokens], or [tokens] with query_start_loc; numbers
+        within the sequence, -1 for none. Token 0 is the root, and links lead to later tokens.
+      parents: the same shape, written: -1 for the root and for what is not reached by one way.
+
+    Returns:
+      parents.
+    """
+    _, current_stream = kinds[type(first_child)]
+    if stream is None and current_stream is not None:
+        stream = current_stream(first_child)
+    _core.tree_parents(first_child, next_sibling, query_start_loc, parents, backend, stream)
+    return parents

@@ -10,6 +10,7 @@ Source: https://docs.pytorch.org/docs/stable/library.html for Library.define and
 """
 
 import functools
+import inspect
 from typing import Any, Callable, Dict, Optional
 
 import torch
@@ -23,13 +24,20 @@ _library.define(
     " Tensor? read_slots=None, Tensor? write_slots=None, Tensor? read_offsets=None,"
     " int state_base=0, int? null_slot=None, Tensor? ring_positions=None, Tensor? snapshots=None,"
     " Tensor? query_start_loc=None, Tensor? has_initial_state=None, bool? initial_state=None,"
-    " Tensor? parents=None, Tensor(c!)? windows=None, bool? advance_state=None,"
+    " Tensor? parents=None, Tensor(c!)? windows=None, Tensor? window_slots=None,"
+    " bool? advance_state=None,"
     " str? activation=None, str? padded_rows=None, str? backend=None,"
     " Tensor(d!)? violations=None, int threads=0, bool programmatic_launch=False) -> ()")
 _library.define(
     "commit(Tensor windows, Tensor(a!) state, Tensor accepted, *, int width, int? token_rows=None,"
     " Tensor? slots=None, Tensor? second_slots=None, Tensor? query_start_loc=None,"
     " int state_base=0, int? null_slot=None, str? backend=None, int threads=0) -> ()")
+_library.define(
+    "block_snapshots(Tensor query_start_loc, Tensor computed_tokens, Tensor block_slots, *,"
+    " int tokens, int block_tokens, Tensor(a!) snapshots, str? backend=None) -> ()")
+_library.define(
+    "tree_parents(Tensor first_child, Tensor next_sibling, Tensor(a!) parents, *,"
+    " Tensor? query_start_loc=None, str? backend=None) -> ()")
 
 _EAGER = {
     "forward": _operators.forward, "decode": _operators.decode, "verify": _operators.verify}
@@ -43,17 +51,22 @@ def _run(op: int, x: Tensor, out: Tensor, weight: Tensor, bias: Optional[Tensor]
     _EAGER[_OPS[op]](x, weight, bias, out=out, **given)
 
 
-def _commit(windows: Tensor, state: Tensor, accepted: Tensor, **arguments: Any) -> None:
-    _operators.commit(windows, state, accepted, **arguments)
+def _without_result(eager: Callable[..., Tensor]) -> Callable[..., None]:
+    def call(*arguments: Any, **options: Any) -> None:
+        eager(*arguments, **options)
+
+    return call
 
 
 def _nothing(*arguments: Any, **options: Any) -> None:
     """What the operators give back, as far as shapes go."""
 
 
-for _name, _function in (("run", _run), ("commit", _commit)):
-    _library.impl(_name, _function, "CompositeExplicitAutograd")
-    _library.impl(_name, _nothing, "Meta")
+_library.impl("run", _run, "CompositeExplicitAutograd")
+_library.impl("run", _nothing, "Meta")
+for _eager in (_operators.commit, _operators.block_snapshots, _operators.tree_parents):
+    _library.impl(_eager.__name__, _without_result(_eager), "CompositeExplicitAutograd")
+    _library.impl(_eager.__name__, _nothing, "Meta")
 
 
 class _WithoutGradient(torch.autograd.Function):
@@ -102,9 +115,21 @@ decode = _for_torch("decode")
 verify = _for_torch("verify")
 
 
-@functools.wraps(_operators.commit)
-def commit(windows: Tensor, state: Tensor, accepted: Tensor, **arguments: Any) -> Tensor:
-    if not torch.compiler.is_compiling():
-        return _operators.commit(windows, state, accepted, **arguments)
-    torch.ops.shortconv.commit(windows, state, accepted, **_without_stream(**arguments))
-    return state
+def _in_place(eager: Callable[..., Tensor], written: str) -> Callable[..., Tensor]:
+    """A function that returns its argument `written`."""
+    position = list(inspect.signature(eager).parameters).index(written)
+    operator = getattr(torch.ops.shortconv, eager.__name__)
+
+    @functools.wraps(eager)
+    def call(*arguments: Any, **options: Any) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return eager(*arguments, **options)
+        operator(*arguments, **_without_stream(**options))
+        return options[written] if written in options else arguments[position]
+
+    return call
+
+
+commit = _in_place(_operators.commit, "state")
+block_snapshots = _in_place(_operators.block_snapshots, "snapshots")
+tree_parents = _in_place(_operators.tree_parents, "parents")

@@ -85,7 +85,8 @@ def test_packed(device, dtype, tokens, channels, width, resumed):
         for s, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:])):
             history = initial[s].T if resumed else None
             rows = slice(begin, end)
-            expected, state = reference(x[0, rows], weight, bias, residual[0, rows], "silu", history)
+            expected, state = reference(x[0, rows], weight, bias, residual[0, rows], "silu",
+                                        history)
             if begin < end:
                 assert_ratio(y[0, begin:end], expected)
             assert torch.equal(final[s], state.T)

@@ -16,7 +16,13 @@ PACKAGE = pathlib.Path(shortconv.__file__).parent
 
 def call(function, **arguments):
     """A small valid call of `function` with some arguments replaced."""
-    if function is shortconv.commit:
+    indices = np.zeros((2, 3), np.int32)
+    if function is shortconv.block_snapshots:
+        valid = {"query_start_loc": np.zeros(3, np.int32), "computed_tokens": np.zeros(2, np.int32),
+                 "block_slots": indices, "tokens": 0, "block_tokens": 4, "snapshots": indices.copy()}
+    elif function is shortconv.tree_parents:
+        valid = {"first_child": indices, "next_sibling": indices, "parents": indices.copy()}
+    elif function is shortconv.commit:
         valid = {"windows": np.zeros((1, 2, 6, 8), np.float32), "width": 4,
                  "state": np.zeros((1, 4, 3, 8), np.float32), "accepted": np.zeros(2, np.int32)}
     else:
@@ -25,7 +31,8 @@ def call(function, **arguments):
     return function(**{**valid, **arguments})
 
 
-FUNCTIONS = [shortconv.forward, shortconv.decode, shortconv.verify, shortconv.commit]
+FUNCTIONS = [shortconv.forward, shortconv.decode, shortconv.verify, shortconv.commit,
+             shortconv.block_snapshots, shortconv.tree_parents]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -42,7 +49,8 @@ def test_every_argument_reaches_its_place(function):
         "padded_rows": ("nan", ValueError), "stream": ("s", TypeError),
         "token_rows": (77, ValueError), "width": (1, ValueError), "null_slot": ("n", TypeError),
         "initial_state": ("all", TypeError), "advance_state": ("yes", TypeError),
-        "programmatic_launch": ("yes", TypeError),
+        "programmatic_launch": ("yes", TypeError), "tokens": (-1, ValueError),
+        "block_tokens": (0, ValueError),
     }
     named = {"state_base": "state"}  # that is where the columns are missing
     for name in inspect.signature(function).parameters:

@@ -230,6 +230,46 @@ def test_snapshots_are_the_states_of_shorter_calls(arrays, random):
         np.testing.assert_array_equal(pool[untouched], state[untouched])
 
 
+def test_block_snapshots_feed_a_call(arrays, random):
+    p = problem(random, [11, 2], 16, 4, 9)
+    computed = np.array([3, 0], np.int32)
+    table = np.array([[5, 6, 7, 8], [1, 2, 3, 4]], np.int64)
+    rows = arrays.of(np.full((13 // 4 + 2, 3), 77, np.int32))
+    bounds = arrays.of(p["bounds"])
+    assert shortconv.block_snapshots(bounds, arrays.of(computed), arrays.of(table), tokens=13,
+                                     block_tokens=4, snapshots=rows) is rows
+    found = sorted(row for row in arrays.numpy(rows).tolist() if row[0] >= 0)
+    assert found == [[0, 1, 5], [0, 5, 6], [0, 9, 7]]
+    pool = arrays.of(p["state"].copy())
+    shortconv.forward(arrays.of(p["x"]), arrays.of(p["weight"]), state=pool, query_start_loc=bounds,
+                      has_initial_state=arrays.of(computed > 0), snapshots=rows,
+                      write_slots=arrays.of(np.array([8, 0], np.int32)))
+    history = np.concatenate([p["state"][0], p["x"][:11]])
+    for _, token, slot in found:
+        np.testing.assert_array_equal(arrays.numpy(pool)[slot], history[token : token + 3])
+
+
+def test_tree_parents(arrays):
+    first = arrays.of(np.array([[1, 3, -1, -1, -1]], np.int32))
+    sibling = arrays.of(np.array([[-1, 2, -1, 4, -1]], np.int64))
+    parents = arrays.of(np.full((1, 5), 77, np.int32))
+    assert shortconv.tree_parents(first, sibling, parents) is parents
+    np.testing.assert_array_equal(arrays.numpy(parents), [[-1, 0, 0, 1, 1]])
+
+
+def test_windows_by_slot(arrays, random):
+    p = problem(random, [3, 2, 1], 8, 4, 3)
+    windows = arrays.of(np.full((5, 2, 3, 8), 77, np.float32))
+    shortconv.verify(arrays.of(p["x"]), arrays.of(p["weight"]), state=arrays.of(p["state"]),
+                     query_start_loc=arrays.of(p["bounds"]), windows=windows,
+                     window_slots=arrays.of(np.array([4, -1, 0], np.int32)))
+    found, state, x = arrays.numpy(windows), p["state"], p["x"]
+    np.testing.assert_array_equal(found[4, 0], np.concatenate([state[0, 1:], x[:1]]))
+    np.testing.assert_array_equal(found[4, 1], np.concatenate([state[0, 2:], x[:2]]))
+    np.testing.assert_array_equal(found[0, 0], np.concatenate([state[2, 1:], x[5:]]))
+    assert (found[1:4] == 77).all() and (found[0, 1] == 77).all()
+
+
 def test_rows_of_padding_follow_the_policy(arrays, random):
     p = problem(random, [3, 2], 8, 3, 2)
     slots, bounds = np.array([0, -1], np.int32), np.array([1, 3, 4], np.int32)

@@ -191,4 +191,5 @@ def test_the_compiled_operators_take_every_argument():
 
     operators = shortconv.forward, shortconv.decode, shortconv.verify
     assert schema(torch.ops.shortconv.run) == names(*operators) | {"op"}
-    assert schema(torch.ops.shortconv.commit) == names(shortconv.commit)
+    for function in (shortconv.commit, shortconv.block_snapshots, shortconv.tree_parents):
+        assert schema(getattr(torch.ops.shortconv, function.__name__)) == names(function)
