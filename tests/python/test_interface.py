@@ -18,8 +18,9 @@ def call(function, **arguments):
     """A small valid call of `function` with some arguments replaced."""
     indices = np.zeros((2, 3), np.int32)
     if function is shortconv.block_snapshots:
-        valid = {"query_start_loc": np.zeros(3, np.int32), "computed_tokens": np.zeros(2, np.int32),
-                 "block_slots": indices, "tokens": 0, "block_tokens": 4, "snapshots": indices.copy()}
+        valid = {"query_start_loc": np.zeros(3, np.int32), "tokens": 0, "block_tokens": 4,
+                 "computed_tokens": np.zeros(2, np.int32), "block_slots": indices,
+                 "snapshots": indices.copy()}
     elif function is shortconv.tree_parents:
         valid = {"first_child": indices, "next_sibling": indices, "parents": indices.copy()}
     elif function is shortconv.commit:

@@ -7,14 +7,14 @@ gradient or context parallelism still go to the originals then.
 Source: https://github.com/fla-org/flash-linear-attention, fla/modules/causal_conv1d of 0.6.
 """
 
-import importlib
+import functools
 from typing import Any, Callable, Optional, Tuple
 
 from shortconv import torch as conv
 from shortconv.compat._common import (
     Tensor,
+    install_functions,
     last_inputs,
-    replace_everywhere,
     silu_or_none,
     update_all_columns,
 )
@@ -167,7 +167,8 @@ def short_convolution(
     return y, (cache if output_final_state else None)
 
 
-def _unless_gradient(ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+def _unless_gradient(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(ours)
     def call(*arguments: Any, **named: Any) -> Any:
         tensors = [one for one in (*arguments, *named.values()) if isinstance(one, Tensor)]
         training = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
@@ -175,7 +176,6 @@ def _unless_gradient(ours: Callable[..., Any], original: Callable[..., Any]) -> 
             return original(*arguments, **named)
         return ours(*arguments, **named)
 
-    call.__wrapped__ = ours  # its signature
     return call
 
 
@@ -186,19 +186,9 @@ def install() -> Callable[[], None]:
       A function that undoes it.
 
     Raises:
-      ImportError: fla is not installed, or has no causal_conv1d where it is looked for.
+      ImportError: fla is not installed, or keeps them elsewhere.
     """
-    for name in ("fla.modules.causal_conv1d.ops", "fla.modules.conv.causal_conv1d",
-                 "fla.modules.convolution"):
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        if hasattr(module, "causal_conv1d"):
-            break
-    else:
-        raise ImportError("fla: no module with causal_conv1d was found")
     ours = {"causal_conv1d": causal_conv1d, "causal_conv1d_update": causal_conv1d_update}
-    originals = {name: getattr(module, name) for name in ours if hasattr(module, name)}
-    return replace_everywhere(
-        {original: _unless_gradient(ours[name], original) for name, original in originals.items()})
+    return install_functions(
+        {"fla.modules.causal_conv1d.ops": ours, "fla.modules.conv.causal_conv1d": ours,
+         "fla.modules.convolution": ours}, _unless_gradient)
