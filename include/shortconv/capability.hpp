@@ -24,6 +24,7 @@ struct Capabilities {
   int max_width;                ///< the general path goes up to here
   std::span<const Named<DType>> dtypes;
   std::span<const Named<Activation>> activations;
+  std::span<const Named<Epilogue>> epilogues;
   std::span<const Named<Schedule>> schedules;
   std::span<const Named<PaddedRows>> padded_rows;
   std::span<const Named<BackendId>> backends;
@@ -32,6 +33,7 @@ struct Capabilities {
 
 [[nodiscard]] SHORTCONV_API std::string_view name(DType value);
 [[nodiscard]] SHORTCONV_API std::string_view name(Activation value);
+[[nodiscard]] SHORTCONV_API std::string_view name(Epilogue value);
 [[nodiscard]] SHORTCONV_API std::string_view name(Schedule value);
 [[nodiscard]] SHORTCONV_API std::string_view name(PaddedRows value);
 [[nodiscard]] SHORTCONV_API std::string_view name(BackendId value);

@@ -33,6 +33,8 @@ struct Addresses {
   const void* ring_positions = nullptr;
   const void* snapshots = nullptr;
   const void* window_slots = nullptr;
+  const void* input_gate = nullptr;
+  const void* output_gate = nullptr;
 };
 
 [[nodiscard]] SHORTCONV_API Addresses addresses(const ForwardArgs& args);

@@ -23,6 +23,13 @@ enum class Op : std::uint8_t {
 
 enum class Activation : std::uint8_t { kNone, kSilu };
 
+/// What becomes of act(a) before it is rounded; made from residual and output_gate.
+enum class Epilogue : std::uint8_t {
+  kNone,
+  kResidual,    ///< act(a) + the token's own input
+  kOutputGate,  ///< act(a) * output_gate
+};
+
 /// How the work of a ragged batch is found; all give the same bits. docs/design.md compares them.
 enum class Schedule : std::uint8_t {
   kFlat,  ///< fixed tiles over the packed rows, sequences found by search; needs no lengths on the
@@ -50,7 +57,7 @@ struct ForwardArgs {
   std::optional<TensorRef> bias;  ///< [channels], dtype of weight
 
   std::optional<TensorRef>
-      state;  ///< [slots, columns >= width-1, channels], raw inputs, newest last
+      state;  ///< [slots, columns >= history, channels], inputs, newest last; history: width-1
   std::optional<TensorRef> read_slots;   ///< [sequences] i32 or i64; absent: slot = sequence number
   std::optional<TensorRef> write_slots;  ///< [sequences]; absent: as read_slots
   std::optional<TensorRef>
@@ -84,6 +91,13 @@ struct ForwardArgs {
 
   Activation activation = Activation::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
+  std::optional<TensorRef> input_gate = {};   ///< shape and dtype of x, own strides: the inputs are
+                                              ///< x * input_gate, rounded to that dtype
+  std::optional<TensorRef> output_gate = {};  ///< shape and dtype of x, own strides: act(a) is
+                                              ///< multiplied by it in fp32
+  bool residual = false;      ///< add the token's own input to act(a); not with a gate
+  std::int32_t dilation = 1;  ///< tokens from one tap to the next; not with verify. The history is
+                              ///< (width-1) * dilation inputs, 63 at most
 
   BackendId backend = BackendId::kAuto;
   Schedule schedule = Schedule::kFlat;
@@ -118,6 +132,7 @@ struct Problem {
   DType window_slots_dtype = DType::kI32;
 
   Activation activation = Activation::kNone;
+  Epilogue epilogue = Epilogue::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
   InitialState initial_state = InitialState::kNone;
   Schedule schedule = Schedule::kFlat;
@@ -133,12 +148,14 @@ struct Problem {
   bool has_windows = false;
   bool has_ring_positions = false;
   bool has_window_slots = false;
+  bool has_input_gate = false;
   bool keeps_state = false;  ///< final states are written
   bool has_violations = false;
   bool in_place = false;
   bool programmatic_launch = false;
 
   std::int32_t width = 0;
+  std::int32_t dilation = 1;
   std::int32_t threads = 0;
 
   std::int64_t tokens = 0;  ///< packed rows in all
@@ -155,16 +172,17 @@ struct Problem {
   std::int64_t window_slots = 0;   ///< with window_slots: how many there are,
   std::int64_t window_tokens = 0;  ///< and of how many tokens each has windows
 
-  // Strides in elements. x_sequence and out_sequence are used by dense batches only.
+  // Strides in elements. Those from sequence to sequence are used by dense batches only.
   std::int64_t x_sequence = 0, x_token = 0, x_channel = 0;
   std::int64_t out_sequence = 0, out_token = 0, out_channel = 0;
+  std::int64_t input_gate_sequence = 0, input_gate_token = 0, input_gate_channel = 0;
+  std::int64_t output_gate_sequence = 0, output_gate_token = 0, output_gate_channel = 0;
   std::int64_t weight_channel = 0, weight_tap = 0, bias_channel = 0;
   std::int64_t state_slot = 0, state_column = 0, state_channel = 0;
   std::int64_t query_start_loc_stride = 1, read_slots_stride = 1, write_slots_stride = 1;
   std::int64_t read_offsets_stride = 1, flags_stride = 1;
   std::int64_t block_sequence_stride = 1, block_offset_stride = 1;
-  // The sequence's strides of parents and windows are used by dense batches only, that of windows
-  // also with window_slots.
+  // The sequence of windows is a slot where there are window_slots.
   std::int64_t parents_sequence = 0, parents_token = 1;
   std::int64_t window_sequence = 0, window_token = 0, window_column = 0, window_channel = 0;
   std::int64_t violations_row = 2, violations_column = 1;

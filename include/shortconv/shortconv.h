@@ -107,6 +107,10 @@ typedef struct shortconv_forward_args {
   const shortconv_tensor* ring_positions; /* [sequences] i32 or i64 */
   const shortconv_tensor* snapshots;      /* [snapshots, 3] i32 or i64: sequence, token, slot */
   const shortconv_tensor* window_slots;   /* verify: [sequences] i32 or i64, slots of windows */
+  const shortconv_tensor* input_gate;     /* shape and dtype of x */
+  const shortconv_tensor* output_gate;    /* shape and dtype of x */
+  int32_t residual;                       /* 0 or 1; not with a gate */
+  int32_t dilation;                       /* 0 counts as 1 */
 } shortconv_forward_args;
 
 /* Rows of a report of the checked mode; which is which, violation.hpp says. */

@@ -21,6 +21,7 @@ const Capabilities& capabilities() {
       .max_width = kMaxWidth,
       .dtypes = kDTypes,
       .activations = kActivations,
+      .epilogues = kEpilogues,
       .schedules = kSchedules,
       .padded_rows = kPaddedRows,
       .backends = kBackends,
@@ -45,6 +46,7 @@ std::string_view name(DType value) {
   }
 }
 std::string_view name(Activation value) { return find_name(kActivations, value); }
+std::string_view name(Epilogue value) { return find_name(kEpilogues, value); }
 std::string_view name(Schedule value) { return find_name(kSchedules, value); }
 std::string_view name(PaddedRows value) { return find_name(kPaddedRows, value); }
 std::string_view name(BackendId value) { return find_name(kBackends, value); }

@@ -26,6 +26,11 @@ inline constexpr auto kActivations = std::to_array<Named<Activation>>({
     {Activation::kNone, "none"},
     {Activation::kSilu, "silu"},
 });
+inline constexpr auto kEpilogues = std::to_array<Named<Epilogue>>({
+    {Epilogue::kNone, "none"},
+    {Epilogue::kResidual, "residual"},
+    {Epilogue::kOutputGate, "output-gate"},
+});
 inline constexpr auto kSchedules = std::to_array<Named<Schedule>>({
     {Schedule::kFlat, "flat"},
     {Schedule::kBlockList, "block-list"},

@@ -144,6 +144,10 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   to.ring_positions = optional_tensor(args.ring_positions);
   to.snapshots = optional_tensor(args.snapshots);
   to.window_slots = optional_tensor(args.window_slots);
+  to.input_gate = optional_tensor(args.input_gate);
+  to.output_gate = optional_tensor(args.output_gate);
+  if (Status status = narrow("residual", args.residual, to.residual); !status.ok()) return status;
+  if (args.dilation != 0) to.dilation = args.dilation;
   if (Status status = narrow("op", args.op, to.op); !status.ok()) return status;
   if (Status status = narrow("initial_state", args.initial_state, to.initial_state); !status.ok())
     return status;

@@ -50,6 +50,10 @@ Status check_addresses(const Problem& problem, const Addresses& at) {
                 "is null, but the plan has them");
   check.require(!problem.has_window_slots || problem.sequences == 0 || at.window_slots != nullptr,
                 "window_slots", "is null, but the plan has them");
+  check.require(!problem.has_input_gate || at.input_gate != nullptr, "input_gate",
+                "is null, but the plan has one");
+  check.require(problem.epilogue != Epilogue::kOutputGate || at.output_gate != nullptr,
+                "output_gate", "is null, but the plan has one");
   check.require((at.x == at.out) == problem.in_place, "out",
                 problem.in_place ? "is not x, but the plan works in place"
                                  : "is x, but the plan does not work in place");
@@ -78,6 +82,8 @@ Addresses addresses(const ForwardArgs& args) {
       .ring_positions = data_of(args.ring_positions),
       .snapshots = data_of(args.snapshots),
       .window_slots = data_of(args.window_slots),
+      .input_gate = data_of(args.input_gate),
+      .output_gate = data_of(args.output_gate),
   };
 }
 

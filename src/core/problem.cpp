@@ -2,12 +2,14 @@
 #include "shortconv/problem.hpp"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "core/history.hpp"
 #include "shortconv/violation.hpp"
 
 namespace shortconv {
@@ -123,6 +125,52 @@ void check_rows(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& 
   }
 }
 
+/// A gate has a number for each of x; `strides` are those of a sequence, token and channel.
+void check_gate(std::string_view argument, const TensorRef& gate, const ForwardArgs& args,
+                Checker& check, Sizes& sizes, std::array<std::int64_t*, 3> strides) {
+  const bool dense = args.x.ndim == 3;
+  if (dense) {
+    check.tensor(argument, gate, {&sizes.batch, &sizes.tokens, &sizes.channels});
+  } else {
+    check.tensor(argument, gate, {&sizes.tokens, &sizes.channels});
+  }
+  check.dtype(argument, gate, {args.x.dtype}).device(argument, gate, args.x.device);
+  if (!check.ok()) return;
+  *strides[0] = dense || args.op == Op::kDecode ? gate.strides[0] : 0;
+  *strides[1] = gate.strides[dense ? 1 : 0];
+  *strides[2] = gate.strides[dense ? 2 : 1];
+}
+
+void check_dilation(const ForwardArgs& args, Checker& check, Problem& problem) {
+  constexpr std::int64_t kLongest = kMaxWidth - 1;
+  const std::int64_t dilation = args.dilation;
+  check.require(dilation >= 1, "dilation", "is ", dilation, "; expected 1 or more");
+  check.require((problem.width - 1) * dilation <= kLongest, "dilation", "is ", dilation,
+                ", but with width ", std::int64_t{problem.width}, " the history is ",
+                (problem.width - 1) * dilation, " inputs; expected ", kLongest, " at most");
+  check.require(dilation == 1 || args.op != Op::kVerify, "dilation", "is ", dilation,
+                ", but verify has 1 only");
+  problem.dilation = args.dilation;
+}
+
+void check_epilogue(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
+  check.require(!args.residual || (!args.input_gate && !args.output_gate), "residual",
+                "does not go with input_gate or output_gate");
+  if (args.residual) problem.epilogue = Epilogue::kResidual;
+  if (args.input_gate) {
+    check_gate(
+        "input_gate", *args.input_gate, args, check, sizes,
+        {&problem.input_gate_sequence, &problem.input_gate_token, &problem.input_gate_channel});
+    problem.has_input_gate = true;
+  }
+  if (args.output_gate) {
+    check_gate(
+        "output_gate", *args.output_gate, args, check, sizes,
+        {&problem.output_gate_sequence, &problem.output_gate_token, &problem.output_gate_channel});
+    problem.epilogue = Epilogue::kOutputGate;
+  }
+}
+
 void check_query_start_loc(const ForwardArgs& args, Checker& check, Sizes& sizes,
                            Problem& problem) {
   if (!args.query_start_loc) return;
@@ -201,10 +249,12 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
   check.tensor("state", state, {&sizes.slots, &sizes.columns, &sizes.channels});
   check.dtype("state", state, kFloats).device("state", state, device);
   check_written(check, "state", state);
-  const std::int64_t history = sizes.width.value - 1;
+  const std::int64_t history = history_of(problem);
+  const std::string dilated =
+      problem.dilation == 1 ? "" : concat(" with dilation ", std::int64_t{problem.dilation});
   check.require(args.state_base >= 0 && args.state_base <= sizes.columns.value - history, "state",
-                "has ", sizes.columns.value, " columns, but width ", sizes.width.value, " needs ",
-                history, " from column ", args.state_base, " (state_base) on");
+                "has ", sizes.columns.value, " columns, but width ", sizes.width.value, dilated,
+                " needs ", history, " from column ", args.state_base, " (state_base) on");
   check.require(args.read_slots.has_value() || sizes.slots.value >= sizes.sequences.value, "state",
                 "has ", sizes.slots.value, " slots, but without read_slots each of the ",
                 sizes.sequences.value, " sequences uses the slot of its number");
@@ -379,6 +429,19 @@ void check_aliases(const ForwardArgs& args, Checker& check, Problem& problem) {
   }
 }
 
+// What is written must not be what a gate is read from.
+void check_gate_aliases(std::string_view argument, const std::optional<TensorRef>& gate,
+                        const ForwardArgs& args, Checker& check) {
+  if (!gate || !check.ok()) return;
+  check.require(!ranges_overlap(args.out, *gate) || disjoint_columns(args.out, *gate), "out",
+                "overlaps ", argument, "; expected separate memory, or other columns of it");
+  if (args.state)
+    check.require(!ranges_overlap(*args.state, *gate), "state", "overlaps ", argument);
+  if (args.windows) {
+    check.require(!ranges_overlap(*args.windows, *gate), "windows", "overlaps ", argument);
+  }
+}
+
 // The report is written before anything is read, so it may share memory with no argument.
 void check_violations(const ForwardArgs& args, Checker& check, Problem& problem) {
   if (!args.violations || !check.ok()) return;
@@ -413,6 +476,8 @@ void check_violations(const ForwardArgs& args, Checker& check, Problem& problem)
   separate_if_present("has_initial_state", args.has_initial_state);
   separate_if_present("block_sequence", args.block_sequence);
   separate_if_present("block_offset", args.block_offset);
+  separate_if_present("input_gate", args.input_gate);
+  separate_if_present("output_gate", args.output_gate);
   problem.has_violations = true;
   problem.violations_row = report.strides[0];
   problem.violations_column = report.strides[1];
@@ -438,6 +503,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("snapshots_dtype", p.snapshots_dtype);
   visit("window_slots_dtype", p.window_slots_dtype);
   visit("activation", p.activation);
+  visit("epilogue", p.epilogue);
   visit("padded_rows", p.padded_rows);
   visit("initial_state", p.initial_state);
   visit("schedule", p.schedule);
@@ -452,11 +518,13 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("has_windows", p.has_windows);
   visit("has_ring_positions", p.has_ring_positions);
   visit("has_window_slots", p.has_window_slots);
+  visit("has_input_gate", p.has_input_gate);
   visit("keeps_state", p.keeps_state);
   visit("has_violations", p.has_violations);
   visit("in_place", p.in_place);
   visit("programmatic_launch", p.programmatic_launch);
   visit("width", p.width);
+  visit("dilation", p.dilation);
   visit("threads", p.threads);
   visit("tokens", p.tokens);
   visit("channels", p.channels);
@@ -477,6 +545,12 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("out_sequence", p.out_sequence);
   visit("out_token", p.out_token);
   visit("out_channel", p.out_channel);
+  visit("input_gate_sequence", p.input_gate_sequence);
+  visit("input_gate_token", p.input_gate_token);
+  visit("input_gate_channel", p.input_gate_channel);
+  visit("output_gate_sequence", p.output_gate_sequence);
+  visit("output_gate_token", p.output_gate_token);
+  visit("output_gate_channel", p.output_gate_channel);
   visit("weight_channel", p.weight_channel);
   visit("weight_tap", p.weight_tap);
   visit("bias_channel", p.bias_channel);
@@ -518,12 +592,16 @@ Status make_problem(const ForwardArgs& args, Problem& problem) {
   Sizes sizes;
   check_options(args, check);
   if (check.ok()) check_rows(args, check, sizes, made);
+  if (check.ok()) check_dilation(args, check, made);
+  if (check.ok()) check_epilogue(args, check, sizes, made);
   if (check.ok()) check_query_start_loc(args, check, sizes, made);
   if (check.ok()) check_state(args, check, sizes, made);
   if (check.ok()) check_snapshots(args, check, made);
   if (check.ok()) check_drafts(args, check, sizes, made);
   if (check.ok()) check_schedule(args, check, sizes, made);
   check_aliases(args, check, made);
+  check_gate_aliases("input_gate", args.input_gate, args, check);
+  check_gate_aliases("output_gate", args.output_gate, args, check);
   check_violations(args, check, made);
   if (!check.ok()) return check.status();
   problem = made;

@@ -67,10 +67,22 @@ const Kernels* select(DType dtype, int width, Activation activation) {
 
 namespace {
 
+// Of the kernels: 0 are those that take any width, and a dilation.
+int kernel_width(const Problem& p) { return p.dilation == 1 ? p.width : 0; }
+
 Form form_of(const Problem& p) {
   if (p.in_place || p.x_dtype != p.out_dtype) return Form::kStaged;
-  if (p.x_channel == 1 && p.out_channel == 1) return Form::kRows;
-  if (p.x_token == 1 && p.out_token == 1) return Form::kColumns;
+  const auto adjacent = [&](std::int64_t x, std::int64_t out, std::int64_t input_gate,
+                            std::int64_t output_gate) {
+    return x == 1 && out == 1 && (!p.has_input_gate || input_gate == 1) &&
+           (p.epilogue != Epilogue::kOutputGate || output_gate == 1);
+  };
+  if (adjacent(p.x_channel, p.out_channel, p.input_gate_channel, p.output_gate_channel)) {
+    return Form::kRows;
+  }
+  if (adjacent(p.x_token, p.out_token, p.input_gate_token, p.output_gate_token)) {
+    return Form::kColumns;
+  }
   return Form::kStaged;
 }
 
@@ -87,7 +99,7 @@ bool should_stream(const Problem& p, Form form) {
 // Tiles are small enough that every thread gets several, large enough that finding the sequence
 // costs nothing, and longer than wide where tokens are adjacent.
 void partition(const Problem& p, int threads, Choice& choice) {
-  const bool general = p.width > kWidths.all.back();
+  const bool general = p.dilation > 1 || p.width > kWidths.all.back();
   const bool chunked = p.schedule != Schedule::kFlat;
   const bool columns = choice.form == Form::kColumns;
   std::int64_t block = general   ? Worker::kGeneralBlockChannels
@@ -102,7 +114,7 @@ void partition(const Problem& p, int threads, Choice& choice) {
   }
   choice.block_channels = static_cast<std::int32_t>(block);
   choice.channel_blocks = (p.channels + block - 1) / block;
-  choice.head_tokens = p.in_place ? p.tokens : p.width - 1;
+  choice.head_tokens = p.in_place ? p.tokens : history_of(p);
   choice.tile_tokens = longest_tile;
   if (p.op == Op::kVerify) {  // an item is a sequence; one more fills the rows outside of all
     choice.tiles = p.sequences + 1;
@@ -141,12 +153,13 @@ Status plan_cpu(const Problem& p, PlanStorage& storage) {
     }
   }
   Choice choice{};
-  choice.of_x = select(p.x_dtype, p.width, p.activation);
+  const int width = kernel_width(p);
+  choice.of_x = select(p.x_dtype, width, p.activation);
   if (Status status = check_target(choice.of_x->target); !status.ok()) return status;
-  choice.of_out = select(p.out_dtype, p.width, p.activation);
-  choice.of_weight = select(p.weight_dtype, p.width, p.activation);
-  choice.of_state = select(p.state_dtype, p.width, p.activation);
-  choice.of_stage = select(DType::kF32, p.width, p.activation);
+  choice.of_out = select(p.out_dtype, width, p.activation);
+  choice.of_weight = select(p.weight_dtype, width, p.activation);
+  choice.of_state = select(p.state_dtype, width, p.activation);
+  choice.of_stage = select(DType::kF32, width, p.activation);
   choice.form = form_of(p);
   choice.stream = should_stream(p, choice.form);
   partition(p, p.threads > 0 ? p.threads : omp_get_max_threads(), choice);

@@ -24,7 +24,7 @@ void Worker::drafts(std::int64_t sequence) {
 
 // Windows may lie where the history was, which has been loaded.
 void Worker::capture_windows(const Sequence& s, std::int64_t sequence) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   // Overlapping windows of a chain: the next one has one more input.
   const bool overlap = p_.window_token == p_.window_column;
   const Windows windows = windows_of(p_, at_, s, sequence);
@@ -34,8 +34,7 @@ void Worker::capture_windows(const Sequence& s, std::int64_t sequence) {
     for (int column = history - 1; column >= 0; --column) {
       char* to = window(first, column);
       if (input >= 0) {
-        copy_run(x(s.begin + input, channel_), p_.x_channel, p_.x_dtype, to, p_.window_channel,
-                 p_.state_dtype, channels_);
+        move_inputs(s.begin + input, to, p_.window_channel, p_.state_dtype, stage_);
       } else {
         copy_run(raw_history(history + input), 1, p_.state_dtype, to, p_.window_channel,
                  p_.state_dtype, channels_);
@@ -48,7 +47,7 @@ void Worker::capture_windows(const Sequence& s, std::int64_t sequence) {
 
 // The stage holds the history in fp32 and behind it the window of one token.
 void Worker::convolve_tree(const Sequence& s, std::int64_t sequence) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   for (int column = 0; column < history; ++column) {
     float* row = stage_ + std::int64_t{column} * pitch_;
     choice_.of_state->load(raw_history(column), row, channels_);
@@ -79,6 +78,9 @@ void Worker::convolve_tree(const Sequence& s, std::int64_t sequence) {
         .tokens = 1,
         .channels = pitch_,
         .width = p_.width,
+        .dilation = p_.dilation,
+        .epilogue = p_.epilogue,
+        .output_gate = gather_output_gate(s.begin + token, 1, 0, channels_),
     });
     scatter_rows(results_, s.begin + token, 1, channel_, channels_);
   }

@@ -124,6 +124,7 @@ struct ElementF32 {
     hn::Stream(value.b, d, to + hn::Lanes(d));
   }
   static HWY_INLINE void store_any(Pair value, Type* to) { store(value, to); }
+  static HWY_INLINE Pair rounded(Pair value) { return value; }
   static float to_f32(Type value) { return value; }
   static Type from_f32(float value) { return value; }
 };
@@ -152,15 +153,21 @@ struct ElementBF16 {
   }
   // The upper 16 bits of the result are the bf16, to nearest even. A NaN stays one unless it has
   // the upper 17 bits of its payload set: convolve_rows cannot meet such a one, see Block::taps.
-  static HWY_INLINE VecU rounded(VecF value) {
+  static HWY_INLINE VecU upper_half(VecF value) {
     const U32 du;
     const VecU bits = hn::BitCast(du, value);
     const auto odd = hn::TestBit(bits, hn::Set(du, 0x10000u));
     return hn::Add(bits, hn::IfThenElse(odd, hn::Set(du, 0x8000u), hn::Set(du, 0x7fffu)));
   }
+  static HWY_INLINE Pair rounded(Pair value) {
+    const F32 d;
+    const VecU mask = hn::Set(U32(), 0xffff0000u);
+    return {hn::BitCast(d, hn::And(upper_half(value.a), mask)),
+            hn::BitCast(d, hn::And(upper_half(value.b), mask))};
+  }
   static HWY_INLINE hn::Vec<U16> packed(Pair value) {
-    const VecU even = hn::ShiftRight<16>(rounded(value.a));
-    return hn::BitCast(U16(), hn::OrAnd(even, rounded(value.b), hn::Set(U32(), 0xffff0000u)));
+    const VecU even = hn::ShiftRight<16>(upper_half(value.a));
+    return hn::BitCast(U16(), hn::OrAnd(even, upper_half(value.b), hn::Set(U32(), 0xffff0000u)));
   }
   static HWY_INLINE void store(Pair value, Type* to) { hn::StoreU(packed(value), U16(), to); }
   static HWY_INLINE void stream(Pair value, Type* to) { hn::Stream(packed(value), U16(), to); }
@@ -198,6 +205,11 @@ struct ElementF16 {
   }
   static HWY_INLINE void stream(Pair value, Type* to) { store(value, to); }
   static HWY_INLINE void store_any(Pair value, Type* to) { store(value, to); }
+  static HWY_INLINE Pair rounded(Pair value) {
+    const F32 d;
+    return {hn::PromoteTo(d, hn::DemoteTo(Half(), value.a)),
+            hn::PromoteTo(d, hn::DemoteTo(Half(), value.b))};
+  }
   static float to_f32(Type value) { return f32_from_f16(value); }
   static Type from_f32(float value) { return f16_from_f32(value); }
 };
@@ -223,6 +235,11 @@ struct ElementByElement {
   }
   static HWY_INLINE void stream(Pair value, Type* to) { store(value, to); }
   static HWY_INLINE void store_any(Pair value, Type* to) { store(value, to); }
+  static HWY_INLINE Pair rounded(Pair value) {
+    Type elements[kMaxStep];
+    store(value, elements);
+    return load(elements);
+  }
   static float to_f32(Type value) { return kToF32(value); }
   static Type from_f32(float value) { return kFromF32(value); }
 };
@@ -231,9 +248,32 @@ using ElementF16 = ElementByElement<f32_from_f16, f16_from_f32>;
 
 #endif
 
+template <class Element>
+HWY_INLINE Pair product(const typename Element::Type* x, const typename Element::Type* gate) {
+  const Pair a = Element::load(x), b = Element::load(gate);
+  return Element::rounded({hn::Mul(a.a, b.a), hn::Mul(a.b, b.b)});
+}
+
+/// Inputs: x, or its products with a gate, which may be absent.
+template <class Element>
+HWY_INLINE Pair input_at(const typename Element::Type* x, const typename Element::Type* gate) {
+  return gate == nullptr ? Element::load(x) : product<Element>(x, gate);
+}
+
 template <Activation kActivation>
 HWY_INLINE Pair activate(Pair sum) {
   return kActivation == Activation::kSilu ? silu(sum) : sum;
+}
+
+/// finish of op/epilogue.hpp; `operand` is where that of these elements lies.
+template <class Element>
+HWY_INLINE Pair finish(Epilogue epilogue, Pair value, const typename Element::Type* operand) {
+  if (epilogue == Epilogue::kNone) return value;
+  const Pair other = Element::load(operand);
+  if (epilogue == Epilogue::kResidual) {
+    return {hn::Add(value.a, other.a), hn::Add(value.b, other.b)};
+  }
+  return {hn::Mul(value.a, other.a), hn::Mul(value.b, other.b)};
 }
 
 template <class Element, int kWidth, Activation kActivation>
@@ -242,6 +282,10 @@ void convolve_rows(const Block& block) {
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
   const std::int64_t x_token = block.x_token, out_token = block.out_token;
   const bool stream = block.stream;
+  const Epilogue epilogue = block.epilogue;
+  const Rows operands = operand_of(block);
+  const auto* gates = static_cast<const Type*>(block.input_gate.first);
+  const std::int64_t gate_token = block.input_gate.token;
   HWY_ALIGN float sums[kStripTokens * kMaxStep];
   for (std::int64_t first = 0; first < block.tokens; first += kStripTokens) {
     const std::int64_t tokens = std::min(kStripTokens, block.tokens - first);
@@ -249,6 +293,7 @@ void convolve_rows(const Block& block) {
     auto* out = static_cast<Type*>(block.out) + first * out_token;
     for (std::int64_t channel = 0; channel < block.channels; channel += step) {
       const Type* input = x + channel;
+      const Type* gate = gates == nullptr ? nullptr : gates + first * gate_token + channel;
       const Pair bias = ElementF32::load(block.bias + channel);
       Pair taps[kWidth];
       Pair window[kWidth];
@@ -256,10 +301,11 @@ void convolve_rows(const Block& block) {
         taps[k] = ElementF32::load(block.taps + k * block.tap_pitch + channel);
       }
       for (int k = 0; k + 1 < kWidth; ++k) {
-        window[k] = Element::load(input + (k + 1 - kWidth) * x_token);
+        window[k] = input_at<Element>(input + (k + 1 - kWidth) * x_token,
+                                      gate + (k + 1 - kWidth) * gate_token);
       }
       for (std::int64_t token = 0; token < tokens; ++token) {
-        window[kWidth - 1] = Element::load(input);
+        window[kWidth - 1] = input_at<Element>(input, gate);
         hwy::Prefetch(input + kStripTokens * x_token);  // the same channels of the next strip
         Pair sum = bias;
         for (int k = 0; k < kWidth; ++k) {
@@ -269,39 +315,52 @@ void convolve_rows(const Block& block) {
         ElementF32::store(sum, sums + token * step);
         for (int k = 0; k + 1 < kWidth; ++k) window[k] = window[k + 1];
         input += x_token;
+        gate += gate_token;
       }
       // The activation in a loop of its own: with taps and window out of the way its constants stay
       // in registers, and the tokens are independent of each other. 3% of an 8192 x 8192 call.
       Type* output = out + channel;
-      for (std::int64_t token = 0; token < tokens; ++token, output += out_token) {
-        const Pair result = activate<kActivation>(ElementF32::load(sums + token * step));
+      const Type* operand =
+          static_cast<const Type*>(operands.first) + first * operands.token + channel;
+      for (std::int64_t token = 0; token < tokens; ++token) {
+        const Pair activated = activate<kActivation>(ElementF32::load(sums + token * step));
+        const Pair result = finish<Element>(epilogue, activated, operand);
         if (stream) {
           Element::stream(result, output);
         } else {
           Element::store(result, output);
         }
+        output += out_token;
+        operand += operands.token;
       }
     }
   }
 }
 
-/// The general path: any width, the window read again from cache for each token.
+/// The general path: any width and dilation, the window read again from cache for each token.
 template <class Element, Activation kActivation>
 void convolve_rows_any_width(const Block& block) {
   using Type = typename Element::Type;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  const Rows operands = operand_of(block);
   for (std::int64_t token = 0; token < block.tokens; ++token) {
-    const auto* x = static_cast<const Type*>(block.x) + (token + 1 - block.width) * block.x_token;
+    const auto* x = static_cast<const Type*>(block.x);
+    const auto* operand = static_cast<const Type*>(operands.first) + token * operands.token;
+    const auto* gates = static_cast<const Type*>(block.input_gate.first);
     auto* out = static_cast<Type*>(block.out) + token * block.out_token;
     for (std::int64_t channel = 0; channel < block.channels; channel += step) {
       Pair sum = ElementF32::load(block.bias + channel);
       for (int k = 0; k < block.width; ++k) {
         const Pair tap = ElementF32::load(block.taps + k * block.tap_pitch + channel);
-        const Pair value = Element::load(x + k * block.x_token + channel);
+        const std::int64_t from = token + std::int64_t{k + 1 - block.width} * block.dilation;
+        const Type* gate =
+            gates == nullptr ? nullptr : gates + from * block.input_gate.token + channel;
+        const Pair value = input_at<Element>(x + from * block.x_token + channel, gate);
         sum.a = fused(tap.a, value.a, sum.a);
         sum.b = fused(tap.b, value.b, sum.b);
       }
-      Element::store(activate<kActivation>(sum), out + channel);
+      const Pair activated = activate<kActivation>(sum);
+      Element::store(finish<Element>(block.epilogue, activated, operand + channel), out + channel);
     }
   }
 }
@@ -313,9 +372,14 @@ void convolve_columns(const Block& block) {
   const F32 d;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(d));
   const int width = kWidth > 0 ? kWidth : block.width;
+  const int dilation = kWidth > 0 ? 1 : block.dilation;
+  const Rows operands = operand_of(block);
   for (std::int64_t channel = 0; channel < block.channels; ++channel) {
     const auto* x = static_cast<const Type*>(block.x) + channel * block.x_channel;
     auto* out = static_cast<Type*>(block.out) + channel * block.out_channel;
+    const auto* operand = static_cast<const Type*>(operands.first) + channel * operands.channel;
+    const auto* gates = static_cast<const Type*>(block.input_gate.first);
+    if (gates != nullptr) gates += channel * block.input_gate.channel;
     const VecF bias = hn::Set(d, block.bias[channel]);
     for (std::int64_t next = 0; next < block.tokens; next += step) {
       // The last step may repeat some tokens of the one before: the same inputs give the same bits.
@@ -323,12 +387,29 @@ void convolve_columns(const Block& block) {
       Pair sum{bias, bias};
       for (int k = 0; k < width; ++k) {
         const VecF tap = hn::Set(d, block.taps[k * block.tap_pitch + channel]);
-        const Pair value = Element::load(x + token + (k + 1 - width));
+        const std::int64_t at = token + std::int64_t{k + 1 - width} * dilation;
+        const Pair value = input_at<Element>(x + at, gates == nullptr ? nullptr : gates + at);
         sum.a = fused(tap, value.a, sum.a);
         sum.b = fused(tap, value.b, sum.b);
       }
-      Element::store(activate<kActivation>(sum), out + token);
+      const Pair activated = activate<kActivation>(sum);
+      Element::store(finish<Element>(block.epilogue, activated, operand + token), out + token);
     }
+  }
+}
+
+template <class Element>
+void multiply_run(const void* a, const void* b, void* to, std::int64_t count) {
+  using Type = typename Element::Type;
+  const auto *first = static_cast<const Type*>(a), *second = static_cast<const Type*>(b);
+  auto* target = static_cast<Type*>(to);
+  const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  std::int64_t i = 0;
+  for (; i + step <= count; i += step) {
+    Element::store(product<Element>(first + i, second + i), target + i);
+  }
+  for (; i < count; ++i) {
+    target[i] = Element::from_f32(Element::to_f32(first[i]) * Element::to_f32(second[i]));
   }
 }
 
@@ -432,6 +513,7 @@ const Kernels* table() {
   static const Kernels kernels{
       .rows = rows_kernel<Element, kWidth, kActivation>(),
       .columns = &convolve_columns<Element, kWidth, kActivation>,
+      .multiply = &multiply_run<Element>,
       .load = &load_run<Element>,
       .store = &store_run<Element>,
       .arrange = &arrange_run<Element>,

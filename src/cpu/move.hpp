@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/element.hpp"
+#include "op/epilogue.hpp"
 
 namespace shortconv::cpu {
 
@@ -19,6 +20,14 @@ inline void store_f32(DType dtype, char* address, float value) {
   }
   const std::uint16_t bits = dtype == DType::kBF16 ? bf16_from_f32(value) : f16_from_f32(value);
   std::memcpy(address, &bits, sizeof bits);
+}
+
+/// A gated input: the product in the elements' type, as fp32.
+inline float gated_f32(DType dtype, const char* x, const char* gate) {
+  const float product = rounded_product(load_f32(dtype, x), load_f32(dtype, gate));
+  char element[sizeof(double)];
+  store_f32(dtype, element, product);
+  return load_f32(dtype, element);
 }
 
 template <typename Bits>

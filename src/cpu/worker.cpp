@@ -180,7 +180,7 @@ void Worker::convolve(const Sequence& s, std::int64_t first, std::int64_t last, 
 }
 
 void Worker::load_history(const Sequence& s) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   if (s.read_slot < 0) {
     const std::int64_t bytes = history * pitch_ * element_bytes(p_.state_dtype);
     std::memset(raw_history(0), 0, static_cast<std::size_t>(bytes));
@@ -202,10 +202,9 @@ void Worker::keep_inputs(const Sequence& s, std::int64_t first, std::int64_t end
   for (std::int64_t input = first; input < end; ++input) {
     char* to = state(slot, kept_column(p_, s, input, end), channel_);
     if (input >= 0) {
-      copy_run(x(s.begin + input, channel_), p_.x_channel, p_.x_dtype, to, p_.state_channel,
-               p_.state_dtype, channels_);
+      move_inputs(s.begin + input, to, p_.state_channel, p_.state_dtype, stage_);
     } else {
-      copy_run(raw_history(p_.width - 1 + input), 1, p_.state_dtype, to, p_.state_channel,
+      copy_run(raw_history(history_of(p_) + input), 1, p_.state_dtype, to, p_.state_channel,
                p_.state_dtype, channels_);
     }
   }
@@ -217,7 +216,7 @@ void Worker::take_snapshot(std::int64_t item) {
   const Sequence s = sequence_at(p_, at_, snapshot.sequence);
   if (!is_taken(p_, s, snapshot)) return;
   use_channels(item / p_.snapshots);
-  const std::int64_t oldest = snapshot.token - (p_.width - 1);
+  const std::int64_t oldest = snapshot.token - history_of(p_);
   if (oldest < 0) load_history(s);
   keep_inputs(s, oldest, snapshot.token, snapshot.slot);
 }
@@ -229,7 +228,7 @@ void Worker::write_state(const Sequence& s) {
   if (p_.has_ring_positions) {
     return keep_inputs(s, first_kept(p_, s), s.end - s.begin, s.write_slot);
   }
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   const std::int64_t length = s.end - s.begin;
   const void* columns[kMaxWidth - 1];
   for (int column = 0; column < history; ++column) {
@@ -238,11 +237,11 @@ void Worker::write_state(const Sequence& s) {
     columns[column] = scratch;
     if (token < 0) {
       columns[column] = raw_history(length + column);
-    } else if (p_.x_channel == 1 && p_.x_dtype == p_.state_dtype) {
+    } else if (p_.x_channel == 1 && p_.x_dtype == p_.state_dtype && !p_.has_input_gate) {
       columns[column] = x(s.begin + token, channel_);
     } else {
-      copy_run(x(s.begin + token, channel_), p_.x_channel, p_.x_dtype, scratch, 1, p_.state_dtype,
-               channels_);
+      move_inputs(s.begin + token, scratch, 1, p_.state_dtype,
+                  stage_ + std::int64_t{history} * pitch_);
     }
   }
   if (dense_window()) {
@@ -258,7 +257,7 @@ void Worker::write_state(const Sequence& s) {
 }
 
 void Worker::convolve_heads(const Sequence& s, std::int64_t heads) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   int from = 0;
   if (choice_.form == Form::kRows && (p_.state_dtype == p_.x_dtype || s.read_slot < 0)) {
     // History and inputs in one type: side by side in memory they are rows like any others.
@@ -274,10 +273,15 @@ void Worker::convolve_heads(const Sequence& s, std::int64_t heads) {
     }
     rows += history_bytes;
     for (std::int64_t t = 0; t < heads; ++t) {
-      std::memcpy(rows + t * row_bytes, x(s.begin + t, channel_),
-                  static_cast<std::size_t>(from * element_bytes(p_.x_dtype)));
+      if (p_.has_input_gate) {
+        choice_.of_x->multiply(x(s.begin + t, channel_), input_gate(s.begin + t, channel_),
+                               rows + t * row_bytes, from);
+      } else {
+        std::memcpy(rows + t * row_bytes, x(s.begin + t, channel_),
+                    static_cast<std::size_t>(from * element_bytes(p_.x_dtype)));
+      }
     }
-    convolve_rows(rows, pitch_, s.begin, heads, from);
+    convolve_rows(rows, pitch_, {}, s.begin, heads, from);
   }
   if (from == channels_) return;
   for (int column = 0; column < history; ++column) {
@@ -288,8 +292,8 @@ void Worker::convolve_heads(const Sequence& s, std::int64_t heads) {
   through_stage(s, 0, heads, from, channels_ - from);
 }
 
-void Worker::convolve_rows(const void* from, std::int64_t from_token, std::int64_t row,
-                           std::int64_t tokens, int count) {
+void Worker::convolve_rows(const void* from, std::int64_t from_token, const Rows& input_gate,
+                           std::int64_t row, std::int64_t tokens, int count) {
   if (count == 0) return;
   arrange_taps();
   choice_.of_x->rows({
@@ -305,6 +309,10 @@ void Worker::convolve_rows(const void* from, std::int64_t from_token, std::int64
       .tokens = tokens,
       .channels = count,
       .width = p_.width,
+      .dilation = p_.dilation,
+      .epilogue = p_.epilogue,
+      .input_gate = input_gate,
+      .output_gate = output_gates(row),
       .stream = stream_,
   });
 }
@@ -324,7 +332,7 @@ void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
   const std::int64_t row = s.begin + first;
   if (choice_.form == Form::kRows) {
     const int count = channels_ / step * step;
-    convolve_rows(x(row, channel_), p_.x_token, row, last - first, count);
+    convolve_rows(x(row, channel_), p_.x_token, input_gates(row), row, last - first, count);
     if (count < channels_) through_stage(s, first, last, count, channels_ - count);
   } else if (choice_.form == Form::kColumns && last - first >= step) {
     choice_.of_x->columns({
@@ -340,6 +348,10 @@ void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
         .tokens = last - first,
         .channels = channels_,
         .width = p_.width,
+        .dilation = p_.dilation,
+        .epilogue = p_.epilogue,
+        .input_gate = input_gates(row),
+        .output_gate = output_gates(row),
     });
   } else {
     through_stage(s, first, last, 0, channels_);
@@ -348,7 +360,7 @@ void Worker::direct(const Sequence& s, std::int64_t first, std::int64_t last) {
 
 void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t last, int from,
                            int count) {
-  const int history = p_.width - 1;
+  const int history = history_of(p_);
   const int step = choice_.of_stage->step;
   if (first > 0)
     gather_rows(s.begin + first - history, history, channel_ + from, count, stage_ + from);
@@ -369,6 +381,9 @@ void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t l
         .tokens = tokens,
         .channels = (count + step - 1) / step * step,
         .width = p_.width,
+        .dilation = p_.dilation,
+        .epilogue = p_.epilogue,
+        .output_gate = gather_output_gate(s.begin + first, tokens, from, count),
     });
     scatter_rows(results_ + from, s.begin + first, tokens, channel_ + from, count);
     first += tokens;
@@ -380,21 +395,76 @@ void Worker::through_stage(const Sequence& s, std::int64_t first, std::int64_t l
   }
 }
 
-void Worker::gather_rows(std::int64_t row, std::int64_t rows, std::int64_t channel, int count,
-                         float* to) {
+void Worker::move_inputs(std::int64_t row, char* to, std::int64_t to_stride, DType to_dtype,
+                         void* scratch) {
+  const char* from = x(row, channel_);
+  std::int64_t stride = p_.x_channel;
+  if (p_.has_input_gate) {
+    const std::int64_t bytes = element_bytes(p_.x_dtype);
+    const char* gate = input_gate(row, channel_);
+    auto* products = static_cast<char*>(scratch);
+    if (p_.x_channel == 1 && p_.input_gate_channel == 1) {
+      choice_.of_x->multiply(from, gate, products, channels_);
+    } else {
+      for (int c = 0; c < channels_; ++c) {
+        store_f32(p_.x_dtype, products + c * bytes,
+                  gated_f32(p_.x_dtype, from + c * p_.x_channel * bytes,
+                            gate + c * p_.input_gate_channel * bytes));
+      }
+    }
+    from = products;
+    stride = 1;
+  }
+  copy_run(from, stride, p_.x_dtype, to, to_stride, to_dtype, channels_);
+}
+
+void Worker::gather(const char* from, std::int64_t token_stride, std::int64_t channel_stride,
+                    std::int64_t rows, int count, float* to) {
   const int step = choice_.of_stage->step;
   const int padded = (count + step - 1) / step * step;
   const std::int64_t bytes = element_bytes(p_.x_dtype);
-  const char* base = x(row, channel);
   for (std::int64_t r = 0; r < rows; ++r) {
-    if (p_.x_channel == 1)
-      choice_.of_x->load(base + r * p_.x_token * bytes, to + r * pitch_, count);
+    if (channel_stride == 1)
+      choice_.of_x->load(from + r * token_stride * bytes, to + r * pitch_, count);
     std::fill(to + r * pitch_ + count, to + r * pitch_ + padded, 0.0f);
   }
-  if (p_.x_channel == 1) return;
-  for_each_element(rows, count, p_.x_token, p_.x_channel, [&](std::int64_t r, std::int64_t c) {
-    to[r * pitch_ + c] = load_f32(p_.x_dtype, base + (r * p_.x_token + c * p_.x_channel) * bytes);
+  if (channel_stride == 1) return;
+  for_each_element(rows, count, token_stride, channel_stride, [&](std::int64_t r, std::int64_t c) {
+    to[r * pitch_ + c] =
+        load_f32(p_.x_dtype, from + (r * token_stride + c * channel_stride) * bytes);
   });
+}
+
+void Worker::gather_rows(std::int64_t row, std::int64_t rows, std::int64_t channel, int count,
+                         float* to) {
+  if (!p_.has_input_gate) {
+    gather(x(row, channel), p_.x_token, p_.x_channel, rows, count, to);
+    return;
+  }
+  const std::int64_t bytes = element_bytes(p_.x_dtype);
+  const char *from = x(row, channel), *gate = input_gate(row, channel);
+  if (p_.x_channel == 1 && p_.input_gate_channel == 1) {
+    auto* products = reinterpret_cast<char*>(results_);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      choice_.of_x->multiply(from + r * p_.x_token * bytes, gate + r * p_.input_gate_token * bytes,
+                             products, count);
+      gather(products, 0, 1, 1, count, to + r * pitch_);
+    }
+    return;
+  }
+  gather(from, p_.x_token, p_.x_channel, rows, count, to);  // fills up the steps as well
+  for_each_element(rows, count, p_.x_token, p_.x_channel, [&](std::int64_t r, std::int64_t c) {
+    to[r * pitch_ + c] =
+        gated_f32(p_.x_dtype, from + (r * p_.x_token + c * p_.x_channel) * bytes,
+                  gate + (r * p_.input_gate_token + c * p_.input_gate_channel) * bytes);
+  });
+}
+
+Rows Worker::gather_output_gate(std::int64_t row, std::int64_t tokens, int from, int count) {
+  if (p_.epilogue != Epilogue::kOutputGate) return {};
+  gather(output_gate(row, channel_ + from), p_.output_gate_token, p_.output_gate_channel, tokens,
+         count, results_ + from);
+  return {results_ + from, pitch_, 1};
 }
 
 void Worker::scatter_rows(const float* from, std::int64_t row, std::int64_t rows,

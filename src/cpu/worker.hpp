@@ -31,7 +31,7 @@ struct Choice {
   std::int64_t tile_tokens;
   std::int64_t tiles;
   std::int64_t channel_blocks;
-  std::int64_t head_tokens;  // width - 1, or everything when working in place
+  std::int64_t head_tokens;  // the history's length, or everything when working in place
   bool stream;               // outputs too large for the caches bypass them, if aligned
 };
 
@@ -84,23 +84,34 @@ class Worker {
   [[nodiscard]] char* raw_history(std::int64_t column) {
     return reinterpret_cast<char*>(results_) + column * pitch_ * element_bytes(p_.state_dtype);
   }
-  /// Whether a slot is [channels, width-1] without gaps.
+  /// Whether a slot is [channels, history] without gaps.
   [[nodiscard]] bool dense_window() const {
-    return p_.state_column == 1 && p_.state_channel == p_.width - 1;
+    return p_.state_column == 1 && p_.state_channel == history_of(p_);
   }
   void arrange_taps();
   /// The tokens whose window reaches back into the history.
   void convolve_heads(const Sequence& s, std::int64_t heads);
   /// The first `count` channels of rows of x's type, wherever they lie, to out from `row` on.
-  void convolve_rows(const void* from, std::int64_t from_token, std::int64_t row,
-                     std::int64_t tokens, int count);
+  /// `input_gate`: of those rows, if they are not inputs yet.
+  void convolve_rows(const void* from, std::int64_t from_token, const Rows& input_gate,
+                     std::int64_t row, std::int64_t tokens, int count);
   void direct(const Sequence& s, std::int64_t first, std::int64_t last);
   /// Through the stage, channels [from, from + count) of the block. The stage holds the history if
   /// first == 0.
   void through_stage(const Sequence& s, std::int64_t first, std::int64_t last, int from, int count);
 
-  /// rows x channels of x (or out) <-> stage rows; `row` is packed, `channel` within the tensor.
+  /// The block's inputs of a row to a run of `to_dtype` with a stride; `scratch` holds a row.
+  void move_inputs(std::int64_t row, char* to, std::int64_t to_stride, DType to_dtype,
+                   void* scratch);
+
+  /// rows x channels of elements of x's type -> stage rows.
+  void gather(const char* from, std::int64_t token_stride, std::int64_t channel_stride,
+              std::int64_t rows, int count, float* to);
+  /// Inputs -> stage rows, results -> out; `row` is packed, `channel` within the tensor. Gathering
+  /// gated ones takes results_.
   void gather_rows(std::int64_t row, std::int64_t rows, std::int64_t channel, int count, float* to);
+  /// For the stage's kernel: output gates of tokens in results_, where their results will be.
+  Rows gather_output_gate(std::int64_t row, std::int64_t tokens, int from, int count);
   void scatter_rows(const float* from, std::int64_t row, std::int64_t rows, std::int64_t channel,
                     int count);
 
@@ -108,9 +119,27 @@ class Worker {
     return static_cast<const char*>(at_.x) +
            (x_row(p_, row) + channel * p_.x_channel) * element_bytes(p_.x_dtype);
   }
+  const char* input_gate(std::int64_t row, std::int64_t channel) const {
+    return static_cast<const char*>(at_.input_gate) +
+           (input_gate_row(p_, row) + channel * p_.input_gate_channel) * element_bytes(p_.x_dtype);
+  }
+  const char* output_gate(std::int64_t row, std::int64_t channel) const {
+    return static_cast<const char*>(at_.output_gate) +
+           (output_gate_row(p_, row) + channel * p_.output_gate_channel) *
+               element_bytes(p_.x_dtype);
+  }
   char* out(std::int64_t row, std::int64_t channel) const {
     return static_cast<char*>(at_.out) +
            (out_row(p_, row) + channel * p_.out_channel) * element_bytes(p_.out_dtype);
+  }
+  /// The gates of tokens from a row on, absent if the problem has none.
+  Rows input_gates(std::int64_t row) const {
+    if (!p_.has_input_gate) return {};
+    return {input_gate(row, channel_), p_.input_gate_token, p_.input_gate_channel};
+  }
+  Rows output_gates(std::int64_t row) const {
+    if (p_.epilogue != Epilogue::kOutputGate) return {};
+    return {output_gate(row, channel_), p_.output_gate_token, p_.output_gate_channel};
   }
   char* window(std::int64_t first, std::int64_t column) const {
     return static_cast<char*>(at_.windows) +
@@ -149,7 +178,8 @@ class Worker {
   alignas(64) float arranged_bias_[kMaxBlockChannels];
   // width-1 rows of history, then up to kStageTokens inputs.
   alignas(64) float stage_[kStage];
-  // Results of the stage; before there are any, the history in the bits it has in its slot.
+  // Results of the stage; before there are any, the gates that go into them, and before those the
+  // history in the bits it has in its slot.
   alignas(64) float results_[kResults];
 };
 

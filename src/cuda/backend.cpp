@@ -55,17 +55,18 @@ const Kernels& kernels_of(const Problem& p) {
 }
 
 Entry entry_of(const Problem& p, Kernel kernel) {
+  const bool any = needs_all_features(p);
   switch (kernel) {
     case Kernel::kTiles:
-      return kernels_of(p).tiles;
+      return any ? kernels_of(p).full_tiles : kernels_of(p).tiles;
     case Kernel::kShortSequences:
       return kernels_of(p).short_sequences;
     case Kernel::kDecode:
-      return kernels_of(p).decode;
+      return any ? kernels_of(p).full_decode : kernels_of(p).decode;
     case Kernel::kSmallDecode:
       return kernels_of(p).small_decode;
     case Kernel::kDrafts:
-      return kernels_of(p).drafts;
+      return any ? kernels_of(p).full_drafts : kernels_of(p).drafts;
     case Kernel::kColumns:
       return kernels_of(p).columns;
     case Kernel::kChunks:
@@ -172,6 +173,8 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   if (!aligned(at.block_sequence, DType::kI32)) argument = "block_sequence";
   if (!aligned(at.block_offset, DType::kI32)) argument = "block_offset";
   if (!aligned(at.violations, DType::kI64)) argument = "violations";
+  if (!aligned(at.input_gate, p.x_dtype)) argument = "input_gate";
+  if (!aligned(at.output_gate, p.x_dtype)) argument = "output_gate";
   return refuse_unaligned(argument);
 }
 

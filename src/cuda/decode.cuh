@@ -18,13 +18,15 @@
 #include "cuda/element.cuh"
 #include "cuda/memory.cuh"
 #include "cuda/sequence.cuh"
+#include "cuda/snapshot.cuh"
 #include "cuda/state.cuh"
 #include "cuda/taps.cuh"
 #include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup,
+          Features kFeatures>
 __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_constant__ Call call) {
   constexpr int kHistory = kWidth - 1;
   constexpr int kWords = kWordsOf<T, kGroup>;
@@ -32,13 +34,15 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
   const std::uint32_t sequence = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - sequence * call.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kDecodeThreads + threadIdx.x) * kGroup;
+  // The lanes that stay, which look through the list of snapshots.
+  const unsigned lanes = call.snapshots > 0 ? __ballot_sync(kFullWarp, channel < call.channels) : 0;
   if (channel >= call.channels) return;
 
   std::uint32_t columns[kWidth][kWords];  // the window, newest last
   load_words(static_cast<const T*>(call.x) + sequence * call.x_sequence + channel,
              columns[kHistory]);
   T* out = static_cast<T*>(call.out) + sequence * call.out_sequence + channel;
-  const SequenceState s = state_of(call, static_cast<int>(sequence));
+  const SequenceState s = state_of<kFeatures>(call, static_cast<int>(sequence));
   if (s.skipped) {
     if (call.padded_rows == PaddedRows::kUntouched) return;
     if (call.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);
@@ -55,7 +59,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
     taps.load(call.weights(), channel);
     split_columns<T, kHistory, kGroup>(window, history);
   } else {
-    load_state<T, kHistory, kGroup>(call, s.read_slot, s.read_column, channel, history);
+    load_history<T, kHistory, kGroup, kFeatures>(call, s, channel, history);
     taps.load(call.weights(), channel);
   }
 
@@ -69,12 +73,35 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
       sum.x = __fmaf_rn(taps.tap(k, pair).x, input.x, sum.x);
       sum.y = __fmaf_rn(taps.tap(k, pair).y, input.y, sum.y);
     }
-    pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+    const float2 input = unpack_pair<T>(columns[kHistory], pair);
+    pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, input));
   }
   store_words(out, result);
-  if (s.write_slot < 0) return;
   auto& moved_on = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns[1]);
-  store_state<T, kHistory, kGroup>(call, s.write_slot, channel, moved_on);
+  if constexpr (kFeatures == Features::kAll) {
+    // The window that ends before `token`, which is 0 or 1, from number `first` of its inputs on.
+    const auto store = [&](int slot, int token, int first,
+                           const std::uint32_t(&window)[kHistory][kWords]) {
+      if (!call.has_rings) {
+        store_state<T, kHistory, kGroup>(call, slot, channel, window);
+        return;
+      }
+#pragma unroll
+      for (int k = 0; k < kHistory; ++k) {
+        if (k < first) continue;
+        const int column = wrapped(call, s.ring_column + token + k - kHistory);
+        store_state_column<T, kGroup>(call, slot, column, channel, window[k]);
+      }
+    };
+    for_own_snapshots(call, lanes, static_cast<int>(sequence), 1, s, 2, [&](int token, int slot) {
+      token == 0 ? store(slot, 0, 0, history) : store(slot, 1, 0, moved_on);
+    });
+    if (s.write_slot < 0) return;
+    store(s.write_slot, 1, s.write_slot == s.read_slot ? kHistory - 1 : 0, moved_on);
+  } else {
+    if (s.write_slot < 0) return;
+    store_state<T, kHistory, kGroup>(call, s.write_slot, channel, moved_on);
+  }
 }
 
 }  // namespace shortconv::cuda

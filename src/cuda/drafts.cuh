@@ -17,9 +17,9 @@
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
 struct DraftKernel {
-  using Tiles = TileKernel<T, TWeight, kWidth, kActivation>;
+  using Tiles = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   static constexpr int kHistory = kWidth - 1;
   static constexpr int kTogether = 2;  // tokens of a tree
   using Words = typename Tiles::Words;
@@ -44,9 +44,10 @@ struct DraftKernel {
   }
 
   /// Where windows overlap, all but the newest input are in the one before.
-  __device__ static void store_window(const Call& call, int sequence, int begin, int token,
+  __device__ static void store_window(const Call& call, const CapturedWindows& windows, int token,
                                       int channel, const Words (&window)[kHistory]) {
-    T* to = static_cast<T*>(call.windows) + window_of(call, sequence, begin, token) +
+    if (token >= windows.tokens) return;
+    T* to = static_cast<T*>(call.windows) + windows.first + token * call.window_token +
             channel * call.window_channel;
     if (token > 0 && call.window_token == call.window_column &&
         call.window_form == StateForm::kChannelVectors) {
@@ -57,8 +58,9 @@ struct DraftKernel {
     }
   }
 
-  __device__ static void chain(const Call& call, const TileRows& tile, int sequence, int length,
-                               int channel, const DraftTaps& taps, Rows& rows) {
+  __device__ static void chain(const Call& call, const TileRows& tile,
+                               const CapturedWindows& windows, int length, int channel,
+                               const DraftTaps& taps, Rows& rows) {
     for (int base = 0; base < length; base += kTileTokens) {
       const int tokens = min(kTileTokens, length - base);
       const T* x = x_at<T>(call, tile.stream, tile.first + base, channel);
@@ -67,11 +69,11 @@ struct DraftKernel {
         if (t == kTileTokens / 2 && tokens <= t) break;
         load_words(rows_after(x, call.x_step, min(t, tokens - 1)), rows[kHistory + t]);
       }
-      if (call.has_windows) {
+      if (windows.tokens > base) {
 #pragma unroll
         for (int t = 0; t < kTileTokens; ++t) {
           if (t >= tokens) break;
-          store_window(call, sequence, tile.first, base + t, channel,
+          store_window(call, windows, base + t, channel,
                        reinterpret_cast<const Words(&)[kHistory]>(rows[t + 1]));
         }
       }
@@ -79,7 +81,7 @@ struct DraftKernel {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(rows[kTileTokens + k], next[k]);
       const std::uint32_t mask = tile_rows_between(0, tokens);
-      Tiles::convolve(taps, mask, rows);
+      Tiles::convolve(call, taps, mask, rows);
       Tiles::store(call, tile, tile.first + base, mask, channel, rows);
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(next[k], rows[k]);
@@ -92,8 +94,9 @@ struct DraftKernel {
     return static_cast<std::uint32_t>(parent) < static_cast<std::uint32_t>(token) ? parent : -1;
   }
 
-  __device__ static void tree(const Call& call, const TileRows& tile, int sequence, int length,
-                              int channel, const DraftTaps& taps, Rows& rows) {
+  __device__ static void tree(const Call& call, const TileRows& tile,
+                              const CapturedWindows& windows, int sequence, int length, int channel,
+                              const DraftTaps& taps, Rows& rows) {
     const T* x = x_at<T>(call, tile.stream, tile.first, channel);
     T* out = out_at<T>(call, tile.stream, tile.first, channel);
     const char* parents =
@@ -134,10 +137,8 @@ struct DraftKernel {
       for (int i = 0; i < kTogether; ++i) {
         const int token = base + i;
         if (token >= length) break;
-        if (call.has_windows) {
-          store_window(call, sequence, tile.first, token, channel,
-                       reinterpret_cast<const Words(&)[kHistory]>(lines[i][1]));
-        }
+        store_window(call, windows, token, channel,
+                     reinterpret_cast<const Words(&)[kHistory]>(lines[i][1]));
         Words result;
 #pragma unroll
         for (int pair = 0; pair < kTileGroup / 2; ++pair) {
@@ -148,7 +149,8 @@ struct DraftKernel {
             sum.x = __fmaf_rn(taps.tap(k, pair).x, value.x, sum.x);
             sum.y = __fmaf_rn(taps.tap(k, pair).y, value.y, sum.y);
           }
-          pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+          const float2 input = unpack_pair<T>(lines[i][kHistory], pair);
+          pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, input));
         }
         store_words(rows_after(out, call.out_step, token), result);
       }
@@ -156,11 +158,11 @@ struct DraftKernel {
   }
 };
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
 __global__ void __launch_bounds__(kDraftThreads,
                                   resident_tiles(sizeof(T), kWidth) * kTileThreads / kDraftThreads)
     convolve_drafts(const __grid_constant__ Call call) {
-  using Kernel = DraftKernel<T, TWeight, kWidth, kActivation>;
+  using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.programmatic_launch) overlap_neighbours();
   const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
@@ -173,22 +175,25 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   const int sequence = static_cast<int>(unit);
   Beginning beginning;
-  const TileRows tile = head_of(call, sequence, beginning);
+  const TileRows tile = head_of<kFeatures>(call, sequence, beginning);
   if (beginning.state.skipped) {
     Kernel::fill_sequence(call, sequence, channel);
     return;
   }
   if (beginning.length == 0) return;
+  const CapturedWindows windows =
+      windows_of<kFeatures>(call, sequence, beginning.first, beginning.length);
   typename Kernel::DraftTaps taps;
   typename Kernel::Rows rows;
   Kernel::Tiles::load_history(call, beginning, channel, rows);
   taps.load(call.weights(), channel);
   if (call.has_parents) {
-    Kernel::tree(call, tile, sequence, beginning.length, channel, taps, rows);
+    Kernel::tree(call, tile, windows, sequence, beginning.length, channel, taps, rows);
   } else {
-    Kernel::chain(call, tile, sequence, beginning.length, channel, taps, rows);
+    Kernel::chain(call, tile, windows, beginning.length, channel, taps, rows);
   }
-  Kernel::Tiles::write_state(call, tile, beginning, channel);
+  // It may be that none of the tokens stay: then a ring needs all of the history.
+  Kernel::Tiles::write_states(call, tile, beginning, -Kernel::kHistory, true, channel);
 }
 
 }  // namespace shortconv::cuda

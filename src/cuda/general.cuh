@@ -18,13 +18,13 @@
 
 namespace shortconv::cuda {
 
-inline constexpr int kGeneralHistory = 63;  // of the widest window
+inline constexpr int kGeneralHistory = kMaxWidth - 1;
 
 /// All tokens of one sequence, x being out. The inputs that later tokens need are kept, as bits of
 /// x's type if the state has the same one and as fp32 otherwise.
 __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, const Sequence& s,
                                          std::int64_t sequence, std::int64_t channel) {
-  const int history = p.width - 1;
+  const int history = history_of<AnyTypes>(p);
   const std::int64_t length = s.end - s.begin;
   take_snapshots_before<AnyTypes>(p, at, s, sequence, length + 1, channel);
   const bool same = p.has_state && p.state_dtype == p.x_dtype;
@@ -40,34 +40,33 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
   }
   // A ring may take more inputs than are kept, so it takes them as they come.
   const std::int64_t first = p.has_ring_positions && s.write_slot >= 0 ? first_kept(p, s) : length;
-  const auto put = [&](std::int64_t input, DType dtype, const void* from, std::int64_t index) {
-    move_element(dtype, from, index, p.state_dtype, at.state,
+  const auto put = [&](std::int64_t input, const std::uint32_t* from, std::int64_t index) {
+    move_element(kept_dtype, from, index, p.state_dtype, at.state,
                  state_index(p, s.write_slot, kept_column(p, s, input, length), channel));
   };
   for (std::int64_t input = first; input < 0; ++input) {
-    put(input, kept_dtype, kept, (history + input) * step);
+    put(input, kept, (history + input) * step);
   }
   int oldest = 0;
   for (std::int64_t row = s.begin; row < s.end; ++row) {
-    const std::int64_t from = x_row(p, row) + channel * p.x_channel;
     std::uint32_t newest = 0;
-    move_element(p.x_dtype, at.x, from, kept_dtype, &newest, 0);
-    if (row - s.begin >= first) put(row - s.begin, p.x_dtype, at.x, from);
+    move_input_of_row<AnyTypes>(p, at, row, channel, kept_dtype, &newest, 0);
+    if (row - s.begin >= first) put(row - s.begin, &newest, 0);
     float sum = bias_at(p, at, channel);
-    for (int k = 0; k < history; ++k) {
-      const int place = oldest + k < history ? oldest + k : oldest + k - history;
+    for (int k = 0; k + 1 < p.width; ++k) {
+      const int from = oldest + k * p.dilation;
+      const int place = from < history ? from : from - history;
       sum = __fmaf_rn(weight_at(p, at, channel, k), load_f32(kept_dtype, kept, place * step), sum);
     }
-    sum = __fmaf_rn(weight_at(p, at, channel, history), load_f32(kept_dtype, &newest, 0), sum);
-    store_f32(p.out_dtype, at.out, out_row(p, row) + channel * p.out_channel,
-              activate(p.activation, sum));
+    sum = __fmaf_rn(weight_at(p, at, channel, p.width - 1), load_f32(kept_dtype, &newest, 0), sum);
+    store_result<AnyTypes>(p, at, s, row - s.begin, channel, sum);
     kept[oldest] = newest;
     oldest = oldest + 1 < history ? oldest + 1 : 0;
   }
   if (s.write_slot < 0 || p.has_ring_positions) return;
   for (int k = 0; k < history; ++k) {
     const int place = oldest + k < history ? oldest + k : oldest + k - history;
-    put(length - history + k, kept_dtype, kept, place * step);
+    put(length - history + k, kept, place * step);
   }
 }
 
@@ -79,9 +78,10 @@ __global__ void __launch_bounds__(kGeneralThreads)
   const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
   const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;
   if (channel >= p.channels) return;
-  if (unit >= grid.tiles && takes_snapshots_alone(p)) {
+  if (unit >= grid.tiles && p.snapshots > 0 && !p.in_place) {
     const Snapshot snapshot = snapshot_at(p, at, unit - grid.tiles);
-    if (snapshot.token < p.width - 1 || snapshot.sequence < 0 || snapshot.sequence >= p.sequences) {
+    if (snapshot.token < history_of<AnyTypes>(p) || snapshot.sequence < 0 ||
+        snapshot.sequence >= p.sequences) {
       return;
     }
     const Sequence s = sequence_at(p, at, snapshot.sequence);

@@ -56,7 +56,9 @@ bool countable(const Problem& p) {
          p.channels < kMost - 4096 && p.state_columns < kMost && small(p.x_token, kMostStep) &&
          small(p.out_token, kMostStep) && small(p.query_start_loc_stride, kMostStep) &&
          small(p.read_slots_stride, kMostStep) && small(p.write_slots_stride, kMostStep) &&
-         small(p.flags_stride, kMostStep) && small(p.parents_token, kMostStep);
+         small(p.flags_stride, kMostStep) && small(p.parents_token, kMostStep) &&
+         small(p.ring_positions_stride, kMostStep) && small(p.window_slots_stride, kMostStep) &&
+         p.window_slots < kMost && p.window_tokens < kMost;
 }
 
 StateForm state_form(const Problem& p, std::int64_t group) {
@@ -66,7 +68,8 @@ StateForm state_form(const Problem& p, std::int64_t group) {
     return StateForm::kChannelVectors;
   }
   // A pool with more columns than the window has gaps between one channel's window and the next.
-  if (p.state_columns == history && p.state_channel == history &&
+  // Of rings, single columns are written.
+  if (p.state_columns == history && p.state_channel == history && !p.has_ring_positions &&
       (history == 1 || p.state_column == 1)) {
     return StateForm::kWindowVectors;
   }
@@ -75,8 +78,11 @@ StateForm state_form(const Problem& p, std::int64_t group) {
 
 StateForm window_form(const Problem& p, std::int64_t group) {
   const std::int64_t history = p.width - 1;
-  const std::int64_t tokens = dense(p) ? p.sequence_tokens : p.tokens;
-  if (!p.has_windows || !keeps_groups(p.sequences, p.window_sequence, group) ||
+  const std::int64_t tokens = p.has_window_slots ? p.window_tokens
+                              : dense(p)         ? p.sequence_tokens
+                                                 : p.tokens;
+  const std::int64_t slots = p.has_window_slots ? p.window_slots : p.sequences;
+  if (!p.has_windows || !keeps_groups(slots, p.window_sequence, group) ||
       !keeps_groups(tokens, p.window_token, group)) {
     return StateForm::kElements;
   }
@@ -105,33 +111,31 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
   }
 }
 
-/// What only the general kernel knows.
-bool general_only(const Problem& p) {
-  return p.has_ring_positions || p.snapshots > 0 || p.has_window_slots;
-}
-
 Kernel kernel_of(const Problem& p) {
-  if (!one_type(p) || !specialised_width(p) || general_only(p)) return Kernel::kGeneral;
+  const bool gated = p.has_input_gate || p.epilogue == Epilogue::kOutputGate;
+  if (gated || p.dilation != 1 || !one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
     return drafts ? Kernel::kDrafts : Kernel::kGeneral;
   }
   const bool single_tokens = dense(p) && p.sequence_tokens == 1;
   if (p.schedule != Schedule::kFlat) {
-    const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p);
+    const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p) &&
+                        !needs_all_features(p);
     return chunks && countable(p) ? Kernel::kChunks : Kernel::kGeneral;
   }
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
       own_or_f32_weights(p) && countable(p)) {
-    const Kernel decode =
-        p.tokens * p.channels <= kSmallDecode ? Kernel::kSmallDecode : Kernel::kDecode;
+    const bool small = p.tokens * p.channels <= kSmallDecode && !needs_all_features(p);
+    const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
     if (token_major(p, group_of(p, decode))) return decode;
   }
   if (p.in_place) return Kernel::kGeneral;
   if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
-    return p.tokens < kTileTokens * p.sequences ? Kernel::kShortSequences : Kernel::kTiles;
+    const bool short_sequences = p.tokens < kTileTokens * p.sequences && !needs_all_features(p);
+    return short_sequences ? Kernel::kShortSequences : Kernel::kTiles;
   }
-  if (p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
+  if (!needs_all_features(p) && p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
   return Kernel::kGeneral;
 }
 
@@ -174,6 +178,13 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
   if (p.in_place || p.op == Op::kVerify) return p.sequences;
   if (p.schedule != Schedule::kFlat) return chunk_units(p, grid);
   return divide_up(p.tokens, kGeneralTokens);
+}
+
+/// Snapshots of inputs in x, which nobody overwrites, are units of their own. Whoever reads a
+/// sequence's state takes the others, all of them in place and where it has one token.
+std::int64_t snapshot_units(const Problem& p, Kernel kernel) {
+  const bool decode = kernel == Kernel::kDecode || kernel == Kernel::kSmallDecode;
+  return decode || p.in_place ? 0 : p.snapshots;
 }
 
 std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threads) {
@@ -222,7 +233,8 @@ void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Laun
   const std::int64_t tile_blocks =
       short_sequences ? divide_up(groups, kShortSequenceRounds) : groups;
   grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(tile_blocks));
-  launch.blocks = grid.head_blocks + tiles * tile_blocks;
+  grid.tiles = static_cast<std::uint32_t>(tiles);
+  launch.blocks = grid.head_blocks + (tiles + snapshot_units(p, launch.kernel)) * tile_blocks;
 }
 
 Launch launch_of(const Problem& p, Kernel kernel) {
@@ -234,8 +246,7 @@ Launch launch_of(const Problem& p, Kernel kernel) {
                        (kernel == Kernel::kGeneral && p.in_place);
   const std::int64_t channels = block_channels(p, kernel, launch.threads);
   const std::int64_t blocks = divide_up(p.channels, channels);
-  const std::int64_t snapshots = takes_snapshots_alone(p) ? p.snapshots : 0;
-  launch.blocks = (units + (outside ? 1 : 0) + snapshots) * blocks;
+  launch.blocks = (units + (outside ? 1 : 0) + snapshot_units(p, kernel)) * blocks;
   if (launch.blocks > kMostBlocks) return launch;
   launch.grid.tiles = static_cast<std::uint32_t>(units);
   launch.grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks));
@@ -246,20 +257,6 @@ Launch launch_of(const Problem& p, Kernel kernel) {
   launch.grid.window_form = window_form(p, group_of(p, kernel));
   launch.grid.packed_taps =
       p.weight_tap == 1 && p.weight_channel == p.width && (!p.has_bias || p.bias_channel == 1);
-  launch.grid.x_step = static_cast<std::int32_t>(p.x_token * element_bytes(p.x_dtype));
-  launch.grid.out_step = static_cast<std::int32_t>(p.out_token * element_bytes(p.out_dtype));
-  const auto step = [](std::int64_t stride, DType dtype) {
-    return static_cast<std::int32_t>(stride * element_bytes(dtype));
-  };
-  launch.grid.begin_bytes = step(p.query_start_loc_stride, p.query_start_loc_dtype);
-  launch.grid.read_slot_bytes = step(p.read_slots_stride, p.read_slots_dtype);
-  launch.grid.write_slot_bytes = step(p.write_slots_stride, p.write_slots_dtype);
-  launch.grid.parent_bytes = step(p.parents_token, p.parents_dtype);
-  launch.grid.flag_bytes = step(p.flags_stride, DType::kBool);
-  launch.grid.slots = p.has_state ? static_cast<std::uint32_t>(p.slots) : 0x80000000u;
-  if (p.has_null_slot && p.null_slot >= 0 && p.null_slot <= 0x7fffffff) {
-    launch.grid.null_slot = static_cast<std::int32_t>(p.null_slot);
-  }
   return launch;
 }
 

@@ -32,6 +32,12 @@ enum class Kernel : std::uint8_t {
   return kernel != Kernel::kColumns && kernel != Kernel::kChunks && kernel != Kernel::kGeneral;
 }
 
+/// What kernels have an instance of their own for, see Features in sequence.cuh.
+[[nodiscard]] inline bool needs_all_features(const Problem& p) {
+  return p.has_ring_positions || p.snapshots > 0 || p.has_window_slots ||
+         p.epilogue == Epilogue::kResidual;
+}
+
 struct Launch {
   Kernel kernel = Kernel::kGeneral;
   std::int64_t blocks = 0;

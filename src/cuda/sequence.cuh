@@ -10,6 +10,18 @@
 
 namespace shortconv::cuda {
 
+/// What an instance of a kernel knows: what is not asked for is not to be in its code, of which
+/// small calls wait for every line.
+enum class Features : std::uint8_t {
+  kPlain,  // ordered states
+  kAll,    // also rings, snapshots, windows by slot, the residual
+};
+
+template <Features kFeatures>
+__device__ inline bool is_ring(const Call& call) {
+  return kFeatures == Features::kAll && call.has_rings;
+}
+
 /// The row at which a sequence begins as it stands in memory: good for comparisons, a bad value may
 /// be anything.
 __device__ inline int stated_begin(const Call& call, int sequence) {
@@ -40,20 +52,54 @@ __device__ inline bool usable_slot(const Call& call, int slot) {
   return static_cast<std::uint32_t>(slot) < call.slots && slot != call.null_slot;
 }
 
-/// Where the window after a draft token begins, in elements of windows.
-__device__ inline std::int64_t window_of(const Call& call, int sequence, int begin, int token) {
-  return call.has_query_start_loc ? (begin + token) * call.window_token
-                                  : sequence * call.window_sequence + token * call.window_token;
+/// The windows of a sequence that are captured: those after its first `tokens` tokens, from element
+/// `first` on.
+struct CapturedWindows {
+  std::int64_t first = 0;
+  int tokens = 0;
+};
+
+template <Features kFeatures>
+__device__ inline CapturedWindows windows_of(const Call& call, int sequence, int begin,
+                                             int length) {
+  if (!call.has_windows) return {};
+  if (kFeatures == Features::kAll && call.has_window_slots) {
+    const int slot = stated_index(call.window_slots_of, call.window_slots_dtype,
+                                  call.window_slot_bytes, sequence);
+    if (slot < 0 || slot >= call.window_slots || slot == call.null_slot) return {};
+    return {slot * call.window_sequence, min(length, call.window_tokens)};
+  }
+  return {call.has_query_start_loc ? begin * call.window_token : sequence * call.window_sequence,
+          length};
 }
 
 /// As Sequence of op/sequence.hpp, without its rows.
 struct SequenceState {
   int read_slot = -1;
   int write_slot = -1;
-  int read_column = 0;
+  int read_column = 0;  // oldest of the history
+  int ring_column = 0;  // of a ring: where the first token goes
   bool skipped = false;
 };
 
+/// The ring's column of input number `column` from its first one; any number not below -columns.
+__device__ inline int wrapped(const Call& call, int column) {
+  const int columns = static_cast<int>(call.ring_columns.divisor());
+  if (column < 0) return column + columns;
+  return column - static_cast<int>(call.ring_columns.divide(column)) * columns;
+}
+
+/// Inputs of the sequence before this call, modulo columns.
+__device__ inline int ring_column_of(const Call& call, int sequence) {
+  const char* at =
+      rows_after(static_cast<const char*>(call.ring_positions), call.ring_position_bytes, sequence);
+  const std::int64_t position = load_index(call.ring_positions_dtype, at, 0);
+  if (position <= 0) return 0;
+  if (position <= 0x7fffffff) return wrapped(call, static_cast<int>(position));
+  return static_cast<int>(position % call.ring_columns.divisor());
+}
+
+template <Features kFeatures>
 __device__ inline SequenceState state_of(const Call& call, int sequence) {
   // All loads first: none depends on another, and each is a long wait.
   const int read = read_slot_of(call, sequence);
@@ -72,8 +118,13 @@ __device__ inline SequenceState state_of(const Call& call, int sequence) {
   state.skipped = !usable_slot(call, read);
   if (state.skipped || !call.has_state) return state;
   if (call.keeps_state && usable_slot(call, write)) state.write_slot = write;
+  if (is_ring<kFeatures>(call)) state.ring_column = ring_column_of(call, sequence);
   if (!resumed) return state;
   state.read_slot = read;
+  if (is_ring<kFeatures>(call)) {
+    state.read_column = wrapped(call, state.ring_column - call.history);
+    return state;
+  }
   state.read_column = call.state_base + static_cast<int>(clamped(offset, 0, call.last_read_offset));
   return state;
 }

@@ -3,7 +3,8 @@
 // kernels, so are the bits.
 //
 // Element types come as a Types: Typed<T> for x, out and state of one type, AnyTypes where they
-// differ or nothing is known at compile time.
+// differ or nothing is known at compile time. Typed<T> is for plain calls only, those without
+// gates, residual, dilation, rings and snapshots.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include "core/capability.hpp"
 #include "cuda/activation.cuh"
 #include "cuda/element.cuh"
+#include "op/epilogue.hpp"
 #include "op/sequence.hpp"
 
 namespace shortconv::cuda {
@@ -52,7 +54,7 @@ __device__ inline void move_element(DType from_dtype, const void* from, std::int
 }
 
 struct AnyTypes {
-  static constexpr bool kSnapshots = true;  // those of the general kernel, which takes them
+  static constexpr bool kPlain = false;  // calls of the general kernel, which takes everything
   __device__ static DType x(const Problem& p) { return p.x_dtype; }
   __device__ static DType out(const Problem& p) { return p.out_dtype; }
   __device__ static DType state(const Problem& p) { return p.state_dtype; }
@@ -60,11 +62,20 @@ struct AnyTypes {
 
 template <typename T>
 struct Typed {
-  static constexpr bool kSnapshots = false;
+  static constexpr bool kPlain = true;
   __device__ static constexpr DType x(const Problem&) { return kDTypeOf<T>; }
   __device__ static constexpr DType out(const Problem&) { return kDTypeOf<T>; }
   __device__ static constexpr DType state(const Problem&) { return kDTypeOf<T>; }
 };
+
+template <typename Types>
+__device__ inline int dilation_of(const Problem& p) {
+  return Types::kPlain ? 1 : p.dilation;
+}
+template <typename Types>
+__device__ inline int history_of(const Problem& p) {
+  return Types::kPlain ? p.width - 1 : shortconv::history_of(p);
+}
 
 /// Where one channel's column of a slot lies, in elements.
 __device__ inline std::int64_t state_index(const Problem& p, std::int64_t slot, std::int64_t column,
@@ -72,13 +83,50 @@ __device__ inline std::int64_t state_index(const Problem& p, std::int64_t slot, 
   return slot * p.state_slot + column * p.state_column + channel * p.state_channel;
 }
 
+/// A number of `dtype` next to `value`, to nearest even.
+__device__ inline float rounded_to(DType dtype, float value) {
+  switch (dtype) {
+    case DType::kF16:
+      return to_f32(from_f32<F16>(value));
+    case DType::kBF16:
+      return to_f32(from_f32<BF16>(value));
+    default:
+      return value;
+  }
+}
+
+/// The input of a packed row as fp32.
+template <typename Types>
+__device__ inline float input_of_row(const Problem& p, const Addresses& at, std::int64_t row,
+                                     std::int64_t channel) {
+  const float x = load_f32(Types::x(p), at.x, x_row(p, row) + channel * p.x_channel);
+  if constexpr (!Types::kPlain) {
+    if (p.has_input_gate) {
+      const float gate = load_f32(Types::x(p), at.input_gate,
+                                  input_gate_row(p, row) + channel * p.input_gate_channel);
+      return rounded_to(Types::x(p), rounded_product(x, gate));
+    }
+  }
+  return x;
+}
+
+/// The input of a packed row as an element of `to`.
+template <typename Types>
+__device__ inline void move_input_of_row(const Problem& p, const Addresses& at, std::int64_t row,
+                                         std::int64_t channel, DType to_dtype, void* to,
+                                         std::int64_t to_index) {
+  if (!Types::kPlain && p.has_input_gate) {
+    store_f32(to_dtype, to, to_index, input_of_row<Types>(p, at, row, channel));
+  } else {
+    move_element(Types::x(p), at.x, x_row(p, row) + channel * p.x_channel, to_dtype, to, to_index);
+  }
+}
+
 /// Input number `token` of a sequence as fp32; those before 0 are its history.
 template <typename Types>
 __device__ inline float input_at(const Problem& p, const Addresses& at, const Sequence& s,
                                  std::int64_t token, std::int64_t channel) {
-  if (token >= 0) {
-    return load_f32(Types::x(p), at.x, x_row(p, s.begin + token) + channel * p.x_channel);
-  }
+  if (token >= 0) return input_of_row<Types>(p, at, s.begin + token, channel);
   if (s.read_slot < 0) return 0.0f;
   return load_f32(Types::state(p), at.state,
                   state_index(p, s.read_slot, history_column(p, s, token), channel));
@@ -97,16 +145,33 @@ __device__ inline float activate(Activation activation, float sum) {
   return activation == Activation::kSilu ? silu(sum) : sum;
 }
 
+/// act(sum) of a token through the epilogue to where it belongs.
+template <typename Types>
+__device__ inline void store_result(const Problem& p, const Addresses& at, const Sequence& s,
+                                    std::int64_t token, std::int64_t channel, float sum) {
+  float result = activate(p.activation, sum);
+  if constexpr (!Types::kPlain) {
+    float operand = 0.0f;
+    const std::int64_t row = s.begin + token;
+    if (p.epilogue == Epilogue::kResidual) operand = input_of_row<Types>(p, at, row, channel);
+    if (p.epilogue == Epilogue::kOutputGate) {
+      operand = load_f32(Types::x(p), at.output_gate,
+                         output_gate_row(p, row) + channel * p.output_gate_channel);
+    }
+    result = finish(p.epilogue, result, operand);
+  }
+  store_f32(Types::out(p), at.out, out_row(p, s.begin + token) + channel * p.out_channel, result);
+}
+
 template <typename Types>
 __device__ inline void convolve_token(const Problem& p, const Addresses& at, const Sequence& s,
                                       std::int64_t token, std::int64_t channel) {
   float sum = bias_at(p, at, channel);
   for (int k = 0; k < p.width; ++k) {
-    sum = __fmaf_rn(weight_at(p, at, channel, k),
-                    input_at<Types>(p, at, s, token - (p.width - 1) + k, channel), sum);
+    const std::int64_t from = token - std::int64_t{p.width - 1 - k} * dilation_of<Types>(p);
+    sum = __fmaf_rn(weight_at(p, at, channel, k), input_at<Types>(p, at, s, from, channel), sum);
   }
-  store_f32(Types::out(p), at.out, out_row(p, s.begin + token) + channel * p.out_channel,
-            activate(p.activation, sum));
+  store_result<Types>(p, at, s, token, channel, sum);
 }
 
 /// An input of the sequence, bit for bit between equal types, to one element of the state pool or
@@ -117,8 +182,7 @@ __device__ inline void move_input(const Problem& p, const Addresses& at, const S
                                   std::int64_t to_index) {
   const DType state = Types::state(p);
   if (input >= 0) {
-    move_element(Types::x(p), at.x, x_row(p, s.begin + input) + channel * p.x_channel, state, to,
-                 to_index);
+    move_input_of_row<Types>(p, at, s.begin + input, channel, state, to, to_index);
   } else if (s.read_slot >= 0) {
     move_element(state, at.state, state_index(p, s.read_slot, history_column(p, s, input), channel),
                  state, to, to_index);
@@ -141,8 +205,7 @@ __device__ inline void convolve_draft(const Problem& p, const Addresses& at, con
   for (int k = 0; k <= history; ++k) {
     sum = __fmaf_rn(weight_at(p, at, channel, k), input_at<Types>(p, at, s, line[k], channel), sum);
   }
-  store_f32(Types::out(p), at.out, out_row(p, s.begin + token) + channel * p.out_channel,
-            activate(p.activation, sum));
+  store_result<Types>(p, at, s, token, channel, sum);
 }
 
 /// The windows that draft tokens would leave behind. After the outputs, and overlapping ones column
@@ -196,7 +259,8 @@ __device__ inline void write_state_of_channel(const Problem& p, const Addresses&
 template <typename Types>
 __device__ inline void take_snapshot(const Problem& p, const Addresses& at, const Sequence& s,
                                      const Snapshot& snapshot, std::int64_t channel) {
-  for (std::int64_t input = snapshot.token - (p.width - 1); input < snapshot.token; ++input) {
+  for (std::int64_t input = snapshot.token - history_of<Types>(p); input < snapshot.token;
+       ++input) {
     const std::int64_t column = kept_column(p, s, input, snapshot.token);
     move_input<Types>(p, at, s, input, channel, at.state,
                       state_index(p, snapshot.slot, column, channel));
@@ -218,22 +282,22 @@ __device__ inline void take_snapshots_before(const Problem& p, const Addresses& 
 }
 
 /// The part of a sequence that lies in packed rows [begin, end), by the rule of ownership: whoever
-/// has the first row does the first width-1 tokens, wherever they lie, the state, and the snapshots
-/// that need it.
+/// has the first row does the tokens that reach into the history, wherever they lie, the state, and
+/// the snapshots that need it.
 template <typename Types>
 __device__ inline void convolve_part(const Problem& p, const Addresses& at, const Sequence& s,
                                      std::int64_t sequence, std::int64_t begin, std::int64_t end,
                                      std::int64_t channel) {
   const std::int64_t length = s.end - s.begin;
-  const std::int64_t heads = min(length, std::int64_t{p.width - 1});
+  const std::int64_t heads = min(length, std::int64_t{history_of<Types>(p)});
   const bool head = s.begin >= begin && s.begin < end;
   std::int64_t first = max(begin - s.begin, heads);
   if (head) {
     for (std::int64_t token = 0; token < heads; ++token) {
       convolve_token<Types>(p, at, s, token, channel);
     }
-    if constexpr (Types::kSnapshots) {
-      take_snapshots_before<Types>(p, at, s, sequence, p.width - 1, channel);
+    if constexpr (!Types::kPlain) {
+      take_snapshots_before<Types>(p, at, s, sequence, history_of<Types>(p), channel);
     }
     write_state_of_channel<Types>(p, at, s, channel);
   }

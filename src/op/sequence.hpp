@@ -7,6 +7,7 @@
 
 #include "core/device.hpp"
 #include "core/element.hpp"
+#include "core/history.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv {
@@ -106,7 +107,7 @@ SHORTCONV_HOST_DEVICE inline std::int64_t read_offset_of(const Problem& p, const
 
 /// The largest offset whose history still lies in the pool.
 SHORTCONV_HOST_DEVICE inline std::int64_t last_read_offset(const Problem& p) {
-  return p.state_columns - (p.width - 1) - p.state_base;
+  return p.state_columns - history_of(p) - p.state_base;
 }
 
 /// Inputs of the sequence before this call.
@@ -142,7 +143,7 @@ SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addres
   if (!resumed) return s;
   s.read_slot = read;
   if (p.has_ring_positions) {
-    const std::int64_t oldest = s.ring_column - (p.width - 1);
+    const std::int64_t oldest = s.ring_column - history_of(p);
     s.read_column = oldest < 0 ? oldest + p.state_columns : oldest;
   } else {
     s.read_column = p.state_base + clamped(offset, 0, last_read_offset(p));
@@ -155,14 +156,14 @@ SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addres
 /// The column of the read slot where an input of the history lies.
 SHORTCONV_HOST_DEVICE inline std::int64_t history_column(const Problem& p, const Sequence& s,
                                                          std::int64_t input) {
-  const std::int64_t column = s.read_column + (p.width - 1) + input;
+  const std::int64_t column = s.read_column + history_of(p) + input;
   return column < p.state_columns ? column : column - p.state_columns;  // around a ring
 }
 
 /// The column of an input in a state whose newest input is the one before `end`.
 SHORTCONV_HOST_DEVICE inline std::int64_t kept_column(const Problem& p, const Sequence& s,
                                                       std::int64_t input, std::int64_t end) {
-  if (!p.has_ring_positions) return p.state_base + (p.width - 1) - (end - input);
+  if (!p.has_ring_positions) return p.state_base + history_of(p) - (end - input);
   return (s.ring_column + input + (input < 0 ? p.state_columns : 0)) % p.state_columns;
 }
 
@@ -171,7 +172,7 @@ SHORTCONV_HOST_DEVICE inline std::int64_t kept_column(const Problem& p, const Se
 /// be that none stay: where the history is elsewhere they take all of it along.
 SHORTCONV_HOST_DEVICE inline std::int64_t first_kept(const Problem& p, const Sequence& s) {
   const std::int64_t length = s.end - s.begin;
-  const std::int64_t history = p.width - 1;
+  const std::int64_t history = history_of(p);
   if (!p.has_ring_positions) return length - history;
   std::int64_t first = p.op == Op::kVerify ? -history : length - history;
   if (first > 0 || s.read_slot == s.write_slot) first = 0;
@@ -222,14 +223,24 @@ SHORTCONV_HOST_DEVICE inline bool is_taken(const Problem& p, const Sequence& s,
          !(snapshot.token == length && snapshot.slot == s.write_slot);
 }
 
-/// Offset of a packed row in x or out, in elements.
+/// Offset of a packed row in x, out or a gate, in elements.
+SHORTCONV_HOST_DEVICE inline std::int64_t row_offset(const Problem& p, std::int64_t row,
+                                                     std::int64_t sequence_stride,
+                                                     std::int64_t token_stride) {
+  if (p.has_query_start_loc) return row * token_stride;
+  return row / p.sequence_tokens * sequence_stride + row % p.sequence_tokens * token_stride;
+}
 SHORTCONV_HOST_DEVICE inline std::int64_t x_row(const Problem& p, std::int64_t row) {
-  if (p.has_query_start_loc) return row * p.x_token;
-  return row / p.sequence_tokens * p.x_sequence + row % p.sequence_tokens * p.x_token;
+  return row_offset(p, row, p.x_sequence, p.x_token);
 }
 SHORTCONV_HOST_DEVICE inline std::int64_t out_row(const Problem& p, std::int64_t row) {
-  if (p.has_query_start_loc) return row * p.out_token;
-  return row / p.sequence_tokens * p.out_sequence + row % p.sequence_tokens * p.out_token;
+  return row_offset(p, row, p.out_sequence, p.out_token);
+}
+SHORTCONV_HOST_DEVICE inline std::int64_t input_gate_row(const Problem& p, std::int64_t row) {
+  return row_offset(p, row, p.input_gate_sequence, p.input_gate_token);
+}
+SHORTCONV_HOST_DEVICE inline std::int64_t output_gate_row(const Problem& p, std::int64_t row) {
+  return row_offset(p, row, p.output_gate_sequence, p.output_gate_token);
 }
 
 }  // namespace shortconv

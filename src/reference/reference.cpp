@@ -31,6 +31,16 @@ struct Call {
     return element(at.x, p.x_dtype,
                    row_offset(row, p.x_sequence, p.x_token) + channel * p.x_channel);
   }
+  const char* input_gate(std::int64_t row, std::int64_t channel) const {
+    return element(at.input_gate, p.x_dtype,
+                   row_offset(row, p.input_gate_sequence, p.input_gate_token) +
+                       channel * p.input_gate_channel);
+  }
+  const char* output_gate(std::int64_t row, std::int64_t channel) const {
+    return element(at.output_gate, p.x_dtype,
+                   row_offset(row, p.output_gate_sequence, p.output_gate_token) +
+                       channel * p.output_gate_channel);
+  }
   char* out(std::int64_t row, std::int64_t channel) const {
     return const_cast<char*>(
         element(at.out, p.out_dtype,
@@ -106,6 +116,18 @@ Raw raw(DType dtype, const void* address) {
   return value;
 }
 
+// The input of a row, in the type of x. The product of two elements is that of their type in
+// PyTorch: in fp32, then rounded.
+Raw input(const Call& call, std::int64_t row, std::int64_t channel) {
+  const DType dtype = call.p.x_dtype;
+  if (!call.p.has_input_gate) return raw(dtype, call.x(row, channel));
+  const double product = load_element(dtype, call.x(row, channel)) *
+                         load_element(dtype, call.input_gate(row, channel));
+  Raw value{.dtype = dtype};
+  store_element(dtype, value.bytes, dtype == DType::kF64 ? product : static_cast<float>(product));
+  return value;
+}
+
 void store_raw(const Raw& value, DType dtype, char* address) {
   if (value.dtype == dtype) {
     std::memcpy(address, value.bytes, static_cast<std::size_t>(element_bytes(dtype)));
@@ -147,7 +169,7 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       p.initial_state == InitialState::kAll ||
       (p.initial_state == InitialState::kByFlag && flags[sequence * p.flags_stride] != 0);
 
-  const int history = p.width - 1;
+  const int history = (p.width - 1) * p.dilation;
   const std::int64_t tokens = end - begin;
   const std::int64_t oldest =
       p.state_base + std::clamp<std::int64_t>(offset, 0, p.state_columns - history - p.state_base);
@@ -169,22 +191,29 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       inputs[column] = resumed ? raw(p.state_dtype, call.state(read_slot, from, channel)) : Raw{};
     }
     for (std::int64_t t = 0; t < tokens; ++t) {
-      inputs[history + t] = raw(p.x_dtype, call.x(begin + t, channel));
+      inputs[history + t] = input(call, begin + t, channel);
     }
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       values[i] = load_element(inputs[i].dtype, inputs[i].bytes);
     }
     for (std::int64_t t = 0; t < tokens; ++t) {
-      // Where the inputs of the token's window are, the newest last.
-      std::vector<std::int64_t> line(static_cast<std::size_t>(p.width));
+      // Where the token and the history before it are, the newest last.
+      std::vector<std::int64_t> line(static_cast<std::size_t>(history + 1));
       std::int64_t ancestor = t;
-      for (int tap = history; tap >= 0; --tap) {
-        line[tap] = history + ancestor;
+      for (int place = history; place >= 0; --place) {
+        line[place] = history + ancestor;
         ancestor = call.before(sequence, begin + ancestor, ancestor);
       }
       double a = call.bias(channel);
-      for (int tap = 0; tap < p.width; ++tap) a += call.weight(channel, tap) * values[line[tap]];
-      store_element(p.out_dtype, call.out(begin + t, channel), activate(p.activation, a));
+      for (int tap = 0; tap < p.width; ++tap) {
+        a += call.weight(channel, tap) * values[line[tap * p.dilation]];
+      }
+      double y = activate(p.activation, a);
+      if (p.epilogue == Epilogue::kResidual) y += values[history + t];
+      if (p.epilogue == Epilogue::kOutputGate) {
+        y *= load_element(p.x_dtype, call.output_gate(begin + t, channel));
+      }
+      store_element(p.out_dtype, call.out(begin + t, channel), y);
       for (int column = 0; call.is_captured(sequence, t) && column < history; ++column) {
         store_raw(inputs[line[column + 1]], p.state_dtype,
                   call.window(sequence, begin + t, t, column, channel));
@@ -292,7 +321,7 @@ void report_violations(const Call& call) {
     if (!p.has_read_offsets || !works(s) || !resumed(s)) return false;
     const std::int64_t offset =
         load_index(p.read_offsets_dtype, at.read_offsets, s * p.read_offsets_stride);
-    return offset < 0 || offset > p.state_columns - (p.width - 1) - p.state_base;
+    return offset < 0 || offset > p.state_columns - (p.width - 1) * p.dilation - p.state_base;
   });
   report(Violation::kParentNotBefore, p.sequences, [&](std::int64_t s) {
     if (!p.has_parents || !works(s)) return false;

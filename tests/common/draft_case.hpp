@@ -8,25 +8,19 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
 #include <numeric>
 #include <random>
 #include <vector>
 
+#include "call_memory.hpp"
 #include "core/element.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::test {
 
-struct DraftMemory {
-  std::function<void*(std::size_t)> allocate;  // freed by whoever made this
-  std::function<Status(const ForwardArgs&)> run_and_wait;
-  Device device;
-};
-
 class DraftCase {
  public:
-  DraftCase(const DraftMemory& memory, std::uint32_t seed) : memory_(memory), random_(seed) {
+  DraftCase(const CallMemory& memory, std::uint32_t seed) : memory_(memory), random_(seed) {
     pick_shape();
     make_tensors();
   }
@@ -168,6 +162,22 @@ class DraftCase {
     args_.advance_state = advance_;
     make_parents();
     make_windows();
+    make_epilogue();
+  }
+
+  // Gates lie as x does.
+  void make_epilogue() {
+    if (chance(60)) return;
+    args_.residual = chance(30);
+    if (args_.residual) return;
+    const auto gate = [&] {
+      TensorRef made = args_.x;
+      made.data = make<char>(tokens_ * channels_ * bytes_);
+      fill(made.data, tokens_ * channels_);
+      return made;
+    };
+    if (chance(70)) args_.input_gate = gate();
+    if (chance(70)) args_.output_gate = gate();
   }
 
   void make_parents() {
@@ -295,11 +305,15 @@ class DraftCase {
     const auto rows = static_cast<std::int64_t>(sources.size());
     const std::int64_t history = width_ - 1;
     const std::int64_t row_bytes = channels_ * bytes_;
-    auto* x = make<char>(rows * row_bytes);
-    for (std::int64_t row = 0; row < rows; ++row) {
-      std::memcpy(x + row * row_bytes, x_ + sources[row] * row_bytes,
-                  static_cast<std::size_t>(row_bytes));
-    }
+    const auto lines_of = [&](const TensorRef& of) {
+      auto* copy = make<char>(rows * row_bytes);
+      for (std::int64_t row = 0; row < rows; ++row) {
+        std::memcpy(copy + row * row_bytes,
+                    static_cast<const char*>(of.data) + sources[row] * row_bytes,
+                    static_cast<std::size_t>(row_bytes));
+      }
+      return tensor(copy, {rows, channels_});
+    };
     auto* out = make<char>(rows * row_bytes);
     // The pool, and behind it a slot for each line.
     const std::int64_t slot_bytes = columns_ * row_bytes;
@@ -314,7 +328,9 @@ class DraftCase {
     forward.windows.reset();
     forward.window_slots.reset();
     forward.advance_state = false;
-    forward.x = tensor(x, {rows, channels_});
+    forward.x = lines_of(args_.x);
+    if (args_.input_gate) forward.input_gate = lines_of(*args_.input_gate);
+    if (args_.output_gate) forward.output_gate = lines_of(*args_.output_gate);
     forward.out = tensor(out, {rows, channels_});
     forward.state->data = pool;
     forward.state->shape[0] = slots_ + lines;
@@ -397,7 +413,7 @@ class DraftCase {
     EXPECT_EQ(rest, std::vector<char>(rest.size(), -1)) << "windows of nobody\n" << describe();
   }
 
-  const DraftMemory& memory_;
+  const CallMemory& memory_;
   std::mt19937 random_;
   ForwardArgs args_;
   DType dtype_{};

@@ -1,44 +1,13 @@
 // Verify on the GPU: random drafts against forward calls over their lines of ancestors, behind a
 // stream and in a graph whose lengths change.
 #include "../common/draft_case.hpp"
-#include "fixture.cuh"
+#include "shared_memory.cuh"
 #include "shortconv/violation.hpp"
 
 namespace shortconv::gpu_tests {
 namespace {
 
 using GpuDrafts = GpuTest;
-
-/// Memory that host and device share.
-class SharedMemory {
- public:
-  explicit SharedMemory(cudaStream_t stream)
-      : memory_{.allocate =
-                    [this](std::size_t bytes) {
-                      void* data = nullptr;
-                      check(cudaMallocManaged(&data, bytes));
-                      blocks_.push_back(data);
-                      return data;
-                    },
-                .run_and_wait =
-                    [stream](const ForwardArgs& args) {
-                      check(cudaDeviceSynchronize());
-                      const Status status = forward(args, stream);
-                      check(cudaDeviceSynchronize());
-                      return status;
-                    },
-                .device = kGpu} {}
-  ~SharedMemory() {
-    for (void* block : blocks_) (void)cudaFree(block);
-  }
-  SharedMemory(const SharedMemory&) = delete;
-  SharedMemory& operator=(const SharedMemory&) = delete;
-  [[nodiscard]] const test::DraftMemory& memory() const { return memory_; }
-
- private:
-  std::vector<void*> blocks_;
-  test::DraftMemory memory_;
-};
 
 TEST_F(GpuDrafts, EqualForwardCallsOverTheirLinesOfAncestors) {
   for (std::uint32_t seed = 0; seed < 600; ++seed) {

@@ -108,18 +108,49 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   Problem far = packed_batch(1000, 512, 7);
   far.x_token = std::int64_t{1} << 32;
   EXPECT_EQ(kernel_of(far), Kernel::kGeneral);
-  for (Problem ring : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
-    ring.has_ring_positions = true;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
-    ring.has_ring_positions = false;
-    ring.snapshots = 1;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
-    ring.snapshots = 0;
-    ring.op = Op::kVerify;
-    EXPECT_EQ(kernel_of(ring), Kernel::kDrafts);
-    ring.has_windows = ring.has_window_slots = true;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
+}
+
+TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
+  Problem columns = packed_batch(1000, 512, 7);
+  columns.x_token = columns.out_token = 1;
+  columns.x_channel = columns.out_channel = 1000;
+  for (const bool rings : {true, false}) {
+    const auto with = [&](Problem p) {
+      p.has_ring_positions = rings;
+      p.snapshots = rings ? 0 : 1;
+      EXPECT_TRUE(needs_all_features(p));
+      return p;
+    };
+    EXPECT_EQ(kernel_of(with(packed_batch(1000, 512, 7))), Kernel::kTiles);
+    EXPECT_EQ(kernel_of(with(packed_batch(20, 512, 7))), Kernel::kTiles) << "short sequences";
+    EXPECT_EQ(kernel_of(with(decode_batch(512, 7))), Kernel::kDecode) << "a small one";
+    EXPECT_EQ(kernel_of(with(columns)), Kernel::kGeneral);
   }
+  Problem drafts = packed_batch(28, 512, 7);
+  drafts.op = Op::kVerify;
+  EXPECT_FALSE(needs_all_features(drafts));
+  drafts.has_windows = drafts.has_window_slots = true;
+  EXPECT_TRUE(needs_all_features(drafts));
+  EXPECT_EQ(kernel_of(drafts), Kernel::kDrafts);
+}
+
+TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
+  for (const auto& [epilogue, name] : capabilities().epilogues) {
+    for (Problem p : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
+      p.epilogue = epilogue;
+      EXPECT_EQ(kernel_of(p) == Kernel::kGeneral, epilogue == Epilogue::kOutputGate) << name;
+      EXPECT_EQ(needs_all_features(p), epilogue == Epilogue::kResidual) << name;
+      p.has_input_gate = true;
+      EXPECT_EQ(kernel_of(p), Kernel::kGeneral) << name;
+    }
+  }
+  Problem drafts = packed_batch(1000, 512, 7);
+  drafts.op = Op::kVerify;
+  drafts.has_input_gate = true;
+  EXPECT_EQ(kernel_of(drafts), Kernel::kGeneral);
+  Problem dilated = packed_batch(1000, 512, 7);
+  dilated.dilation = 2;
+  EXPECT_EQ(kernel_of(dilated), Kernel::kGeneral);
 }
 
 TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {

@@ -2,36 +2,11 @@
 // check by the same seeds.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 #include "../common/draft_case.hpp"
 #include "call.hpp"
 
 namespace shortconv {
 namespace {
-
-class HostMemory {
- public:
-  HostMemory(BackendId backend, std::int32_t threads)
-      : memory_{.allocate =
-                    [this](std::size_t bytes) {
-                      blocks_.emplace_back(bytes + 64);
-                      return static_cast<void*>(blocks_.back().data());
-                    },
-                .run_and_wait =
-                    [backend, threads](const ForwardArgs& args) {
-                      ForwardArgs chosen = args;
-                      chosen.backend = backend;
-                      chosen.threads = threads;
-                      return forward(chosen);
-                    },
-                .device = {}} {}
-  [[nodiscard]] const test::DraftMemory& memory() const { return memory_; }
-
- private:
-  std::vector<std::vector<char>> blocks_;
-  test::DraftMemory memory_;
-};
 
 class Drafts : public testing::TestWithParam<BackendId> {};
 INSTANTIATE_TEST_SUITE_P(Backends, Drafts, testing::Values(BackendId::kReference, BackendId::kCpu),
@@ -42,7 +17,7 @@ INSTANTIATE_TEST_SUITE_P(Backends, Drafts, testing::Values(BackendId::kReference
 TEST_P(Drafts, EqualForwardCallsOverTheirLinesOfAncestors) {
   const std::uint32_t cases = GetParam() == BackendId::kCpu ? 400 : 60;
   for (std::uint32_t seed = 0; seed < cases; ++seed) {
-    HostMemory host(GetParam(), seed % 16 == 0 ? 0 : 1);
+    test::HostMemory host(GetParam(), seed % 16 == 0 ? 0 : 1);
     test::DraftCase one(host.memory(), seed);
     one.check();
     if (HasFatalFailure() || HasNonfatalFailure()) FAIL() << "seed " << seed;
