@@ -69,6 +69,10 @@ Status forward_call(Arguments in) {
   args.windows = in.optional_tensor("windows");
   args.window_slots = in.optional_tensor("window_slots");
   args.advance_state = in.flag("advance_state");
+  args.input_gate = in.optional_tensor("input_gate");
+  args.output_gate = in.optional_tensor("output_gate");
+  args.residual = in.flag("residual");
+  args.dilation = in.small_integer("dilation");
   args.activation = in.named("activation", known.activations, Activation::kNone);
   args.padded_rows = in.named("padded_rows", known.padded_rows, PaddedRows::kZero);
   args.backend = in.named("backend", known.backends, BackendId::kAuto);
@@ -156,6 +160,7 @@ std::string capabilities_json() {
   return "{\"widths\": " + json_list(known.widths, [](int one) { return std::to_string(one); }) +
          ", \"max_width\": " + std::to_string(known.max_width) +
          ", \"dtypes\": " + names(known.dtypes) + ", \"activations\": " + names(known.activations) +
+         ", \"epilogues\": " + names(known.epilogues) +
          ", \"padded_rows\": " + names(known.padded_rows) + ", \"backends\": " +
          json_list(backend_info(),
                    [](const BackendInfo& one) {

@@ -32,7 +32,7 @@ def capabilities() -> Dict[str, Any]:
 
     Returns:
       widths: list of int, those with kernels of their own; max_width: the general path's limit.
-      dtypes, activations, padded_rows: lists of the names that calls take and messages use.
+      dtypes, activations, epilogues, padded_rows: lists of names, as calls and messages have them.
       backends: list of {"name", "available", "detail"}: instruction set or device, or why not.
     """
     return json.loads(_core.capabilities())

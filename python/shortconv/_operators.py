@@ -40,6 +40,10 @@ def forward(
     query_start_loc: Optional[Array] = None,
     has_initial_state: Optional[Array] = None,
     initial_state: bool = False,
+    input_gate: Optional[Array] = None,
+    output_gate: Optional[Array] = None,
+    residual: bool = False,
+    dilation: int = 1,
     activation: Optional[str] = None,
     padded_rows: Optional[str] = None,
     violations: Optional[Array] = None,
@@ -71,6 +75,12 @@ def forward(
         query_start_loc[s + 1].
       has_initial_state: [sequences] bool; which sequences continue from their slot.
       initial_state: without flags: whether all do.
+      input_gate: shape and dtype of x: the inputs, states too, are x * input_gate, rounded to that
+        dtype.
+      output_gate: shape and dtype of x: multiplied with the activation's result in fp32.
+      residual: add the token's own input to the activation's result; not with a gate.
+      dilation: tokens from one tap to the next; the history is (width - 1) * dilation inputs, 63 at
+        most, of which the state needs that many columns.
       activation: None or "silu".
       padded_rows: what rows of skipped sequences, and rows of no sequence, hold afterwards: "zero"
         (also None), "untouched" or "copy" (of x).
@@ -92,8 +102,8 @@ def forward(
     _core.forward(
         _FORWARD, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
         null_slot, ring_positions, snapshots, query_start_loc, has_initial_state, initial_state,
-        None, None, None, False, activation, padded_rows, backend, violations, threads,
-        programmatic_launch, stream,
+        None, None, None, False, input_gate, output_gate, residual, dilation, activation,
+        padded_rows, backend, violations, threads, programmatic_launch, stream,
     )
     return out
 
@@ -113,6 +123,10 @@ def decode(
     ring_positions: Optional[Array] = None,
     snapshots: Optional[Array] = None,
     has_initial_state: Optional[Array] = None,
+    input_gate: Optional[Array] = None,
+    output_gate: Optional[Array] = None,
+    residual: bool = False,
+    dilation: int = 1,
     activation: Optional[str] = None,
     padded_rows: Optional[str] = None,
     violations: Optional[Array] = None,
@@ -138,7 +152,8 @@ def decode(
     _core.forward(
         _DECODE, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
         null_slot, ring_positions, snapshots, None, has_initial_state, True, None, None, None,
-        False, activation, padded_rows, backend, violations, threads, programmatic_launch, stream,
+        False, input_gate, output_gate, residual, dilation, activation, padded_rows, backend,
+        violations, threads, programmatic_launch, stream,
     )
     return out
 
@@ -162,6 +177,9 @@ def verify(
     windows: Optional[Array] = None,
     window_slots: Optional[Array] = None,
     advance_state: bool = False,
+    input_gate: Optional[Array] = None,
+    output_gate: Optional[Array] = None,
+    residual: bool = False,
     activation: Optional[str] = None,
     padded_rows: Optional[str] = None,
     violations: Optional[Array] = None,
@@ -196,8 +214,8 @@ def verify(
     _core.forward(
         _VERIFY, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
         null_slot, ring_positions, None, query_start_loc, has_initial_state, True, parents, windows,
-        window_slots, advance_state, activation, padded_rows, backend, violations, threads,
-        programmatic_launch, stream,
+        window_slots, advance_state, input_gate, output_gate, residual, 1, activation, padded_rows,
+        backend, violations, threads, programmatic_launch, stream,
     )
     return out
 

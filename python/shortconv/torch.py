@@ -25,7 +25,8 @@ _library.define(
     " int state_base=0, int? null_slot=None, Tensor? ring_positions=None, Tensor? snapshots=None,"
     " Tensor? query_start_loc=None, Tensor? has_initial_state=None, bool? initial_state=None,"
     " Tensor? parents=None, Tensor(c!)? windows=None, Tensor? window_slots=None,"
-    " bool? advance_state=None,"
+    " bool? advance_state=None, Tensor? input_gate=None, Tensor? output_gate=None,"
+    " bool residual=False, int? dilation=None,"
     " str? activation=None, str? padded_rows=None, str? backend=None,"
     " Tensor(d!)? violations=None, int threads=0, bool programmatic_launch=False) -> ()")
 _library.define(

@@ -132,6 +132,14 @@ def test_packed_tokens_as_many_as_sequences(device):
         assert torch.equal(y, expected) and torch.equal(returned, final) and returned is cache
 
 
+def test_canon_layers_add_x_itself(device):
+    x, weight = make(device, torch.bfloat16, 2, 20, 64), make(device, torch.bfloat16, 64, 4)
+    y, final = causal_conv1d(x, weight, residual=x, activation="silu", output_final_state=True)
+    other, state = causal_conv1d(x, weight, residual=x.clone(), activation="silu",
+                                 output_final_state=True)
+    assert torch.equal(y, other) and torch.equal(final, state)
+
+
 def test_heads_masks_and_views(device):
     x, weight = make(device, torch.float32, 2, 9, 4, 8), make(device, torch.float32, 32, 3)
     y, _ = causal_conv1d(x, weight)

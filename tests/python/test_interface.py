@@ -51,7 +51,8 @@ def test_every_argument_reaches_its_place(function):
         "token_rows": (77, ValueError), "width": (1, ValueError), "null_slot": ("n", TypeError),
         "initial_state": ("all", TypeError), "advance_state": ("yes", TypeError),
         "programmatic_launch": ("yes", TypeError), "tokens": (-1, ValueError),
-        "block_tokens": (0, ValueError),
+        "block_tokens": (0, ValueError), "residual": ("yes", TypeError),
+        "dilation": (0, ValueError),
     }
     named = {"state_base": "state"}  # that is where the columns are missing
     for name in inspect.signature(function).parameters:

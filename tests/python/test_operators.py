@@ -270,6 +270,42 @@ def test_windows_by_slot(arrays, random):
     assert (found[1:4] == 77).all() and (found[0, 1] == 77).all()
 
 
+def test_epilogues(arrays, random):
+    p = problem(random, [7, 4], 16, 4, 2)
+    gates = random.standard_normal((2, *p["x"].shape), np.float32)
+    x, weight = p["x"], p["weight"]
+
+    def run(**arguments):
+        pool = arrays.of(p["state"].copy())
+        out = shortconv.forward(arrays.of(x), arrays.of(weight), state=pool, activation="silu",
+                                query_start_loc=arrays.of(p["bounds"]), initial_state=True,
+                                **{name: arrays.of(one) if isinstance(one, np.ndarray) else one
+                                   for name, one in arguments.items()})
+        return arrays.numpy(out), arrays.numpy(pool)
+
+    def expected(inputs):
+        return oracle.forward(inputs, weight, bounds=p["bounds"], state=p["state"], resumed=[1, 1],
+                              activation="silu")
+
+    out, pool = run(residual=True)
+    y, state = expected(x)
+    assert_close(out, y + x)
+    np.testing.assert_array_equal(pool, state)
+    out, pool = run(input_gate=gates[0], output_gate=gates[1])
+    y, state = expected(x * gates[0])
+    assert_close(out, y * gates[1])
+    np.testing.assert_array_equal(pool, state)
+
+
+def test_dilation(arrays, random):
+    x = random.standard_normal((12, 8), np.float32)
+    weight = random.standard_normal((8, 3), np.float32)
+    out = shortconv.forward(arrays.of(x), arrays.of(weight), dilation=4)
+    spread = np.zeros((8, 9), np.float32)
+    spread[:, ::4] = weight
+    assert_close(arrays.numpy(out), oracle.convolve(np.zeros((8, 8)), x, spread))
+
+
 def test_rows_of_padding_follow_the_policy(arrays, random):
     p = problem(random, [3, 2], 8, 3, 2)
     slots, bounds = np.array([0, -1], np.int32), np.array([1, 3, 4], np.int32)

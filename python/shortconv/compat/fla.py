@@ -76,7 +76,7 @@ def causal_conv1d(
         raise ValueError(f"backend: is {backend!r}; expected 'triton', 'mix' or 'cuda'")
     if kwargs.get("seq_idx") is not None and cu_seqlens is None:
         raise NotImplementedError("seq_idx: is not used here; pass cu_seqlens")
-    shape = x.shape
+    shape, given = x.shape, x
     x = x.reshape(shape[0], shape[1], weight.shape[0])
     batch, tokens, channels = x.shape
     if cu_seqlens is not None and batch != 1:
@@ -91,11 +91,13 @@ def causal_conv1d(
             "write_slots": _no_slots(sequences, x.device),
         }
 
+    itself = residual is given  # the Canon layers' case, which the core adds by itself
+
     def run(out: Tensor) -> Tensor:
         return conv.forward(packed, weight, bias, out=out, query_start_loc=cu_seqlens,
-                            activation=activation, **states)
+                            activation=activation, residual=itself, **states)
 
-    y = _with_residual(run, packed, residual).view(shape)
+    y = _with_residual(run, packed, None if itself else residual).view(shape)
     if not output_final_state:
         return y, None
     if cu_seqlens is None:
