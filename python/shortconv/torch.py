@@ -84,7 +84,7 @@ class _WithoutGradient(torch.autograd.Function):
 
 def refuse_gradient(out: Tensor, *inputs: Optional[Tensor]) -> Tensor:
     """out as a function of inputs: a gradient that is asked for raises instead of missing them."""
-    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in inputs):
+    if any(one is not None and one.requires_grad for one in inputs):
         return _WithoutGradient.apply(out, *inputs)
     return out
 
@@ -103,7 +103,7 @@ def _for_torch(name: str) -> Callable[..., Tensor]:
              out: Optional[Tensor] = None, **arguments: Any) -> Tensor:
         if not torch.compiler.is_compiling():
             out = eager(x, weight, bias, out=out, **arguments)
-            return refuse_gradient(out, x, weight, bias)
+            return refuse_gradient(out, x, weight, bias) if torch.is_grad_enabled() else out
         out = torch.empty_like(x) if out is None else out
         torch.ops.shortconv.run(op, x, out, weight, bias, **_without_stream(**arguments))
         return out

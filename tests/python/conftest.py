@@ -6,6 +6,10 @@ that was meant for a GPU does not pass without one.
 
 import os
 
+# Before OpenMP is loaded: the calls here are small, and waiting threads of two libraries get into
+# each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 

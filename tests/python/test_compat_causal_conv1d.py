@@ -122,6 +122,8 @@ def test_fn_of_packed_rows(device, dtype, width, seq_numbers):
                         states[row : row + 1] if states is not None and part == 0 else None,
                         activation=activation)
         assert_outputs(out, expected)
+        assert_outputs(out, causal_conv1d_ref(x, weight, bias, states, activation=activation,
+                                              seq_idx=numbers))
         if seq_numbers == "ending in padding":
             assert (out.transpose(1, 2)[numbers < 0] == 0).all()
 

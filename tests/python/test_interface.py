@@ -92,6 +92,14 @@ def test_capabilities_say_what_calls_take():
     assert all(row["detail"] for row in known["backends"])
 
 
+def test_the_readme_s_example_runs():
+    readme = pathlib.Path(__file__).parents[2] / "README.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.M | re.S)
+    assert blocks
+    for block in blocks:
+        exec(block, {})
+
+
 def test_version_is_the_library_s():
     assert re.fullmatch(r"\d+\.\d+\.\d+", shortconv.__version__)
 

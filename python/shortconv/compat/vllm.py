@@ -165,9 +165,7 @@ def causal_conv1d_update(
     result = x if out is None else out
 
     def by_tokens(tensor: Tensor) -> Tensor:
-        if query_start_loc is not None:
-            return tensor
-        return tensor.unsqueeze(1) if tensor.dim() == 2 else tensor.transpose(1, 2)
+        return tensor if tensor.dim() == 2 else tensor.transpose(1, 2)
 
     state, width = conv_state.transpose(1, 2), weight.shape[1]
     rows = by_tokens(x)
@@ -186,12 +184,15 @@ def causal_conv1d_update(
             conv.forward(rows, weight, bias, out=to, write_slots=write_slots, initial_state=True,
                          query_start_loc=query_start_loc, **common)
         return result
-    drafts = max_query_len if query_start_loc is not None else rows.shape[1]
+    drafts = max_query_len
+    if query_start_loc is None:
+        drafts = 1 if x.dim() == 2 else rows.shape[1]
+        rows = rows.unsqueeze(1) if x.dim() == 2 else rows
     slots = write_slots if write_slots is not None else common["read_slots"]
     if slots is None:
         slots = torch.arange(rows.shape[0], device=x.device)
     drafted = conv.verify(
-        rows, weight, bias, out=None if out is None else by_tokens(out),
+        rows, weight, bias, out=None if out is None else by_tokens(out).view_as(rows),
         read_offsets=num_accepted_tokens - 1, windows=rolling_windows(state, width, drafts),
         window_slots=slots, query_start_loc=query_start_loc,
         padded_rows="copy" if out is None else "zero", **common)

@@ -112,10 +112,13 @@ def causal_conv1d_update(
     Returns:
       out, shape and layout of x.
     """
-    activation = silu_or_none(activation)
+    activation, state = silu_or_none(activation), conv_state.transpose(1, 2)
+    plain = cache_seqlens is not None or state.shape[1] == weight.shape[1] - 1
+    if plain and x.dim() == 2:
+        return conv.decode(x, weight, bias, state=state, read_slots=conv_state_indices,
+                           ring_positions=cache_seqlens, activation=activation)
     rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
-    state = conv_state.transpose(1, 2)
-    if cache_seqlens is not None:
+    if plain:
         out = conv.decode(rows, weight, bias, state=state, read_slots=conv_state_indices,
                           ring_positions=cache_seqlens, activation=activation)
     else:
@@ -131,6 +134,7 @@ def causal_conv1d_ref(
     return_final_states: bool = False,
     final_states_out: Optional[Tensor] = None,
     activation: Optional[str] = None,
+    seq_idx: Optional[Tensor] = None,
 ) -> Any:
     """causal_conv1d_fn in torch's own operators: a sum of shifted inputs, in weight's type."""
     activation = silu_or_none(activation)
@@ -140,11 +144,20 @@ def causal_conv1d_ref(
         history = x.new_zeros(x.shape[0], x.shape[1], keep)
     values = torch.cat([history.to(x.dtype), x], dim=2)
     tokens = x.shape[2]
-    out = sum(values[:, :, tap : tap + tokens].to(weight.dtype) * weight[:, tap, None]
-              for tap in range(keep + 1))
+
+    def inputs_of(tap: int) -> Tensor:
+        inputs = values[:, :, tap : tap + tokens].to(weight.dtype)
+        if seq_idx is None:
+            return inputs
+        numbers = torch.cat([seq_idx[:, :1].expand(-1, keep), seq_idx], dim=1)
+        return torch.where((numbers[:, tap : tap + tokens] == seq_idx)[:, None], inputs, 0)
+
+    out = sum(inputs_of(tap) * weight[:, tap, None] for tap in range(keep + 1))
     if bias is not None:
         out = out + bias[:, None]
     out = (torch.nn.functional.silu(out) if activation else out).to(x.dtype)
+    if seq_idx is not None:
+        out = torch.where((seq_idx < 0)[:, None], 0, out)
     if not return_final_states:
         return out
     final = values[:, :, tokens:]

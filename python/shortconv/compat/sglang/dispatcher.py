@@ -48,15 +48,15 @@ def causal_conv1d_update(
     The history is the last width - 1 columns of conv_state, all of which move along, or, with
     cache_seqlens [batch] int, those before this position of a ring.
     """
-    activation = silu_or_none(activation)
-    rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
-    state = conv_state.transpose(1, 2)
+    activation, state = silu_or_none(activation), conv_state.transpose(1, 2)
+    rows = x if x.dim() == 2 else x.transpose(1, 2)
     if cache_seqlens is not None or state.shape[1] == weight.shape[1] - 1:
         conv.decode(
             rows, weight, bias, out=rows, state=state, read_slots=conv_state_indices,
             ring_positions=cache_seqlens, null_slot=pad_slot_id, padded_rows="untouched",
             activation=activation)
         return x
+    rows = x.unsqueeze(1) if x.dim() == 2 else rows
     rows.copy_(update_all_columns(rows, state, weight, bias, activation, conv_state_indices,
                                   null_slot=pad_slot_id, padded_rows="copy"))
     return x

@@ -95,21 +95,23 @@ def causal_conv1d_update(
     Returns:
       Shape and layout of x.
     """
-    activation = _activation(activation)
-    rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
-    state, tokens, width = conv_state.transpose(1, 2), rows.shape[1], weight.shape[1]
+    activation, state = _activation(activation), conv_state.transpose(1, 2)
     accepted = num_accept_tokens if num_accept_tokens is not None else num_accepted_tokens
     common = {"state": state, "read_slots": conv_state_indices, "null_slot": pad_slot_id,
               "activation": activation}
+    drafted = intermediate_conv_window is not None or retrieve_next_token is not None
+    if accepted is None and not drafted and x.dim() == 2:
+        return conv.decode(x, weight, bias, **common)
+    rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
     if accepted is not None:
-        if intermediate_conv_window is not None or retrieve_next_token is not None:
+        if drafted:
             raise ValueError("num_accept_tokens: goes neither with intermediate_conv_window nor "
                              "with trees")
         out = conv.verify(
             rows, weight, bias, read_offsets=accepted - 1,
-            windows=rolling_windows(state, width, tokens),
+            windows=rolling_windows(state, weight.shape[1], rows.shape[1]),
             window_slots=_slots(conv_state_indices, rows), **common)
-    elif intermediate_conv_window is None and retrieve_next_token is None:
+    elif not drafted:
         out = conv.decode(rows, weight, bias, **common)
     else:
         drafts = {"advance_state": True}
