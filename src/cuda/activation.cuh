@@ -53,7 +53,7 @@ __device__ inline float activate(float sum) {
 template <Activation kActivation, Features kFeatures>
 __device__ inline float2 finish(const Call& call, float2 sum, float2 input) {
   const float2 y{activate<kActivation>(sum.x), activate<kActivation>(sum.y)};
-  if (kFeatures == Features::kPlain || !call.residual) return y;
+  if (kFeatures != Features::kAll || !call.residual) return y;
   return {rounded_sum(y.x, input.x), rounded_sum(y.y, input.y)};
 }
 

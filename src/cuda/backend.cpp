@@ -55,18 +55,22 @@ const Kernels& kernels_of(const Problem& p) {
 }
 
 Entry entry_of(const Problem& p, Kernel kernel) {
-  const bool any = needs_all_features(p);
+  const Features features = features_of(p);
+  const bool plain = features == Features::kPlain;
   switch (kernel) {
     case Kernel::kTiles:
-      return any ? kernels_of(p).full_tiles : kernels_of(p).tiles;
+      return plain ? kernels_of(p).tiles : kernels_of(p).full_tiles;
     case Kernel::kShortSequences:
       return kernels_of(p).short_sequences;
     case Kernel::kDecode:
-      return any ? kernels_of(p).full_decode : kernels_of(p).decode;
+      if (features == Features::kRings) return kernels_of(p).ring_decode;
+      return plain ? kernels_of(p).decode : kernels_of(p).full_decode;
     case Kernel::kSmallDecode:
       return kernels_of(p).small_decode;
     case Kernel::kDrafts:
-      return any ? kernels_of(p).full_drafts : kernels_of(p).drafts;
+      return plain ? kernels_of(p).drafts : kernels_of(p).full_drafts;
+    case Kernel::kTrees:
+      return plain ? kernels_of(p).trees : kernels_of(p).full_trees;
     case Kernel::kColumns:
       return kernels_of(p).columns;
     case Kernel::kChunks:

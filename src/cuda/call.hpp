@@ -57,6 +57,8 @@ struct Call {
   bool has_window_slots = false, residual = false;
   DType ring_positions_dtype = DType::kI32, snapshots_dtype = DType::kI32;
   DType window_slots_dtype = DType::kI32;
+  std::uint32_t snapshot_blocks = 0;
+  FastDivisor snapshot_channel_blocks;
   std::int32_t history = 0, ring_position_bytes = 0, snapshots = 0;
   const void* ring_positions = nullptr;
   const void* snapshot_list = nullptr;
@@ -151,6 +153,8 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   call.window_slots_dtype = p.window_slots_dtype;
   call.history = p.width - 1;
   call.snapshots = count(p.snapshots);
+  call.snapshot_blocks = grid.snapshot_blocks;
+  call.snapshot_channel_blocks = grid.snapshot_channel_blocks;
   call.ring_positions = at.ring_positions;
   call.snapshot_list = at.snapshots;
   call.window_slots_of = at.window_slots;

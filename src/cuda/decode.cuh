@@ -27,7 +27,8 @@ namespace shortconv::cuda {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup,
           Features kFeatures>
-__global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_constant__ Call call) {
+__global__ void __launch_bounds__(kDecodeThreads, decode_blocks(kFeatures == Features::kRings))
+    decode_tokens(const __grid_constant__ Call call) {
   constexpr int kHistory = kWidth - 1;
   constexpr int kWords = kWordsOf<T, kGroup>;
   if (call.programmatic_launch) overlap_neighbours();
@@ -35,19 +36,27 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
   const std::uint32_t block = blockIdx.x - sequence * call.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kDecodeThreads + threadIdx.x) * kGroup;
   // The lanes that stay, which look through the list of snapshots.
-  const unsigned lanes = call.snapshots > 0 ? __ballot_sync(kFullWarp, channel < call.channels) : 0;
+  const unsigned lanes =
+      kFeatures == Features::kAll ? __ballot_sync(kFullWarp, channel < call.channels) : kFullWarp;
   if (channel >= call.channels) return;
 
   std::uint32_t columns[kWidth][kWords];  // the window, newest last
   load_words(static_cast<const T*>(call.x) + sequence * call.x_sequence + channel,
              columns[kHistory]);
   T* out = static_cast<T*>(call.out) + sequence * call.out_sequence + channel;
-  const SequenceState s = state_of<kFeatures>(call, static_cast<int>(sequence));
+  SequenceState s = state_of<kFeatures>(call, static_cast<int>(sequence));
   if (s.skipped) {
     if (call.padded_rows == PaddedRows::kUntouched) return;
     if (call.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);
     store_words(out, columns[kHistory]);
     return;
+  }
+  // A ring without further columns is read as it lies, before it is known where it begins.
+  const bool whole_ring = is_ring<kFeatures>(call) && call.ring_columns.divisor() == kHistory;
+  if (whole_ring) {
+    s.read_column = 0;
+  } else {
+    settle_ring<kFeatures>(call, s);
   }
   // The weights are asked for after the state, which comes from further away, and before a window
   // is taken apart, which waits for it.
@@ -59,8 +68,16 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
     taps.load(call.weights(), channel);
     split_columns<T, kHistory, kGroup>(window, history);
   } else {
-    load_history<T, kHistory, kGroup, kFeatures>(call, s, channel, history);
+    if (whole_ring) {
+      load_state<T, kHistory, kGroup>(call, s.read_slot, 0, channel, history);
+    } else {
+      load_history<T, kHistory, kGroup, kFeatures>(call, s, channel, history);
+    }
     taps.load(call.weights(), channel);
+  }
+  if (whole_ring) {
+    settle_ring<kFeatures>(call, s);
+    rotate(history, s.read_column);
   }
 
   std::uint32_t result[kWords];
@@ -78,29 +95,36 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
   }
   store_words(out, result);
   auto& moved_on = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns[1]);
-  if constexpr (kFeatures == Features::kAll) {
-    // The window that ends before `token`, which is 0 or 1, from number `first` of its inputs on.
-    const auto store = [&](int slot, int token, int first,
-                           const std::uint32_t(&window)[kHistory][kWords]) {
-      if (!call.has_rings) {
-        store_state<T, kHistory, kGroup>(call, slot, channel, window);
-        return;
-      }
+  // The window that ends before `token`, which is 0 or 1.
+  const auto store = [&](int slot, int token, const std::uint32_t(&window)[kHistory][kWords]) {
+    if (!is_ring<kFeatures>(call)) {
+      store_state<T, kHistory, kGroup>(call, slot, channel, window);
+    } else if (call.state_form == StateForm::kWindowVectors) {
+      std::uint32_t turned[kHistory][kWords];
+#pragma unroll
+      for (int k = 0; k < kHistory; ++k) copy_words(window[k], turned[k]);
+      rotate(turned, wrapped(call, kHistory - wrapped(call, s.ring_column + token)));
+      store_state<T, kHistory, kGroup>(call, slot, channel, turned);
+    } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) {
-        if (k < first) continue;
         const int column = wrapped(call, s.ring_column + token + k - kHistory);
         store_state_column<T, kGroup>(call, slot, column, channel, window[k]);
       }
-    };
+    }
+  };
+  if constexpr (kFeatures == Features::kAll) {
     for_own_snapshots(call, lanes, static_cast<int>(sequence), 1, s, 2, [&](int token, int slot) {
-      token == 0 ? store(slot, 0, 0, history) : store(slot, 1, 0, moved_on);
+      token == 0 ? store(slot, 0, history) : store(slot, 1, moved_on);
     });
-    if (s.write_slot < 0) return;
-    store(s.write_slot, 1, s.write_slot == s.read_slot ? kHistory - 1 : 0, moved_on);
+  }
+  if (s.write_slot < 0) return;
+  // A ring that holds the older inputs gets the token alone, one that is a run of windows all.
+  if (is_ring<kFeatures>(call) && s.write_slot == s.read_slot &&
+      call.state_form != StateForm::kWindowVectors) {
+    store_state_column<T, kGroup>(call, s.write_slot, s.ring_column, channel, columns[kHistory]);
   } else {
-    if (s.write_slot < 0) return;
-    store_state<T, kHistory, kGroup>(call, s.write_slot, channel, moved_on);
+    store(s.write_slot, 1, moved_on);
   }
 }
 

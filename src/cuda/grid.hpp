@@ -32,6 +32,14 @@ class FastDivisor {
   std::uint32_t shift_ = 0;
 };
 
+/// What an instance of a kernel knows: what is not asked for is not to be in its code, of which
+/// small calls wait for every line.
+enum class Features : std::uint8_t {
+  kPlain,  // ordered states
+  kRings,  // also rings; decode has an instance for them, the others take kAll
+  kAll,    // also snapshots, windows by slot, the residual
+};
+
 /// How a group of adjacent channels lies in a state slot.
 enum class StateForm : std::uint8_t {
   kChannelVectors,  // one aligned vector a column
@@ -43,12 +51,15 @@ struct Grid {
   FastDivisor channel_blocks;  // block = unit * channel_blocks + channel block
   FastDivisor sequence_tiles;  // dense batches: tiles of one sequence
   std::uint32_t tiles = 0;     // units that are tiles; further ones fill rows outside of sequences,
-                               // or take the snapshots that lie in x
+                               // or, in the general kernel, take the snapshots that lie in x
   // Tiles: the blocks of the heads come first, so many for each sequence, which take so many groups
   // of channels in turn.
   std::uint32_t head_blocks = 0;
   FastDivisor head_channel_blocks;
   std::uint32_t head_rounds = 1;
+  // And before those the blocks of snapshots that lie in x, with kSnapshotRounds groups each.
+  std::uint32_t snapshot_blocks = 0;
+  FastDivisor snapshot_channel_blocks;
   bool heads_begin = false;  // all sequences rather than those shorter than a tile
   StateForm state_form = StateForm::kElements;
   StateForm window_form = StateForm::kElements;  // of captured windows

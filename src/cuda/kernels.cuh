@@ -8,6 +8,7 @@
 #include "cuda/drafts.cuh"
 #include "cuda/kernels.hpp"
 #include "cuda/tile.cuh"
+#include "cuda/trees.cuh"
 
 namespace shortconv::cuda {
 
@@ -23,12 +24,18 @@ inline const Kernels kTable{
         &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kPlain>),
     .full_decode = reinterpret_cast<Entry>(
         &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kAll>),
+    .ring_decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kRings>),
     .small_decode = reinterpret_cast<Entry>(
         &decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup, Features::kPlain>),
     .drafts = reinterpret_cast<Entry>(
         &convolve_drafts<T, TWeight, kWidth, kActivation, Features::kPlain>),
     .full_drafts =
         reinterpret_cast<Entry>(&convolve_drafts<T, TWeight, kWidth, kActivation, Features::kAll>),
+    .trees =
+        reinterpret_cast<Entry>(&convolve_trees<T, TWeight, kWidth, kActivation, Features::kPlain>),
+    .full_trees =
+        reinterpret_cast<Entry>(&convolve_trees<T, TWeight, kWidth, kActivation, Features::kAll>),
     .columns = reinterpret_cast<Entry>(&convolve_columns<T, kWidth, kActivation>),
     .chunks = reinterpret_cast<Entry>(&convolve_chunks<T, TWeight, kWidth, kActivation>),
 };

@@ -68,8 +68,7 @@ StateForm state_form(const Problem& p, std::int64_t group) {
     return StateForm::kChannelVectors;
   }
   // A pool with more columns than the window has gaps between one channel's window and the next.
-  // Of rings, single columns are written.
-  if (p.state_columns == history && p.state_channel == history && !p.has_ring_positions &&
+  if (p.state_columns == history && p.state_channel == history &&
       (history == 1 || p.state_column == 1)) {
     return StateForm::kWindowVectors;
   }
@@ -103,6 +102,7 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
     case Kernel::kTiles:
     case Kernel::kShortSequences:
     case Kernel::kDrafts:
+    case Kernel::kTrees:
       return kTileGroup;
     case Kernel::kChunks:
       return 2;
@@ -116,26 +116,29 @@ Kernel kernel_of(const Problem& p) {
   if (gated || p.dilation != 1 || !one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
-    return drafts ? Kernel::kDrafts : Kernel::kGeneral;
+    if (!drafts) return Kernel::kGeneral;
+    return p.has_parents ? Kernel::kTrees : Kernel::kDrafts;
   }
   const bool single_tokens = dense(p) && p.sequence_tokens == 1;
   if (p.schedule != Schedule::kFlat) {
     const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p) &&
-                        !needs_all_features(p);
+                        features_of(p) == Features::kPlain;
     return chunks && countable(p) ? Kernel::kChunks : Kernel::kGeneral;
   }
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
       own_or_f32_weights(p) && countable(p)) {
-    const bool small = p.tokens * p.channels <= kSmallDecode && !needs_all_features(p);
+    const bool small = p.tokens * p.channels <= kSmallDecode && features_of(p) == Features::kPlain;
     const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
     if (token_major(p, group_of(p, decode))) return decode;
   }
   if (p.in_place) return Kernel::kGeneral;
   if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
-    const bool short_sequences = p.tokens < kTileTokens * p.sequences && !needs_all_features(p);
+    const bool short_sequences =
+        p.tokens < kTileTokens * p.sequences && features_of(p) == Features::kPlain;
     return short_sequences ? Kernel::kShortSequences : Kernel::kTiles;
   }
-  if (!needs_all_features(p) && p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
+  if (features_of(p) == Features::kPlain && p.x_token == 1 && p.out_token == 1)
+    return Kernel::kColumns;
   return Kernel::kGeneral;
 }
 
@@ -167,6 +170,7 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
     case Kernel::kDecode:
     case Kernel::kSmallDecode:
     case Kernel::kDrafts:
+    case Kernel::kTrees:
       return p.sequences;
     case Kernel::kColumns:
       return tiles(32 * 16 / element_bytes(p.x_dtype));
@@ -198,6 +202,7 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
       threads = kDecodeThreads;
       return kDecodeThreads * group_of(p, kernel);
     case Kernel::kDrafts:
+    case Kernel::kTrees:
       threads = kDraftThreads;
       return kDraftThreads * kTileGroup;
     case Kernel::kColumns:
@@ -234,7 +239,11 @@ void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Laun
       short_sequences ? divide_up(groups, kShortSequenceRounds) : groups;
   grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(tile_blocks));
   grid.tiles = static_cast<std::uint32_t>(tiles);
-  launch.blocks = grid.head_blocks + (tiles + snapshot_units(p, launch.kernel)) * tile_blocks;
+  const std::int64_t snapshot_blocks = divide_up(groups, kSnapshotRounds);
+  grid.snapshot_channel_blocks = FastDivisor(static_cast<std::uint32_t>(snapshot_blocks));
+  const std::int64_t taken = snapshot_units(p, launch.kernel) * snapshot_blocks;
+  grid.snapshot_blocks = static_cast<std::uint32_t>(taken);
+  launch.blocks = taken + grid.head_blocks + tiles * tile_blocks;
 }
 
 Launch launch_of(const Problem& p, Kernel kernel) {
@@ -274,6 +283,8 @@ std::string_view name(Kernel kernel) {
       return "small decode";
     case Kernel::kDrafts:
       return "drafts";
+    case Kernel::kTrees:
+      return "trees";
     case Kernel::kColumns:
       return "columns";
     case Kernel::kChunks:
@@ -282,6 +293,11 @@ std::string_view name(Kernel kernel) {
       break;
   }
   return "general";
+}
+
+Features features_of(const Problem& p) {
+  const bool all = p.snapshots > 0 || p.has_window_slots || p.epilogue == Epilogue::kResidual;
+  return all ? Features::kAll : p.has_ring_positions ? Features::kRings : Features::kPlain;
 }
 
 Status select(const Problem& p, Choice& choice) {

@@ -19,6 +19,7 @@ enum class Kernel : std::uint8_t {
   kDecode,
   kSmallDecode,
   kDrafts,
+  kTrees,
   kColumns,
   kChunks,
   kGeneral
@@ -32,11 +33,8 @@ enum class Kernel : std::uint8_t {
   return kernel != Kernel::kColumns && kernel != Kernel::kChunks && kernel != Kernel::kGeneral;
 }
 
-/// What kernels have an instance of their own for, see Features in sequence.cuh.
-[[nodiscard]] inline bool needs_all_features(const Problem& p) {
-  return p.has_ring_positions || p.snapshots > 0 || p.has_window_slots ||
-         p.epilogue == Epilogue::kResidual;
-}
+/// What the instance for a problem has to know.
+[[nodiscard]] Features features_of(const Problem& problem);
 
 struct Launch {
   Kernel kernel = Kernel::kGeneral;

@@ -10,16 +10,9 @@
 
 namespace shortconv::cuda {
 
-/// What an instance of a kernel knows: what is not asked for is not to be in its code, of which
-/// small calls wait for every line.
-enum class Features : std::uint8_t {
-  kPlain,  // ordered states
-  kAll,    // also rings, snapshots, windows by slot, the residual
-};
-
 template <Features kFeatures>
 __device__ inline bool is_ring(const Call& call) {
-  return kFeatures == Features::kAll && call.has_rings;
+  return kFeatures != Features::kPlain && call.has_rings;
 }
 
 /// The row at which a sequence begins as it stands in memory: good for comparisons, a bad value may
@@ -78,7 +71,8 @@ struct SequenceState {
   int read_slot = -1;
   int write_slot = -1;
   int read_column = 0;  // oldest of the history
-  int ring_column = 0;  // of a ring: where the first token goes
+  int ring_column = 0;  // of a ring: where the first token goes; both by settle_ring
+  std::uint32_t ring_position[2] = {0, 0};  // as it stands in memory, lower half first
   bool skipped = false;
 };
 
@@ -89,16 +83,23 @@ __device__ inline int wrapped(const Call& call, int column) {
   return column - static_cast<int>(call.ring_columns.divide(column)) * columns;
 }
 
-/// Inputs of the sequence before this call, modulo columns.
-__device__ inline int ring_column_of(const Call& call, int sequence) {
-  const char* at =
-      rows_after(static_cast<const char*>(call.ring_positions), call.ring_position_bytes, sequence);
-  const std::int64_t position = load_index(call.ring_positions_dtype, at, 0);
-  if (position <= 0) return 0;
-  if (position <= 0x7fffffff) return wrapped(call, static_cast<int>(position));
-  return static_cast<int>(position % call.ring_columns.divisor());
+/// Waits for the position; what does not need it is better asked for before.
+template <Features kFeatures>
+__device__ inline void settle_ring(const Call& call, SequenceState& state) {
+  if (!is_ring<kFeatures>(call)) return;
+  const auto low = static_cast<int>(state.ring_position[0]);
+  if (call.ring_positions_dtype != DType::kI64) {
+    state.ring_column = low <= 0 ? 0 : wrapped(call, low);
+  } else {
+    const auto position = static_cast<std::int64_t>(std::uint64_t{state.ring_position[1]} << 32 |
+                                                    state.ring_position[0]);
+    const auto columns = static_cast<std::int64_t>(call.ring_columns.divisor());
+    state.ring_column = position <= 0 ? 0 : static_cast<int>(position % columns);
+  }
+  state.read_column = wrapped(call, state.ring_column - call.history);
 }
 
+/// A ring's columns are settled later.
 template <Features kFeatures>
 __device__ inline SequenceState state_of(const Call& call, int sequence) {
   // All loads first: none depends on another, and each is a long wait.
@@ -115,16 +116,17 @@ __device__ inline SequenceState state_of(const Call& call, int sequence) {
                         *rows_after(static_cast<const std::uint8_t*>(call.has_initial_state),
                                     call.flag_bytes, sequence) != 0);
   SequenceState state;
+  if (is_ring<kFeatures>(call)) {
+    const char* position = rows_after(static_cast<const char*>(call.ring_positions),
+                                      call.ring_position_bytes, sequence);
+    load_word(position, state.ring_position[0]);
+    if (call.ring_positions_dtype == DType::kI64) load_word(position + 4, state.ring_position[1]);
+  }
   state.skipped = !usable_slot(call, read);
   if (state.skipped || !call.has_state) return state;
   if (call.keeps_state && usable_slot(call, write)) state.write_slot = write;
-  if (is_ring<kFeatures>(call)) state.ring_column = ring_column_of(call, sequence);
   if (!resumed) return state;
   state.read_slot = read;
-  if (is_ring<kFeatures>(call)) {
-    state.read_column = wrapped(call, state.ring_column - call.history);
-    return state;
-  }
   state.read_column = call.state_base + static_cast<int>(clamped(offset, 0, call.last_read_offset));
   return state;
 }

@@ -40,12 +40,21 @@ template <typename Take>
 __device__ inline void for_own_snapshots(const Call& call, unsigned lanes, int sequence, int length,
                                          const SequenceState& state, int end, Take&& take) {
   const int lane = static_cast<int>(threadIdx.x % 32), step = __popc(lanes);
+  const auto is_own = [&](const ListedSnapshot& snapshot) {
+    return snapshot.sequence == sequence && snapshot.token < end &&
+           is_taken(call, snapshot, length, state);
+  };
+  // Mostly there are none, and to know that, no load has to wait for another.
+  bool some = false;
+#pragma unroll 4
+  for (int number = lane; number < call.snapshots; number += step) {
+    some |= is_own(listed_snapshot(call, number));
+  }
+  if (!__any_sync(lanes, some)) return;
   for (int base = 0; base < call.snapshots; base += step) {
     const ListedSnapshot snapshot =
         base + lane < call.snapshots ? listed_snapshot(call, base + lane) : ListedSnapshot{};
-    const bool own = snapshot.sequence == sequence && snapshot.token < end &&
-                     is_taken(call, snapshot, length, state);
-    for (unsigned left = __ballot_sync(lanes, own); left != 0; left &= left - 1) {
+    for (unsigned left = __ballot_sync(lanes, is_own(snapshot)); left != 0; left &= left - 1) {
       const int from = __ffs(left) - 1;
       take(__shfl_sync(lanes, snapshot.token, from), __shfl_sync(lanes, snapshot.slot, from));
     }

@@ -86,6 +86,25 @@ __device__ inline void load_history(const Call& call, const SequenceState& state
   }
 }
 
+/// Column k becomes what column (k + by) modulo kColumns was.
+template <int kColumns, int kWords>
+__device__ inline void rotate(std::uint32_t (&columns)[kColumns][kWords], int by) {
+#pragma unroll
+  for (int step = 1; step < kColumns; step *= 2) {
+    const bool turn = (by & step) != 0;
+    std::uint32_t turned[kColumns][kWords];
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) {
+        turned[k][w] = turn ? columns[(k + step) % kColumns][w] : columns[k][w];
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) copy_words(turned[k], columns[k]);
+  }
+}
+
 /// Columns to wherever `to` is, in the form that their strides have.
 template <typename T, int kColumns, int kElements>
 __device__ inline void store_columns(

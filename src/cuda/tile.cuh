@@ -95,6 +95,7 @@ __device__ inline Beginning beginning_of(const Call& call, int sequence) {
   const Bounds rows = rows_of(call, sequence);
   beginning.sequence = sequence;
   beginning.state = state_of<kFeatures>(call, sequence);
+  settle_ring<kFeatures>(call, beginning.state);
   beginning.first = rows.begin;
   beginning.length = beginning.state.skipped ? 0 : rows.end - rows.begin;
   return beginning;
@@ -463,9 +464,20 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
   Beginning beginning;
   std::uint32_t rounds = 1;
   bool rows_loaded = false, taps_loaded = true;
-  if (blockIdx.x < call.head_blocks) {
-    const std::uint32_t sequence = call.head_channel_blocks.divide(blockIdx.x);
-    const std::uint32_t block = blockIdx.x - sequence * call.head_channel_blocks.divisor();
+  std::uint32_t unit_block = blockIdx.x;
+  if constexpr (kFeatures == Features::kAll) {
+    if (unit_block < call.snapshot_blocks) {
+      const std::uint32_t snapshot = call.snapshot_channel_blocks.divide(unit_block);
+      const std::uint32_t block = unit_block - snapshot * call.snapshot_channel_blocks.divisor();
+      Kernel::take_snapshot(call, static_cast<int>(snapshot), TileChannels(block * kSnapshotRounds),
+                            kSnapshotRounds);
+      return;
+    }
+    unit_block -= call.snapshot_blocks;
+  }
+  if (unit_block < call.head_blocks) {
+    const std::uint32_t sequence = call.head_channel_blocks.divide(unit_block);
+    const std::uint32_t block = unit_block - sequence * call.head_channel_blocks.divisor();
     rounds = call.head_rounds;
     channels = TileChannels(block * rounds);
     taps.load(call.weights(), channels.first(call));  // under way during the lookup
@@ -473,13 +485,9 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     if (beginning.length == 0) return;
     if (!call.heads_begin && beginning.length >= kTileTokens) return;
   } else {
-    const std::uint32_t number = blockIdx.x - call.head_blocks;
+    const std::uint32_t number = unit_block - call.head_blocks;
     const std::uint32_t unit = call.channel_blocks.divide(number);
     channels = TileChannels(number - unit * call.channel_blocks.divisor());
-    if (kFeatures == Features::kAll && unit >= call.tiles) {
-      Kernel::take_snapshot(call, static_cast<int>(unit - call.tiles), channels, 1);
-      return;
-    }
     const int channel = channels.first(call);
     tile = tile_of(call, static_cast<int>(unit));
     Kernel::load_tile(call, tile, channel, rows);

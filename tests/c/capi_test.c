@@ -58,6 +58,9 @@ static void refuses_with_a_text(void) {
   args.struct_size = 8;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
   CHECK(strstr(shortconv_last_error(), "struct_size is 8") != NULL);
+  args.struct_size = sizeof args - 4;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "multiple of 8") != NULL);
   args.struct_size = sizeof args;
   args.x = NULL;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
@@ -194,6 +197,31 @@ static void finds_parents_of_a_tree(void) {
   CHECK(shortconv_tree_parents(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 
+/* A ring of two columns after one input, and a snapshot of the state after the first new one. */
+static void appends_to_a_ring_and_takes_a_snapshot(void) {
+  float x[2] = {2, 3}, y[2] = {0}, w[2] = {1, 0}, state[4] = {1, 9, 9, 9};
+  int64_t positions[1] = {1};
+  int32_t slots[1] = {0}, snapshots[3] = {0, 1, 1};
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 2, 1), ty = tensor(y, SHORTCONV_F32, 2, 1);
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 1, 2), ts = tensor(state, SHORTCONV_F32, 2, 2);
+  shortconv_tensor tp = tensor(positions, SHORTCONV_I64, 1, 1);
+  shortconv_tensor tl = tensor(slots, SHORTCONV_I32, 1, 1);
+  shortconv_tensor tn = tensor(snapshots, SHORTCONV_I32, 1, 3);
+  shortconv_forward_args args = {.struct_size = sizeof args,
+                                 .initial_state = SHORTCONV_INITIAL_ALL};
+  ts.ndim = 3; /* [2 slots, 2 columns, 1 channel] */
+  ts.shape[2] = ts.strides[2] = 1;
+  tp.ndim = tl.ndim = 1;
+  args.x = &tx, args.out = &ty, args.weight = &tw, args.state = &ts, args.read_slots = &tl;
+  args.ring_positions = &tp, args.snapshots = &tn;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
+  CHECK(y[0] == 1 && y[1] == 2);
+  CHECK(state[0] == 3 && state[1] == 2); /* inputs 2 and 1 */
+  CHECK(state[2] == 9 && state[3] == 2); /* input 1 */
+  args.window_slots = &tl;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
 static void plans_block_lists(void) {
   const int64_t lengths[5] = {1, 9, 2, 17, 4};
   int32_t sequence[8], offset[8];
@@ -214,6 +242,7 @@ int main(void) {
   verifies_a_tree_and_commits_a_window();
   lists_snapshots_of_full_blocks();
   finds_parents_of_a_tree();
+  appends_to_a_ring_and_takes_a_snapshot();
   plans_block_lists();
   printf("%d failures\n", failures);
   return failures != 0;

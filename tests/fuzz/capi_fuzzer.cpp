@@ -44,16 +44,19 @@ class Arguments {
     return &views_.back();
   }
 
-  // All elements of the newest tensor, whatever its axes are.
-  void fill_indices(shortconv_tensor* view, std::int64_t low, std::int64_t high) {
-    if (view == nullptr || view->data == nullptr) return;
+  // Of the last tensor made: all entries of one axis, or one column of two.
+  void fill_indices(shortconv_tensor* view, std::int64_t low, std::int64_t high,
+                    std::int64_t column = 0) {
+    if (view == nullptr || view->data == nullptr || view->ndim < 1 || view->ndim > 2) return;
     const std::int64_t bytes = (view->dtype & 0xff) / 8;
     if (bytes != 4 && bytes != 8) return;  // disturbed
-    for (std::int64_t at = 0; at + bytes <= last_bytes_ && data_.remaining_bytes() > 0;
-         at += bytes) {
+    const std::int64_t first = view->ndim == 2 ? column * view->strides[1] : 0;
+    for (std::int64_t i = 0; i < view->shape[0]; ++i) {
       std::int64_t value = data_.ConsumeIntegralInRange<std::int64_t>(low, high);
       if (data_.ConsumeIntegralInRange<int>(0, 63) == 0)
         value = data_.ConsumeIntegral<std::int64_t>();
+      const std::int64_t at = (first + i * view->strides[0] - lowest_) * bytes;
+      if (at < 0 || at + bytes > last_bytes_) return;
       std::memcpy(static_cast<char*>(memory_.back()) + at, &value, static_cast<std::size_t>(bytes));
     }
   }
@@ -90,6 +93,7 @@ class Arguments {
   // Exactly the memory that shape and strides reach, or none if that is absurd.
   void allocate(shortconv_tensor& view) {
     view.data = nullptr;
+    lowest_ = 0;
     last_bytes_ = 0;
     if (view.ndim < 0 || view.ndim > SHORTCONV_MAX_DIMS) return;
     __int128 low = 0, high = 0;
@@ -101,16 +105,18 @@ class Arguments {
     const std::int64_t bytes = (view.dtype & 0xff) / 8;
     if (bytes <= 0 || (high - low + 1) * bytes > kMaxBytes) return;
     last_bytes_ = static_cast<std::int64_t>(high - low + 1) * bytes;
+    lowest_ = static_cast<std::int64_t>(low);
     void* block = std::malloc(static_cast<std::size_t>(last_bytes_));
     std::memset(block, data_.ConsumeIntegral<std::uint8_t>(),
                 static_cast<std::size_t>(last_bytes_));
     memory_.push_back(block);
-    view.data = static_cast<char*>(block) - static_cast<std::int64_t>(low) * bytes;
+    view.data = static_cast<char*>(block) - lowest_ * bytes;
   }
 
   FuzzedDataProvider& data_;
   std::deque<shortconv_tensor> views_;
   std::vector<void*> memory_;
+  std::int64_t lowest_ = 0;
   std::int64_t last_bytes_ = 0;
 };
 
@@ -121,7 +127,9 @@ void prepare(FuzzedDataProvider& data) {
   const auto indices = [&](const std::vector<std::int64_t>& sizes, std::int64_t low,
                            std::int64_t high) {
     shortconv_tensor* view = make.tensor(sizes, data.PickValueInArray(kInts));
-    make.fill_indices(view, low, high);
+    for (std::int64_t column = 0; column < (sizes.size() == 2 ? sizes[1] : 1); ++column) {
+      make.fill_indices(view, low, high, column);
+    }
     return view;
   };
   const std::int64_t sequences = small(5), tokens = small(20);
@@ -213,7 +221,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
                ? data.ConsumeIntegral<std::int32_t>()
                : data.ConsumeIntegralInRange<int>(0, known);
   };
-  args.op = option(1);
+  args.op = option(2);
   args.initial_state = option(2);
   args.activation = option(1);
   args.padded_rows = option(2);
@@ -232,6 +240,41 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     list = make.tensor({blocks}, SHORTCONV_I32);
     make.fill_indices(list, -1, 5);
     args.block_offset = list;
+  }
+  const auto one_in = [&](int n) { return data.ConsumeIntegralInRange<int>(0, n - 1) == 0; };
+  if (one_in(3)) args.ring_positions = indices(actual_sequences, -4, 40);
+  if (one_in(3)) {
+    shortconv_tensor* list = make.tensor({small(6), 3}, data.PickValueInArray(kInts));
+    make.fill_indices(list, -1, actual_sequences, 0);
+    make.fill_indices(list, -1, tokens + 1, 1);
+    make.fill_indices(list, -1, slots, 2);
+    args.snapshots = list;
+  }
+  if (args.op == SHORTCONV_OP_VERIFY) {
+    args.advance_state = option(1);
+    if (!dense) args.parents = indices(tokens, -2, 8);
+    const bool by_slot = data.ConsumeBool();
+    if (by_slot) args.window_slots = indices(actual_sequences, -2, slots + 1);
+    const std::int32_t dtype = args.state != nullptr ? args.state->dtype : x_dtype;
+    if (by_slot) {
+      args.windows = make.tensor({slots, small(9), width - 1, channels}, dtype);
+    } else if (data.ConsumeBool()) {
+      std::vector<std::int64_t> sizes = rows;
+      sizes.insert(sizes.end() - 1, width - 1);
+      args.windows = make.tensor(sizes, dtype);
+    }
+    // The pool's own columns.
+    if (by_slot && args.state != nullptr && args.state->ndim == 3 && one_in(3)) {
+      shortconv_tensor* windows = make.tensor({}, dtype);
+      *windows = *args.state;
+      windows->ndim = 4;
+      windows->shape[1] = small(9);
+      windows->shape[2] = width - 1;
+      windows->shape[3] = channels;
+      windows->strides[3] = windows->strides[2];
+      windows->strides[2] = windows->strides[1];
+      args.windows = windows;
+    }
   }
 
   shortconv_plan plan{};

@@ -118,7 +118,7 @@ TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
     const auto with = [&](Problem p) {
       p.has_ring_positions = rings;
       p.snapshots = rings ? 0 : 1;
-      EXPECT_TRUE(needs_all_features(p));
+      EXPECT_EQ(features_of(p), rings ? Features::kRings : Features::kAll);
       return p;
     };
     EXPECT_EQ(kernel_of(with(packed_batch(1000, 512, 7))), Kernel::kTiles);
@@ -128,9 +128,9 @@ TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
   }
   Problem drafts = packed_batch(28, 512, 7);
   drafts.op = Op::kVerify;
-  EXPECT_FALSE(needs_all_features(drafts));
+  EXPECT_EQ(features_of(drafts), Features::kPlain);
   drafts.has_windows = drafts.has_window_slots = true;
-  EXPECT_TRUE(needs_all_features(drafts));
+  EXPECT_EQ(features_of(drafts), Features::kAll);
   EXPECT_EQ(kernel_of(drafts), Kernel::kDrafts);
 }
 
@@ -139,7 +139,7 @@ TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
     for (Problem p : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
       p.epilogue = epilogue;
       EXPECT_EQ(kernel_of(p) == Kernel::kGeneral, epilogue == Epilogue::kOutputGate) << name;
-      EXPECT_EQ(needs_all_features(p), epilogue == Epilogue::kResidual) << name;
+      EXPECT_EQ(features_of(p) == Features::kAll, epilogue == Epilogue::kResidual) << name;
       p.has_input_gate = true;
       EXPECT_EQ(kernel_of(p), Kernel::kGeneral) << name;
     }
@@ -234,6 +234,15 @@ TEST(CudaSelect, ChunkSchedulesAddAUnitForRowsOutsideOfSequences) {
   p.schedule = Schedule::kSequenceGrid;
   p.longest_sequence = 81;
   EXPECT_EQ(chosen(p).aligned.blocks, (7 * 11 + 1) * 512 / kChunkChannels);
+}
+
+TEST(CudaSelect, SnapshotsAreUnitsOfTheirOwnUnlessInPlace) {
+  Problem p = packed_batch(1000, 512, 7);
+  p.width = 9;  // of the general kernel
+  p.snapshots = 11;
+  EXPECT_EQ(chosen(p).aligned.blocks, (63 + 11) * 512 / kGeneralThreads);
+  p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
+  EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kGeneralThreads);
 }
 
 TEST(CudaSelect, StatesAreVectorsWhereTheirLayoutAllowsIt) {

@@ -150,6 +150,20 @@ TEST_P(Drafts, WindowSlotsOfNobodyCaptureNothing) {
   }
 }
 
+TEST_P(Drafts, WindowsWithoutSlotsOrTokensCaptureNothing) {
+  for (const auto& [count, tokens] : {std::pair{0, 3}, {4, 0}}) {
+    SlottedWindows none({0, 1}, 3, GetParam());
+    none.call.args.windows = TensorRef::contiguous(nullptr, DType::kF32, {count, tokens, 3, 3});
+    Call plain = none.call;
+    plain.args.windows.reset();
+    plain.args.window_slots.reset();
+    none.call.run();
+    plain.run();
+    EXPECT_EQ(none.call.out, plain.out);
+    EXPECT_EQ(none.call.state, plain.state);
+  }
+}
+
 // The pool's own columns as windows: after each call the state begins at the offset of the tokens
 // that were accepted.
 TEST_P(Drafts, WindowsInThePoolRollTheStateOn) {

@@ -36,7 +36,7 @@ std::int64_t CallLayout::moved_bytes() const {
   const std::int64_t written =
       shape_.rings ? final_states * shape_.channels : final_states * slot_elements();
   return (2 * shape_.tokens() * shape_.channels + written +
-          (resumed + shape_.snapshots()) * slot_elements() + window_elements()) *
+          (resumed + 2 * shape_.snapshots()) * slot_elements() + window_elements()) *
          element_bytes(options_.dtype);
 }
 

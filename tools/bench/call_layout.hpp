@@ -62,8 +62,9 @@ class CallLayout {
     return has_initial_state_;
   }
 
-  /// What a call moves: inputs, outputs, states, windows and snapshots, each counted once per
-  /// direction; of a ring the tokens alone are written. Weights stay in cache.
+  /// What a call moves: inputs, outputs, states and windows, each counted once per direction;
+  /// snapshots twice, for their inputs are read again; of rings the tokens alone are written.
+  /// Weights stay in cache.
   [[nodiscard]] std::int64_t moved_bytes() const;
 
   /// What a call leaves in a cache: x, out and states, each counted once, without gaps.
