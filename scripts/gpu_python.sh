@@ -11,11 +11,12 @@ theirs=${2:-}
 python=${PYTHON:-python3}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
+rm -f "${RESULTS:=$PWD/bench/results/gpu/rivals.json}"
 for wheel in "$wheels"/*.whl; do "$python" -m zipfile -e "$wheel" "$site" || exit 2; done
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 tests=$PWD/tests/python
 rivals=$PWD/bench/rivals
-results=${RESULTS:-$PWD/bench/results/gpu/rivals.json}
+results=$RESULTS
 mkdir -p "$(dirname "$results")"
 "$python" -c 'import json, shortconv, torch
 print(shortconv.__file__, shortconv.__version__, "torch", torch.__version__)
@@ -31,10 +32,10 @@ step() {
   "$@" 2>&1 | tee "$log"
   local rc=${PIPESTATUS[0]}
   names+=("$name")
-  outcomes+=("$([ "$rc" -eq 0 ] && echo passed || echo "FAILED ($rc)"): $(tail -n 1 "$log")")
+  outcomes+=("$([ "$rc" -eq 0 ] && echo passed || echo "FAILED ($rc)"): $(grep -v '^$' "$log" | tail -n 1 | cut -c 1-100)")
   rm -f "$log"
 }
-pytest=("$python" -m pytest -q -p no:cacheprovider)
+pytest=("$python" -m pytest -q -p no:cacheprovider --tb=short --maxfail=20)
 
 cd /
 export SHORTCONV_TEST_ARRAYS=numpy,torch-cpu,torch-cuda
@@ -57,14 +58,14 @@ name = file.rpartition("/")[2]
 gradients = ["test_causal_conv1d[", "test_causal_conv1d_varlen[", "test_causal_conv1d_varlen_initial_states",
              "test_causal_conv1d_race_condition", "test_causal_conv1d_bwd"]
 left_out = [f"--deselect={name}::{one}" for one in gradients]
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", file.rpartition("/")[0], *left_out, file]))
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--tb=short", "--maxfail=20", "--rootdir", file.rpartition("/")[0], *left_out, file]))
 END
 fi
 step "rivals" "$python" "$rivals/run.py" --json "$results"
 
 echo
 for index in "${!names[@]}"; do printf '%-28s %s\n' "${names[$index]}" "${outcomes[$index]}"; done
-"$python" - "$results" <<'END'
+[ -f "$results" ] && "$python" - "$results" <<'END'
 import json, sys
 rows = json.load(open(sys.argv[1]))["rows"]
 print("\nhost time, us, of a call (launch included):")
