@@ -64,12 +64,12 @@ struct ForwardArgs {
       read_offsets;             ///< [sequences]; columns to skip when reading, clamped to the pool
   std::int64_t state_base = 0;  ///< first column that belongs to the history
   std::optional<std::int64_t> null_slot;  ///< a slot that means padding, as every negative one does
-  std::optional<TensorRef>
-      ring_positions;  ///< [sequences] i32 or i64: inputs of the sequence before this call, of
-                       ///< which number n lies in column n modulo columns; negative counts as 0
-  std::optional<TensorRef>
-      snapshots;  ///< [snapshots, 3] i32 or i64, rows (sequence, token, slot): the slot receives
-                  ///< the state that a call ending before this token would leave. Not for kVerify
+  std::optional<TensorRef> ring_positions =
+      {};  ///< [sequences] i32 or i64: inputs of the sequence before this call, of
+           ///< which number n lies in column n modulo columns; negative counts as 0
+  std::optional<TensorRef> snapshots =
+      {};  ///< [snapshots, 3] i32 or i64, rows (sequence, token, slot): the slot receives
+           ///< the state that a call ending before this token would leave. Not for kVerify
 
   std::optional<TensorRef>
       query_start_loc;  ///< [sequences + 1] i32 or i64, in the memory of x's device
@@ -85,9 +85,9 @@ struct ForwardArgs {
                                      ///< token would leave behind. Equal strides of tokens and
                                      ///< columns make those of a dense chain overlap
   bool advance_state = false;        ///< write final states to read_slots, as a forward call does
-  std::optional<TensorRef>
-      window_slots;  ///< [sequences] i32 or i64; windows are then [window slots, tokens, width-1,
-                     ///< channels] whatever x is. Negative, null or outside: none are captured
+  std::optional<TensorRef> window_slots =
+      {};  ///< [sequences] i32 or i64; windows are then [window slots, tokens, width-1,
+           ///< channels] whatever x is. Negative, null or outside: none are captured
 
   Activation activation = Activation::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;

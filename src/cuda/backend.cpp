@@ -16,6 +16,7 @@
 #include "core/check.hpp"
 #include "cuda/call.hpp"
 #include "cuda/commit.hpp"
+#include "cuda/prepare.hpp"
 #include "cuda/select.hpp"
 #include "cuda/tuning.hpp"
 #include "op/commit.hpp"
@@ -270,6 +271,49 @@ Status run_commit(const CommitProblem& problem, const PlanStorage& storage,
   return cuda_status("launch", cudaLaunchKernelExC(&config, launch.entry, arguments));
 }
 
+// Index preparation: `call` goes to the kernel by value, and a thread of it takes one item.
+template <typename Call>
+Status launch_items(const Call& call, std::string_view argument, Entry entry, std::int64_t items,
+                    void* stream) {
+  if (Status status = require_current(call.device, argument); !status.ok()) return status;
+  if (Status status = load(entry, call.device.index); !status.ok()) return status;
+  const std::int64_t blocks = prepare_blocks(items);
+  if (blocks > kMostBlocks) {
+    return {Code::kUnsupported,
+            concat(argument, ": needs ", blocks, " blocks; a grid has at most ", kMostBlocks)};
+  }
+  if (blocks == 0) return {};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kPrepareThreads);
+  config.stream = static_cast<cudaStream_t>(stream);
+  void* arguments[] = {const_cast<Call*>(&call)};
+  return cuda_status("launch", cudaLaunchKernelExC(&config, entry, arguments));
+}
+
+bool aligned(const IndexTensor& tensor) { return aligned(tensor.data, tensor.dtype); }
+
+Status run_block_snapshots(const BlockSnapshots& call, void* stream) {
+  const char* argument = nullptr;
+  if (!aligned(call.query_start_loc)) argument = "query_start_loc";
+  if (!aligned(call.computed_tokens)) argument = "computed_tokens";
+  if (!aligned(call.block_slots)) argument = "block_slots";
+  if (!aligned(call.snapshots)) argument = "snapshots";
+  if (Status status = refuse_unaligned(argument); !status.ok()) return status;
+  return launch_items(call, "query_start_loc", block_snapshots_kernel(), call.rows, stream);
+}
+
+Status run_tree_parents(const TreeParents& call, void* stream) {
+  const char* argument = nullptr;
+  if (!aligned(call.first_child)) argument = "first_child";
+  if (!aligned(call.next_sibling)) argument = "next_sibling";
+  if (!aligned(call.query_start_loc)) argument = "query_start_loc";
+  if (!aligned(call.parents)) argument = "parents";
+  if (Status status = refuse_unaligned(argument); !status.ok()) return status;
+  return launch_items(call, "first_child", tree_parents_kernel(),
+                      call.tokens == 0 ? 0 : call.sequences, stream);
+}
+
 BackendInfo cuda_info() {
   int device = 0;
   cudaDeviceProp properties;
@@ -303,6 +347,8 @@ extern const Backend kCudaBackend{
     .describe = cuda::describe_cuda,
     .plan_commit = cuda::plan_commit,
     .run_commit = cuda::run_commit,
+    .block_snapshots = cuda::run_block_snapshots,
+    .tree_parents = cuda::run_tree_parents,
 };
 
 }  // namespace shortconv

@@ -8,6 +8,7 @@
 
 #include "core/backend.hpp"
 #include "core/element.hpp"
+#include "reference/prepare.hpp"
 #include "shortconv/violation.hpp"
 
 namespace shortconv {
@@ -410,6 +411,8 @@ extern const Backend kReferenceBackend{
     .describe = [](const Problem&, const PlanStorage&) { return std::string("fp64"); },
     .plan_commit = [](const CommitProblem&, PlanStorage&) { return Status(); },
     .run_commit = commit_reference,
+    .block_snapshots = reference::block_snapshots,
+    .tree_parents = reference::tree_parents,
 };
 
 }  // namespace shortconv

@@ -154,6 +154,46 @@ static void verifies_a_tree_and_commits_a_window(void) {
   CHECK(shortconv_commit(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 
+/* One sequence that had 3 tokens gets 4 more, in blocks of 2: the second and third fill up. */
+static void lists_snapshots_of_full_blocks(void) {
+  int32_t bounds[2] = {0, 4}, computed[1] = {3}, slots[4] = {8, 7, 6, 5};
+  int64_t rows[9];
+  shortconv_tensor tb = tensor(bounds, SHORTCONV_I32, 2, 1);
+  shortconv_tensor tc = tensor(computed, SHORTCONV_I32, 1, 1);
+  shortconv_tensor ts = tensor(slots, SHORTCONV_I32, 1, 4);
+  shortconv_tensor tr = tensor(rows, SHORTCONV_I64, 3, 3);
+  shortconv_block_snapshots_args args = {.struct_size = sizeof args, .tokens = 4};
+  tb.ndim = tc.ndim = 1;
+  args.query_start_loc = &tb, args.computed_tokens = &tc, args.block_slots = &ts;
+  args.snapshots = &tr;
+  CHECK(shortconv_block_snapshots(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "block_tokens: is 0; expected 1 or more") != NULL);
+  args.block_tokens = 2;
+  CHECK(shortconv_block_snapshots(&args, NULL) == SHORTCONV_OK);
+  CHECK(rows[0] == 0 && rows[1] == 1 && rows[2] == 7);
+  CHECK(rows[3] == 0 && rows[4] == 3 && rows[5] == 6);
+  CHECK(rows[6] == -1 && rows[7] == 0 && rows[8] == -1);
+  args.snapshots = NULL;
+  CHECK(shortconv_block_snapshots(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(shortconv_block_snapshots(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
+static void finds_parents_of_a_tree(void) {
+  int32_t child[4] = {1, 3, -1, -1}, sibling[4] = {-1, 2, -1, -1};
+  int64_t parents[4];
+  shortconv_tensor tc = tensor(child, SHORTCONV_I32, 1, 4);
+  shortconv_tensor ts = tensor(sibling, SHORTCONV_I32, 1, 4);
+  shortconv_tensor tp = tensor(parents, SHORTCONV_I64, 1, 4);
+  shortconv_tree_parents_args args = {.struct_size = sizeof args};
+  args.first_child = &tc, args.next_sibling = &ts, args.parents = &tp;
+  CHECK(shortconv_tree_parents(&args, NULL) == SHORTCONV_OK);
+  CHECK(parents[0] == -1 && parents[1] == 0 && parents[2] == 0 && parents[3] == 1);
+  args.parents = &tc;
+  CHECK(shortconv_tree_parents(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "parents: overlaps first_child") != NULL);
+  CHECK(shortconv_tree_parents(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
 static void plans_block_lists(void) {
   const int64_t lengths[5] = {1, 9, 2, 17, 4};
   int32_t sequence[8], offset[8];
@@ -172,6 +212,8 @@ int main(void) {
   accepts_larger_structs_of_zeros();
   accepts_the_first_version();
   verifies_a_tree_and_commits_a_window();
+  lists_snapshots_of_full_blocks();
+  finds_parents_of_a_tree();
   plans_block_lists();
   printf("%d failures\n", failures);
   return failures != 0;

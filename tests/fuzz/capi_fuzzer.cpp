@@ -44,16 +44,16 @@ class Arguments {
     return &views_.back();
   }
 
+  // All elements of the newest tensor, whatever its axes are.
   void fill_indices(shortconv_tensor* view, std::int64_t low, std::int64_t high) {
-    if (view == nullptr || view->data == nullptr || view->ndim != 1) return;
+    if (view == nullptr || view->data == nullptr) return;
     const std::int64_t bytes = (view->dtype & 0xff) / 8;
     if (bytes != 4 && bytes != 8) return;  // disturbed
-    for (std::int64_t i = 0; i < view->shape[0]; ++i) {
+    for (std::int64_t at = 0; at + bytes <= last_bytes_ && data_.remaining_bytes() > 0;
+         at += bytes) {
       std::int64_t value = data_.ConsumeIntegralInRange<std::int64_t>(low, high);
       if (data_.ConsumeIntegralInRange<int>(0, 63) == 0)
         value = data_.ConsumeIntegral<std::int64_t>();
-      const std::int64_t at = (i * view->strides[0] - lowest_) * bytes;
-      if (at < 0 || at + bytes > last_bytes_) return;
       std::memcpy(static_cast<char*>(memory_.back()) + at, &value, static_cast<std::size_t>(bytes));
     }
   }
@@ -90,7 +90,6 @@ class Arguments {
   // Exactly the memory that shape and strides reach, or none if that is absurd.
   void allocate(shortconv_tensor& view) {
     view.data = nullptr;
-    lowest_ = 0;
     last_bytes_ = 0;
     if (view.ndim < 0 || view.ndim > SHORTCONV_MAX_DIMS) return;
     __int128 low = 0, high = 0;
@@ -102,25 +101,71 @@ class Arguments {
     const std::int64_t bytes = (view.dtype & 0xff) / 8;
     if (bytes <= 0 || (high - low + 1) * bytes > kMaxBytes) return;
     last_bytes_ = static_cast<std::int64_t>(high - low + 1) * bytes;
-    lowest_ = static_cast<std::int64_t>(low);
     void* block = std::malloc(static_cast<std::size_t>(last_bytes_));
     std::memset(block, data_.ConsumeIntegral<std::uint8_t>(),
                 static_cast<std::size_t>(last_bytes_));
     memory_.push_back(block);
-    view.data = static_cast<char*>(block) - lowest_ * bytes;
+    view.data = static_cast<char*>(block) - static_cast<std::int64_t>(low) * bytes;
   }
 
   FuzzedDataProvider& data_;
   std::deque<shortconv_tensor> views_;
   std::vector<void*> memory_;
-  std::int64_t lowest_ = 0;
   std::int64_t last_bytes_ = 0;
 };
+
+void prepare(FuzzedDataProvider& data) {
+  Arguments make(data);
+  constexpr std::int32_t kInts[] = {SHORTCONV_I32, SHORTCONV_I64};
+  const auto small = [&](int high) { return data.ConsumeIntegralInRange<std::int64_t>(0, high); };
+  const auto indices = [&](const std::vector<std::int64_t>& sizes, std::int64_t low,
+                           std::int64_t high) {
+    shortconv_tensor* view = make.tensor(sizes, data.PickValueInArray(kInts));
+    make.fill_indices(view, low, high);
+    return view;
+  };
+  const std::int64_t sequences = small(5), tokens = small(20);
+  const std::int32_t backend = data.ConsumeIntegralInRange<int>(0, 3);
+  int ran = SHORTCONV_OK;
+  if (data.ConsumeBool()) {
+    shortconv_block_snapshots_args args{};
+    args.struct_size = sizeof args;
+    args.backend = backend;
+    args.tokens = tokens;
+    args.block_tokens = data.ConsumeIntegralInRange<int>(0, 15) == 0
+                            ? data.ConsumeIntegral<std::int64_t>()
+                            : 1 + small(7);
+    args.query_start_loc = indices({sequences + 1}, -2, tokens + 2);
+    args.computed_tokens = indices({sequences}, -2, 30);
+    args.block_slots = indices({sequences, small(12)}, -2, 9);
+    const std::int64_t needed = args.block_tokens > 0 ? tokens / args.block_tokens : 0;
+    args.snapshots = make.tensor({needed + sequences + small(3), 3}, data.PickValueInArray(kInts));
+    ran = shortconv_block_snapshots(&args, nullptr);
+  } else {
+    const bool ragged = data.ConsumeBool();
+    const std::vector<std::int64_t> shape =
+        ragged ? std::vector{tokens} : std::vector{sequences, tokens};
+    shortconv_tree_parents_args args{};
+    args.struct_size = sizeof args;
+    args.backend = backend;
+    args.first_child = indices(shape, -1, tokens);
+    args.next_sibling = indices(shape, -1, tokens);
+    if (ragged) args.query_start_loc = indices({sequences + 1}, -2, tokens + 2);
+    args.parents = make.tensor(shape, data.PickValueInArray(kInts));
+    ran = shortconv_tree_parents(&args, nullptr);
+  }
+  if (ran != SHORTCONV_OK && shortconv_last_error()[0] == '\0') std::abort();
+  if (ran == SHORTCONV_INTERNAL) std::abort();
+}
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
   FuzzedDataProvider data(bytes, size);
+  if (data.ConsumeIntegralInRange<int>(0, 3) == 0) {
+    prepare(data);
+    return 0;
+  }
   Arguments make(data);
   constexpr std::int32_t kFloats[] = {SHORTCONV_F32, SHORTCONV_F16, SHORTCONV_BF16, SHORTCONV_F64};
   constexpr std::int32_t kInts[] = {SHORTCONV_I32, SHORTCONV_I64};

@@ -2,6 +2,7 @@
 // row and channel once.
 #include <gtest/gtest.h>
 
+#include "cuda/prepare.hpp"
 #include "cuda/select.hpp"
 #include "cuda/tuning.hpp"
 #include "shortconv/capability.hpp"
@@ -283,6 +284,14 @@ TEST(CudaSelect, RefusesGridsThatAGpuCannotHave) {
   ASSERT_FALSE(status.ok());
   EXPECT_NE(status.message().find("blocks of kernel 'general'"), std::string::npos)
       << status.message();
+}
+
+TEST(CudaSelect, PreparationHasAThreadForEachItem) {
+  for (const std::int64_t items : {0, 1, kPrepareThreads, kPrepareThreads + 1, 1 << 20}) {
+    const std::int64_t blocks = prepare_blocks(items);
+    EXPECT_GE(blocks * kPrepareThreads, items);
+    EXPECT_LT((blocks - 1) * kPrepareThreads, items);
+  }
 }
 
 }  // namespace
