@@ -60,9 +60,11 @@ Status read_args(const Args* from, std::size_t first_version, Args& args) {
   constexpr std::size_t kLargestStruct = 4096;
   if (from == nullptr) return invalid("args: is null");
   const std::size_t size = from->struct_size;
-  if (size < first_version || size > kLargestStruct) {
+  const bool cuts_a_pointer = size % alignof(Args) != 0;
+  if (size < first_version || size > kLargestStruct || cuts_a_pointer) {
     return invalid(concat("args: struct_size is ", static_cast<std::int64_t>(size),
-                          "; expected at least ", static_cast<std::int64_t>(first_version)));
+                          "; expected at least ", static_cast<std::int64_t>(first_version),
+                          ", a multiple of ", static_cast<std::int64_t>(alignof(Args))));
   }
   args = {};
   std::memcpy(&args, from, std::min(size, sizeof args));

@@ -58,6 +58,9 @@ static void refuses_with_a_text(void) {
   args.struct_size = 8;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
   CHECK(strstr(shortconv_last_error(), "struct_size is 8") != NULL);
+  args.struct_size = sizeof args - 11; /* within a pointer */
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "a multiple of 8") != NULL);
   args.struct_size = sizeof args;
   args.x = NULL;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
