@@ -46,7 +46,9 @@ Status check_addresses(const Problem& problem, const Addresses& at) {
                 "is null, but the plan has them");
   check.require(!problem.has_parents || at.parents != nullptr, "parents",
                 "is null, but the plan has them");
-  check.require(!problem.has_windows || at.windows != nullptr, "windows",
+  const bool has_room =
+      !problem.has_window_slots || (problem.window_slots > 0 && problem.window_tokens > 0);
+  check.require(!problem.has_windows || !has_room || at.windows != nullptr, "windows",
                 "is null, but the plan has them");
   check.require(!problem.has_window_slots || problem.sequences == 0 || at.window_slots != nullptr,
                 "window_slots", "is null, but the plan has them");
