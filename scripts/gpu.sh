@@ -58,11 +58,18 @@ if has bench; then
 fi
 
 if has replay; then
-  for run in extend draft; do
-    [ $run = draft ] && more=(--draft 4) || more=()
+  for run in extend draft chain tree prefix; do
+    case $run in
+      extend) more=() ;;
+      draft) more=(--draft 4) ;;
+      chain) more=(--spec 3) ;;
+      tree) more=(--tree 2,2) ;;
+      prefix) more=(--spec 3 --prefix-cache 16) ;;
+    esac
+    [ $run = prefix ] || more+=(--compare block-list,sequence-grid,flat)
     echo "== replay of a serving run: $run"
     "$shortconv" replay --backend cuda --preset gsm8k --limit 400 --layers 4 --check 8 "${more[@]}" \
-      --compare block-list,sequence-grid,flat --json "$results/replay-$run.json"
+      --json "$results/replay-$run.json"
   done
 fi
 

@@ -7,6 +7,7 @@
 // -max_total_time=600
 #include <fuzzer/FuzzedDataProvider.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -166,14 +167,56 @@ void prepare(FuzzedDataProvider& data) {
   if (ran == SHORTCONV_INTERNAL) std::abort();
 }
 
-}  // namespace
+void commit(FuzzedDataProvider& data) {
+  Arguments make(data);
+  constexpr std::int32_t kFloats[] = {SHORTCONV_F32, SHORTCONV_F16, SHORTCONV_BF16, SHORTCONV_F64};
+  constexpr std::int32_t kInts[] = {SHORTCONV_I32, SHORTCONV_I64};
+  const auto small = [&](int high) { return data.ConsumeIntegralInRange<std::int64_t>(0, high); };
+  const auto indices = [&](std::int64_t count, std::int64_t low, std::int64_t high) {
+    shortconv_tensor* view = make.tensor({count}, data.PickValueInArray(kInts));
+    make.fill_indices(view, low, high);
+    return view;
+  };
+  const std::int64_t layers = small(3), sequences = small(5), tokens = small(6), slots = small(8);
+  const std::int64_t channels = small(40), width = 2 + small(7), history = width - 1;
+  const std::int32_t dtype = data.PickValueInArray(kFloats);
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
-  FuzzedDataProvider data(bytes, size);
-  if (data.ConsumeIntegralInRange<int>(0, 3) == 0) {
-    prepare(data);
-    return 0;
+  shortconv_commit_args args{};
+  args.struct_size = data.ConsumeIntegralInRange<int>(0, 63) == 0
+                         ? data.ConsumeIntegral<std::uint32_t>() % sizeof args
+                         : sizeof args;
+  args.width = static_cast<std::int32_t>(width);
+  args.token_rows = static_cast<std::int32_t>(data.ConsumeBool() ? history : small(3));
+  const std::int64_t rows = args.token_rows == history ? tokens * history : tokens + history;
+  switch (small(3)) {
+    case 0:
+      args.query_start_loc = indices(sequences + 1, -2, tokens + 2);
+      args.windows = make.tensor({layers, rows, channels}, dtype);
+      break;
+    case 1:
+      args.query_start_loc = indices(sequences + 1, -2, tokens + 2);
+      args.windows = make.tensor({layers, tokens, history, channels}, dtype);
+      break;
+    default:
+      args.windows = make.tensor({layers, sequences, rows, channels}, dtype);
+      break;
   }
+  args.state_base = small(3);
+  args.state = make.tensor({layers, slots, history + small(4), channels},
+                           small(15) == 0 ? data.PickValueInArray(kFloats) : dtype);
+  args.accepted = indices(sequences, -2, tokens + 2);
+  if (data.ConsumeBool()) args.slots = indices(sequences, -2, slots + 2);
+  if (data.ConsumeBool()) args.second_slots = indices(sequences, -2, slots + 2);
+  args.null_slot = small(3);
+  args.has_null_slot = data.ConsumeBool() ? 1 : 0;
+  args.backend = data.ConsumeIntegralInRange<int>(0, 3);
+  args.threads = data.ConsumeIntegralInRange<int>(-1, 2);
+  const int ran = shortconv_commit(&args, nullptr);
+  if (ran != SHORTCONV_OK && shortconv_last_error()[0] == '\0') std::abort();
+  if (ran == SHORTCONV_INTERNAL) std::abort();
+}
+
+void forward(FuzzedDataProvider& data) {
   Arguments make(data);
   constexpr std::int32_t kFloats[] = {SHORTCONV_F32, SHORTCONV_F16, SHORTCONV_BF16, SHORTCONV_F64};
   constexpr std::int32_t kInts[] = {SHORTCONV_I32, SHORTCONV_I64};
@@ -277,13 +320,64 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     }
   }
 
+  if (args.op == SHORTCONV_OP_VERIFY) {
+    if (data.ConsumeBool()) {
+      shortconv_tensor* parents = make.tensor(
+          dense ? std::vector{batch, tokens} : std::vector{tokens}, data.PickValueInArray(kInts));
+      make.fill_indices(parents, -2, tokens);
+      args.parents = parents;
+    }
+    args.window_slots = indices(actual_sequences, -2, 4);
+    const std::int32_t dtype = args.state != nullptr ? args.state->dtype : x_dtype;
+    if (args.window_slots != nullptr) {
+      args.windows = make.tensor({small(4), small(6), width - 1, channels}, dtype);
+    } else if (data.ConsumeBool()) {
+      args.windows = make.tensor(dense ? std::vector{batch, tokens, width - 1, channels}
+                                       : std::vector{tokens, width - 1, channels},
+                                 dtype);
+    }
+    args.advance_state = option(1);
+  } else if (data.ConsumeBool()) {
+    const std::int64_t rows_of_list = small(6);
+    shortconv_tensor* snapshots = make.tensor({rows_of_list, 3}, data.PickValueInArray(kInts));
+    make.fill_indices(snapshots, -2, 9);
+    args.snapshots = snapshots;
+  }
+  if (data.ConsumeIntegralInRange<int>(0, 3) == 0) {
+    args.ring_positions = indices(actual_sequences, -2, 40);
+  }
+  if (data.ConsumeIntegralInRange<int>(0, 7) == 0) args.input_gate = make.tensor(rows, x_dtype);
+  if (data.ConsumeIntegralInRange<int>(0, 7) == 0) args.output_gate = make.tensor(rows, x_dtype);
+  args.residual = data.ConsumeIntegralInRange<int>(0, 7) == 0 ? option(1) : 0;
+  args.dilation = data.ConsumeIntegralInRange<int>(0, 7) == 0 ? option(3) : 0;
+
   shortconv_plan plan{};
   const int planned = shortconv_plan_forward(&args, &plan);
   if (planned != SHORTCONV_OK && shortconv_last_error()[0] == '\0') std::abort();
   if (planned == SHORTCONV_INTERNAL) std::abort();
   const int ran = planned == SHORTCONV_OK ? shortconv_run(&plan, &args, nullptr)
                                           : shortconv_forward(&args, nullptr);
-  if (planned == SHORTCONV_OK && ran != SHORTCONV_OK)
-    std::abort();  // all that could be refused was, when planning
+  if (planned == SHORTCONV_OK && ran != SHORTCONV_OK) {
+    // All that could be refused was, when planning.
+    std::fprintf(stderr, "planned, but not run: %s\n", shortconv_last_error());
+    std::abort();
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
+  FuzzedDataProvider data(bytes, size);
+  switch (data.ConsumeIntegralInRange<int>(0, 5)) {
+    case 0:
+      prepare(data);
+      break;
+    case 1:
+      commit(data);
+      break;
+    default:
+      forward(data);
+      break;
+  }
   return 0;
 }

@@ -105,6 +105,7 @@ TEST(CpuCall, RunsEveryShapeInSmallWithEverySchedule) {
     shape.channels = 24;
     for (const double pitch : {1.0, 2.0}) {
       for (const auto& [schedule, name] : capabilities().schedules) {
+        if (schedule != Schedule::kFlat && shape.snapshots() > 0) continue;  // which it alone takes
         CallOptions options;
         options.schedule = schedule;
         options.pitch = pitch;

@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <numeric>
+#include <array>
 
 #include "common/error.hpp"
 #include "common/gpu.hpp"
@@ -13,27 +13,80 @@ namespace {
 
 void expect_verified(const SmallReplay& replay, const Verification& verification) {
   EXPECT_EQ(verification.failures(), 0) << verification.first_failure;
-  std::int64_t tokens = 0;
+  std::int64_t tokens = -outline_stream(replay.setup).tokens_of_snapshots;
   for (const Request& request : replay.requests) tokens += request.tokens();
   EXPECT_EQ(verification.rows, tokens * std::ssize(recorded_layers(replay.setup.config)));
   EXPECT_EQ(verification.requests, std::ssize(replay.requests));
 }
 
 // Together they make calls of every kind.
-constexpr SchedulerOptions kStreams[] = {
+const SchedulerOptions kStreams[] = {
     {.chunk = 24, .max_running = 4},
     {.chunk = 24, .max_running = 4, .mixed = true},
     {.chunk = 24, .max_running = 4, .draft = 3},
     {.chunk = 9, .max_running = 3, .draft = 2, .mixed = true},
     {.chunk = 1, .max_running = 1},
+    {.chunk = 24, .max_running = 4, .tree = DraftTree({1, 1, 1})},
+    {.chunk = 24, .max_running = 4, .tree = DraftTree({1}), .accept = 0.5},
+    {.chunk = 24, .max_running = 4, .tree = DraftTree({2, 2}), .accept = 0.9},
+    {.chunk = 24, .max_running = 4, .mixed = true, .tree = DraftTree({1, 1, 1, 1, 1})},
+    {.chunk = 24, .max_running = 4, .prefix_block = 4, .prefix_slots = 60},
+    {.chunk = 24, .max_running = 4, .mixed = true, .prefix_block = 2, .prefix_slots = 9},
+    {.chunk = 24,
+     .max_running = 4,
+     .tree = DraftTree({2, 1, 2}),
+     .prefix_block = 3,
+     .prefix_slots = 20},
 };
 
 TEST(Engine, every_schedule_and_kind_of_call_gives_verified_results) {
   for (const SchedulerOptions& options : kStreams) {
     const SmallReplay replay(options);
-    for (const Named<Schedule>& schedule : capabilities().schedules) {
-      SCOPED_TRACE(schedule.name);
-      expect_verified(replay, replay.verify(replay.run(schedule.value)));
+    for (const Schedule schedule : replay.schedules()) {
+      SCOPED_TRACE(name(schedule));
+      expect_verified(replay, replay.verify(replay.run(schedule)));
+    }
+  }
+}
+
+TEST(Engine, streams_come_to_every_kind_of_call) {
+  std::array<std::int64_t, kCallKinds> calls{};
+  for (const SchedulerOptions& options : kStreams) {
+    const StreamOutline outline = outline_stream(SmallReplay(options).setup);
+    for (int i = 0; i < kCallKinds; ++i) calls[i] += outline.calls[i];
+    EXPECT_EQ(outline.verified_steps > 0, !options.tree.empty());
+    EXPECT_EQ(outline.begun_from_snapshots > 2, options.prefix_block > 0)
+        << outline.begun_from_snapshots;
+    EXPECT_GE(outline.tokens_of_snapshots, outline.begun_from_snapshots * options.prefix_block);
+    EXPECT_EQ(outline.snapshots > 0, options.prefix_block > 0);
+  }
+  for (int i = 0; i < kCallKinds; ++i) EXPECT_GT(calls[i], 0) << name(static_cast<CallKind>(i));
+}
+
+// Windows that overlap and that do not, histories longer and shorter than the drafts.
+TEST(Engine, every_dtype_and_width_gives_verified_drafts_and_snapshots) {
+  const SchedulerOptions streams[] = {{.chunk = 24,
+                                       .max_running = 4,
+                                       .tree = DraftTree({1, 1, 1}),
+                                       .prefix_block = 4,
+                                       .prefix_slots = 30},
+                                      {.chunk = 24,
+                                       .max_running = 4,
+                                       .tree = DraftTree({3, 1}),
+                                       .prefix_block = 1,
+                                       .prefix_slots = 30}};
+  for (const SchedulerOptions& options : streams) {
+    for (const Named<DType>& dtype : capabilities().dtypes) {
+      for (const int width : capabilities().widths) {
+        SCOPED_TRACE(std::string(dtype.name) + " width " + std::to_string(width));
+        SmallReplay replay(options, {.channels = 33,
+                                     .width = width,
+                                     .layers = 2,
+                                     .dtype = dtype.value,
+                                     .weight_dtype = dtype.value});
+        replay.setup.threads = 1;
+        expect_verified(replay, replay.verify(replay.run()));
+      }
     }
   }
 }
@@ -56,11 +109,12 @@ TEST(Engine, every_dtype_width_and_activation_gives_verified_results) {
   }
 }
 
-TEST(Engine, measures_every_call_of_the_outline_in_every_layer) {
-  const SmallReplay replay({.chunk = 24, .max_running = 4, .mixed = true});
+class MeasuredStream : public testing::TestWithParam<SchedulerOptions> {};
+
+TEST_P(MeasuredStream, has_times_of_every_call_in_every_layer) {
+  const SmallReplay replay(GetParam());
   const StreamOutline outline = outline_stream(replay.setup);
   const StreamResult result = replay.run();
-  std::int64_t tokens = 0;
   for (int i = 0; i < kCallKinds; ++i) {
     const KindMeasurement& measured = result.kinds[i];
     EXPECT_EQ(measured.calls, outline.calls[i]);
@@ -71,12 +125,20 @@ TEST(Engine, measures_every_call_of_the_outline_in_every_layer) {
     EXPECT_EQ(measured.bytes > 0, measured.calls > 0);
     for (const double ratio : measured.copy_ratio) EXPECT_GT(ratio, 0);
     EXPECT_TRUE(measured.lengths_us.empty() && measured.launch_us.empty()) << "only on a GPU";
-    tokens += measured.tokens;
   }
-  EXPECT_EQ(tokens, outline.tokens);
-  EXPECT_GT(outline.calls[static_cast<int>(CallKind::kMixed)], 0);
-  EXPECT_LE(outline.most_tokens, 24);
+  std::int64_t tokens = 0;
+  for (const Request& request : replay.requests) tokens += request.tokens();
+  EXPECT_EQ(outline.tokens, tokens);
+  const bool verifies = !GetParam().tree.empty();
+  const auto calls = [&](CallKind kind) { return outline.calls[static_cast<int>(kind)]; };
+  EXPECT_EQ(calls(CallKind::kCommit) > 0, verifies);
+  EXPECT_EQ(calls(CallKind::kMixed) > 0, GetParam().mixed);
+  EXPECT_TRUE(verifies || outline.most_tokens <= 24);
+  EXPECT_EQ(outline.accepted_tokens, result.kinds[static_cast<int>(CallKind::kCommit)].tokens);
 }
+
+INSTANTIATE_TEST_SUITE_P(Engine, MeasuredStream, testing::ValuesIn(kStreams),
+                         [](const auto& instance) { return std::to_string(instance.index); });
 
 TEST(Engine, copies_are_sampled_sparsely_on_long_streams) {
   SmallReplay replay({.chunk = 8, .max_running = 1}, {.channels = 8, .width = 2, .layers = 2});
@@ -98,6 +160,36 @@ TEST(Engine, traffic_counts_rows_twice_and_states_as_often_as_they_move) {
   // Chunks of 8 and 4 tokens; the state is written after both and read before the second.
   EXPECT_EQ(result.kinds[static_cast<int>(CallKind::kExtend)].bytes, 2 * 12 * kRow + 3 * 3 * kRow);
   EXPECT_EQ(result.kinds[static_cast<int>(CallKind::kDecode)].bytes, 2 * kRow + 2 * 3 * kRow);
+}
+
+TEST(Engine, traffic_of_drafts_counts_windows_and_that_of_a_commit_what_it_moves) {
+  constexpr double kRow = 8 * 2;
+  for (const bool chain : {true, false}) {
+    SmallReplay replay({.chunk = 8,
+                        .max_running = 1,
+                        .tree = chain ? DraftTree({1, 1}) : DraftTree({2}),
+                        .accept = 0},
+                       {.channels = 8, .width = 4, .layers = 2});
+    replay.requests = {{8, 1}};
+    replay.setup.requests = replay.requests;
+    const StreamResult result = replay.run();
+    // Three rows, a state read, windows: 3 + 3 - 1 rows where they overlap.
+    const double windows = chain ? 5 : 9;
+    EXPECT_EQ(result.kinds[static_cast<int>(CallKind::kVerify)].bytes,
+              2 * (2 * 3 + 3 + windows) * kRow);
+    EXPECT_EQ(result.kinds[static_cast<int>(CallKind::kCommit)].bytes, 2 * 2 * 3 * kRow);
+  }
+}
+
+TEST(Engine, traffic_of_snapshots_counts_their_states) {
+  SmallReplay replay({.chunk = 8, .max_running = 1, .prefix_block = 3, .prefix_slots = 4},
+                     {.channels = 8, .width = 4, .layers = 1});
+  replay.requests = {{8, 0}, {8, 0, 0, 7}};
+  replay.setup.requests = replay.requests;
+  constexpr double kRow = 8 * 2;
+  // 8 tokens with snapshots after 3 and 6 and a final state; then 2 tokens behind the second one.
+  EXPECT_EQ(replay.run().kinds[static_cast<int>(CallKind::kExtend)].bytes,
+            (2 * 8 + 3 * 3) * kRow + (2 * 2 + 2 * 3) * kRow);
 }
 
 TEST(Engine, schedules_that_take_turns_do_not_disturb_each_other) {
@@ -163,18 +255,25 @@ TEST_F(GpuEngine, any_number_of_layers_gives_verified_results) {
 }
 
 TEST_F(GpuEngine, takes_all_times_of_every_call) {
-  SmallReplay replay({.chunk = 24, .max_running = 4, .draft = 2});
-  replay.setup.backend = BackendId::kCuda;
-  for (const StreamResult& result : replay.run_all()) {
-    SCOPED_TRACE(name(result.schedule));
-    for (const KindMeasurement& measured : result.kinds) {
-      EXPECT_EQ(std::ssize(measured.host_us), measured.calls);
-      EXPECT_EQ(std::ssize(measured.lengths_us), measured.calls);
-      EXPECT_EQ(std::ssize(measured.launch_us), measured.calls);
-      EXPECT_EQ(std::ssize(measured.run_us), measured.calls * replay.setup.config.layers);
-      EXPECT_EQ(std::ssize(measured.copy_us), measured.calls) << "few calls: each is sampled once";
-      for (const double us : measured.run_us) EXPECT_GT(us, 0);
-      for (const double us : measured.lengths_us) {
+  for (const SchedulerOptions& options : kStreams) {
+    SmallReplay replay(options);
+    replay.setup.backend = BackendId::kCuda;
+    for (const StreamResult& result : replay.run_all()) {
+      SCOPED_TRACE(name(result.schedule));
+      for (const KindMeasurement& measured : result.kinds) {
+        EXPECT_EQ(std::ssize(measured.host_us), measured.calls);
+        EXPECT_EQ(std::ssize(measured.lengths_us), measured.calls);
+        EXPECT_EQ(std::ssize(measured.launch_us), measured.calls);
+        EXPECT_EQ(std::ssize(measured.run_us), measured.calls * replay.setup.config.layers);
+        EXPECT_EQ(std::ssize(measured.copy_us), measured.calls)
+            << "few calls: each is sampled once";
+        for (const double us : measured.run_us) EXPECT_GT(us, 0);
+        for (const double us : measured.lengths_us) {
+          EXPECT_TRUE(us == 0 || result.schedule != Schedule::kFlat);
+        }
+      }
+      const KindMeasurement& extend = result.kinds[static_cast<int>(CallKind::kExtend)];
+      for (const double us : extend.lengths_us) {
         EXPECT_EQ(us > 0, result.schedule != Schedule::kFlat);
       }
     }

@@ -45,6 +45,21 @@ TEST(InputTable, every_coordinate_changes_the_rows) {
   EXPECT_EQ(same_seed, 0);
 }
 
+TEST(InputTable, drafts_that_are_wrong_are_other_rows) {
+  const InputTable table(1, DType::kBF16, kChannels);
+  int right = 0, same_draft = 0, same_token = 0;
+  for (std::int64_t token = 0; token < 1000; ++token) {
+    const std::byte* row = table.wrong_row(0, 0, token, 1);
+    EXPECT_EQ(row, table.wrong_row(0, 0, token, 1));
+    right += row == table.row(0, 0, token + 1) ? 1 : 0;
+    same_draft += row == table.wrong_row(0, 0, token, 2) ? 1 : 0;
+    same_token += row == table.wrong_row(0, 0, token + 1, 1) ? 1 : 0;
+  }
+  EXPECT_LT(right, 10);
+  EXPECT_LT(same_draft, 10);
+  EXPECT_LT(same_token, 10);
+}
+
 TEST(InputTable, values_are_about_normal_in_every_dtype) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     const InputTable table(1, dtype, kChannels);

@@ -111,6 +111,72 @@ TEST_F(ReplayCommand, writes_the_figures_as_json) {
   EXPECT_EQ(json["verification"]["requests"], 6);
 }
 
+TEST_F(ReplayCommand, shows_drafts_and_prefixes) {
+  const Outcome outcome =
+      replay(kSmall + "--max-running 2 --tree 2,1 --accept 0.5 --prefix-cache 8 --shared 1 " +
+             "--json " + path_.string());
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.message;
+  for (const char* part :
+       {"drafts     trees of 2,1, accepted with probability 0.5: ", " steps of 5 rows, ",
+        "prefixes   states after every 8 prompt tokens in 1024 slots: ", "\nextend ", "\nverify ",
+        "\ncommit ", "; 0 failures\n"}) {
+    EXPECT_NE(outcome.output.find(part), std::string::npos) << part << "\n" << outcome.output;
+  }
+  std::ifstream file(path_);
+  const auto json = nlohmann::json::parse(file);
+  const auto& scheduler = json["scheduler"];
+  EXPECT_EQ(scheduler["tree"], "2,1");
+  EXPECT_EQ(scheduler["accept"], 0.5);
+  EXPECT_GE(scheduler["tokens_per_step"], 1);
+  EXPECT_EQ(scheduler["prefix_cache"]["block"], 8);
+  EXPECT_EQ(scheduler["prefix_cache"]["slots"], 1024);
+  EXPECT_GT(scheduler["prefix_cache"]["requests"], 0);
+  const auto& kinds = json["runs"][0]["kinds"];
+  ASSERT_EQ(kinds.size(), 3u);
+  EXPECT_EQ(kinds[1]["kind"], "verify");
+  EXPECT_EQ(kinds[1]["tokens"], 5 * scheduler["steps"].get<int>());
+  EXPECT_EQ(kinds[2]["kind"], "commit");
+  EXPECT_EQ(kinds[2]["calls"], kinds[1]["calls"]);
+  EXPECT_EQ(kinds[2]["tokens"], 6 * 4) << "every output token is committed";
+  EXPECT_GT(kinds[2]["gb_per_s"], 0);
+  EXPECT_GT(kinds[2]["copy_ratio"], 0);
+}
+
+TEST_F(ReplayCommand, drafts_run_beside_prompts_and_under_every_schedule) {
+  const Outcome outcome = replay(kSmall + "--max-running 2 --chunk 40 --spec 3 --mixed " +
+                                 "--compare block-list,sequence-grid");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.message;
+  EXPECT_NE(outcome.output.find("drafts     chains of 3, accepted with probability 0.7: "),
+            std::string::npos)
+      << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "\nmixed "), 3);
+  EXPECT_EQ(count_of(outcome.output, "\ncommit "), 3);
+}
+
+TEST_F(ReplayCommand, options_that_exclude_each_other_are_refused_with_the_reason) {
+  const std::pair<const char*, const char*> refused[] = {
+      {"--accept 0.5", "--accept: there are no drafts; expected --spec or --tree"},
+      {"--tree 2,2 --mixed",
+       "--tree: trees leave no final state, so a call cannot hold prompts as well; expected no "
+       "--mixed, or --spec"},
+      {"--spec 2 --mixed --prefix-cache 8",
+       "--prefix-cache: calls that verify drafts take no snapshots; expected no --mixed, or no "
+       "--spec"},
+      {"--prefix-cache 8 --compare block-list",
+       "--prefix-cache: schedule flat is the only one that takes snapshots; expected no other in "
+       "--schedule and --compare"},
+      {"--prefix-cache 8 --schedule sequence-grid",
+       "--prefix-cache: schedule flat is the only one that takes snapshots; expected no other in "
+       "--schedule and --compare"},
+  };
+  for (const auto& [arguments, message] : refused) {
+    const Outcome outcome = replay(kSmall + arguments);
+    EXPECT_EQ(outcome.exit_code, kExitUsage);
+    EXPECT_EQ(outcome.message, message);
+    EXPECT_EQ(outcome.output, "");
+  }
+}
+
 TEST_F(ReplayCommand, json_on_stdout_comes_alone) {
   const Outcome outcome = replay(kSmall + "--json - --check 0");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.message;
@@ -136,6 +202,19 @@ TEST_F(ReplayCommand, wrong_options_are_refused_in_one_line_and_nothing_is_writt
       "--preset gsm8k --max-running -1",
       "--preset gsm8k --limit 0",
       "--preset gsm8k --draft 0",
+      "--preset gsm8k --spec 0",
+      "--preset gsm8k --spec 65",
+      "--preset gsm8k --spec 2 --draft 2",
+      "--preset gsm8k --spec 2 --tree 2,2",
+      "--preset gsm8k --tree 2,2 --draft 2",
+      "--preset gsm8k --tree two",
+      "--preset gsm8k --spec 2 --accept 1.5",
+      "--preset gsm8k --spec 2 --accept often",
+      "--preset gsm8k --prefix-cache 0",
+      "--preset gsm8k --prefix-cache 8 --prefix-slots 0",
+      "--preset gsm8k --prefix-cache 8 --shared 2",
+      "--preset gsm8k --prefix-slots 8",
+      "--preset gsm8k --shared 0.5",
       "--preset gsm8k --unknown",
   };
   for (const char* arguments : wrong) {

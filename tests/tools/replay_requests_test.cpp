@@ -169,6 +169,49 @@ TEST(Requests, unknown_presets_are_refused_with_those_there_are) {
   }
 }
 
+TEST(Requests, shared_prompts_begin_as_earlier_ones_do) {
+  Workload workload{.source = "", .requests = std::vector<Request>(1000, {20, 1})};
+  for (std::int64_t i = 0; i < 1000; i += 3) workload.requests[i].prompt_tokens = 5;
+  Workload other = workload, same = workload;
+  share_prompts(0.3, 1, workload);
+  share_prompts(0.3, 1, same);
+  share_prompts(0.3, 2, other);
+  int shared = 0, whole = 0, as_same = 0, as_other = 0;
+  for (std::int64_t i = 0; i < 1000; ++i) {
+    const Request& request = workload.requests[i];
+    const auto is_as = [&](const Workload& of) {
+      return request.shares_with == of.requests[i].shares_with &&
+             request.shared_tokens == of.requests[i].shared_tokens;
+    };
+    as_same += is_as(same) ? 1 : 0;
+    as_other += is_as(other) ? 1 : 0;
+    if (request.shared_tokens == 0) {
+      EXPECT_EQ(request.shares_with, -1);
+      continue;
+    }
+    ++shared;
+    ASSERT_GE(request.shares_with, 0);
+    ASSERT_LT(request.shares_with, i);
+    const Request& earlier = workload.requests[request.shares_with];
+    ASSERT_LE(request.shared_tokens, std::min(request.prompt_tokens, earlier.prompt_tokens));
+    whole += request.shared_tokens == request.prompt_tokens ? 1 : 0;
+  }
+  EXPECT_NEAR(shared, 300, 60);
+  EXPECT_GT(whole, 0);
+  EXPECT_EQ(as_same, 1000);
+  EXPECT_LT(as_other, 900);
+}
+
+TEST(Requests, the_first_request_with_a_prefix_stands_for_all) {
+  const std::vector<Request> requests{{9, 0}, {9, 0, 0, 6}, {9, 0, 1, 8}};
+  EXPECT_EQ(first_with_prefix(requests, 2, 6), 0);
+  EXPECT_EQ(first_with_prefix(requests, 2, 7), 1);
+  EXPECT_EQ(first_with_prefix(requests, 2, 8), 1);
+  EXPECT_EQ(first_with_prefix(requests, 2, 9), 2);
+  EXPECT_EQ(first_with_prefix(requests, 1, 7), 1);
+  EXPECT_EQ(first_with_prefix(requests, 0, 1), 0);
+}
+
 TEST(Requests, limits_cut_the_list_and_the_outputs) {
   Workload workload{.source = "", .requests = {{5, 9}, {6, 2}, {7, 1}}};
   apply_limits({}, workload);

@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -64,6 +66,126 @@ TEST(Verification, notices_rows_of_another_request) {
   result.recordings.erase(result.recordings.begin(), result.recordings.begin() + 2);
   result.recordings.resize(1);
   EXPECT_GT(replay.verify(result).differing_values, 0);
+}
+
+// A wrong call, and how often it was made.
+struct Defect {
+  const char* name;
+  std::function<bool(Call&)> make;
+};
+
+void expect_noticed(const SmallReplay& replay, const std::vector<Defect>& defects) {
+  EXPECT_EQ(replay.verify(replay.run_changed([](Call&) {})).failures(), 0);
+  for (const Defect& defect : defects) {
+    SCOPED_TRACE(defect.name);
+    int made = 0;
+    const StreamResult result =
+        replay.run_changed([&](Call& call) { made += made == 0 && defect.make(call) ? 1 : 0; });
+    EXPECT_EQ(made, 1);
+    EXPECT_GT(replay.verify(result).failures(), 0);
+  }
+}
+
+// The first segment of the calls of one kind that has what `change` looks for.
+Defect segment_defect(const char* name, CallKind kind,
+                      const std::function<bool(Segment&)>& change) {
+  return {name, [=](Call& call) {
+            return call.kind == kind && std::ranges::any_of(call.segments, change);
+          }};
+}
+
+TEST(Verification, notices_a_single_wrong_step_of_speculative_decoding) {
+  const auto goes_on = [](const Segment& segment) { return segment.accepted.size() >= 2; };
+  const std::vector<Defect> defects = {
+      segment_defect("the commit takes the window one row too early", CallKind::kCommit,
+                     [&](Segment& segment) {
+                       if (!goes_on(segment)) return false;
+                       segment.accepted.pop_back();
+                       return true;
+                     }),
+      segment_defect("the commit takes the window of a rejected draft", CallKind::kCommit,
+                     [](Segment& segment) {
+                       if (segment.accepted.size() != 1) return false;
+                       segment.accepted.back() = 1;
+                       return true;
+                     }),
+      segment_defect("the commit goes to a slot of another request", CallKind::kCommit,
+                     [](Segment& segment) {
+                       segment.read_slot = segment.read_slot == 0 ? 1 : 0;
+                       return true;
+                     }),
+      segment_defect("the drafts begin from another slot", CallKind::kVerify,
+                     [](Segment& segment) {
+                       segment.read_slot = segment.read_slot == 0 ? 1 : 0;
+                       return true;
+                     }),
+      segment_defect("a rejected draft is taken for an accepted one", CallKind::kVerify,
+                     [&](Segment& segment) {
+                       const auto last = static_cast<std::int32_t>(segment.count) - 1;
+                       if (!goes_on(segment) || segment.accepted.back() == last) return false;
+                       segment.accepted.back() = last;
+                       return true;
+                     }),
+      {"two requests commit each other's windows",
+       [](Call& call) {
+         if (call.kind != CallKind::kCommit || call.segments.size() < 2) return false;
+         std::swap(call.segments[0].read_slot, call.segments[1].read_slot);
+         return true;
+       }},
+  };
+  for (const DraftTree& tree : {DraftTree({1, 1, 1, 1}), DraftTree({2, 2})}) {
+    SCOPED_TRACE(tree.shape());
+    expect_noticed(SmallReplay({.chunk = 24, .max_running = 4, .tree = tree}), defects);
+  }
+}
+
+TEST(Verification, notices_a_single_wrong_step_of_prefix_caching) {
+  const SmallReplay replay({.chunk = 24, .max_running = 4, .prefix_block = 4, .prefix_slots = 60});
+  // The first snapshot that a request begins from: its slot, and the call that took it.
+  std::map<std::int32_t, int> taken;
+  std::pair<int, std::int32_t> needed{-1, -1};
+  int number = 0;
+  (void)replay.run_changed([&](Call& call) {
+    for (const Segment& segment : call.segments) {
+      if (segment.begins_from_snapshot() && needed.first < 0) {
+        needed = {taken.at(segment.read_slot), segment.read_slot};
+      }
+    }
+    for (const Segment& segment : call.segments) {
+      for (const Segment::Snapshot& snapshot : segment.snapshots) taken[snapshot.slot] = number;
+    }
+    ++number;
+  });
+  ASSERT_GE(needed.first, 0);
+  const auto snapshot_defect = [needed](const char* name, auto change) {
+    return Defect{name, [=, number = 0](Call& call) mutable {
+                    if (number++ != needed.first) return false;
+                    return std::ranges::any_of(call.segments, [&](Segment& segment) {
+                      const auto found = std::ranges::find(segment.snapshots, needed.second,
+                                                           &Segment::Snapshot::slot);
+                      if (found == segment.snapshots.end()) return false;
+                      change(segment, found);
+                      return true;
+                    });
+                  }};
+  };
+  expect_noticed(
+      replay,
+      {snapshot_defect("a snapshot is not taken",
+                       [](Segment& segment, auto found) { segment.snapshots.erase(found); }),
+       snapshot_defect("a snapshot goes to another slot",
+                       [](Segment&, auto found) { ++found->slot; }),
+       segment_defect("a request begins from another snapshot", CallKind::kExtend,
+                      [](Segment& segment) {
+                        if (!segment.begins_from_snapshot()) return false;
+                        ++segment.read_slot;
+                        return true;
+                      }),
+       segment_defect("a request begins from zeros", CallKind::kExtend, [](Segment& segment) {
+         if (!segment.begins_from_snapshot()) return false;
+         segment.resumed = false;
+         return true;
+       })});
 }
 
 TEST(Verification, a_failure_of_any_sort_ends_the_command_with_its_own_code) {

@@ -254,6 +254,21 @@ TEST(DraftsRefusal, OtherWindowsInThePool) {
             kMessage);
 }
 
+// What is empty has no address in most frameworks.
+TEST_P(Drafts, WindowsWithoutRoomNeedNoAddress) {
+  std::vector<std::int32_t> slots = {0};
+  for (const std::int64_t room : {0, 2}) {  // tokens without slots, and the reverse
+    Call plain = drafts_call({0, 3}), call = drafts_call({0, 3});
+    plain.args.backend = call.args.backend = GetParam();
+    call.args.windows = TensorRef::contiguous(nullptr, DType::kF32, {room, 2 - room, 3, 3});
+    call.args.window_slots = TensorRef::contiguous(slots.data(), DType::kI32, {1});
+    plain.run();
+    call.run();
+    EXPECT_EQ(call.out, plain.out);
+    EXPECT_EQ(call.state, plain.state);
+  }
+}
+
 TEST(DraftsRefusal, WindowSlotsWithoutWindows) {
   Call call = drafts_call({0, 3});
   std::vector<std::int32_t> slots = {0};
@@ -272,6 +287,9 @@ TEST(DraftsRefusal, WindowSlotsWithoutWindows) {
   Addresses at = addresses(call.args);
   at.window_slots = nullptr;
   EXPECT_EQ(run(plan, at).message(), "window_slots: is null, but the plan has them");
+  at = addresses(call.args);
+  at.windows = nullptr;
+  EXPECT_EQ(run(plan, at).message(), "windows: is null, but the plan has them");
 }
 
 TEST_P(Drafts, LeaveStatesAloneUnlessToldOtherwise) {

@@ -12,10 +12,23 @@ StreamOutline outline_stream(const ReplaySetup& setup) {
   Scheduler scheduler(setup.requests, setup.scheduler);
   for (Call call; scheduler.next(call);) {
     ++outline.calls[static_cast<int>(call.kind)];
-    outline.tokens += call.tokens;
+    outline.tokens += call.advanced;
     outline.most_tokens = std::max(outline.most_tokens, call.tokens);
     outline.most_sequences = std::max(outline.most_sequences, std::ssize(call.segments));
-    outline.most_bytes = std::max(outline.most_bytes, moved_bytes(setup.config, call));
+    outline.most_prefix_slots =
+        std::max(outline.most_prefix_slots, std::ssize(call.segments) * blocks_of(setup, call));
+    outline.most_bytes =
+        std::max(outline.most_bytes, moved_bytes(setup, call) * layers_at_once(setup, call));
+    for (const Segment& segment : call.segments) {
+      if (call.kind == CallKind::kCommit) {
+        ++outline.verified_steps;
+        outline.accepted_tokens += segment.count;
+      }
+      outline.snapshots += std::ssize(segment.snapshots);
+      if (!segment.begins_from_snapshot()) continue;
+      ++outline.begun_from_snapshots;
+      outline.tokens_of_snapshots += segment.first_token;
+    }
   }
   return outline;
 }
@@ -40,7 +53,7 @@ std::vector<StreamResult> run_stream(const ReplaySetup& setup, std::span<const S
     for (std::size_t i = 0; i < engines.size(); ++i) {
       engines[(first + i) % engines.size()]->execute(call);
     }
-    tokens += call.tokens;
+    tokens += call.advanced;
     on_tokens(tokens);
   }
 

@@ -12,8 +12,12 @@
 // before, which is what an engine has to do that knows them on the device alone (after a draft was
 // verified, or when the next batch is prepared before the last one is done), and that part is also
 // given on its own (lengths_us). flat needs nothing from the device.
+//
+// Where snapshots are taken, the list of them is made on the device, from a table of slots; its
+// launch belongs to the second step too.
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "common/error.hpp"
@@ -45,17 +49,18 @@ class GpuWorkspace {
   /// Brings inputs and lists of the `number`th call to the device unless they are there.
   void load(const Call& call, std::int64_t number);
   /// Those of one layer.
-  [[nodiscard]] CallTensors tensors(std::int64_t layer, const GpuBuffer& state) const;
+  [[nodiscard]] CallTensors tensors(std::int64_t layer, void* state, void* windows) const;
   /// Empties the level-2 cache of everything a call will read: between two calls of one layer a
   /// serving engine reads the weights of all others.
   void cool() const;
-  /// Microseconds of one out of `layers` copies of `bytes` / 2, which read and write `bytes`, in
+  /// Microseconds of one out of `copies` copies of `bytes` / 2, which read and write `bytes`, in
   /// the same conditions as the layers.
-  double time_copies(std::int64_t bytes) const;
+  double time_copies(std::int64_t bytes, std::int64_t copies) const;
 
   GpuStream stream;
   PinnedBuffer lengths, sent_blocks;  // lists on their way
-  GpuBuffer query_start_loc, slots, has_initial_state, blocks;
+  GpuBuffer query_start_loc, read_slots, write_slots, has_initial_state, blocks;
+  GpuBuffer window_slots, parents, accepted, computed_tokens, prefix_slots, snapshots;
   GpuBuffer spare_states;  // for runs whose results are of no use
 
  private:
@@ -83,13 +88,22 @@ GpuWorkspace::GpuWorkspace(const ReplaySetup& setup, const StreamOutline& outlin
   for (std::int64_t i = 0; i < std::min(config.layers, kMostRows); ++i) {
     rows_.push_back({.x = GpuBuffer(host_x_.bytes()), .out = GpuBuffer(host_x_.bytes())});
   }
-  spare_states = GpuBuffer(setup.scheduler.max_running * config.state_bytes());
+  spare_states = GpuBuffer(layer_state_bytes(setup));
 
   constexpr std::int64_t kWord = sizeof(std::int32_t);
   const std::int64_t sequences = outline.most_sequences;
   query_start_loc = GpuBuffer((sequences + 1) * kWord);
-  slots = GpuBuffer(sequences * kWord);
+  read_slots = GpuBuffer(sequences * kWord);
+  write_slots = GpuBuffer(sequences * kWord);
   has_initial_state = GpuBuffer(sequences);
+  window_slots = GpuBuffer(sequences * kWord);
+  parents = GpuBuffer(sequences * setup.scheduler.tree.rows() * kWord);
+  accepted = GpuBuffer(sequences * kWord);
+  computed_tokens = GpuBuffer(sequences * kWord);
+  if (const std::int64_t block = setup.scheduler.prefix_block; block > 0) {
+    prefix_slots = GpuBuffer(outline.most_prefix_slots * kWord);
+    snapshots = GpuBuffer(3 * (outline.most_tokens / block + sequences) * kWord);
+  }
   lengths = PinnedBuffer((sequences + 1) * kWord);
   sent_blocks = PinnedBuffer(2 * outline.most_tokens * kWord);  // no more blocks than tokens
   blocks = GpuBuffer(sent_blocks.bytes());
@@ -97,6 +111,11 @@ GpuWorkspace::GpuWorkspace(const ReplaySetup& setup, const StreamOutline& outlin
   // The first copy in a direction sets something up that is not to be in the first host time.
   start_copy_to_gpu(query_start_loc.data(), lengths.data(), lengths.bytes(), stream.handle());
   start_copy_from_gpu(lengths.data(), query_start_loc.data(), lengths.bytes(), stream.handle());
+  // So does the first list of snapshots, one without rows.
+  if (setup.scheduler.prefix_block > 0) {
+    const CallTensors at = tensors(0, nullptr, nullptr);
+    require(block_snapshots(snapshot_arguments(setup, {}, at), stream.handle()));
+  }
   stream.wait();
 
   constexpr std::int64_t kCacheSizes = 2;
@@ -120,10 +139,17 @@ const GpuWorkspace::Rows& GpuWorkspace::rows_of(std::int64_t layer) const {
 void GpuWorkspace::load(const Call& call, std::int64_t number) {
   if (number == loaded_) return;
   loaded_ = number;
-  lists_.assign(call);
+  lists_.assign(setup_, call);
   upload(query_start_loc, lists_.query_start_loc);
-  upload(slots, lists_.slots);
+  upload(read_slots, lists_.read_slots);
+  upload(write_slots, lists_.write_slots);
   upload(has_initial_state, lists_.has_initial_state);
+  upload(window_slots, lists_.window_slots);
+  upload(parents, lists_.parents);
+  upload(accepted, lists_.accepted);
+  upload(computed_tokens, lists_.computed_tokens);
+  upload(prefix_slots, lists_.prefix_slots);
+  if (call.kind == CallKind::kCommit) return;
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     const bool is_last = i + 1 == rows_.size();
     gather_inputs(setup_, is_last ? setup_.config.layers - 1 : static_cast<std::int64_t>(i),
@@ -132,34 +158,41 @@ void GpuWorkspace::load(const Call& call, std::int64_t number) {
   }
 }
 
-CallTensors GpuWorkspace::tensors(std::int64_t layer, const GpuBuffer& state) const {
+CallTensors GpuWorkspace::tensors(std::int64_t layer, void* state, void* windows) const {
   return {.x = rows_of(layer).x.data(),
           .out = rows_of(layer).out.data(),
           .weight = weights_[layer].data(),
           .bias = biases_[layer].data(),
-          .state = state.data(),
+          .state = state,
+          .windows = windows,
           .query_start_loc = query_start_loc.data(),
-          .slots = slots.data(),
-          .has_initial_state = has_initial_state.data()};
+          .read_slots = read_slots.data(),
+          .write_slots = write_slots.data(),
+          .has_initial_state = has_initial_state.data(),
+          .window_slots = window_slots.data(),
+          .parents = parents.data(),
+          .accepted = accepted.data(),
+          .computed_tokens = computed_tokens.data(),
+          .prefix_slots = prefix_slots.data(),
+          .snapshots = snapshots.data()};
 }
 
 void GpuWorkspace::cool() const {
   gpu_copy(cold_target_.data(), cold_source_.data(), cold_source_.bytes(), stream.handle());
 }
 
-double GpuWorkspace::time_copies(std::int64_t bytes) const {
-  const std::int64_t layers = setup_.config.layers;
+double GpuWorkspace::time_copies(std::int64_t bytes, std::int64_t copies) const {
   const std::int64_t half = round_up(bytes / 2, kCopyUnit);
   const std::int64_t places = copy_source_.bytes() / half;
-  const GpuGraph copies(stream, [&](void* captured) {
-    for (std::int64_t layer = 0; layer < layers; ++layer) {
-      const std::int64_t offset = layer % places * half;
+  const GpuGraph graph(stream, [&](void* captured) {
+    for (std::int64_t i = 0; i < copies; ++i) {
+      const std::int64_t offset = i % places * half;
       gpu_copy(static_cast<std::byte*>(copy_target_.data()) + offset,
                static_cast<const std::byte*>(copy_source_.data()) + offset, half, captured);
     }
   });
   cool();
-  return copies.replay() / static_cast<double>(layers);
+  return graph.replay() / static_cast<double>(copies);
 }
 
 class GpuEngine : public CallEngine {
@@ -167,57 +200,109 @@ class GpuEngine : public CallEngine {
   GpuEngine(const ReplaySetup& setup, Schedule schedule,
             std::span<const std::int64_t> recorded_requests, const StreamOutline& outline,
             std::shared_ptr<GpuWorkspace> workspace)
-      : CallEngine(setup, schedule, recorded_requests, outline), workspace_(std::move(workspace)) {
-    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-      states_.emplace_back(setup.scheduler.max_running * config_.state_bytes());
-    }
-  }
+      : CallEngine(setup, schedule, recorded_requests, outline),
+        workspace_(std::move(workspace)),
+        states_(config_.layers * layer_state_bytes(setup)),
+        windows_(config_.layers * layer_window_bytes(setup)) {}
 
   void execute(const Call& call) override;
 
  private:
+  void run_call(const Call& call);
+  void run_commit(const Call& call);
+  [[nodiscard]] CallTensors tensors(std::int64_t layer) const;
   Plan prepare(const Call& call);
   void fetch_lengths(std::int64_t sequences);
   void send_blocks(ForwardArgs& args);
-  Addresses layer_addresses(std::int64_t layer, const GpuBuffer& state) const;
-  double time_launch(const Plan& plan) const;
+  Addresses layer_addresses(const CallTensors& at) const;
+  double time_launch(const std::function<Status(void*)>& launch) const;
   double run_layers(const Plan& plan) const;
 
   std::shared_ptr<GpuWorkspace> workspace_;
-  std::vector<GpuBuffer> states_;  // one per layer: [max_running, width - 1, channels]
+  GpuBuffer states_;   // [layers, slots, width - 1, channels]
+  GpuBuffer windows_;  // [layers, max_running, window_rows, channels]
   std::vector<std::int64_t> lengths_;
   Addresses call_addresses_;  // of layer 0
   std::int64_t calls_ = 0;
 };
 
 void GpuEngine::execute(const Call& call) {
-  KindMeasurement& kind = measured(call);
   workspace_->load(call, calls_++);
-  const Plan plan = prepare(call);
-  kind.launch_us.push_back(time_launch(plan));
-  const double run_us = run_layers(plan);
-  kind.run_us.insert(kind.run_us.end(), static_cast<std::size_t>(config_.layers), run_us);
-
-  if (copy_sample(call.kind) >= 0) {
-    const double copy_us = workspace_->time_copies(moved_bytes(config_, call));
-    kind.copy_us.push_back(copy_us);
-    kind.copy_ratio.push_back(run_us / copy_us);
-  }
-  for (const std::int64_t layer : recorded_layers(config_)) {
-    record(call, layer, workspace_->tensors(layer, states_[layer]).out, states_[layer].data(),
-           copy_from_gpu);
+  if (call.kind == CallKind::kCommit) {
+    run_commit(call);
+  } else {
+    run_call(call);
   }
   count(call);
 }
 
+void GpuEngine::run_call(const Call& call) {
+  KindMeasurement& kind = measured(call);
+  const Plan plan = prepare(call);
+  // On states of no use; outputs and windows are overwritten by the run that counts.
+  CallTensors spare = tensors(0);
+  spare.state = workspace_->spare_states.data();
+  kind.launch_us.push_back(time_launch(
+      [&, at = layer_addresses(spare)](void* stream) { return run(plan, at, stream); }));
+  const double run_us = run_layers(plan);
+  kind.run_us.insert(kind.run_us.end(), static_cast<std::size_t>(config_.layers), run_us);
+
+  if (copy_sample(call.kind) >= 0) {
+    const double copy_us = workspace_->time_copies(moved_bytes(setup_, call), config_.layers);
+    kind.copy_us.push_back(copy_us);
+    kind.copy_ratio.push_back(run_us / copy_us);
+  }
+  for (const std::int64_t layer : recorded_layers(config_)) {
+    record(call, layer, tensors(layer).out, tensors(layer).state, copy_from_gpu);
+  }
+}
+
+void GpuEngine::run_commit(const Call& call) {
+  KindMeasurement& kind = measured(call);
+  const CommitArgs args = commit_arguments(setup_, call, tensors(0));
+  CommitProblem problem;
+  CommitPlan plan;
+
+  const Clock::time_point start = Clock::now();
+  Status status = make_commit_problem(args, problem);
+  if (status.ok()) status = make_commit_plan(problem, plan);
+  kind.host_us.push_back(microseconds_since(start));
+  kind.lengths_us.push_back(0);
+  require(status);
+
+  // What a commit writes it does not read, so that it may run several times.
+  const auto launch = [&](void* stream) { return run(plan, addresses(args), stream); };
+  kind.launch_us.push_back(time_launch(launch));
+  const GpuGraph graph(workspace_->stream, [&](void* captured) { require(launch(captured)); });
+  workspace_->cool();
+  const double run_us = graph.replay();
+  add_commit_time(run_us, kind);
+
+  if (copy_sample(call.kind) >= 0) {
+    add_commit_copy(
+        run_us,
+        workspace_->time_copies(moved_bytes(setup_, call) * layers_at_once(setup_, call), 1), kind);
+  }
+  for (const std::int64_t layer : recorded_layers(config_)) {
+    record(call, layer, nullptr, tensors(layer).state, copy_from_gpu);
+  }
+}
+
+CallTensors GpuEngine::tensors(std::int64_t layer) const {
+  return workspace_->tensors(
+      layer, static_cast<std::byte*>(states_.data()) + layer * layer_state_bytes(setup_),
+      static_cast<std::byte*>(windows_.data()) + layer * layer_window_bytes(setup_));
+}
+
 // Everything that the host does before the first layer can be launched.
 Plan GpuEngine::prepare(const Call& call) {
-  ForwardArgs args =
-      call_arguments(setup_, schedule(), call, workspace_->tensors(0, states_.front()));
+  const CallTensors at = tensors(0);
+  ForwardArgs args = call_arguments(setup_, schedule(), call, at);
   KindMeasurement& kind = measured(call);
   const bool needs_lengths = args.schedule != Schedule::kFlat;
   Problem problem;
   Plan plan;
+  Status status;
 
   const Clock::time_point start = Clock::now();
   if (needs_lengths) fetch_lengths(std::ssize(call.segments));
@@ -227,7 +312,10 @@ Plan GpuEngine::prepare(const Call& call) {
   } else if (args.schedule == Schedule::kSequenceGrid) {
     args.longest_sequence = *std::max_element(lengths_.begin(), lengths_.end());
   }
-  Status status = make_problem(args, problem);
+  if (takes_snapshots(setup_, call)) {
+    status = block_snapshots(snapshot_arguments(setup_, call, at), workspace_->stream.handle());
+  }
+  if (status.ok()) status = make_problem(args, problem);
   if (status.ok()) status = make_plan(problem, plan);
   kind.host_us.push_back(microseconds_since(start));
   kind.lengths_us.push_back(lengths_us);
@@ -262,25 +350,23 @@ void GpuEngine::send_blocks(ForwardArgs& args) {
   args.block_offset = TensorRef::contiguous(blocks + bytes, DType::kI32, {count}, setup_.device());
 }
 
-Addresses GpuEngine::layer_addresses(std::int64_t layer, const GpuBuffer& state) const {
-  const CallTensors at = workspace_->tensors(layer, state);
+Addresses GpuEngine::layer_addresses(const CallTensors& at) const {
   Addresses addresses = call_addresses_;
   addresses.x = at.x;
   addresses.out = at.out;
   addresses.weight = at.weight;
   addresses.bias = at.bias;
   addresses.state = at.state;
+  if (addresses.windows != nullptr) addresses.windows = at.windows;
   return addresses;
 }
 
-// How long `run` keeps the host. The first of the two loads the kernel if it is its first use. Both
-// work on states of no use, and their outputs are overwritten by the run that counts.
-double GpuEngine::time_launch(const Plan& plan) const {
+// How long `launch` keeps the host. The first of the two loads the kernel if it is its first use.
+double GpuEngine::time_launch(const std::function<Status(void*)>& launch) const {
   void* stream = workspace_->stream.handle();
-  const Addresses addresses = layer_addresses(0, workspace_->spare_states);
-  require(run(plan, addresses, stream));
+  require(launch(stream));
   const Clock::time_point start = Clock::now();
-  const Status status = run(plan, addresses, stream);
+  const Status status = launch(stream);
   const double launch_us = microseconds_since(start);
   require(status);
   return launch_us;
@@ -290,7 +376,7 @@ double GpuEngine::time_launch(const Plan& plan) const {
 double GpuEngine::run_layers(const Plan& plan) const {
   const GpuGraph layers(workspace_->stream, [&](void* captured) {
     for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-      require(run(plan, layer_addresses(layer, states_[layer]), captured));
+      require(run(plan, layer_addresses(tensors(layer)), captured));
     }
   });
   workspace_->cool();

@@ -29,36 +29,51 @@ class HostEngine : public CallEngine {
   HostEngine(const ReplaySetup& setup, Schedule schedule,
              std::span<const std::int64_t> recorded_requests, const StreamOutline& outline,
              std::shared_ptr<Workspace> workspace)
-      : CallEngine(setup, schedule, recorded_requests, outline), workspace_(std::move(workspace)) {
-    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-      states_.emplace_back(setup.scheduler.max_running * config_.state_bytes());
-    }
-  }
+      : CallEngine(setup, schedule, recorded_requests, outline),
+        workspace_(std::move(workspace)),
+        states_(config_.layers * layer_state_bytes(setup)),
+        windows_(config_.layers * layer_window_bytes(setup)) {}
 
   void execute(const Call& call) override;
 
  private:
+  void run_layers(const Call& call);
+  void run_commit(const Call& call);
+  CallTensors tensors(std::int64_t layer);
   Plan make_host_plan(const Call& call);
   double measure_copy(std::int64_t bytes);
 
   std::shared_ptr<Workspace> workspace_;
-  std::vector<Buffer> states_;  // one per layer: [max_running, width - 1, channels]
+  Buffer states_;   // [layers, slots, width - 1, channels]
+  Buffer windows_;  // [layers, max_running, window_rows, channels]
   CallLists lists_;
   BlockList blocks_;
+  std::vector<std::int32_t> snapshots_;
   Addresses addresses_;
 };
 
 void HostEngine::execute(const Call& call) {
+  lists_.assign(setup_, call);
+  if (call.kind == CallKind::kCommit) {
+    run_commit(call);
+  } else {
+    run_layers(call);
+  }
+  count(call);
+}
+
+void HostEngine::run_layers(const Call& call) {
   KindMeasurement& kind = measured(call);
-  lists_.assign(call);
   const Plan plan = make_host_plan(call);
   const std::int64_t sample = copy_sample(call.kind);
 
   for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
     gather_inputs(setup_, layer, lists_.rows, workspace_->x.data());
-    addresses_.weight = setup_.weights[layer].weight.data();
-    addresses_.bias = setup_.weights[layer].bias.data();
-    addresses_.state = states_[layer].data();
+    const CallTensors at = tensors(layer);
+    addresses_.weight = at.weight;
+    addresses_.bias = at.bias;
+    addresses_.state = at.state;
+    if (addresses_.windows != nullptr) addresses_.windows = at.windows;
 
     const Clock::time_point start = Clock::now();
     const Status status = run(plan, addresses_);
@@ -67,28 +82,69 @@ void HostEngine::execute(const Call& call) {
 
     kind.run_us.push_back(run_us);
     if (sample >= 0 && layer == sample % config_.layers) {
-      const double copy_us = measure_copy(moved_bytes(config_, call));
+      const double copy_us = measure_copy(moved_bytes(setup_, call));
       kind.copy_us.push_back(copy_us);
       kind.copy_ratio.push_back(run_us / copy_us);
     }
-    record(call, layer, workspace_->out.data(), states_[layer].data(), copy_within_host);
+    record(call, layer, workspace_->out.data(), at.state, copy_within_host);
   }
-  count(call);
 }
 
-// The timed part is what the chosen schedule makes the host do before the first layer can start.
+void HostEngine::run_commit(const Call& call) {
+  KindMeasurement& kind = measured(call);
+  const CommitArgs args = commit_arguments(setup_, call, tensors(0));
+  CommitProblem problem;
+  CommitPlan plan;
+
+  Clock::time_point start = Clock::now();
+  Status status = make_commit_problem(args, problem);
+  if (status.ok()) status = make_commit_plan(problem, plan);
+  kind.host_us.push_back(microseconds_since(start));
+  require(status);
+
+  start = Clock::now();
+  status = run(plan, addresses(args));
+  const double run_us = microseconds_since(start);
+  require(status);
+  add_commit_time(run_us, kind);
+
+  if (copy_sample(call.kind) >= 0) {
+    const double copy_us = measure_copy(moved_bytes(setup_, call) * layers_at_once(setup_, call));
+    add_commit_copy(run_us, copy_us, kind);
+  }
+  for (const std::int64_t layer : recorded_layers(config_)) {
+    record(call, layer, nullptr, tensors(layer).state, copy_within_host);
+  }
+}
+
+CallTensors HostEngine::tensors(std::int64_t layer) {
+  return {.x = workspace_->x.data(),
+          .out = workspace_->out.data(),
+          .weight = setup_.weights[layer].weight.data(),
+          .bias = setup_.weights[layer].bias.data(),
+          .state = states_.data() + layer * layer_state_bytes(setup_),
+          .windows = windows_.data() + layer * layer_window_bytes(setup_),
+          .query_start_loc = lists_.query_start_loc.data(),
+          .read_slots = lists_.read_slots.data(),
+          .write_slots = lists_.write_slots.data(),
+          .has_initial_state = lists_.has_initial_state.data(),
+          .window_slots = lists_.window_slots.data(),
+          .parents = lists_.parents.data(),
+          .accepted = lists_.accepted.data(),
+          .computed_tokens = lists_.computed_tokens.data(),
+          .prefix_slots = lists_.prefix_slots.data(),
+          .snapshots = snapshots_.data()};
+}
+
+// The timed part is what the call makes the host do before the first layer can start.
 Plan HostEngine::make_host_plan(const Call& call) {
-  ForwardArgs args = call_arguments(setup_, schedule(), call,
-                                    {.x = workspace_->x.data(),
-                                     .out = workspace_->out.data(),
-                                     .weight = setup_.weights[0].weight.data(),
-                                     .bias = setup_.weights[0].bias.data(),
-                                     .state = states_[0].data(),
-                                     .query_start_loc = lists_.query_start_loc.data(),
-                                     .slots = lists_.slots.data(),
-                                     .has_initial_state = lists_.has_initial_state.data()});
+  const bool with_snapshots = takes_snapshots(setup_, call);
+  if (with_snapshots) snapshots_.resize(static_cast<std::size_t>(3 * snapshot_rows(setup_, call)));
+  const CallTensors at = tensors(0);
+  ForwardArgs args = call_arguments(setup_, schedule(), call, at);
   Problem problem;
   Plan plan;
+  Status status;
 
   const Clock::time_point start = Clock::now();
   if (args.schedule == Schedule::kBlockList) {
@@ -99,7 +155,8 @@ Plan HostEngine::make_host_plan(const Call& call) {
   } else if (args.schedule == Schedule::kSequenceGrid) {
     args.longest_sequence = *std::max_element(lists_.lengths.begin(), lists_.lengths.end());
   }
-  Status status = make_problem(args, problem);
+  if (with_snapshots) status = block_snapshots(snapshot_arguments(setup_, call, at));
+  if (status.ok()) status = make_problem(args, problem);
   if (status.ok()) status = make_plan(problem, plan);
   measured(call).host_us.push_back(microseconds_since(start));
 

@@ -13,7 +13,7 @@ namespace {
 constexpr std::int64_t kTableRows = 2048;
 
 // What random numbers are for, so that no two uses share them.
-enum Use : std::int64_t { kInput = 1, kWeight, kBias };
+enum Use : std::int64_t { kInput = 1, kWeight, kBias, kWrongDraft };
 
 Buffer random_values(std::uint64_t stream, DType dtype, std::int64_t count, double scale) {
   const std::int64_t bytes = element_bytes(dtype);
@@ -35,7 +35,15 @@ InputTable::InputTable(std::uint64_t seed, DType dtype, std::int64_t channels)
 
 const std::byte* InputTable::row(std::int64_t layer, std::int64_t request,
                                  std::int64_t token) const {
-  const std::uint64_t hash = hash_of(seed_, {kInput, layer, request, token});
+  return pick(hash_of(seed_, {kInput, layer, request, token}));
+}
+
+const std::byte* InputTable::wrong_row(std::int64_t layer, std::int64_t request, std::int64_t token,
+                                       std::int64_t draft) const {
+  return pick(hash_of(seed_, {kWrongDraft, layer, request, token, draft}));
+}
+
+const std::byte* InputTable::pick(std::uint64_t hash) const {
   return rows_.data() + static_cast<std::int64_t>(hash % kTableRows) * row_bytes_;
 }
 

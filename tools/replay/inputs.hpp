@@ -18,9 +18,14 @@ class InputTable {
 
   [[nodiscard]] const std::byte* row(std::int64_t layer, std::int64_t request,
                                      std::int64_t token) const;
+  /// A draft that is not accepted, in that row of the step that begins at `token`.
+  [[nodiscard]] const std::byte* wrong_row(std::int64_t layer, std::int64_t request,
+                                           std::int64_t token, std::int64_t draft) const;
   [[nodiscard]] std::int64_t row_bytes() const { return row_bytes_; }
 
  private:
+  [[nodiscard]] const std::byte* pick(std::uint64_t hash) const;
+
   std::uint64_t seed_;
   std::int64_t row_bytes_;
   Buffer rows_;

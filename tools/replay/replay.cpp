@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "commands.hpp"
 #include "common/arguments.hpp"
@@ -38,6 +39,11 @@ struct ReplayOptions {
   std::int64_t ranks = 1;
 
   SchedulerOptions scheduler;
+  std::int64_t drafts = 0;
+  std::string tree;
+  std::optional<double> accept;
+  std::int64_t prefix_slots = 1024;
+  double shared = 0.5;
   std::string schedule = "flat";
   std::string compare;
   std::string backend = "auto";
@@ -55,7 +61,39 @@ Workload load_workload(const ReplayOptions& options) {
   Workload workload =
       options.preset.empty() ? load_requests(options.requests) : preset_requests(options.preset);
   apply_limits(options.limits, workload);
+  if (options.scheduler.prefix_block > 0) {
+    share_prompts(options.shared, options.seed, workload);
+  }
   return workload;
+}
+
+SchedulerOptions chosen_scheduler(const ReplayOptions& options) {
+  SchedulerOptions scheduler = options.scheduler;
+  scheduler.seed = options.seed;
+  if (options.drafts > 0) {
+    scheduler.tree = DraftTree(std::vector<std::int64_t>(options.drafts, 1));
+  } else if (!options.tree.empty()) {
+    scheduler.tree = parse_draft_tree("--tree", options.tree);
+  }
+  if (options.accept) {
+    if (scheduler.tree.empty()) {
+      throw CommandError(kExitUsage, "--accept: there are no drafts; expected --spec or --tree");
+    }
+    scheduler.accept = *options.accept;
+  }
+  if (scheduler.prefix_block > 0) scheduler.prefix_slots = options.prefix_slots;
+  const bool verifies_prompts = scheduler.mixed && !scheduler.tree.empty();
+  if (verifies_prompts && !scheduler.tree.is_chain()) {
+    throw CommandError(kExitUsage,
+                       "--tree: trees leave no final state, so a call cannot hold prompts as well; "
+                       "expected no --mixed, or --spec");
+  }
+  if (verifies_prompts && scheduler.prefix_block > 0) {
+    throw CommandError(kExitUsage,
+                       "--prefix-cache: calls that verify drafts take no snapshots; expected no "
+                       "--mixed, or no --spec");
+  }
+  return scheduler;
 }
 
 std::vector<Schedule> chosen_schedules(const ReplayOptions& options) {
@@ -65,6 +103,12 @@ std::vector<Schedule> chosen_schedules(const ReplayOptions& options) {
     const Schedule schedule = parse_name(known, "--compare", text);
     const bool is_new = std::find(schedules.begin(), schedules.end(), schedule) == schedules.end();
     if (is_new) schedules.push_back(schedule);
+  }
+  const bool only_flat = schedules == std::vector{Schedule::kFlat};
+  if (options.scheduler.prefix_block > 0 && !only_flat) {
+    throw CommandError(kExitUsage,
+                       "--prefix-cache: schedule flat is the only one that takes snapshots; "
+                       "expected no other in --schedule and --compare");
   }
   return schedules;
 }
@@ -101,7 +145,7 @@ void verify_runs(const ReplaySetup& setup, std::span<const StreamResult> runs,
   std::int64_t rows = 0;
   for (const StreamResult& run : runs) {
     for (const Recording& recording : run.recordings) {
-      rows += setup.requests[recording.request].tokens();
+      rows += setup.requests[recording.request].tokens() - recording.first_token;
     }
   }
   Progress progress("verify", rows);
@@ -119,6 +163,7 @@ void replay(const ReplayOptions& options, std::vector<std::string> arguments) {
   const Model& model = find_model(options.model);
   const DType dtype = parse_name(capabilities().dtypes, "--dtype", options.dtype);
   const LayerConfig config = configure(model, dtype, options.ranks, options.layers);
+  const SchedulerOptions scheduler = chosen_scheduler(options);
   const std::vector<Schedule> schedules = chosen_schedules(options);
   const BackendId backend = parse_name(capabilities().backends, "--backend", options.backend);
   require_available(backend);
@@ -127,7 +172,7 @@ void replay(const ReplayOptions& options, std::vector<std::string> arguments) {
   const std::vector<LayerWeights> weights = make_weights(options.seed, config);
   const ReplaySetup setup{
       .requests = workload.requests,
-      .scheduler = options.scheduler,
+      .scheduler = scheduler,
       .config = config,
       .inputs = inputs,
       .weights = weights,
@@ -145,11 +190,12 @@ void replay(const ReplayOptions& options, std::vector<std::string> arguments) {
       .ranks = options.ranks,
       .seed = options.seed,
       .config = config,
-      .scheduler = options.scheduler,
+      .scheduler = scheduler,
       .backend = backend_found.name,
       .backend_detail = backend_found.detail,
       .threads = setup.threads,
       .host = setup.on_gpu() ? describe_host_and_gpu() : describe_host(),
+      .outline = outline_stream(setup),
   };
 
   const std::int64_t recorded_bytes_per_token =
@@ -184,12 +230,11 @@ constexpr const char* kDescription =
 
 constexpr const char* kFooter =
     "Turns requests into the calls that a serving engine with continuous batching makes (extend,\n"
-    "draft extend, decode, mixed), sends them through the convolutions of a model's layers with "
-    "one\n"
-    "pool of states per layer, and measures every call. Then verifies requests of the run: "
-    "outputs\n"
-    "and final states bit for bit against one pass over the whole request, and outputs within the\n"
-    "rounding bound of fp32 against fp64.\n"
+    "draft extend, decode, mixed, verify, commit), sends them through the convolutions of a "
+    "model's\n"
+    "layers with one pool of states per layer, and measures every call. Then verifies requests of\n"
+    "the run: outputs and final states bit for bit against one pass over the whole request, and\n"
+    "outputs within the rounding bound of fp32 against fp64.\n"
     "\n"
     "Requests. A CSV file has a header with the columns ContextTokens and GeneratedTokens, as the\n"
     "Azure LLM inference traces do. JSON lines have prompt_tokens and output_tokens, or question\n"
@@ -205,6 +250,21 @@ constexpr const char* kFooter =
     "requests advance by one token (a decode), or by --draft tokens (a draft extend). With "
     "--mixed\n"
     "both share a call. Slots of finished requests are used again with their old contents.\n"
+    "\n"
+    "Drafts. With --spec K a step is speculative: the token known to come next and a chain of K\n"
+    "drafts behind it go through the layers (a verify), which leave their states alone and keep\n"
+    "the window after each row. A draft is accepted with probability --accept if the one before\n"
+    "it was; a random choice by --seed stands in for a model. Accepted drafts are the request's\n"
+    "own next tokens, all others are other rows. A step thus brings a request forward by 1 to\n"
+    "K + 1 tokens: its first row is what the step before found after its last accepted row. Then\n"
+    "one call writes the accepted windows of all layers to the slots (a commit). --tree 2,2\n"
+    "verifies trees: so many drafts behind each row, level by level, of which at most one a level\n"
+    "is accepted.\n"
+    "\n"
+    "Prefixes. With --prefix-cache BLOCK prompts leave a snapshot of the state after every BLOCK\n"
+    "tokens in one of --prefix-slots slots, the least recently used first. The share --shared of\n"
+    "the requests repeats the beginning of an earlier prompt and begins from the last snapshot of\n"
+    "it that is there, at least one token before its end.\n"
     "\n"
     "Figures. Host time is what must be done before the first layer can start: checks, plan, and\n"
     "the lists that the schedule needs. Run time is one layer. GB/s counts inputs, outputs and\n"
@@ -227,7 +287,9 @@ constexpr const char* kExamples =
     "  shortconv replay --preset gsm8k --compare block-list,sequence-grid --json result.json\n"
     "  shortconv replay --preset gsm8k --backend cuda --compare block-list,sequence-grid\n"
     "  shortconv replay --requests AzureLLMInferenceTrace_conv.csv --limit 500 --mixed\n"
-    "  shortconv replay --preset gsm8k --model kimi-linear-48b --tp 4 --layers all --draft 4\n";
+    "  shortconv replay --preset gsm8k --model kimi-linear-48b --tp 4 --layers all --draft 4\n"
+    "  shortconv replay --preset gsm8k --spec 3 --prefix-cache 16\n"
+    "  shortconv replay --preset gsm8k --tree 2,2 --accept 0.6\n";
 
 // Without the range in the help, where it would only be noise; a refusal names it.
 CLI::Validator between(std::int64_t least, std::int64_t most) {
@@ -297,10 +359,55 @@ void add_replay_command(CLI::App& app) {
       ->group(scheduling);
   command->add_flag("--mixed", scheduler.mixed, "Let prompts and running requests share calls")
       ->group(scheduling);
-  command->add_option("--draft", scheduler.draft, "Tokens by which a step advances a request")
-      ->type_name("K")
-      ->check(between(1, 1024))
-      ->group(scheduling);
+  auto* draft = command
+                    ->add_option("--draft", scheduler.draft,
+                                 "Tokens by which a step advances a request, all of them accepted")
+                    ->type_name("K")
+                    ->check(between(1, 1024))
+                    ->group(scheduling);
+
+  const std::string serving = "Drafts and prefixes";
+  auto* chain =
+      command
+          ->add_option("--spec", options->drafts, "Verify a chain of K drafts a step, and commit")
+          ->type_name("K")
+          ->check(between(1, 64))
+          ->excludes(draft)
+          ->group(serving);
+  command
+      ->add_option("--tree", options->tree,
+                   "The same for trees: drafts behind each row, level by level: 2,2")
+      ->type_name("SHAPE")
+      ->excludes(draft)
+      ->excludes(chain)
+      ->group(serving);
+  command
+      ->add_option("--accept", options->accept,
+                   "Probability that a draft is accepted, if the one before it was")
+      ->type_name("P")
+      ->check(CLI::Range(0.0, 1.0).description(""))
+      ->default_str("0.7")
+      ->group(serving);
+  auto* prefixes = command
+                       ->add_option("--prefix-cache", scheduler.prefix_block,
+                                    "Keep the states of prompts after every BLOCK tokens")
+                       ->type_name("BLOCK")
+                       ->check(count)
+                       ->group(serving);
+  command->add_option("--prefix-slots", options->prefix_slots, "Slots for these states")
+      ->type_name("N")
+      ->check(between(1, 1'000'000))
+      ->needs(prefixes)
+      ->capture_default_str()
+      ->group(serving);
+  command
+      ->add_option("--shared", options->shared,
+                   "Share of the requests that begin as an earlier one does")
+      ->type_name("P")
+      ->check(CLI::Range(0.0, 1.0).description(""))
+      ->needs(prefixes)
+      ->capture_default_str()
+      ->group(serving);
 
   const std::string running = "Running";
   command
@@ -336,7 +443,9 @@ void add_replay_command(CLI::App& app) {
       ->check(between(0, kMost))
       ->capture_default_str()
       ->group(results);
-  command->add_option("--seed", options->seed, "Of inputs, weights and the choice of requests")
+  command
+      ->add_option("--seed", options->seed,
+                   "Of inputs, weights, acceptance, shared prompts and the requests to verify")
       ->type_name("N")
       ->capture_default_str()
       ->group(results);

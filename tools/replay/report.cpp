@@ -64,8 +64,8 @@ constexpr std::string_view kComparisonNote =
     "flat          \"shortconv\"\n"
     "All three run this library's kernels. Host time is spent once per call, however many layers\n"
     "follow; an engine that knows the lengths on the host saves the part called lengths (p50).\n"
-    "Device time is one layer, /copy its ratio to a copy of the same bytes. A decode has no\n"
-    "schedule: its rows differ by chance alone.\n\n";
+    "Device time is one layer, /copy its ratio to a copy of the same bytes. Decodes, verifies and\n"
+    "commits have no schedule: their rows differ by chance alone.\n\n";
 
 std::string comparison(std::span<const StreamResult> runs, std::int64_t layers) {
   std::string text = fmt::format(
@@ -89,6 +89,35 @@ std::string comparison(std::span<const StreamResult> runs, std::int64_t layers) 
     }
   }
   return text + std::string(kComparisonNote);
+}
+
+// Tokens by which a verified step brings a request forward.
+double tokens_per_step(const ReplayReport& report) {
+  const StreamOutline& outline = report.outline;
+  return outline.verified_steps == 0 ? 0
+                                     : static_cast<double>(outline.accepted_tokens) /
+                                           static_cast<double>(outline.verified_steps);
+}
+
+std::string serving_lines(const ReplayReport& report) {
+  const SchedulerOptions& scheduler = report.scheduler;
+  const StreamOutline& outline = report.outline;
+  std::string text;
+  if (!scheduler.tree.empty()) {
+    text += fmt::format(
+        "drafts     {}, accepted with probability {}: {} steps of {} rows, {:.2f} tokens each\n",
+        scheduler.tree.is_chain() ? fmt::format("chains of {}", scheduler.tree.levels())
+                                  : fmt::format("trees of {}", scheduler.tree.shape()),
+        scheduler.accept, outline.verified_steps, scheduler.tree.rows(), tokens_per_step(report));
+  }
+  if (scheduler.prefix_block > 0) {
+    text += fmt::format(
+        "prefixes   states after every {} prompt tokens in {} slots: {} snapshots, {} requests "
+        "begin from one and save {} tokens\n",
+        scheduler.prefix_block, scheduler.prefix_slots, outline.snapshots,
+        outline.begun_from_snapshots, outline.tokens_of_snapshots);
+  }
+  return text;
 }
 
 std::string verdict(const Verification& verification) {
@@ -160,6 +189,7 @@ std::string to_text(const ReplayReport& report) {
       "requests   {} from {}: {} prompt + {} output tokens\n"
       "model      {}{}: {} layers of {} channels, width {}, {}, {}, {} (weights {})\n"
       "scheduler  {} prompt tokens a call, {} running{}{}\n"
+      "{}"
       "backend    {} ({}), {}\n\n",
       report.requests, report.source, report.prompt_tokens, report.output_tokens, report.model,
       report.ranks == 1 ? "" : fmt::format(" / {}", report.ranks), config.layers, config.channels,
@@ -167,7 +197,7 @@ std::string to_text(const ReplayReport& report) {
       config.has_bias ? "bias" : "no bias", name(config.dtype), name(config.weight_dtype),
       scheduler.chunk, scheduler.max_running, scheduler.mixed ? ", mixed calls" : "",
       scheduler.draft > 0 ? fmt::format(", {} draft tokens a step", scheduler.draft) : "",
-      report.backend, report.backend_detail,
+      serving_lines(report), report.backend, report.backend_detail,
       report.on_gpu() ? "driver " + report.host["gpu"]["driver"].get<std::string>()
                       : fmt::format("{} used", report.threads));
   for (const StreamResult& run : report.runs) text += table(run, report.on_gpu());
@@ -180,6 +210,23 @@ nlohmann::ordered_json to_json(const ReplayReport& report) {
   auto runs = nlohmann::ordered_json::array();
   for (const StreamResult& run : report.runs) {
     runs.push_back(to_json(run, report.on_gpu(), config.layers));
+  }
+  nlohmann::ordered_json scheduler = {{"chunk", report.scheduler.chunk},
+                                      {"max_running", report.scheduler.max_running},
+                                      {"mixed", report.scheduler.mixed},
+                                      {"draft", report.scheduler.draft}};
+  if (!report.scheduler.tree.empty()) {
+    scheduler["tree"] = report.scheduler.tree.shape();
+    scheduler["accept"] = report.scheduler.accept;
+    scheduler["steps"] = report.outline.verified_steps;
+    scheduler["tokens_per_step"] = tokens_per_step(report);
+  }
+  if (report.scheduler.prefix_block > 0) {
+    scheduler["prefix_cache"] = {{"block", report.scheduler.prefix_block},
+                                 {"slots", report.scheduler.prefix_slots},
+                                 {"snapshots", report.outline.snapshots},
+                                 {"requests", report.outline.begun_from_snapshots},
+                                 {"tokens", report.outline.tokens_of_snapshots}};
   }
   return {
       {"command", "replay"},
@@ -201,11 +248,7 @@ nlohmann::ordered_json to_json(const ReplayReport& report) {
         {"dtype", name(config.dtype)},
         {"weight_dtype", name(config.weight_dtype)},
         {"tensor_parallel", report.ranks}}},
-      {"scheduler",
-       {{"chunk", report.scheduler.chunk},
-        {"max_running", report.scheduler.max_running},
-        {"mixed", report.scheduler.mixed},
-        {"draft", report.scheduler.draft}}},
+      {"scheduler", std::move(scheduler)},
       {"backend",
        {{"name", report.backend}, {"detail", report.backend_detail}, {"threads", report.threads}}},
       {"runs", std::move(runs)},

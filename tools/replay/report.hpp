@@ -29,6 +29,7 @@ struct ReplayReport {
   std::int32_t threads = 0;
   nlohmann::ordered_json host{};  ///< describe_host or, where the layers ran on a GPU,
                                   ///< describe_host_and_gpu
+  StreamOutline outline{};
   std::vector<StreamResult> runs{};
   Verification verification{};
 

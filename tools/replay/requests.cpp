@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "common/error.hpp"
+#include "verify/random.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -249,6 +250,18 @@ void apply_limits(const WorkloadLimits& limits, Workload& workload) {
   if (limits.output < 0) return;
   for (Request& request : workload.requests) {
     request.output_tokens = std::min(request.output_tokens, limits.output);
+  }
+}
+
+void share_prompts(double probability, std::uint64_t seed, Workload& workload) {
+  verify::Random random(seed);
+  for (std::int64_t i = 1; i < std::ssize(workload.requests); ++i) {
+    if (!random.chance(probability)) continue;
+    Request& request = workload.requests[i];
+    request.shares_with = random.between(0, i - 1);
+    const Request& earlier = workload.requests[request.shares_with];
+    request.shared_tokens =
+        random.between(1, std::min(request.prompt_tokens, earlier.prompt_tokens));
   }
 }
 

@@ -42,4 +42,8 @@ struct WorkloadLimits {
 };
 void apply_limits(const WorkloadLimits& limits, Workload& workload);
 
+/// Gives each request but the first, with that probability, the beginning of an earlier one's
+/// prompt: any of them, for any number of tokens that both prompts have.
+void share_prompts(double probability, std::uint64_t seed, Workload& workload);
+
 }  // namespace shortconv::tools

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
+
+#include "replay/hash.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -31,15 +34,33 @@ std::string_view name(CallKind kind) {
       return "decode";
     case CallKind::kMixed:
       return "mixed";
+    case CallKind::kVerify:
+      return "verify";
+    case CallKind::kCommit:
+      return "commit";
   }
   return "unknown";
 }
 
+std::int64_t first_with_prefix(std::span<const Request> requests, std::int64_t request,
+                               std::int64_t tokens) {
+  while (tokens <= requests[request].shared_tokens) request = requests[request].shares_with;
+  return request;
+}
+
 Scheduler::Scheduler(std::span<const Request> requests, const SchedulerOptions& options)
-    : requests_(requests), options_(options), free_slots_(scattered_slots(options.max_running)) {}
+    : requests_(requests),
+      options_(options),
+      free_slots_(scattered_slots(options.max_running)),
+      cache_(static_cast<std::int32_t>(options.max_running), options.prefix_slots) {}
 
 bool Scheduler::next(Call& call) {
-  call.segments.clear();
+  if (!commit_.segments.empty()) {
+    call = std::exchange(commit_, {});
+    return true;
+  }
+  call = {};
+  cache_.begin_call();
 
   std::int64_t budget = options_.chunk;
   if (options_.mixed) {
@@ -51,10 +72,18 @@ bool Scheduler::next(Call& call) {
   const bool has_prompts = !call.segments.empty();
   const bool has_steps = !running_.empty() && (!has_prompts || options_.mixed);
   if (has_steps) {
-    for (Active& active : running_) advance(active, step_tokens(active), call);
+    for (Active& active : running_) {
+      if (options_.tree.empty()) {
+        advance(active, step_tokens(active), call);
+      } else {
+        verify_step(active, call);
+      }
+    }
   }
   if (has_prompts) {
     call.kind = has_steps ? CallKind::kMixed : CallKind::kExtend;
+  } else if (!options_.tree.empty()) {
+    call.kind = CallKind::kVerify;
   } else {
     call.kind = options_.draft > 0 ? CallKind::kDraftExtend : CallKind::kDecode;
   }
@@ -66,12 +95,16 @@ bool Scheduler::next(Call& call) {
     return true;
   });
 
-  call.tokens = 0;
-  for (const Segment& segment : call.segments) call.tokens += segment.count;
+  for (const Segment& segment : call.segments) {
+    call.tokens += segment.count;
+    if (!segment.is_draft()) call.advanced += segment.count;
+    if (segment.begins_from_snapshot()) call.advanced += segment.first_token;
+  }
   return !call.segments.empty();
 }
 
 std::int64_t Scheduler::step_tokens(const Active& active) const {
+  if (!options_.tree.empty()) return options_.tree.rows();
   const std::int64_t step = std::max<std::int64_t>(1, options_.draft);
   return std::min(step, requests_[active.request].tokens() - active.done);
 }
@@ -81,16 +114,66 @@ void Scheduler::advance(Active& active, std::int64_t count, Call& call) const {
                            .first_token = active.done,
                            .count = count,
                            .slot = active.slot,
+                           .read_slot = std::exchange(active.read_slot, active.slot),
                            .resumed = active.done > 0,
                            .finishes = active.done + count == requests_[active.request].tokens()});
   active.done += count;
 }
 
+// All rows of the tree go through the layers, whether or not the request has so many tokens left:
+// an engine does not know yet where it ends.
+void Scheduler::verify_step(Active& active, Call& call) {
+  const std::int64_t left = requests_[active.request].tokens() - active.done;
+  Segment drafts{.request = active.request,
+                 .first_token = active.done,
+                 .count = options_.tree.rows(),
+                 .slot = active.slot,
+                 .read_slot = active.slot,
+                 .resumed = true,
+                 .accepted = options_.tree.accepted_rows(
+                     options_.accept, left, hash_of(options_.seed, {active.request, active.done}))};
+  call.segments.push_back(drafts);
+
+  drafts.count = std::ssize(drafts.accepted);
+  drafts.finishes = drafts.count == left;
+  active.done += drafts.count;
+  commit_.kind = CallKind::kCommit;
+  commit_.tokens += drafts.count;
+  commit_.advanced += drafts.count;
+  commit_.segments.push_back(std::move(drafts));
+}
+
 bool Scheduler::admit() {
   if (waiting_ == std::ssize(requests_) || free_slots_.empty()) return false;
-  prefilling_ = Active{.request = waiting_++, .done = 0, .slot = free_slots_.back()};
+  const std::int32_t slot = free_slots_.back();
   free_slots_.pop_back();
+  prefilling_ = Active{.request = waiting_++, .done = 0, .slot = slot, .read_slot = slot};
+  if (options_.prefix_block > 0) find_prefix(*prefilling_);
   return true;
+}
+
+// At least one token of the prompt is left to compute: its output is what generation begins from.
+void Scheduler::find_prefix(Active& active) {
+  const Request& request = requests_[active.request];
+  const std::int64_t most = std::min(request.shared_tokens, request.prompt_tokens - 1);
+  for (std::int64_t tokens = most / options_.prefix_block * options_.prefix_block; tokens > 0;
+       tokens -= options_.prefix_block) {
+    const auto slot = cache_.find({first_with_prefix(requests_, active.request, tokens), tokens});
+    if (!slot) continue;
+    active.done = tokens;
+    active.read_slot = *slot;
+    return;
+  }
+}
+
+void Scheduler::take_snapshots(Segment& segment) {
+  const std::int64_t block = options_.prefix_block;
+  const std::int64_t end = segment.first_token + segment.count;
+  for (std::int64_t blocks = segment.first_token / block + 1; blocks * block <= end; ++blocks) {
+    const auto slot =
+        cache_.add({first_with_prefix(requests_, segment.request, blocks * block), blocks * block});
+    if (slot) segment.snapshots.push_back({.blocks = blocks, .slot = *slot});
+  }
 }
 
 void Scheduler::add_prompts(std::int64_t budget, Call& call, std::vector<Active>& prefilled) {
@@ -98,6 +181,7 @@ void Scheduler::add_prompts(std::int64_t budget, Call& call, std::vector<Active>
     const std::int64_t prompt = requests_[prefilling_->request].prompt_tokens;
     const std::int64_t count = std::min(budget, prompt - prefilling_->done);
     advance(*prefilling_, count, call);
+    if (options_.prefix_block > 0) take_snapshots(call.segments.back());
     budget -= count;
     if (prefilling_->done == prompt) {
       prefilled.push_back(*prefilling_);

@@ -37,9 +37,10 @@ class Check {
         config_(setup.config),
         recording_(recording),
         weights_(setup.weights[recording.layer]),
-        tokens_(setup.requests[recording.request].tokens()) {
-    result_.rows = tokens_;
-    result_.values = tokens_ * config_.channels;
+        tokens_(setup.requests[recording.request].tokens()),
+        first_(recording.first_token) {
+    result_.rows = tokens_ - first_;
+    result_.values = result_.rows * config_.channels;
   }
 
   Verification run() {
@@ -64,7 +65,7 @@ class Check {
     Buffer x(count * bytes);
     for (std::int64_t i = 0; i < count; ++i) {
       std::memcpy(x.data() + i * bytes,
-                  setup_.inputs.row(recording_.layer, recording_.request, first + i),
+                  setup_.input_row(recording_.layer, recording_.request, first + i),
                   static_cast<std::size_t>(bytes));
     }
     return x;
@@ -115,7 +116,7 @@ class Check {
   void check_against_one_pass(const Buffer& x) {
     const Buffer out = one_pass(x);
     const std::int64_t bytes = element_bytes(config_.dtype);
-    for (std::int64_t i = 0; i < result_.values; ++i) {
+    for (std::int64_t i = first_ * config_.channels; i < tokens_ * config_.channels; ++i) {
       const std::byte* recorded = recording_.outputs.data() + i * bytes;
       const std::byte* expected = out.data() + i * bytes;
       if (std::memcmp(recorded, expected, static_cast<std::size_t>(bytes)) == 0) continue;
@@ -151,11 +152,11 @@ class Check {
     const Buffer bias_sizes =
         absolute_values(weights_.bias.data(), config_.weight_dtype,
                         weights_.bias.bytes() / element_bytes(config_.weight_dtype));
-    const std::int64_t count = (tokens_ + kBlockRows - 1) / kBlockRows;
+    const std::int64_t count = (result_.rows + kBlockRows - 1) / kBlockRows;
     std::vector<BlockResult> blocks(static_cast<std::size_t>(count));
 #pragma omp parallel for schedule(dynamic)
     for (std::int64_t i = 0; i < count; ++i) {
-      blocks[i] = check_block(i * kBlockRows, weight_sizes, bias_sizes);
+      blocks[i] = check_block(first_ + i * kBlockRows, weight_sizes, bias_sizes);
     }
     for (const BlockResult& block : blocks) {
       require(block.status);
@@ -223,6 +224,7 @@ class Check {
   const Recording& recording_;
   const LayerWeights& weights_;
   std::int64_t tokens_;
+  std::int64_t first_;  // token whose output there is
   Verification result_;
 };
 

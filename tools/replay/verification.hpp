@@ -41,8 +41,8 @@ void require_success(const Verification& verification);
                                                         std::int64_t memory_bytes);
 
 /// Compares what a run recorded with one pass of the same backend over each whole request, without
-/// a state pool: bit for bit; and with the fp64 reference: within the bound. Adds to
-/// `verification`; `on_rows(n)` is told how many rows of these recordings are done.
+/// a state pool, drafts or cached prefixes: bit for bit; and with the fp64 reference: within the
+/// bound. Adds to `verification`; `on_rows(n)` is told how many rows of these recordings are done.
 void verify_recordings(const ReplaySetup& setup, std::span<const Recording> recordings,
                        const std::function<void(std::int64_t)>& on_rows,
                        Verification& verification);
