@@ -40,7 +40,7 @@ def timing(row):
 def prefill(results):
     lines = []
     for row in rows(results, "bf16"):
-        if not row["case"].startswith(("decode", "spec", "tree")):
+        if not row["case"].startswith(("decode", "spec", "tree")) and "-kept" not in row["case"]:
             shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
             lines.append([row["case"], shape] + timing(row))
     return markdown(["case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us"], lines)
@@ -50,7 +50,7 @@ def decode(results):
     cases = by_case(results, "bf16")
     lines = []
     for case, row in cases.items():
-        if not case.startswith("decode-") or case.endswith("-ds"):
+        if not case.startswith("decode-") or case.endswith(("-ds", "-ring")):
             continue
         windows = cases.get(case + "-ds")
         above = f'{row["run_us"] - row["empty_us"]:.2f}'
@@ -59,6 +59,19 @@ def decode(results):
         lines.append(line)
     header = ["batch", "us", "copy us", "ratio", "over the copy, us", "over an empty kernel, us",
               "window-innermost states, us", "ratio"]
+    return markdown(header, lines)
+
+
+def states(results):
+    cases = by_case(results, "bf16")
+    lines = []
+    for case, row in cases.items():
+        if not case.endswith("-ring") and "-kept" not in case:
+            continue
+        without = cases[case.rpartition("-")[0]]
+        more = f'{row["copy_us"] - without["copy_us"]:+.2f}'
+        lines.append([case] + timing(row) + [f'{without["run_us"]:.2f}', f'{row["run_us"] - without["run_us"]:+.2f}', more])
+    header = ["case", "us", "copy us", "ratio", "over the copy, us", "without, us", "difference, us", "of the copies, us"]
     return markdown(header, lines)
 
 
@@ -131,7 +144,7 @@ def replay(results):
     return markdown(header, lines)
 
 
-TABLES = {f.__name__: f for f in (prefill, decode, drafts, overlapped, schedules, variants, warm, host, replay)}
+TABLES = {f.__name__: f for f in (prefill, decode, states, drafts, overlapped, schedules, variants, warm, host, replay)}
 
 
 def main():
