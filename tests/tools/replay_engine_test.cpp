@@ -151,6 +151,39 @@ TEST(Engine, copies_are_sampled_sparsely_on_long_streams) {
   EXPECT_LE(std::ssize(decode.copy_us), 200);
 }
 
+TEST(CallLists, drafts_beside_prompts_keep_windows_and_prompts_a_state) {
+  const SmallReplay replay(
+      {.chunk = 24, .max_running = 4, .mixed = true, .tree = DraftTree({1, 1})});
+  const Segment prompt{
+      .request = 2, .first_token = 5, .count = 2, .slot = 3, .read_slot = 3, .resumed = true};
+  Segment drafts{.request = 3,
+                 .first_token = 7,
+                 .count = 3,
+                 .slot = 1,
+                 .read_slot = 1,
+                 .resumed = true,
+                 .accepted = {0, 1}};
+  CallLists lists;
+  lists.assign(
+      replay.setup,
+      {.kind = CallKind::kMixed, .tokens = 5, .advanced = 2, .segments = {prompt, drafts}});
+  using Numbers = std::vector<std::int32_t>;
+  EXPECT_EQ(lists.query_start_loc, (Numbers{0, 2, 5}));
+  EXPECT_EQ(lists.read_slots, (Numbers{3, 1}));
+  EXPECT_EQ(lists.write_slots, (Numbers{3, -1}));
+  EXPECT_EQ(lists.window_slots, (Numbers{-1, 0}));
+  ASSERT_EQ(lists.rows.size(), 5u);
+  EXPECT_EQ(lists.rows[1].token, 6);
+  EXPECT_EQ(lists.rows[3].token, 8);
+  EXPECT_LT(lists.rows[3].wrong_draft, 0) << "accepted";
+  EXPECT_EQ(lists.rows[4].wrong_draft, 2);
+
+  drafts.count = 2;
+  lists.assign(replay.setup, {.kind = CallKind::kCommit, .tokens = 2, .segments = {drafts}});
+  EXPECT_EQ(lists.accepted, (Numbers{1}));
+  EXPECT_EQ(lists.read_slots, (Numbers{1}));
+}
+
 TEST(Engine, traffic_counts_rows_twice_and_states_as_often_as_they_move) {
   SmallReplay replay({.chunk = 8, .max_running = 1}, {.channels = 8, .width = 4, .layers = 1});
   replay.requests = {{12, 1}};
