@@ -31,6 +31,7 @@ Rows support_rows() {
                             fmt::join(can.widths, ", "), can.max_width)},
       {"dtype of inputs, outputs, weights, states", list_names(can.dtypes)},
       {"activation", list_names(can.activations)},
+      {"after the activation", list_names(can.epilogues)},
       {"schedule of a ragged batch", list_names(can.schedules)},
       {"rows of padding", list_names(can.padded_rows)},
       {"backend", fmt::format("{}; cuda where it was built with nvcc", fmt::join(backends, ", "))},
@@ -88,6 +89,7 @@ nlohmann::ordered_json info_json() {
             {"max_width", can.max_width},
             {"dtypes", names_json(can.dtypes)},
             {"activations", names_json(can.activations)},
+            {"epilogues", names_json(can.epilogues)},
             {"schedules", names_json(can.schedules)},
             {"padded_rows", names_json(can.padded_rows)},
             {"backends", names_json(can.backends)}}}};

@@ -26,6 +26,7 @@ TEST(Info, support_table_lists_every_capability) {
   };
   expect_all(can.dtypes);
   expect_all(can.activations);
+  expect_all(can.epilogues);
   expect_all(can.schedules);
   expect_all(can.padded_rows);
   const std::string backends = table.substr(table.find("| backend |"));
