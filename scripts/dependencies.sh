@@ -33,3 +33,13 @@ want_package() {
 }
 
 build_packages=(g++ cmake ninja-build pkg-config libhwy-dev libcli11-dev libfmt-dev nlohmann-json3-dev)
+
+# python_environment FOLDER PACKAGE...: a virtual environment of Python with these packages from PyPI, kept for the next
+# time. Fails, without a word, where they are not to be had.
+python_environment() {
+  local folder=$1
+  shift
+  [ -x "$folder/bin/python" ] || python3 -m venv "$folder" >/dev/null 2>&1 || { rm -rf "$folder"; return 1; }
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --retries 1 "$@" >/dev/null 2>&1
+}
+python_packages=('apache-tvm-ffi>=0.1.14,<0.2' numpy pytest)

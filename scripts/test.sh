@@ -1,15 +1,28 @@
 #!/usr/bin/env bash
 # Everything that can be tested without a GPU: unit and property tests, the C header as C11, the installed package, exports,
-# includes and formatting, then the unit tests again under the address and undefined-behaviour sanitizers.
+# includes and formatting, the Python package and its wheel, then the unit tests again under the address and
+# undefined-behaviour sanitizers.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/dependencies.sh
 need_packages "${build_packages[@]}" libgtest-dev
 want_package clang-format-19 "the formatting check"
 
-cmake --preset dev >/dev/null
+python=$PWD/build/python
+python_options=(-DSHORTCONV_PYTHON=OFF)
+if (need_packages python3-venv) >/dev/null 2>&1 && python_environment "$python" "${python_packages[@]}"; then
+  python_options=(-DSHORTCONV_PYTHON=ON -DPython_EXECUTABLE="$python/bin/python"
+                  -Dtvm_ffi_DIR="$("$python/bin/python" -m tvm_ffi.config --cmakedir)")
+else
+  echo "skipped: the Python package and its wheel (apache-tvm-ffi, numpy and pytest are not to be had from PyPI)"
+fi
+
+cmake --preset dev "${python_options[@]}" >/dev/null
 cmake --build build/dev
 ctest --preset dev -j "$(nproc)"
+if [ "${python_options[0]}" = -DSHORTCONV_PYTHON=ON ]; then
+  scripts/wheel.sh build/wheel-cpu SHORTCONV_CUDA=OFF || [ $? -eq 77 ]
+fi
 
 cmake --preset asan >/dev/null
 cmake --build build/asan

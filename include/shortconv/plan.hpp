@@ -32,6 +32,7 @@ struct Addresses {
   void* violations = nullptr;
   const void* ring_positions = nullptr;
   const void* snapshots = nullptr;
+  const void* window_slots = nullptr;
   const void* input_gate = nullptr;
   const void* output_gate = nullptr;
 };

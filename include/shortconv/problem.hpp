@@ -64,12 +64,12 @@ struct ForwardArgs {
       read_offsets;             ///< [sequences]; columns to skip when reading, clamped to the pool
   std::int64_t state_base = 0;  ///< first column that belongs to the history
   std::optional<std::int64_t> null_slot;  ///< a slot that means padding, as every negative one does
-  std::optional<TensorRef>
-      ring_positions;  ///< [sequences] i32 or i64: inputs of the sequence before this call, of
-                       ///< which number n lies in column n modulo columns; negative counts as 0
-  std::optional<TensorRef>
-      snapshots;  ///< [snapshots, 3] i32 or i64, rows (sequence, token, slot): the slot receives
-                  ///< the state that a call ending before this token would leave. Not for kVerify
+  /// [sequences] i32 or i64: the inputs of each sequence before this call. Slots are then rings:
+  /// input number n of a sequence lies in column n modulo columns. A negative position counts as 0.
+  std::optional<TensorRef> ring_positions = {};
+  /// [snapshots, 3] i32 or i64, rows (sequence, token, slot), in any order: the slot receives the
+  /// state of the sequence before this token, its number of tokens being the end. Not for kVerify.
+  std::optional<TensorRef> snapshots = {};
 
   std::optional<TensorRef>
       query_start_loc;  ///< [sequences + 1] i32 or i64, in the memory of x's device
@@ -85,6 +85,9 @@ struct ForwardArgs {
                                      ///< token would leave behind. Equal strides of tokens and
                                      ///< columns make those of a dense chain overlap
   bool advance_state = false;        ///< write final states to read_slots, as a forward call does
+  /// [sequences] i32 or i64: where windows, now [window slots, tokens, width-1, channels] whatever
+  /// x is, has those of each sequence. Negative, null or outside: none of them are captured.
+  std::optional<TensorRef> window_slots = {};
 
   Activation activation = Activation::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
@@ -126,6 +129,7 @@ struct Problem {
   DType parents_dtype = DType::kI32;
   DType ring_positions_dtype = DType::kI32;
   DType snapshots_dtype = DType::kI32;
+  DType window_slots_dtype = DType::kI32;
 
   Activation activation = Activation::kNone;
   Epilogue epilogue = Epilogue::kNone;
@@ -143,6 +147,7 @@ struct Problem {
   bool has_parents = false;
   bool has_windows = false;
   bool has_ring_positions = false;
+  bool has_window_slots = false;
   bool has_input_gate = false;
   bool keeps_state = false;  ///< final states are written
   bool has_violations = false;
@@ -164,6 +169,8 @@ struct Problem {
   std::int64_t longest_sequence = 0;
   std::int64_t blocks = 0;
   std::int64_t snapshots = 0;
+  std::int64_t window_slots = 0;   ///< with window_slots: how many there are,
+  std::int64_t window_tokens = 0;  ///< and of how many tokens each has windows
 
   // Strides in elements. Those from sequence to sequence are used by dense batches only.
   std::int64_t x_sequence = 0, x_token = 0, x_channel = 0;
@@ -175,11 +182,13 @@ struct Problem {
   std::int64_t query_start_loc_stride = 1, read_slots_stride = 1, write_slots_stride = 1;
   std::int64_t read_offsets_stride = 1, flags_stride = 1;
   std::int64_t block_sequence_stride = 1, block_offset_stride = 1;
+  // The sequence of windows is a slot where there are window_slots.
   std::int64_t parents_sequence = 0, parents_token = 1;
   std::int64_t window_sequence = 0, window_token = 0, window_column = 0, window_channel = 0;
   std::int64_t violations_row = 2, violations_column = 1;
   std::int64_t ring_positions_stride = 1;
   std::int64_t snapshots_row = 3, snapshots_column = 1;
+  std::int64_t window_slots_stride = 1;
 
   friend bool operator==(const Problem&, const Problem&) = default;
 };

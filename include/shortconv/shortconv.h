@@ -106,6 +106,7 @@ typedef struct shortconv_forward_args {
   /* Since the third version of this struct. */
   const shortconv_tensor* ring_positions; /* [sequences] i32 or i64 */
   const shortconv_tensor* snapshots;      /* [snapshots, 3] i32 or i64: sequence, token, slot */
+  const shortconv_tensor* window_slots;   /* verify: [sequences] i32 or i64, slots of windows */
   const shortconv_tensor* input_gate;     /* shape and dtype of x */
   const shortconv_tensor* output_gate;    /* shape and dtype of x */
   int32_t residual;                       /* 0 or 1; not with a gate */
@@ -134,6 +135,30 @@ typedef struct shortconv_commit_args {
   int32_t threads;
 } shortconv_commit_args;
 
+/* A list of snapshots from block tables. Shapes and meaning are those of BlockSnapshotsArgs in
+ * prepare.hpp. */
+typedef struct shortconv_block_snapshots_args {
+  uint32_t struct_size; /* sizeof(shortconv_block_snapshots_args) */
+  int32_t backend;
+  const shortconv_tensor* query_start_loc; /* [sequences + 1] i32 or i64 */
+  const shortconv_tensor* computed_tokens; /* [sequences] */
+  const shortconv_tensor* block_slots;     /* [sequences, blocks] */
+  const shortconv_tensor* snapshots;       /* [rows >= tokens / block_tokens + sequences, 3] */
+  int64_t tokens;
+  int64_t block_tokens;
+} shortconv_block_snapshots_args;
+
+/* Parents of draft trees from links. Null = absent. Shapes and meaning are those of TreeParentsArgs
+ * in prepare.hpp. */
+typedef struct shortconv_tree_parents_args {
+  uint32_t struct_size; /* sizeof(shortconv_tree_parents_args) */
+  int32_t backend;
+  const shortconv_tensor* first_child;     /* [sequences, tokens], or [tokens], i32 or i64 */
+  const shortconv_tensor* next_sibling;    /* the same shape */
+  const shortconv_tensor* query_start_loc; /* [sequences + 1]: ragged trees */
+  const shortconv_tensor* parents;         /* the same shape, written */
+} shortconv_tree_parents_args;
+
 /* A plan: fixed size, owns nothing, may be copied and kept within the process that made it. */
 typedef struct shortconv_plan {
   uint64_t opaque[128];
@@ -158,6 +183,11 @@ SHORTCONV_API int shortconv_forward(const shortconv_forward_args* args, void* st
 
 /* Validates, plans and runs a commit. */
 SHORTCONV_API int shortconv_commit(const shortconv_commit_args* args, void* stream);
+
+/* Prepare index tensors of a step on the device: nothing to plan, one small launch each. */
+SHORTCONV_API int shortconv_block_snapshots(const shortconv_block_snapshots_args* args,
+                                            void* stream);
+SHORTCONV_API int shortconv_tree_parents(const shortconv_tree_parents_args* args, void* stream);
 
 /* The lists of schedule block-list. Writes at most `capacity` entries to each and the number needed
  * to `count`; SHORTCONV_INVALID_ARGUMENT if they did not fit. */

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "core/prepare.hpp"
 #include "shortconv/capability.hpp"
 #include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
@@ -32,6 +33,10 @@ struct Backend {
   Status (*plan_commit)(const CommitProblem& problem, PlanStorage& choice);
   Status (*run_commit)(const CommitProblem& problem, const PlanStorage& choice,
                        const CommitAddresses& addresses, void* stream);
+
+  /// Index preparation: checked calls, with nothing to choose. An empty one is handed over as well.
+  Status (*block_snapshots)(const BlockSnapshots& call, void* stream);
+  Status (*tree_parents)(const TreeParents& call, void* stream);
 };
 
 /// Null if the backend is not built in. kAuto must be resolved first.

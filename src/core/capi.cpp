@@ -12,6 +12,7 @@
 #include "core/check.hpp"
 #include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
+#include "shortconv/prepare.hpp"
 #include "shortconv/schedule.hpp"
 #include "shortconv/shortconv.h"
 #include "shortconv/violation.hpp"
@@ -59,9 +60,11 @@ Status read_args(const Args* from, std::size_t first_version, Args& args) {
   constexpr std::size_t kLargestStruct = 4096;
   if (from == nullptr) return invalid("args: is null");
   const std::size_t size = from->struct_size;
-  if (size < first_version || size > kLargestStruct) {
+  const bool whole_fields = size % alignof(Args) == 0;  // half a pointer is none
+  if (size < first_version || size > kLargestStruct || !whole_fields) {
     return invalid(concat("args: struct_size is ", static_cast<std::int64_t>(size),
-                          "; expected at least ", static_cast<std::int64_t>(first_version)));
+                          "; expected at least ", static_cast<std::int64_t>(first_version),
+                          " and a multiple of ", static_cast<std::int64_t>(alignof(Args))));
   }
   args = {};
   std::memcpy(&args, from, std::min(size, sizeof args));
@@ -142,6 +145,7 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   if (args.reserved != 0) return invalid("reserved: is not 0");
   to.ring_positions = optional_tensor(args.ring_positions);
   to.snapshots = optional_tensor(args.snapshots);
+  to.window_slots = optional_tensor(args.window_slots);
   to.input_gate = optional_tensor(args.input_gate);
   to.output_gate = optional_tensor(args.output_gate);
   if (Status status = narrow("residual", args.residual, to.residual); !status.ok()) return status;
@@ -177,6 +181,35 @@ Status convert(const shortconv_commit_args* from, CommitArgs& to) {
   to.threads = args.threads;
   if (Status status = narrow("backend", args.backend, to.backend); !status.ok()) return status;
   return {};
+}
+
+Status convert(const shortconv_block_snapshots_args* from, BlockSnapshotsArgs& to) {
+  shortconv_block_snapshots_args args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  if (args.query_start_loc == nullptr) return invalid("query_start_loc: is null");
+  if (args.computed_tokens == nullptr) return invalid("computed_tokens: is null");
+  if (args.block_slots == nullptr) return invalid("block_slots: is null");
+  if (args.snapshots == nullptr) return invalid("snapshots: is null");
+  to.query_start_loc = tensor_of(*args.query_start_loc);
+  to.computed_tokens = tensor_of(*args.computed_tokens);
+  to.block_slots = tensor_of(*args.block_slots);
+  to.snapshots = tensor_of(*args.snapshots);
+  to.tokens = args.tokens;
+  to.block_tokens = args.block_tokens;
+  return narrow("backend", args.backend, to.backend);
+}
+
+Status convert(const shortconv_tree_parents_args* from, TreeParentsArgs& to) {
+  shortconv_tree_parents_args args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  if (args.first_child == nullptr) return invalid("first_child: is null");
+  if (args.next_sibling == nullptr) return invalid("next_sibling: is null");
+  if (args.parents == nullptr) return invalid("parents: is null");
+  to.first_child = tensor_of(*args.first_child);
+  to.next_sibling = tensor_of(*args.next_sibling);
+  to.query_start_loc = optional_tensor(args.query_start_loc);
+  to.parents = tensor_of(*args.parents);
+  return narrow("backend", args.backend, to.backend);
 }
 
 Status make_plan(const ForwardArgs& args, Plan& plan) {
@@ -237,6 +270,22 @@ int shortconv_commit(const shortconv_commit_args* args, void* stream) {
     CommitArgs converted;
     if (Status status = convert(args, converted); !status.ok()) return status;
     return commit(converted, stream);
+  });
+}
+
+int shortconv_block_snapshots(const shortconv_block_snapshots_args* args, void* stream) {
+  return guarded([&]() -> Status {
+    BlockSnapshotsArgs converted;
+    if (Status status = convert(args, converted); !status.ok()) return status;
+    return block_snapshots(converted, stream);
+  });
+}
+
+int shortconv_tree_parents(const shortconv_tree_parents_args* args, void* stream) {
+  return guarded([&]() -> Status {
+    TreeParentsArgs converted;
+    if (Status status = convert(args, converted); !status.ok()) return status;
+    return tree_parents(converted, stream);
   });
 }
 

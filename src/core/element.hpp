@@ -117,4 +117,23 @@ SHORTCONV_HOST_DEVICE inline std::int64_t load_index(DType dtype, const void* ba
 #endif
 }
 
+SHORTCONV_HOST_DEVICE inline void store_index(DType dtype, void* base, std::int64_t offset,
+                                              std::int64_t value) {
+  const auto narrow = static_cast<std::int32_t>(value);
+#ifdef __CUDA_ARCH__
+  if (dtype == DType::kI64) {
+    static_cast<std::int64_t*>(base)[offset] = value;
+  } else {
+    static_cast<std::int32_t*>(base)[offset] = narrow;
+  }
+#else
+  auto* address = static_cast<char*>(base) + offset * element_bytes(dtype);
+  if (dtype == DType::kI64) {
+    std::memcpy(address, &value, sizeof value);
+  } else {
+    std::memcpy(address, &narrow, sizeof narrow);
+  }
+#endif
+}
+
 }  // namespace shortconv

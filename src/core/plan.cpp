@@ -46,8 +46,12 @@ Status check_addresses(const Problem& problem, const Addresses& at) {
                 "is null, but the plan has them");
   check.require(!problem.has_parents || at.parents != nullptr, "parents",
                 "is null, but the plan has them");
-  check.require(!problem.has_windows || at.windows != nullptr, "windows",
+  const bool no_window_slots =
+      problem.has_window_slots && (problem.window_slots == 0 || problem.window_tokens == 0);
+  check.require(!problem.has_windows || no_window_slots || at.windows != nullptr, "windows",
                 "is null, but the plan has them");
+  check.require(!problem.has_window_slots || problem.sequences == 0 || at.window_slots != nullptr,
+                "window_slots", "is null, but the plan has them");
   check.require(!problem.has_input_gate || at.input_gate != nullptr, "input_gate",
                 "is null, but the plan has one");
   check.require(problem.epilogue != Epilogue::kOutputGate || at.output_gate != nullptr,
@@ -79,6 +83,7 @@ Addresses addresses(const ForwardArgs& args) {
       .violations = data_of(args.violations),
       .ring_positions = data_of(args.ring_positions),
       .snapshots = data_of(args.snapshots),
+      .window_slots = data_of(args.window_slots),
       .input_gate = data_of(args.input_gate),
       .output_gate = data_of(args.output_gate),
   };

@@ -293,8 +293,9 @@ void check_snapshots(const ForwardArgs& args, Checker& check, Problem& problem) 
 
 void check_drafts(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
   const bool verify = args.op == Op::kVerify;
-  check.require(verify || (!args.parents && !args.windows && !args.advance_state), "op",
-                "is not verify, but parents, windows or advance_state are given");
+  check.require(
+      verify || (!args.parents && !args.windows && !args.window_slots && !args.advance_state), "op",
+      "is not verify, but parents, windows, window_slots or advance_state are given");
   if (!verify) return;
   check.require(args.state.has_value(), "state", "is absent, but verify continues from it");
   check.require(args.schedule == Schedule::kFlat, "schedule",
@@ -317,10 +318,19 @@ void check_drafts(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem
     problem.parents_sequence = dense ? parents.strides[0] : 0;
     problem.parents_token = parents.strides[dense ? 1 : 0];
   }
+  check.require(args.windows || !args.window_slots, "windows",
+                "is absent, but window_slots address it");
   if (!args.windows || !check.ok()) return;
   const TensorRef& windows = *args.windows;
   Symbol history{.name = "width - 1", .value = sizes.width.value - 1, .owner = "weight"};
-  if (dense) {
+  Symbol slots{.name = "window slots"}, tokens = sizes.tokens;
+  if (args.window_slots) {
+    tokens = {.name = "captured tokens"};
+    check_indices(check, "window_slots", args.window_slots, sizes.sequences, args.x.device,
+                  problem.has_window_slots, problem.window_slots_dtype,
+                  problem.window_slots_stride);
+    check.tensor("windows", windows, {&slots, &tokens, &history, &sizes.channels});
+  } else if (dense) {
     check.tensor("windows", windows, {&sizes.batch, &sizes.tokens, &history, &sizes.channels});
   } else {
     check.tensor("windows", windows, {&sizes.tokens, &history, &sizes.channels});
@@ -328,12 +338,17 @@ void check_drafts(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem
   check.dtype("windows", windows, {args.state->dtype}).device("windows", windows, args.x.device);
   check_written(check, "windows", windows);
   if (!check.ok()) return;
-  const std::int64_t* strides = windows.strides + (dense ? 1 : 0);
-  const bool overlap = strides[0] == strides[1] && sizes.width.value > 2 && sizes.tokens.value > 1;
-  check.require(!overlap || (dense && !args.parents), "windows",
-                "overlap, which takes chains and x [sequences, tokens, channels]");
+  const bool by_sequence = dense || args.window_slots;
+  const std::int64_t* strides = windows.strides + (by_sequence ? 1 : 0);
+  const bool overlap = strides[0] == strides[1] && sizes.width.value > 2 && tokens.value > 1;
+  check.require(!overlap || (by_sequence && !args.parents), "windows",
+                "overlap, which takes chains and x [sequences, tokens, channels] or window_slots");
   problem.has_windows = true;
-  problem.window_sequence = dense ? windows.strides[0] : 0;
+  if (args.window_slots) {
+    problem.window_slots = slots.value;
+    problem.window_tokens = tokens.value;
+  }
+  problem.window_sequence = by_sequence ? windows.strides[0] : 0;
   problem.window_token = strides[0];
   problem.window_column = strides[1];
   problem.window_channel = strides[2];
@@ -369,6 +384,21 @@ void check_schedule(const ForwardArgs& args, Checker& check, Sizes& sizes, Probl
   }
 }
 
+// Windows that are the columns of the pool's own slots, one on from token to token: the state rolls
+// on within its slot, and the next call finds it by read_offsets.
+bool are_columns_of_state(const ForwardArgs& args, const Problem& problem) {
+  if (!problem.has_window_slots || problem.has_ring_positions) return false;
+  const TensorRef& windows = *args.windows;
+  const std::int64_t base =
+      problem.state_base * problem.state_column * element_bytes(problem.state_dtype);
+  return windows.data == static_cast<const char*>(args.state->data) + base &&
+         problem.window_sequence == problem.state_slot &&
+         problem.window_token == problem.state_column &&
+         problem.window_column == problem.state_column &&
+         problem.window_channel == problem.state_channel && problem.window_slots <= problem.slots &&
+         problem.window_tokens <= problem.state_columns - problem.state_base - (problem.width - 2);
+}
+
 void check_aliases(const ForwardArgs& args, Checker& check, Problem& problem) {
   if (!check.ok()) return;
   problem.in_place = same_view(args.x, args.out) && problem.tokens > 0 && problem.channels > 0;
@@ -385,7 +415,11 @@ void check_aliases(const ForwardArgs& args, Checker& check, Problem& problem) {
   if (args.windows) {
     check.require(!ranges_overlap(*args.windows, args.x), "windows", "overlaps x");
     check.require(!ranges_overlap(*args.windows, args.out), "windows", "overlaps out");
-    check.require(!ranges_overlap(*args.windows, *args.state), "windows", "overlaps state");
+    check.require(
+        !ranges_overlap(*args.windows, *args.state) || are_columns_of_state(args, problem),
+        "windows",
+        "overlaps state; expected separate memory or, with window_slots and without "
+        "ring_positions, the pool's own columns from state_base on");
   }
   check.require(!ranges_overlap(args.out, args.weight), "out", "overlaps weight");
   check.require(!args.bias || !ranges_overlap(args.out, *args.bias), "out", "overlaps bias");
@@ -436,6 +470,9 @@ void check_violations(const ForwardArgs& args, Checker& check, Problem& problem)
   separate_if_present("read_offsets", args.read_offsets);
   separate_if_present("ring_positions", args.ring_positions);
   separate_if_present("snapshots", args.snapshots);
+  separate_if_present("parents", args.parents);
+  separate_if_present("windows", args.windows);
+  separate_if_present("window_slots", args.window_slots);
   separate_if_present("has_initial_state", args.has_initial_state);
   separate_if_present("block_sequence", args.block_sequence);
   separate_if_present("block_offset", args.block_offset);
@@ -464,6 +501,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("parents_dtype", p.parents_dtype);
   visit("ring_positions_dtype", p.ring_positions_dtype);
   visit("snapshots_dtype", p.snapshots_dtype);
+  visit("window_slots_dtype", p.window_slots_dtype);
   visit("activation", p.activation);
   visit("epilogue", p.epilogue);
   visit("padded_rows", p.padded_rows);
@@ -479,6 +517,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("has_parents", p.has_parents);
   visit("has_windows", p.has_windows);
   visit("has_ring_positions", p.has_ring_positions);
+  visit("has_window_slots", p.has_window_slots);
   visit("has_input_gate", p.has_input_gate);
   visit("keeps_state", p.keeps_state);
   visit("has_violations", p.has_violations);
@@ -498,6 +537,8 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("longest_sequence", p.longest_sequence);
   visit("blocks", p.blocks);
   visit("snapshots", p.snapshots);
+  visit("window_slots", p.window_slots);
+  visit("window_tokens", p.window_tokens);
   visit("x_sequence", p.x_sequence);
   visit("x_token", p.x_token);
   visit("x_channel", p.x_channel);
@@ -534,6 +575,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("ring_positions_stride", p.ring_positions_stride);
   visit("snapshots_row", p.snapshots_row);
   visit("snapshots_column", p.snapshots_column);
+  visit("window_slots_stride", p.window_slots_stride);
 }
 
 template <typename T>

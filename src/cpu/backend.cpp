@@ -18,6 +18,7 @@
 #include "core/check.hpp"
 #include "cpu/commit.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/prepare.hpp"
 #include "cpu/violation.hpp"
 #include "cpu/worker.hpp"
 
@@ -224,6 +225,8 @@ extern const Backend kCpuBackend{
     .describe = cpu::describe_cpu,
     .plan_commit = cpu::plan_commit,
     .run_commit = cpu::run_commit,
+    .block_snapshots = cpu::block_snapshots,
+    .tree_parents = cpu::tree_parents,
 };
 
 }  // namespace shortconv

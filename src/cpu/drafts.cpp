@@ -13,7 +13,7 @@ void Worker::drafts(std::int64_t sequence) {
   if (s.begin >= s.end) return;
   if (s.skipped) return pad_rows(s.begin, s.end);
   load_history(s);
-  if (p_.has_windows) capture_windows(s, sequence);
+  capture_windows(s, sequence);
   write_state(s);
   if (p_.has_parents) {
     convolve_tree(s, sequence);
@@ -22,12 +22,14 @@ void Worker::drafts(std::int64_t sequence) {
   }
 }
 
+// Windows may lie where the history was, which has been loaded.
 void Worker::capture_windows(const Sequence& s, std::int64_t sequence) {
   const int history = history_of(p_);
   // Overlapping windows of a chain: the next one has one more input.
   const bool overlap = p_.window_token == p_.window_column;
-  for (std::int64_t token = 0; token < s.end - s.begin; ++token) {
-    const std::int64_t first = window_of(p_, sequence, s.begin, token);
+  const Windows windows = windows_of(p_, at_, s, sequence);
+  for (std::int64_t token = 0; token < windows.tokens; ++token) {
+    const std::int64_t first = windows.first + token * p_.window_token;
     std::int64_t input = token;
     for (int column = history - 1; column >= 0; --column) {
       char* to = window(first, column);

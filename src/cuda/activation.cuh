@@ -11,6 +11,8 @@
 // activation 67.5.
 #pragma once
 
+#include "cuda/sequence.cuh"
+#include "op/epilogue.hpp"
 #include "shortconv/problem.hpp"
 
 namespace shortconv::cuda {
@@ -45,6 +47,14 @@ __device__ inline float silu(float a) {
 template <Activation kActivation>
 __device__ inline float activate(float sum) {
   return kActivation == Activation::kSilu ? silu(sum) : sum;
+}
+
+/// Of two channels: what becomes of their sums; `input` is the token's own.
+template <Activation kActivation, Features kFeatures>
+__device__ inline float2 finish(const Call& call, float2 sum, float2 input) {
+  const float2 y{activate<kActivation>(sum.x), activate<kActivation>(sum.y)};
+  if (kFeatures != Features::kAll || !call.residual) return y;
+  return {rounded_sum(y.x, input.x), rounded_sum(y.y, input.y)};
 }
 
 }  // namespace shortconv::cuda

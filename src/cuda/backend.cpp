@@ -16,6 +16,7 @@
 #include "core/check.hpp"
 #include "cuda/call.hpp"
 #include "cuda/commit.hpp"
+#include "cuda/prepare.hpp"
 #include "cuda/select.hpp"
 #include "cuda/tuning.hpp"
 #include "op/commit.hpp"
@@ -54,17 +55,22 @@ const Kernels& kernels_of(const Problem& p) {
 }
 
 Entry entry_of(const Problem& p, Kernel kernel) {
+  const Features features = features_of(p);
+  const bool plain = features == Features::kPlain;
   switch (kernel) {
     case Kernel::kTiles:
-      return kernels_of(p).tiles;
+      return plain ? kernels_of(p).tiles : kernels_of(p).full_tiles;
     case Kernel::kShortSequences:
       return kernels_of(p).short_sequences;
     case Kernel::kDecode:
-      return kernels_of(p).decode;
+      if (features == Features::kRings) return kernels_of(p).ring_decode;
+      return plain ? kernels_of(p).decode : kernels_of(p).full_decode;
     case Kernel::kSmallDecode:
       return kernels_of(p).small_decode;
     case Kernel::kDrafts:
-      return kernels_of(p).drafts;
+      return plain ? kernels_of(p).drafts : kernels_of(p).full_drafts;
+    case Kernel::kTrees:
+      return plain ? kernels_of(p).trees : kernels_of(p).full_trees;
     case Kernel::kColumns:
       return kernels_of(p).columns;
     case Kernel::kChunks:
@@ -167,6 +173,7 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   if (!aligned(at.snapshots, p.snapshots_dtype)) argument = "snapshots";
   if (!aligned(at.parents, p.parents_dtype)) argument = "parents";
   if (!aligned(at.windows, p.state_dtype)) argument = "windows";
+  if (!aligned(at.window_slots, p.window_slots_dtype)) argument = "window_slots";
   if (!aligned(at.block_sequence, DType::kI32)) argument = "block_sequence";
   if (!aligned(at.block_offset, DType::kI32)) argument = "block_offset";
   if (!aligned(at.violations, DType::kI64)) argument = "violations";
@@ -268,6 +275,49 @@ Status run_commit(const CommitProblem& problem, const PlanStorage& storage,
   return cuda_status("launch", cudaLaunchKernelExC(&config, launch.entry, arguments));
 }
 
+// Index preparation: `call` goes to the kernel by value, and a thread of it takes one item.
+template <typename Call>
+Status launch_items(const Call& call, std::string_view argument, Entry entry, std::int64_t items,
+                    void* stream) {
+  if (Status status = require_current(call.device, argument); !status.ok()) return status;
+  if (Status status = load(entry, call.device.index); !status.ok()) return status;
+  const std::int64_t blocks = prepare_blocks(items);
+  if (blocks > kMostBlocks) {
+    return {Code::kUnsupported,
+            concat(argument, ": needs ", blocks, " blocks; a grid has at most ", kMostBlocks)};
+  }
+  if (blocks == 0) return {};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kPrepareThreads);
+  config.stream = static_cast<cudaStream_t>(stream);
+  void* arguments[] = {const_cast<Call*>(&call)};
+  return cuda_status("launch", cudaLaunchKernelExC(&config, entry, arguments));
+}
+
+bool aligned(const IndexTensor& tensor) { return aligned(tensor.data, tensor.dtype); }
+
+Status run_block_snapshots(const BlockSnapshots& call, void* stream) {
+  const char* argument = nullptr;
+  if (!aligned(call.query_start_loc)) argument = "query_start_loc";
+  if (!aligned(call.computed_tokens)) argument = "computed_tokens";
+  if (!aligned(call.block_slots)) argument = "block_slots";
+  if (!aligned(call.snapshots)) argument = "snapshots";
+  if (Status status = refuse_unaligned(argument); !status.ok()) return status;
+  return launch_items(call, "query_start_loc", block_snapshots_kernel(), call.rows, stream);
+}
+
+Status run_tree_parents(const TreeParents& call, void* stream) {
+  const char* argument = nullptr;
+  if (!aligned(call.first_child)) argument = "first_child";
+  if (!aligned(call.next_sibling)) argument = "next_sibling";
+  if (!aligned(call.query_start_loc)) argument = "query_start_loc";
+  if (!aligned(call.parents)) argument = "parents";
+  if (Status status = refuse_unaligned(argument); !status.ok()) return status;
+  return launch_items(call, "first_child", tree_parents_kernel(),
+                      call.tokens == 0 ? 0 : call.sequences, stream);
+}
+
 BackendInfo cuda_info() {
   int device = 0;
   cudaDeviceProp properties;
@@ -301,6 +351,8 @@ extern const Backend kCudaBackend{
     .describe = cuda::describe_cuda,
     .plan_commit = cuda::plan_commit,
     .run_commit = cuda::run_commit,
+    .block_snapshots = cuda::run_block_snapshots,
+    .tree_parents = cuda::run_tree_parents,
 };
 
 }  // namespace shortconv

@@ -25,7 +25,7 @@ struct Call {
   std::uint32_t head_blocks = 0;
   std::int32_t channels = 0, tokens = 0;
   const void* x = nullptr;
-  std::int32_t x_step = 0;
+  std::int32_t x_step = 0;  // bytes from one row to the next, as all steps
   bool programmatic_launch = false, has_query_start_loc = false, heads_begin = false;
   bool packed_taps = false, has_state = false, keeps_state = false;
   bool has_read_slots = false, has_write_slots = false, has_read_offsets = false;
@@ -39,8 +39,8 @@ struct Call {
   const void* bias = nullptr;
   const void* read_slots = nullptr;
   std::int32_t read_slot_bytes = 0;
-  std::uint32_t slots = 0;
-  std::int32_t null_slot = -1;
+  std::uint32_t slots = 0;      // a sequence may have those below,
+  std::int32_t null_slot = -1;  // but not this one
   std::int32_t sequences = 0;
   const void* query_start_loc = nullptr;
 
@@ -52,6 +52,19 @@ struct Call {
   std::int32_t state_base = 0, flag_bytes = 0;
 
   // What few calls need.
+  FastDivisor ring_columns;  // of a pool of rings,
+  bool has_rings = false;    // which this says
+  bool has_window_slots = false, residual = false;
+  DType ring_positions_dtype = DType::kI32, snapshots_dtype = DType::kI32;
+  DType window_slots_dtype = DType::kI32;
+  std::uint32_t snapshot_blocks = 0;
+  FastDivisor snapshot_channel_blocks;
+  std::int32_t history = 0, ring_position_bytes = 0, snapshots = 0;
+  const void* ring_positions = nullptr;
+  const void* snapshot_list = nullptr;
+  std::int64_t snapshots_row = 0, snapshots_column = 0;
+  const void* window_slots_of = nullptr;
+  std::int32_t window_slots = 0, window_tokens = 0, window_slot_bytes = 0;
   const void* has_initial_state = nullptr;
   const void* write_slots = nullptr;
   std::int64_t state_channel = 0;
@@ -84,13 +97,16 @@ SHORTCONV_HOST_DEVICE inline Weights weights_of(const Problem& p, const Addresse
 /// Of a problem that the fast kernels can count in 31 bits.
 inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   const auto count = [](std::int64_t number) { return static_cast<std::int32_t>(number); };
+  const auto step = [](std::int64_t stride, DType dtype) {
+    return static_cast<std::int32_t>(stride * element_bytes(dtype));
+  };
   Call call;
   call.channel_blocks = grid.channel_blocks;
   call.head_blocks = grid.head_blocks;
   call.channels = count(p.channels);
   call.tokens = count(p.tokens);
   call.x = at.x;
-  call.x_step = grid.x_step;
+  call.x_step = step(p.x_token, p.x_dtype);
   call.programmatic_launch = p.programmatic_launch;
   call.has_query_start_loc = p.has_query_start_loc;
   call.heads_begin = grid.heads_begin;
@@ -108,29 +124,53 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   call.weight = at.weight;
   call.bias = at.bias;
   call.read_slots = at.read_slots;
-  call.read_slot_bytes = grid.read_slot_bytes;
-  call.slots = grid.slots;
-  call.null_slot = grid.null_slot;
+  call.read_slot_bytes = step(p.read_slots_stride, p.read_slots_dtype);
+  call.slots = p.has_state ? static_cast<std::uint32_t>(p.slots) : 0x80000000u;
+  if (p.has_null_slot && p.null_slot >= 0 && p.null_slot <= 0x7fffffff) {
+    call.null_slot = count(p.null_slot);
+  }
   call.sequences = count(p.sequences);
   call.query_start_loc = at.query_start_loc;
   call.out = at.out;
-  call.out_step = grid.out_step;
-  call.begin_bytes = grid.begin_bytes;
+  call.out_step = step(p.out_token, p.out_dtype);
+  call.begin_bytes = step(p.query_start_loc_stride, p.query_start_loc_dtype);
   call.state = at.state;
   call.x_sequence = p.x_sequence;
   call.out_sequence = p.out_sequence;
   call.state_slot = p.state_slot;
   call.state_column = p.state_column;
   call.state_base = count(p.state_base);
-  call.flag_bytes = grid.flag_bytes;
+  call.flag_bytes = step(p.flags_stride, DType::kBool);
+  if (p.has_ring_positions) {
+    call.has_rings = true;
+    call.ring_columns = FastDivisor(static_cast<std::uint32_t>(p.state_columns));
+    call.ring_position_bytes = step(p.ring_positions_stride, p.ring_positions_dtype);
+  }
+  call.ring_positions_dtype = p.ring_positions_dtype;
+  call.has_window_slots = p.has_window_slots;
+  call.residual = p.epilogue == Epilogue::kResidual;
+  call.snapshots_dtype = p.snapshots_dtype;
+  call.window_slots_dtype = p.window_slots_dtype;
+  call.history = p.width - 1;
+  call.snapshots = count(p.snapshots);
+  call.snapshot_blocks = grid.snapshot_blocks;
+  call.snapshot_channel_blocks = grid.snapshot_channel_blocks;
+  call.ring_positions = at.ring_positions;
+  call.snapshot_list = at.snapshots;
+  call.window_slots_of = at.window_slots;
+  call.window_slots = count(p.window_slots);
+  call.window_tokens = count(p.window_tokens);
+  call.window_slot_bytes = step(p.window_slots_stride, p.window_slots_dtype);
+  call.snapshots_row = p.snapshots_row;
+  call.snapshots_column = p.snapshots_column;
   call.has_initial_state = at.has_initial_state;
   call.write_slots = at.write_slots;
   call.state_channel = p.state_channel;
   call.sequence_tiles = grid.sequence_tiles;
   call.tiles = grid.tiles;
   call.sequence_tokens = count(p.sequence_tokens);
-  call.write_slot_bytes = grid.write_slot_bytes;
-  call.parent_bytes = grid.parent_bytes;
+  call.write_slot_bytes = step(p.write_slots_stride, p.write_slots_dtype);
+  call.parent_bytes = step(p.parents_token, p.parents_dtype);
   call.last_read_offset = count(last_read_offset(p));
   call.write_slots_dtype = p.write_slots_dtype;
   call.read_offsets_dtype = p.read_offsets_dtype;

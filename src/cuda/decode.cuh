@@ -18,32 +18,45 @@
 #include "cuda/element.cuh"
 #include "cuda/memory.cuh"
 #include "cuda/sequence.cuh"
+#include "cuda/snapshot.cuh"
 #include "cuda/state.cuh"
 #include "cuda/taps.cuh"
 #include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup>
-__global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_constant__ Call call) {
+template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup,
+          Features kFeatures>
+__global__ void __launch_bounds__(kDecodeThreads, decode_blocks(kFeatures == Features::kRings))
+    decode_tokens(const __grid_constant__ Call call) {
   constexpr int kHistory = kWidth - 1;
   constexpr int kWords = kWordsOf<T, kGroup>;
   if (call.programmatic_launch) overlap_neighbours();
   const std::uint32_t sequence = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - sequence * call.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kDecodeThreads + threadIdx.x) * kGroup;
+  // The lanes that stay, which look through the list of snapshots.
+  const unsigned lanes =
+      kFeatures == Features::kAll ? __ballot_sync(kFullWarp, channel < call.channels) : kFullWarp;
   if (channel >= call.channels) return;
 
   std::uint32_t columns[kWidth][kWords];  // the window, newest last
   load_words(static_cast<const T*>(call.x) + sequence * call.x_sequence + channel,
              columns[kHistory]);
   T* out = static_cast<T*>(call.out) + sequence * call.out_sequence + channel;
-  const SequenceState s = state_of(call, static_cast<int>(sequence));
+  SequenceState s = state_of<kFeatures>(call, static_cast<int>(sequence));
   if (s.skipped) {
     if (call.padded_rows == PaddedRows::kUntouched) return;
     if (call.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);
     store_words(out, columns[kHistory]);
     return;
+  }
+  // A ring without further columns is read as it lies, before it is known where it begins.
+  const bool whole_ring = is_ring<kFeatures>(call) && call.ring_columns.divisor() == kHistory;
+  if (whole_ring) {
+    s.read_column = 0;
+  } else {
+    settle_ring<kFeatures>(call, s);
   }
   // The weights are asked for after the state, which comes from further away, and before a window
   // is taken apart, which waits for it.
@@ -55,8 +68,16 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
     taps.load(call.weights(), channel);
     split_columns<T, kHistory, kGroup>(window, history);
   } else {
-    load_state<T, kHistory, kGroup>(call, s.read_slot, s.read_column, channel, history);
+    if (whole_ring) {
+      load_state<T, kHistory, kGroup>(call, s.read_slot, 0, channel, history);
+    } else {
+      load_history<T, kHistory, kGroup, kFeatures>(call, s, channel, history);
+    }
     taps.load(call.weights(), channel);
+  }
+  if (whole_ring) {
+    settle_ring<kFeatures>(call, s);
+    rotate(history, s.read_column);
   }
 
   std::uint32_t result[kWords];
@@ -69,12 +90,42 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_tokens(const __grid_con
       sum.x = __fmaf_rn(taps.tap(k, pair).x, input.x, sum.x);
       sum.y = __fmaf_rn(taps.tap(k, pair).y, input.y, sum.y);
     }
-    pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+    const float2 input = unpack_pair<T>(columns[kHistory], pair);
+    pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, input));
   }
   store_words(out, result);
-  if (s.write_slot < 0) return;
   auto& moved_on = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns[1]);
-  store_state<T, kHistory, kGroup>(call, s.write_slot, channel, moved_on);
+  // The window that ends before `token`, which is 0 or 1.
+  const auto store = [&](int slot, int token, const std::uint32_t(&window)[kHistory][kWords]) {
+    if (!is_ring<kFeatures>(call)) {
+      store_state<T, kHistory, kGroup>(call, slot, channel, window);
+    } else if (call.state_form == StateForm::kWindowVectors) {
+      std::uint32_t turned[kHistory][kWords];
+#pragma unroll
+      for (int k = 0; k < kHistory; ++k) copy_words(window[k], turned[k]);
+      rotate(turned, wrapped(call, kHistory - wrapped(call, s.ring_column + token)));
+      store_state<T, kHistory, kGroup>(call, slot, channel, turned);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kHistory; ++k) {
+        const int column = wrapped(call, s.ring_column + token + k - kHistory);
+        store_state_column<T, kGroup>(call, slot, column, channel, window[k]);
+      }
+    }
+  };
+  if constexpr (kFeatures == Features::kAll) {
+    for_own_snapshots(call, lanes, static_cast<int>(sequence), 1, s, 2, [&](int token, int slot) {
+      token == 0 ? store(slot, 0, history) : store(slot, 1, moved_on);
+    });
+  }
+  if (s.write_slot < 0) return;
+  // A ring that holds the older inputs gets the token alone, one that is a run of windows all.
+  if (is_ring<kFeatures>(call) && s.write_slot == s.read_slot &&
+      call.state_form != StateForm::kWindowVectors) {
+    store_state_column<T, kGroup>(call, s.write_slot, s.ring_column, channel, columns[kHistory]);
+  } else {
+    store(s.write_slot, 1, moved_on);
+  }
 }
 
 }  // namespace shortconv::cuda

@@ -1,10 +1,9 @@
-// Verify: draft tokens that follow a state, in a chain or a tree, and the windows they would leave
-// behind.
+// Verify: draft tokens that follow a state one after the other, and the windows they would leave
+// behind. Trees are in trees.cuh.
 //
 // Who owns what: a thread owns 4 adjacent channels (8 or 16 bytes a row) of one sequence, and takes
-// its tokens in strips of 8. The windows of a chain are in its registers. The ancestors in a tree
-// are read again from the caches, to which the strip's own rows went first. The final state, where
-// one is kept, is written last.
+// its tokens in strips of 8, whose windows are in its registers. The final state, where one is
+// kept, is written last.
 //
 // Bytes moved: x and out once, the state once, and for each captured window width - 1 inputs (one
 // where windows overlap). The ceiling is a copy of these bytes.
@@ -17,11 +16,10 @@
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
 struct DraftKernel {
-  using Tiles = TileKernel<T, TWeight, kWidth, kActivation>;
+  using Tiles = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   static constexpr int kHistory = kWidth - 1;
-  static constexpr int kTogether = 2;  // tokens of a tree
   using Words = typename Tiles::Words;
   using Rows = typename Tiles::Rows;  // history, then tokens
   using DraftTaps = typename Tiles::TileTaps;
@@ -44,9 +42,10 @@ struct DraftKernel {
   }
 
   /// Where windows overlap, all but the newest input are in the one before.
-  __device__ static void store_window(const Call& call, int sequence, int begin, int token,
+  __device__ static void store_window(const Call& call, const CapturedWindows& windows, int token,
                                       int channel, const Words (&window)[kHistory]) {
-    T* to = static_cast<T*>(call.windows) + window_of(call, sequence, begin, token) +
+    if (kFeatures == Features::kAll && token >= windows.tokens) return;
+    T* to = static_cast<T*>(call.windows) + windows.first + token * call.window_token +
             channel * call.window_channel;
     if (token > 0 && call.window_token == call.window_column &&
         call.window_form == StateForm::kChannelVectors) {
@@ -57,21 +56,29 @@ struct DraftKernel {
     }
   }
 
-  __device__ static void chain(const Call& call, const TileRows& tile, int sequence, int length,
-                               int channel, const DraftTaps& taps, Rows& rows) {
+  /// 8 tokens from number `base` on, in place of those that there are not the last one again.
+  __device__ static void load_tokens(const Call& call, const TileRows& tile, int base, int length,
+                                     int channel, Rows& rows) {
+    const int tokens = min(kTileTokens, length - base);
+    const T* x = x_at<T>(call, tile.stream, tile.first + base, channel);
+#pragma unroll
+    for (int t = 0; t < kTileTokens; ++t) {
+      if (t == kTileTokens / 2 && tokens <= t) break;
+      load_words(rows_after(x, call.x_step, min(t, tokens - 1)), rows[kHistory + t]);
+    }
+  }
+
+  __device__ static void chain(const Call& call, const TileRows& tile,
+                               const CapturedWindows& windows, int length, int channel,
+                               const DraftTaps& taps, Rows& rows) {
     for (int base = 0; base < length; base += kTileTokens) {
       const int tokens = min(kTileTokens, length - base);
-      const T* x = x_at<T>(call, tile.stream, tile.first + base, channel);
-#pragma unroll
-      for (int t = 0; t < kTileTokens; ++t) {
-        if (t == kTileTokens / 2 && tokens <= t) break;
-        load_words(rows_after(x, call.x_step, min(t, tokens - 1)), rows[kHistory + t]);
-      }
-      if (call.has_windows) {
+      load_tokens(call, tile, base, length, channel, rows);
+      if (windows.tokens > 0) {
 #pragma unroll
         for (int t = 0; t < kTileTokens; ++t) {
           if (t >= tokens) break;
-          store_window(call, sequence, tile.first, base + t, channel,
+          store_window(call, windows, base + t, channel,
                        reinterpret_cast<const Words(&)[kHistory]>(rows[t + 1]));
         }
       }
@@ -79,88 +86,19 @@ struct DraftKernel {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(rows[kTileTokens + k], next[k]);
       const std::uint32_t mask = tile_rows_between(0, tokens);
-      Tiles::convolve(taps, mask, rows);
+      Tiles::convolve(call, taps, mask, rows);
       Tiles::store(call, tile, tile.first + base, mask, channel, rows);
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(next[k], rows[k]);
     }
   }
-
-  /// The rule of op/sequence.hpp; `parents` of the sequence.
-  __device__ static int parent_of(const Call& call, const char* parents, int token) {
-    const int parent = stated_index(parents, call.parents_dtype, call.parent_bytes, token);
-    return static_cast<std::uint32_t>(parent) < static_cast<std::uint32_t>(token) ? parent : -1;
-  }
-
-  __device__ static void tree(const Call& call, const TileRows& tile, int sequence, int length,
-                              int channel, const DraftTaps& taps, Rows& rows) {
-    const T* x = x_at<T>(call, tile.stream, tile.first, channel);
-    T* out = out_at<T>(call, tile.stream, tile.first, channel);
-    const char* parents =
-        static_cast<const char*>(call.parents) +
-        sequence * call.parents_sequence * static_cast<int>(element_bytes(call.parents_dtype));
-    if (call.has_query_start_loc) parents = rows_after(parents, call.parent_bytes, tile.first);
-    for (int base = 0; base < length; base += kTogether) {
-      if (base % kTileTokens == 0) {  // all rows of the strip under way at once
-#pragma unroll
-        for (int t = 0; t < kTileTokens; ++t) {
-          load_words(rows_after(x, call.x_step, min(base + t, length - 1)), rows[kHistory + t]);
-        }
-      }
-      // Several tokens at a time, beyond the end the last one again: the way from a parent to its
-      // row is long, and no token waits for another's.
-      Words lines[kTogether][kWidth];
-      int inputs[kTogether];
-#pragma unroll
-      for (int i = 0; i < kTogether; ++i) inputs[i] = min(base + i, length - 1);
-#pragma unroll
-      for (int k = kHistory; k >= 0; --k) {
-#pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          if (inputs[i] >= 0) {
-            load_words(rows_after(x, call.x_step, inputs[i]), lines[i][k]);
-          } else {
-#pragma unroll
-            for (int column = 0; column < kHistory; ++column) {
-              if (inputs[i] == column - kHistory) copy_words(rows[column], lines[i][k]);
-            }
-          }
-          if (k > 0) {
-            inputs[i] = inputs[i] > 0 ? parent_of(call, parents, inputs[i]) : inputs[i] - 1;
-          }
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        const int token = base + i;
-        if (token >= length) break;
-        if (call.has_windows) {
-          store_window(call, sequence, tile.first, token, channel,
-                       reinterpret_cast<const Words(&)[kHistory]>(lines[i][1]));
-        }
-        Words result;
-#pragma unroll
-        for (int pair = 0; pair < kTileGroup / 2; ++pair) {
-          float2 sum = taps.bias(pair);
-#pragma unroll
-          for (int k = 0; k < kWidth; ++k) {
-            const float2 value = unpack_pair<T>(lines[i][k], pair);
-            sum.x = __fmaf_rn(taps.tap(k, pair).x, value.x, sum.x);
-            sum.y = __fmaf_rn(taps.tap(k, pair).y, value.y, sum.y);
-          }
-          pack_pair<T>(result, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
-        }
-        store_words(rows_after(out, call.out_step, token), result);
-      }
-    }
-  }
 };
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
 __global__ void __launch_bounds__(kDraftThreads,
                                   resident_tiles(sizeof(T), kWidth) * kTileThreads / kDraftThreads)
     convolve_drafts(const __grid_constant__ Call call) {
-  using Kernel = DraftKernel<T, TWeight, kWidth, kActivation>;
+  using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.programmatic_launch) overlap_neighbours();
   const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
@@ -173,7 +111,7 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   const int sequence = static_cast<int>(unit);
   Beginning beginning;
-  const TileRows tile = head_of(call, sequence, beginning);
+  const TileRows tile = head_of<kFeatures>(call, sequence, beginning);
   if (beginning.state.skipped) {
     Kernel::fill_sequence(call, sequence, channel);
     return;
@@ -183,12 +121,11 @@ __global__ void __launch_bounds__(kDraftThreads,
   typename Kernel::Rows rows;
   Kernel::Tiles::load_history(call, beginning, channel, rows);
   taps.load(call.weights(), channel);
-  if (call.has_parents) {
-    Kernel::tree(call, tile, sequence, beginning.length, channel, taps, rows);
-  } else {
-    Kernel::chain(call, tile, sequence, beginning.length, channel, taps, rows);
-  }
-  Kernel::Tiles::write_state(call, tile, beginning, channel);
+  const CapturedWindows windows =
+      windows_of<kFeatures>(call, sequence, beginning.first, beginning.length);
+  Kernel::chain(call, tile, windows, beginning.length, channel, taps, rows);
+  // It may be that none of the tokens stay: then a ring needs all of the history.
+  Kernel::Tiles::write_states(call, tile, beginning, -Kernel::kHistory, true, channel);
 }
 
 }  // namespace shortconv::cuda

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
   const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
   const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;
   if (channel >= p.channels) return;
-  if (unit >= grid.tiles && takes_snapshots_alone(p)) {
+  if (unit >= grid.tiles && p.snapshots > 0 && !p.in_place) {
     const Snapshot snapshot = snapshot_at(p, at, unit - grid.tiles);
     if (snapshot.token < history_of<AnyTypes>(p) || snapshot.sequence < 0 ||
         snapshot.sequence >= p.sequences) {
@@ -97,7 +97,9 @@ __global__ void __launch_bounds__(kGeneralThreads)
         convolve_draft<AnyTypes>(p, at, s, unit, row - s.begin, channel);
       }
     }
-    if (s.begin < s.end && !s.skipped) write_state_of_channel<AnyTypes>(p, at, s, channel);
+    if (s.begin >= s.end || s.skipped) return;
+    capture_windows<AnyTypes>(p, at, s, unit, channel);
+    write_state_of_channel<AnyTypes>(p, at, s, channel);
   } else if (p.in_place) {
     const Sequence s = sequence_at(p, at, unit);
     if (s.begin >= s.end) return;

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "core/device.hpp"
-#include "shortconv/problem.hpp"
 
 namespace shortconv::cuda {
 
@@ -33,6 +32,14 @@ class FastDivisor {
   std::uint32_t shift_ = 0;
 };
 
+/// What an instance of a kernel knows: what is not asked for is not to be in its code, of which
+/// small calls wait for every line.
+enum class Features : std::uint8_t {
+  kPlain,  // ordered states
+  kRings,  // also rings; decode has an instance for them, the others take kAll
+  kAll,    // also snapshots, windows by slot, the residual
+};
+
 /// How a group of adjacent channels lies in a state slot.
 enum class StateForm : std::uint8_t {
   kChannelVectors,  // one aligned vector a column
@@ -40,27 +47,19 @@ enum class StateForm : std::uint8_t {
   kElements,        // anything else
 };
 
-/// Snapshots that lie in x, which nobody overwrites, are units of the general kernel.
-SHORTCONV_HOST_DEVICE constexpr bool takes_snapshots_alone(const Problem& p) {
-  return p.snapshots > 0 && !p.in_place;
-}
-
 struct Grid {
   FastDivisor channel_blocks;  // block = unit * channel_blocks + channel block
   FastDivisor sequence_tiles;  // dense batches: tiles of one sequence
-  std::uint32_t tiles = 0;     // units that are tiles; further ones fill rows outside of sequences
-  std::int32_t x_step = 0;     // bytes from one row of x to the next, and of out
-  std::int32_t out_step = 0;
-  // From one entry to the next: query_start_loc, slots, has_initial_state, parents of tokens.
-  std::int32_t begin_bytes = 0, read_slot_bytes = 0, write_slot_bytes = 0, flag_bytes = 0;
-  std::int32_t parent_bytes = 0;
-  std::uint32_t slots = 0;      // a sequence may have those below,
-  std::int32_t null_slot = -1;  // but not this one
+  std::uint32_t tiles = 0;     // units that are tiles; further ones fill rows outside of sequences,
+                               // or, in the general kernel, take the snapshots that lie in x
   // Tiles: the blocks of the heads come first, so many for each sequence, which take so many groups
   // of channels in turn.
   std::uint32_t head_blocks = 0;
   FastDivisor head_channel_blocks;
   std::uint32_t head_rounds = 1;
+  // And before those the blocks of snapshots that lie in x, with kSnapshotRounds groups each.
+  std::uint32_t snapshot_blocks = 0;
+  FastDivisor snapshot_channel_blocks;
   bool heads_begin = false;  // all sequences rather than those shorter than a tile
   StateForm state_form = StateForm::kElements;
   StateForm window_form = StateForm::kElements;  // of captured windows

@@ -8,19 +8,34 @@
 #include "cuda/drafts.cuh"
 #include "cuda/kernels.hpp"
 #include "cuda/tile.cuh"
+#include "cuda/trees.cuh"
 
 namespace shortconv::cuda {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation>
 inline const Kernels kTable{
-    .tiles = reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation>),
-    .short_sequences =
-        reinterpret_cast<Entry>(&convolve_short_sequences<T, TWeight, kWidth, kActivation>),
-    .decode =
-        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T)>),
-    .small_decode =
-        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup>),
-    .drafts = reinterpret_cast<Entry>(&convolve_drafts<T, TWeight, kWidth, kActivation>),
+    .tiles =
+        reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, Features::kPlain>),
+    .full_tiles =
+        reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, Features::kAll>),
+    .short_sequences = reinterpret_cast<Entry>(
+        &convolve_short_sequences<T, TWeight, kWidth, kActivation, Features::kPlain>),
+    .decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kPlain>),
+    .full_decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kAll>),
+    .ring_decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kRings>),
+    .small_decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup, Features::kPlain>),
+    .drafts = reinterpret_cast<Entry>(
+        &convolve_drafts<T, TWeight, kWidth, kActivation, Features::kPlain>),
+    .full_drafts =
+        reinterpret_cast<Entry>(&convolve_drafts<T, TWeight, kWidth, kActivation, Features::kAll>),
+    .trees =
+        reinterpret_cast<Entry>(&convolve_trees<T, TWeight, kWidth, kActivation, Features::kPlain>),
+    .full_trees =
+        reinterpret_cast<Entry>(&convolve_trees<T, TWeight, kWidth, kActivation, Features::kAll>),
     .columns = reinterpret_cast<Entry>(&convolve_columns<T, kWidth, kActivation>),
     .chunks = reinterpret_cast<Entry>(&convolve_chunks<T, TWeight, kWidth, kActivation>),
 };

@@ -11,13 +11,15 @@ namespace shortconv::cuda {
 using Entry = const void*;
 
 struct Kernels {
-  Entry tiles;            // tile.cuh
-  Entry short_sequences;  // tile.cuh
-  Entry decode;           // decode.cuh, 16 bytes a thread
-  Entry small_decode;     // decode.cuh, 4 channels a thread
-  Entry drafts;           // drafts.cuh
-  Entry columns;          // columns.cuh
-  Entry chunks;           // chunk.cuh
+  // Those named full know all Features.
+  Entry tiles, full_tiles;                 // tile.cuh
+  Entry short_sequences;                   // tile.cuh
+  Entry decode, full_decode, ring_decode;  // decode.cuh, 16 bytes a thread
+  Entry small_decode;                      // decode.cuh, 4 channels a thread
+  Entry drafts, full_drafts;               // drafts.cuh
+  Entry trees, full_trees;                 // trees.cuh
+  Entry columns;                           // columns.cuh
+  Entry chunks;                            // chunk.cuh
 };
 
 /// One per element type of x, each in its own file so that they compile side by side. `width` is

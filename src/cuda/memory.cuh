@@ -32,6 +32,10 @@ __device__ inline void load_words(const void* from, std::uint32_t (&words)[kWord
   }
 }
 
+__device__ inline void load_word(const void* from, std::uint32_t& word) {
+  load_words(from, reinterpret_cast<std::uint32_t(&)[1]>(word));
+}
+
 /// For what every block reads again, weights: the stream of rows is not to push it out of the L1
 /// cache.
 template <int kWords>

@@ -56,7 +56,9 @@ bool countable(const Problem& p) {
          p.channels < kMost - 4096 && p.state_columns < kMost && small(p.x_token, kMostStep) &&
          small(p.out_token, kMostStep) && small(p.query_start_loc_stride, kMostStep) &&
          small(p.read_slots_stride, kMostStep) && small(p.write_slots_stride, kMostStep) &&
-         small(p.flags_stride, kMostStep) && small(p.parents_token, kMostStep);
+         small(p.flags_stride, kMostStep) && small(p.parents_token, kMostStep) &&
+         small(p.ring_positions_stride, kMostStep) && small(p.window_slots_stride, kMostStep) &&
+         p.window_slots < kMost && p.window_tokens < kMost;
 }
 
 StateForm state_form(const Problem& p, std::int64_t group) {
@@ -75,8 +77,11 @@ StateForm state_form(const Problem& p, std::int64_t group) {
 
 StateForm window_form(const Problem& p, std::int64_t group) {
   const std::int64_t history = p.width - 1;
-  const std::int64_t tokens = dense(p) ? p.sequence_tokens : p.tokens;
-  if (!p.has_windows || !keeps_groups(p.sequences, p.window_sequence, group) ||
+  const std::int64_t tokens = p.has_window_slots ? p.window_tokens
+                              : dense(p)         ? p.sequence_tokens
+                                                 : p.tokens;
+  const std::int64_t slots = p.has_window_slots ? p.window_slots : p.sequences;
+  if (!p.has_windows || !keeps_groups(slots, p.window_sequence, group) ||
       !keeps_groups(tokens, p.window_token, group)) {
     return StateForm::kElements;
   }
@@ -97,6 +102,7 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
     case Kernel::kTiles:
     case Kernel::kShortSequences:
     case Kernel::kDrafts:
+    case Kernel::kTrees:
       return kTileGroup;
     case Kernel::kChunks:
       return 2;
@@ -106,30 +112,33 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
 }
 
 Kernel kernel_of(const Problem& p) {
-  const bool plain = p.epilogue == Epilogue::kNone && !p.has_input_gate && p.dilation == 1;
-  if (!plain || !one_type(p) || !specialised_width(p) || p.has_ring_positions || p.snapshots > 0) {
-    return Kernel::kGeneral;
-  }
+  const bool gated = p.has_input_gate || p.epilogue == Epilogue::kOutputGate;
+  if (gated || p.dilation != 1 || !one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
-    return drafts ? Kernel::kDrafts : Kernel::kGeneral;
+    if (!drafts) return Kernel::kGeneral;
+    return p.has_parents ? Kernel::kTrees : Kernel::kDrafts;
   }
   const bool single_tokens = dense(p) && p.sequence_tokens == 1;
   if (p.schedule != Schedule::kFlat) {
-    const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p);
+    const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p) &&
+                        features_of(p) == Features::kPlain;
     return chunks && countable(p) ? Kernel::kChunks : Kernel::kGeneral;
   }
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
       own_or_f32_weights(p) && countable(p)) {
-    const Kernel decode =
-        p.tokens * p.channels <= kSmallDecode ? Kernel::kSmallDecode : Kernel::kDecode;
+    const bool small = p.tokens * p.channels <= kSmallDecode && features_of(p) == Features::kPlain;
+    const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
     if (token_major(p, group_of(p, decode))) return decode;
   }
   if (p.in_place) return Kernel::kGeneral;
   if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
-    return p.tokens < kTileTokens * p.sequences ? Kernel::kShortSequences : Kernel::kTiles;
+    const bool short_sequences =
+        p.tokens < kTileTokens * p.sequences && features_of(p) == Features::kPlain;
+    return short_sequences ? Kernel::kShortSequences : Kernel::kTiles;
   }
-  if (p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
+  if (features_of(p) == Features::kPlain && p.x_token == 1 && p.out_token == 1)
+    return Kernel::kColumns;
   return Kernel::kGeneral;
 }
 
@@ -161,6 +170,7 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
     case Kernel::kDecode:
     case Kernel::kSmallDecode:
     case Kernel::kDrafts:
+    case Kernel::kTrees:
       return p.sequences;
     case Kernel::kColumns:
       return tiles(32 * 16 / element_bytes(p.x_dtype));
@@ -174,6 +184,13 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
   return divide_up(p.tokens, kGeneralTokens);
 }
 
+/// Snapshots of inputs in x, which nobody overwrites, are units of their own. Whoever reads a
+/// sequence's state takes the others, all of them in place and where it has one token.
+std::int64_t snapshot_units(const Problem& p, Kernel kernel) {
+  const bool decode = kernel == Kernel::kDecode || kernel == Kernel::kSmallDecode;
+  return decode || p.in_place ? 0 : p.snapshots;
+}
+
 std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threads) {
   switch (kernel) {
     case Kernel::kTiles:
@@ -185,6 +202,7 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
       threads = kDecodeThreads;
       return kDecodeThreads * group_of(p, kernel);
     case Kernel::kDrafts:
+    case Kernel::kTrees:
       threads = kDraftThreads;
       return kDraftThreads * kTileGroup;
     case Kernel::kColumns:
@@ -220,7 +238,12 @@ void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Laun
   const std::int64_t tile_blocks =
       short_sequences ? divide_up(groups, kShortSequenceRounds) : groups;
   grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(tile_blocks));
-  launch.blocks = grid.head_blocks + tiles * tile_blocks;
+  grid.tiles = static_cast<std::uint32_t>(tiles);
+  const std::int64_t snapshot_blocks = divide_up(groups, kSnapshotRounds);
+  grid.snapshot_channel_blocks = FastDivisor(static_cast<std::uint32_t>(snapshot_blocks));
+  const std::int64_t taken = snapshot_units(p, launch.kernel) * snapshot_blocks;
+  grid.snapshot_blocks = static_cast<std::uint32_t>(taken);
+  launch.blocks = taken + grid.head_blocks + tiles * tile_blocks;
 }
 
 Launch launch_of(const Problem& p, Kernel kernel) {
@@ -232,8 +255,7 @@ Launch launch_of(const Problem& p, Kernel kernel) {
                        (kernel == Kernel::kGeneral && p.in_place);
   const std::int64_t channels = block_channels(p, kernel, launch.threads);
   const std::int64_t blocks = divide_up(p.channels, channels);
-  const std::int64_t snapshots = takes_snapshots_alone(p) ? p.snapshots : 0;
-  launch.blocks = (units + (outside ? 1 : 0) + snapshots) * blocks;
+  launch.blocks = (units + (outside ? 1 : 0) + snapshot_units(p, kernel)) * blocks;
   if (launch.blocks > kMostBlocks) return launch;
   launch.grid.tiles = static_cast<std::uint32_t>(units);
   launch.grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks));
@@ -244,20 +266,6 @@ Launch launch_of(const Problem& p, Kernel kernel) {
   launch.grid.window_form = window_form(p, group_of(p, kernel));
   launch.grid.packed_taps =
       p.weight_tap == 1 && p.weight_channel == p.width && (!p.has_bias || p.bias_channel == 1);
-  launch.grid.x_step = static_cast<std::int32_t>(p.x_token * element_bytes(p.x_dtype));
-  launch.grid.out_step = static_cast<std::int32_t>(p.out_token * element_bytes(p.out_dtype));
-  const auto step = [](std::int64_t stride, DType dtype) {
-    return static_cast<std::int32_t>(stride * element_bytes(dtype));
-  };
-  launch.grid.begin_bytes = step(p.query_start_loc_stride, p.query_start_loc_dtype);
-  launch.grid.read_slot_bytes = step(p.read_slots_stride, p.read_slots_dtype);
-  launch.grid.write_slot_bytes = step(p.write_slots_stride, p.write_slots_dtype);
-  launch.grid.parent_bytes = step(p.parents_token, p.parents_dtype);
-  launch.grid.flag_bytes = step(p.flags_stride, DType::kBool);
-  launch.grid.slots = p.has_state ? static_cast<std::uint32_t>(p.slots) : 0x80000000u;
-  if (p.has_null_slot && p.null_slot >= 0 && p.null_slot <= 0x7fffffff) {
-    launch.grid.null_slot = static_cast<std::int32_t>(p.null_slot);
-  }
   return launch;
 }
 
@@ -275,6 +283,8 @@ std::string_view name(Kernel kernel) {
       return "small decode";
     case Kernel::kDrafts:
       return "drafts";
+    case Kernel::kTrees:
+      return "trees";
     case Kernel::kColumns:
       return "columns";
     case Kernel::kChunks:
@@ -283,6 +293,11 @@ std::string_view name(Kernel kernel) {
       break;
   }
   return "general";
+}
+
+Features features_of(const Problem& p) {
+  const bool all = p.snapshots > 0 || p.has_window_slots || p.epilogue == Epilogue::kResidual;
+  return all ? Features::kAll : p.has_ring_positions ? Features::kRings : Features::kPlain;
 }
 
 Status select(const Problem& p, Choice& choice) {

@@ -19,6 +19,7 @@ enum class Kernel : std::uint8_t {
   kDecode,
   kSmallDecode,
   kDrafts,
+  kTrees,
   kColumns,
   kChunks,
   kGeneral
@@ -31,6 +32,9 @@ enum class Kernel : std::uint8_t {
 [[nodiscard]] constexpr bool takes_call(Kernel kernel) {
   return kernel != Kernel::kColumns && kernel != Kernel::kChunks && kernel != Kernel::kGeneral;
 }
+
+/// What the instance for a problem has to know.
+[[nodiscard]] Features features_of(const Problem& problem);
 
 struct Launch {
   Kernel kernel = Kernel::kGeneral;

@@ -8,6 +8,7 @@
 #include "cuda/call.hpp"
 #include "cuda/element.cuh"
 #include "cuda/memory.cuh"
+#include "cuda/sequence.cuh"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::cuda {
@@ -69,6 +70,41 @@ __device__ inline void load_state(const Call& call, std::int64_t slot, std::int6
   }
 }
 
+/// The history of a sequence, oldest first.
+template <typename T, int kHistory, int kElements, Features kFeatures>
+__device__ inline void load_history(const Call& call, const SequenceState& state,
+                                    std::int64_t channel,
+                                    std::uint32_t (&columns)[kHistory][kWordsOf<T, kElements>]) {
+  if (!is_ring<kFeatures>(call)) {
+    load_state<T, kHistory, kElements>(call, state.read_slot, state.read_column, channel, columns);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < kHistory; ++k) {
+    load_state_column<T, kElements>(call, state.read_slot, wrapped(call, state.read_column + k),
+                                    channel, columns[k]);
+  }
+}
+
+/// Column k becomes what column (k + by) modulo kColumns was.
+template <int kColumns, int kWords>
+__device__ inline void rotate(std::uint32_t (&columns)[kColumns][kWords], int by) {
+#pragma unroll
+  for (int step = 1; step < kColumns; step *= 2) {
+    const bool turn = (by & step) != 0;
+    std::uint32_t turned[kColumns][kWords];
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) {
+        turned[k][w] = turn ? columns[(k + step) % kColumns][w] : columns[k][w];
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) copy_words(turned[k], columns[k]);
+  }
+}
+
 /// Columns to wherever `to` is, in the form that their strides have.
 template <typename T, int kColumns, int kElements>
 __device__ inline void store_columns(
@@ -94,6 +130,21 @@ __device__ inline void store_columns(
       for (int c = 0; c < kElements; ++c) to[c * channel_stride] = elements[c];
     }
   }
+}
+
+/// One column for `kElements` channels.
+template <typename T, int kElements>
+__device__ inline void store_state_column(const Call& call, std::int64_t slot, std::int64_t column,
+                                          std::int64_t channel,
+                                          const std::uint32_t (&words)[kWordsOf<T, kElements>]) {
+  T* to = state_element<T>(call, slot, column, channel);
+  if (call.state_form == StateForm::kChannelVectors) {
+    store_words(to, words);
+    return;
+  }
+  const T* elements = reinterpret_cast<const T*>(words);
+#pragma unroll
+  for (int c = 0; c < kElements; ++c) to[c * call.state_channel] = elements[c];
 }
 
 /// The new window, always at the base column.

@@ -29,6 +29,7 @@
 #include "cuda/memory.cuh"
 #include "cuda/search.cuh"
 #include "cuda/sequence.cuh"
+#include "cuda/snapshot.cuh"
 #include "cuda/state.cuh"
 #include "cuda/taps.cuh"
 #include "cuda/tuning.hpp"
@@ -67,6 +68,7 @@ struct TileRows {
 
 /// A sequence that begins in a tile.
 struct Beginning {
+  int sequence = 0;
   int first = 0, length = 0;  // 0: also for one that is skipped
   SequenceState state;
 };
@@ -87,18 +89,22 @@ __device__ inline Bounds rows_of(const Call& call, int sequence) {
   return {0, call.sequence_tokens};
 }
 
+template <Features kFeatures>
 __device__ inline Beginning beginning_of(const Call& call, int sequence) {
   Beginning beginning;
   const Bounds rows = rows_of(call, sequence);
-  beginning.state = state_of(call, sequence);
+  beginning.sequence = sequence;
+  beginning.state = state_of<kFeatures>(call, sequence);
+  settle_ring<kFeatures>(call, beginning.state);
   beginning.first = rows.begin;
   beginning.length = beginning.state.skipped ? 0 : rows.end - rows.begin;
   return beginning;
 }
 
 /// What a head does: a tile of its own, that begins with the sequence.
+template <Features kFeatures>
 __device__ inline TileRows head_of(const Call& call, int sequence, Beginning& beginning) {
-  beginning = beginning_of(call, sequence);
+  beginning = beginning_of<kFeatures>(call, sequence);
   TileRows tile;
   tile.first = beginning.first;
   if (!call.has_query_start_loc) tile.stream = sequence;
@@ -206,7 +212,7 @@ __device__ inline void classify_tile(const Call& call, TileRows& tile) {
   if (call.heads_begin) tile.beginning = -1;
 }
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
 struct TileKernel {
   static constexpr int kHistory = kWidth - 1;
   static constexpr int kRows = kHistory + kTileTokens;
@@ -239,8 +245,8 @@ struct TileKernel {
                                       Rows& rows) {
     auto& history = reinterpret_cast<Words(&)[kHistory]>(rows);
     if (beginning.state.read_slot >= 0) {
-      load_state<T, kHistory, kTileGroup>(call, beginning.state.read_slot,
-                                          beginning.state.read_column, channel, history);
+      cuda::load_history<T, kHistory, kTileGroup, kFeatures>(call, beginning.state, channel,
+                                                             history);
     } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) clear_words(history[k]);
@@ -266,12 +272,27 @@ struct TileKernel {
     return tile_rows_between(0, tokens);
   }
 
-  /// The last inputs of the sequence, wherever they lie. All are read before the first is written.
+  /// An input of the sequence, wherever it lies; its history has numbers below 0.
+  __device__ static void load_input(const Call& call, const TileRows& tile,
+                                    const Beginning& beginning, int input, int channel,
+                                    Words& words) {
+    if (input >= 0) {
+      load_words(x_at<T>(call, tile.stream, beginning.first + input, channel), words);
+    } else if (beginning.state.read_slot >= 0) {
+      int column = beginning.state.read_column + kHistory + input;
+      if (is_ring<kFeatures>(call)) column = wrapped(call, column);
+      load_state_column<T, kTileGroup>(call, beginning.state.read_slot, column, channel, words);
+    } else {
+      clear_words(words);
+    }
+  }
+
+  /// The last inputs before token `end` to a slot. All are read before the first is written. A ring
+  /// takes those from number `first` on, which may be fewer, for it has the others, or more.
   __device__ static void write_state(const Call& call, const TileRows& tile,
-                                     const Beginning& beginning, int channel) {
-    if (beginning.state.write_slot < 0) return;
-    // The first of the last inputs; short sequences do not have all of them.
-    const int oldest = beginning.length - kHistory;
+                                     const Beginning& beginning, int end, int slot, int first,
+                                     int channel) {
+    const int oldest = end - kHistory;
     Words columns[kHistory];
     if (oldest >= 0) {
       const T* x = x_at<T>(call, tile.stream, beginning.first + oldest, channel);
@@ -280,24 +301,74 @@ struct TileKernel {
     } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) {
-        if (oldest + k >= 0) {
-          const int row = beginning.first + oldest + k;
-          load_words(x_at<T>(call, tile.stream, row, channel), columns[k]);
-        } else if (beginning.state.read_slot >= 0) {
-          load_state_column<T, kTileGroup>(call, beginning.state.read_slot,
-                                           beginning.state.read_column + kHistory + oldest + k,
-                                           channel, columns[k]);
-        } else {
-          clear_words(columns[k]);
-        }
+        load_input(call, tile, beginning, oldest + k, channel, columns[k]);
       }
     }
-    store_state<T, kHistory, kTileGroup>(call, beginning.state.write_slot, channel, columns);
+    if (!is_ring<kFeatures>(call)) {
+      store_state<T, kHistory, kTileGroup>(call, slot, channel, columns);
+      return;
+    }
+    const int next = beginning.state.ring_column;
+    for (int input = first; input < oldest; ++input) {
+      Words words;
+      load_input(call, tile, beginning, input, channel, words);
+      store_state_column<T, kTileGroup>(call, slot, wrapped(call, next + input), channel, words);
+    }
+#pragma unroll
+    for (int k = 0; k < kHistory; ++k) {
+      if (oldest + k < first) continue;
+      store_state_column<T, kTileGroup>(call, slot, wrapped(call, next + oldest + k), channel,
+                                        columns[k]);
+    }
+  }
+
+  /// first_kept of op/sequence.hpp for a ring. The inputs from number `needed` on are to be there
+  /// afterwards, or as many as it has columns.
+  __device__ static int first_kept(const Call& call, const Beginning& beginning, int needed) {
+    const bool held = beginning.state.read_slot == beginning.state.write_slot;
+    const int columns = static_cast<int>(call.ring_columns.divisor());
+    return max(held ? 0 : min(needed, 0), beginning.length - columns);
+  }
+
+  /// The snapshots of a sequence that reach back into its history, then its final state: what is
+  /// read from the slot it comes from is read before that may be written.
+  __device__ static void write_states(const Call& call, const TileRows& tile,
+                                      const Beginning& beginning, int needed, bool inside,
+                                      int channel) {
+    if constexpr (kFeatures == Features::kAll) {
+      for_own_snapshots(call, kFullWarp, beginning.sequence, beginning.length, beginning.state,
+                        kHistory, [&](int token, int slot) {
+                          if (!inside) return;
+                          write_state(call, tile, beginning, token, slot, token - kHistory,
+                                      channel);
+                        });
+    }
+    if (!inside || beginning.state.write_slot < 0) return;
+    write_state(call, tile, beginning, beginning.length, beginning.state.write_slot,
+                first_kept(call, beginning, needed), channel);
+  }
+
+  /// Another one of the list: it lies in x, which nobody writes.
+  __device__ static void take_snapshot(const Call& call, int number, TileChannels channels,
+                                       std::uint32_t rounds) {
+    const ListedSnapshot snapshot = listed_snapshot(call, number);
+    if (snapshot.token < kHistory || snapshot.sequence < 0 || snapshot.sequence >= call.sequences) {
+      return;
+    }
+    Beginning beginning;
+    const TileRows tile = head_of<kFeatures>(call, snapshot.sequence, beginning);
+    if (!is_taken(call, snapshot, beginning.length, beginning.state)) return;
+    do {
+      if (!channels.inside(call)) return;
+      write_state(call, tile, beginning, snapshot.token, snapshot.slot, snapshot.token - kHistory,
+                  channels.first(call));
+    } while (channels.next(call, rounds));
   }
 
   /// In place: results take the registers of inputs that are not needed again. Two channels at a
   /// time, which keeps the fp32 window in few registers.
-  __device__ static void convolve(const TileTaps& taps, std::uint32_t mask, Rows& rows) {
+  __device__ static void convolve(const Call& call, const TileTaps& taps, std::uint32_t mask,
+                                  Rows& rows) {
 #pragma unroll
     for (int pair = 0; pair < kTileGroup / 2; ++pair) {
       // Never happens, but the compiler does not know it, and cannot take all sums at once and
@@ -317,7 +388,7 @@ struct TileKernel {
           sum.x = __fmaf_rn(taps.tap(k, pair).x, window[k].x, sum.x);
           sum.y = __fmaf_rn(taps.tap(k, pair).y, window[k].y, sum.y);
         }
-        pack_pair<T>(rows[t], pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+        pack_pair<T>(rows[t], pair, finish<kActivation, kFeatures>(call, sum, window[kHistory]));
 #pragma unroll
         for (int k = 0; k < kHistory; ++k) window[k] = window[k + 1];
       }
@@ -345,10 +416,10 @@ struct TileKernel {
                                Rows& rows) {
     const int channel = channels.first(call);
     const std::uint32_t mask = load_beginning(call, tile, beginning, loaded, channel, rows);
-    convolve(taps, mask, rows);
-    if (!channels.inside(call)) return;
-    store(call, tile, beginning.first, mask, channel, rows);
-    write_state(call, tile, beginning, channel);
+    convolve(call, taps, mask, rows);
+    const bool inside = channels.inside(call);
+    if (inside) store(call, tile, beginning.first, mask, channel, rows);
+    write_states(call, tile, beginning, beginning.length - kHistory, inside, channel);
   }
 
   __device__ static void fill_row(const Call& call, int stream, int row, int channel) {
@@ -381,10 +452,10 @@ constexpr int resident_tiles(std::size_t element_bytes, int width) {
   return wanted < kMostResidentBlocks ? wanted : kMostResidentBlocks;
 }
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
 __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
     convolve_tiles(const __grid_constant__ Call call) {
-  using Kernel = TileKernel<T, TWeight, kWidth, kActivation>;
+  using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.programmatic_launch) overlap_neighbours();
   typename Kernel::Rows rows;
   typename Kernel::TileTaps taps;
@@ -393,17 +464,28 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
   Beginning beginning;
   std::uint32_t rounds = 1;
   bool rows_loaded = false, taps_loaded = true;
-  if (blockIdx.x < call.head_blocks) {
-    const std::uint32_t sequence = call.head_channel_blocks.divide(blockIdx.x);
-    const std::uint32_t block = blockIdx.x - sequence * call.head_channel_blocks.divisor();
+  std::uint32_t unit_block = blockIdx.x;
+  if constexpr (kFeatures == Features::kAll) {
+    if (unit_block < call.snapshot_blocks) {
+      const std::uint32_t snapshot = call.snapshot_channel_blocks.divide(unit_block);
+      const std::uint32_t block = unit_block - snapshot * call.snapshot_channel_blocks.divisor();
+      Kernel::take_snapshot(call, static_cast<int>(snapshot), TileChannels(block * kSnapshotRounds),
+                            kSnapshotRounds);
+      return;
+    }
+    unit_block -= call.snapshot_blocks;
+  }
+  if (unit_block < call.head_blocks) {
+    const std::uint32_t sequence = call.head_channel_blocks.divide(unit_block);
+    const std::uint32_t block = unit_block - sequence * call.head_channel_blocks.divisor();
     rounds = call.head_rounds;
     channels = TileChannels(block * rounds);
     taps.load(call.weights(), channels.first(call));  // under way during the lookup
-    tile = head_of(call, static_cast<int>(sequence), beginning);
+    tile = head_of<kFeatures>(call, static_cast<int>(sequence), beginning);
     if (beginning.length == 0) return;
     if (!call.heads_begin && beginning.length >= kTileTokens) return;
   } else {
-    const std::uint32_t number = blockIdx.x - call.head_blocks;
+    const std::uint32_t number = unit_block - call.head_blocks;
     const std::uint32_t unit = call.channel_blocks.divide(number);
     channels = TileChannels(number - unit * call.channel_blocks.divisor());
     const int channel = channels.first(call);
@@ -412,7 +494,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     taps.load(call.weights(), channel);
     classify_tile<Kernel::kHistory>(call, tile);
     if (tile.mask != 0) {
-      Kernel::convolve(taps, tile.mask, rows);
+      Kernel::convolve(call, taps, tile.mask, rows);
       if (channels.inside(call)) {
         Kernel::store(call, tile, tile.first, tile.mask, channel, rows);
       }
@@ -421,7 +503,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
       Kernel::fill_padding(call, tile, channel);
     }
     if (tile.beginning < 0) return;
-    beginning = beginning_of(call, tile.beginning);
+    beginning = beginning_of<kFeatures>(call, tile.beginning);
     rows_loaded = taps_loaded = tile.mask == 0;
   }
   do {
@@ -433,10 +515,10 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
 
 /// The same for batches of short sequences: heads begin all of them, tiles search first, and a
 /// block of a tile takes several groups of channels in turn.
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
 __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
     convolve_short_sequences(const __grid_constant__ Call call) {
-  using Kernel = TileKernel<T, TWeight, kWidth, kActivation>;
+  using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.programmatic_launch) overlap_neighbours();
   typename Kernel::Rows rows;
   typename Kernel::TileTaps taps;
@@ -445,7 +527,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     const TileChannels channels(blockIdx.x - sequence * call.head_channel_blocks.divisor());
     Beginning beginning;
     taps.load(call.weights(), channels.first(call));  // under way during the lookup
-    const TileRows tile = head_of(call, static_cast<int>(sequence), beginning);
+    const TileRows tile = head_of<kFeatures>(call, static_cast<int>(sequence), beginning);
     if (beginning.length == 0) return;
     Kernel::begin(call, tile, beginning, false, channels, taps, rows);
     return;
@@ -461,7 +543,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     if (tile.mask != 0) {
       Kernel::load_tile(call, tile, channel, rows);
       taps.load(call.weights(), channel);
-      Kernel::convolve(taps, tile.mask, rows);
+      Kernel::convolve(call, taps, tile.mask, rows);
       if (channels.inside(call)) {
         Kernel::store(call, tile, tile.first, tile.mask, channel, rows);
       }

@@ -191,7 +191,6 @@ __device__ inline void move_input(const Problem& p, const Addresses& at, const S
   }
 }
 
-/// A draft token and the window it would leave behind.
 template <typename Types>
 __device__ inline void convolve_draft(const Problem& p, const Addresses& at, const Sequence& s,
                                       std::int64_t sequence, std::int64_t token,
@@ -207,11 +206,28 @@ __device__ inline void convolve_draft(const Problem& p, const Addresses& at, con
     sum = __fmaf_rn(weight_at(p, at, channel, k), input_at<Types>(p, at, s, line[k], channel), sum);
   }
   store_result<Types>(p, at, s, token, channel, sum);
-  if (!p.has_windows) return;
-  const std::int64_t first = window_of(p, sequence, s.begin, token) + channel * p.window_channel;
-  for (int column = 0; column < history; ++column) {
-    move_input<Types>(p, at, s, line[column + 1], channel, at.windows,
-                      first + column * p.window_column);
+}
+
+/// The windows that draft tokens would leave behind. After the outputs, and overlapping ones column
+/// by column upwards: windows may lie where the history does, of which column j of the slot is to
+/// have an input that stands to the right of it.
+template <typename Types>
+__device__ inline void capture_windows(const Problem& p, const Addresses& at, const Sequence& s,
+                                       std::int64_t sequence, std::int64_t channel) {
+  const int history = p.width - 1;
+  const bool overlap = p.window_token == p.window_column;
+  const Windows windows = windows_of(p, at, s, sequence);
+  for (std::int64_t token = 0; token < windows.tokens; ++token) {
+    const std::int64_t first = windows.first + token * p.window_token + channel * p.window_channel;
+    std::int64_t line[kMaxWidth];
+    for (std::int64_t input = token, k = history; k >= 1; --k) {
+      line[k] = input;
+      input = parent_of(p, at, sequence, s.begin, input);
+    }
+    for (int column = overlap && token > 0 ? history - 1 : 0; column < history; ++column) {
+      move_input<Types>(p, at, s, line[column + 1], channel, at.windows,
+                        first + column * p.window_column);
+    }
   }
 }
 

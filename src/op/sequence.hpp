@@ -168,13 +168,33 @@ SHORTCONV_HOST_DEVICE inline std::int64_t kept_column(const Problem& p, const Se
 }
 
 /// The first input that the final state takes; the last token is the last. A ring that holds the
-/// older inputs already takes the tokens alone, as many as it has columns.
+/// older inputs already takes the tokens alone, as many as it has columns. Of draft tokens it may
+/// be that none stay: where the history is elsewhere they take all of it along.
 SHORTCONV_HOST_DEVICE inline std::int64_t first_kept(const Problem& p, const Sequence& s) {
   const std::int64_t length = s.end - s.begin;
-  const std::int64_t newest = length - history_of(p);
-  if (!p.has_ring_positions) return newest;
-  const std::int64_t first = s.read_slot == s.write_slot || newest > 0 ? 0 : newest;
+  const std::int64_t history = history_of(p);
+  if (!p.has_ring_positions) return length - history;
+  std::int64_t first = p.op == Op::kVerify ? -history : length - history;
+  if (first > 0 || s.read_slot == s.write_slot) first = 0;
   return first > length - p.state_columns ? first : length - p.state_columns;
+}
+
+/// The windows of a sequence that are captured: those after its first `tokens` tokens, of which
+/// number t begins at first + t * window_token, in elements.
+struct Windows {
+  std::int64_t first = 0;
+  std::int64_t tokens = 0;
+};
+
+SHORTCONV_HOST_DEVICE inline Windows windows_of(const Problem& p, const Addresses& at,
+                                                const Sequence& s, std::int64_t sequence) {
+  const std::int64_t length = s.end - s.begin;
+  if (!p.has_windows) return {};
+  if (!p.has_window_slots) return {window_of(p, sequence, s.begin, 0), length};
+  const std::int64_t slot =
+      load_index(p.window_slots_dtype, at.window_slots, sequence * p.window_slots_stride);
+  if (slot < 0 || slot >= p.window_slots || (p.has_null_slot && slot == p.null_slot)) return {};
+  return {slot * p.window_sequence, length < p.window_tokens ? length : p.window_tokens};
 }
 
 /// A row of the list of snapshots as it stands.

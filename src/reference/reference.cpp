@@ -8,6 +8,7 @@
 
 #include "core/backend.hpp"
 #include "core/element.hpp"
+#include "reference/prepare.hpp"
 #include "shortconv/violation.hpp"
 
 namespace shortconv {
@@ -52,11 +53,21 @@ struct Call {
   }
   char* window(std::int64_t sequence, std::int64_t row, std::int64_t token, std::int64_t column,
                std::int64_t channel) const {
-    const std::int64_t first = p.has_query_start_loc
-                                   ? row * p.window_token
-                                   : sequence * p.window_sequence + token * p.window_token;
+    const std::int64_t first =
+        p.has_window_slots      ? window_slot(sequence) * p.window_sequence + token * p.window_token
+        : p.has_query_start_loc ? row * p.window_token
+                                : sequence * p.window_sequence + token * p.window_token;
     return const_cast<char*>(element(
         at.windows, p.state_dtype, first + column * p.window_column + channel * p.window_channel));
+  }
+  std::int64_t window_slot(std::int64_t sequence) const {
+    return load_index(p.window_slots_dtype, at.window_slots, sequence * p.window_slots_stride);
+  }
+  bool is_captured(std::int64_t sequence, std::int64_t token) const {
+    if (!p.has_windows || !p.has_window_slots) return p.has_windows;
+    const std::int64_t slot = window_slot(sequence);
+    const bool none = slot < 0 || (p.has_null_slot && slot == p.null_slot);
+    return !none && slot < p.window_slots && token < p.window_tokens;
   }
   std::int64_t parent(std::int64_t sequence, std::int64_t row, std::int64_t token) const {
     const std::int64_t index = p.has_query_start_loc
@@ -203,7 +214,7 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
         y *= load_element(p.x_dtype, call.output_gate(begin + t, channel));
       }
       store_element(p.out_dtype, call.out(begin + t, channel), y);
-      for (int column = 0; p.has_windows && column < history; ++column) {
+      for (int column = 0; call.is_captured(sequence, t) && column < history; ++column) {
         store_raw(inputs[line[column + 1]], p.state_dtype,
                   call.window(sequence, begin + t, t, column, channel));
       }
@@ -226,8 +237,10 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       const bool has_history = resumed && read_slot == write_slot;
       for (std::int64_t number = 0; number < history + tokens; ++number) {
         const bool newer_in_its_place = number + p.state_columns < history + tokens;
-        const bool needed =
-            number >= (has_history ? history : std::min<std::int64_t>(tokens, history));
+        const std::int64_t first = has_history           ? history
+                                   : p.op == Op::kVerify ? 0  // none of the drafts may stay
+                                                         : std::min<std::int64_t>(tokens, history);
+        const bool needed = number >= first;
         if (newer_in_its_place || !needed) continue;
         store_raw(inputs[number], p.state_dtype,
                   call.state(write_slot, ring_column(number), channel));
@@ -398,6 +411,8 @@ extern const Backend kReferenceBackend{
     .describe = [](const Problem&, const PlanStorage&) { return std::string("fp64"); },
     .plan_commit = [](const CommitProblem&, PlanStorage&) { return Status(); },
     .run_commit = commit_reference,
+    .block_snapshots = reference::block_snapshots,
+    .tree_parents = reference::tree_parents,
 };
 
 }  // namespace shortconv

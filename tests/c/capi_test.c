@@ -58,6 +58,9 @@ static void refuses_with_a_text(void) {
   args.struct_size = 8;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
   CHECK(strstr(shortconv_last_error(), "struct_size is 8") != NULL);
+  args.struct_size = sizeof args - 4;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "multiple of 8") != NULL);
   args.struct_size = sizeof args;
   args.x = NULL;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
@@ -177,6 +180,71 @@ static void verifies_a_tree_and_commits_a_window(void) {
   CHECK(shortconv_commit(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 
+/* One sequence that had 3 tokens gets 4 more, in blocks of 2: the second and third fill up. */
+static void lists_snapshots_of_full_blocks(void) {
+  int32_t bounds[2] = {0, 4}, computed[1] = {3}, slots[4] = {8, 7, 6, 5};
+  int64_t rows[9];
+  shortconv_tensor tb = tensor(bounds, SHORTCONV_I32, 2, 1);
+  shortconv_tensor tc = tensor(computed, SHORTCONV_I32, 1, 1);
+  shortconv_tensor ts = tensor(slots, SHORTCONV_I32, 1, 4);
+  shortconv_tensor tr = tensor(rows, SHORTCONV_I64, 3, 3);
+  shortconv_block_snapshots_args args = {.struct_size = sizeof args, .tokens = 4};
+  tb.ndim = tc.ndim = 1;
+  args.query_start_loc = &tb, args.computed_tokens = &tc, args.block_slots = &ts;
+  args.snapshots = &tr;
+  CHECK(shortconv_block_snapshots(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "block_tokens: is 0; expected 1 or more") != NULL);
+  args.block_tokens = 2;
+  CHECK(shortconv_block_snapshots(&args, NULL) == SHORTCONV_OK);
+  CHECK(rows[0] == 0 && rows[1] == 1 && rows[2] == 7);
+  CHECK(rows[3] == 0 && rows[4] == 3 && rows[5] == 6);
+  CHECK(rows[6] == -1 && rows[7] == 0 && rows[8] == -1);
+  args.snapshots = NULL;
+  CHECK(shortconv_block_snapshots(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(shortconv_block_snapshots(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
+static void finds_parents_of_a_tree(void) {
+  int32_t child[4] = {1, 3, -1, -1}, sibling[4] = {-1, 2, -1, -1};
+  int64_t parents[4];
+  shortconv_tensor tc = tensor(child, SHORTCONV_I32, 1, 4);
+  shortconv_tensor ts = tensor(sibling, SHORTCONV_I32, 1, 4);
+  shortconv_tensor tp = tensor(parents, SHORTCONV_I64, 1, 4);
+  shortconv_tree_parents_args args = {.struct_size = sizeof args};
+  args.first_child = &tc, args.next_sibling = &ts, args.parents = &tp;
+  CHECK(shortconv_tree_parents(&args, NULL) == SHORTCONV_OK);
+  CHECK(parents[0] == -1 && parents[1] == 0 && parents[2] == 0 && parents[3] == 1);
+  args.parents = &tc;
+  CHECK(shortconv_tree_parents(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "parents: overlaps first_child") != NULL);
+  CHECK(shortconv_tree_parents(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
+/* A ring of two columns after one input, and a snapshot of the state after the first new one. */
+static void appends_to_a_ring_and_takes_a_snapshot(void) {
+  float x[2] = {2, 3}, y[2] = {0}, w[2] = {1, 0}, state[4] = {1, 9, 9, 9};
+  int64_t positions[1] = {1};
+  int32_t slots[1] = {0}, snapshots[3] = {0, 1, 1};
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 2, 1), ty = tensor(y, SHORTCONV_F32, 2, 1);
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 1, 2), ts = tensor(state, SHORTCONV_F32, 2, 2);
+  shortconv_tensor tp = tensor(positions, SHORTCONV_I64, 1, 1);
+  shortconv_tensor tl = tensor(slots, SHORTCONV_I32, 1, 1);
+  shortconv_tensor tn = tensor(snapshots, SHORTCONV_I32, 1, 3);
+  shortconv_forward_args args = {.struct_size = sizeof args,
+                                 .initial_state = SHORTCONV_INITIAL_ALL};
+  ts.ndim = 3; /* [2 slots, 2 columns, 1 channel] */
+  ts.shape[2] = ts.strides[2] = 1;
+  tp.ndim = tl.ndim = 1;
+  args.x = &tx, args.out = &ty, args.weight = &tw, args.state = &ts, args.read_slots = &tl;
+  args.ring_positions = &tp, args.snapshots = &tn;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
+  CHECK(y[0] == 1 && y[1] == 2);
+  CHECK(state[0] == 3 && state[1] == 2); /* inputs 2 and 1 */
+  CHECK(state[2] == 9 && state[3] == 2); /* input 1 */
+  args.window_slots = &tl;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
 static void plans_block_lists(void) {
   const int64_t lengths[5] = {1, 9, 2, 17, 4};
   int32_t sequence[8], offset[8];
@@ -196,6 +264,9 @@ int main(void) {
   accepts_the_first_version();
   takes_gates_residual_and_dilation();
   verifies_a_tree_and_commits_a_window();
+  lists_snapshots_of_full_blocks();
+  finds_parents_of_a_tree();
+  appends_to_a_ring_and_takes_a_snapshot();
   plans_block_lists();
   printf("%d failures\n", failures);
   return failures != 0;

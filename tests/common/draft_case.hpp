@@ -74,6 +74,7 @@ class DraftCase {
         std::accumulate(lengths_.begin(), lengths_.end(), before_) + (dense_ ? 0 : between(0, 2));
     tree_ = chance(50);
     windows_ = chance(75);
+    by_slot_ = windows_ && chance(30);
     advance_ = !tree_ && chance(30);
   }
 
@@ -202,6 +203,7 @@ class DraftCase {
 
   void make_windows() {
     if (!windows_) return;
+    if (by_slot_) return make_windows_by_slot();
     const std::int64_t history = width_ - 1;
     window_elements_ = tokens_ * history * channels_;
     window_ = make<char>(window_elements_ * bytes_);
@@ -230,13 +232,46 @@ class DraftCase {
     args_.windows = dense;
   }
 
+  // [window slots, tokens, width-1, channels]: too few tokens for some sequences, slots of nobody.
+  void make_windows_by_slot() {
+    const std::int64_t history = width_ - 1;
+    const std::int64_t longest = *std::max_element(lengths_.begin(), lengths_.end());
+    const std::int64_t captured = std::max<std::int64_t>(longest + between(-2, 1), 1);
+    const std::int64_t count = sequences_ + between(0, 2);
+    overlap_ = !tree_ && history > 1 && captured > 1 && chance(50);
+    const std::int64_t columns = overlap_ ? captured + history - 1 : captured * history;
+    window_elements_ = count * columns * channels_;
+    window_ = make<char>(window_elements_ * bytes_);
+    const bool innermost = chance(40);
+    args_.windows = tensor(window_, {count, captured, history, channels_});
+    std::int64_t* strides = args_.windows->strides;
+    strides[0] = columns * channels_;
+    strides[2] = innermost ? 1 : channels_;
+    strides[1] = overlap_ ? strides[2] : history * strides[2];
+    strides[3] = innermost ? columns : 1;
+    window_slot_.resize(static_cast<std::size_t>(count));
+    std::iota(window_slot_.begin(), window_slot_.end(), 0);
+    std::shuffle(window_slot_.begin(), window_slot_.end(), random_);
+    window_slot_.resize(static_cast<std::size_t>(sequences_));
+    for (auto& slot : window_slot_) {
+      if (chance(15)) slot = chance(50) ? -1 : count + 3;
+    }
+    args_.window_slots = indices(window_slot_);
+  }
+  [[nodiscard]] bool captured(std::int64_t s, std::int64_t t) const {
+    if (!by_slot_) return windows_;
+    const std::int64_t* shape = args_.windows->shape;
+    return window_slot_[s] >= 0 && window_slot_[s] < shape[0] && t < shape[1];
+  }
+
   [[nodiscard]] bool live(std::int64_t s) const { return slot_[s] >= 0 && slot_[s] < slots_; }
   [[nodiscard]] std::int64_t state_bytes() const { return slots_ * columns_ * channels_ * bytes_; }
   [[nodiscard]] const char* window_at(std::int64_t s, std::int64_t t, std::int64_t column,
                                       std::int64_t channel) const {
     const TensorRef& w = *args_.windows;
+    if (by_slot_) s = window_slot_[s];
     const std::int64_t index =
-        dense_
+        dense_ || by_slot_
             ? s * w.strides[0] + t * w.strides[1] + column * w.strides[2] + channel * w.strides[3]
             : (begins_[s] + t) * w.strides[0] + column * w.strides[1] + channel * w.strides[2];
     return static_cast<const char*>(w.data) + index * bytes_;
@@ -291,6 +326,7 @@ class DraftCase {
     forward.op = Op::kForward;
     forward.parents.reset();
     forward.windows.reset();
+    forward.window_slots.reset();
     forward.advance_state = false;
     forward.x = lines_of(args_.x);
     if (args_.input_gate) forward.input_gate = lines_of(*args_.input_gate);
@@ -320,7 +356,7 @@ class DraftCase {
       for (std::int64_t column = 0; column < history; ++column) {
         for (std::int64_t c = 0; c < channels_; ++c) {
           const char* final = pool + state_index(slots_ + i, column, c);
-          if (windows_) {
+          if (captured(s, t)) {
             ASSERT_EQ(
                 0, std::memcmp(window_at(s, t, column, c), final, static_cast<std::size_t>(bytes_)))
                 << "window of token " << t << " of sequence " << s << ", column " << column
@@ -353,13 +389,28 @@ class DraftCase {
         expected = bytes_of(x_ + row * row_bytes, row_bytes);
       EXPECT_EQ(bytes_of(out_ + row * row_bytes, row_bytes), expected) << "row " << row << "\n"
                                                                        << describe();
-      if (!windows_ || overlap_) continue;
+      if (!windows_ || overlap_ || by_slot_) continue;
       const std::int64_t window_bytes = (width_ - 1) * row_bytes;
       EXPECT_EQ(bytes_of(window_ + row * window_bytes, window_bytes),
                 std::vector<char>(static_cast<std::size_t>(window_bytes), -1))
           << "window of row " << row << "\n"
           << describe();
     }
+    if (by_slot_) expect_windows_of_nobody();
+  }
+  void expect_windows_of_nobody() {
+    std::vector<char> rest = bytes_of(window_, window_elements_ * bytes_);
+    for (std::int64_t s = 0; s < sequences_; ++s) {
+      for (std::int64_t t = 0; t < lengths_[s] && live(s) && captured(s, t); ++t) {
+        for (std::int64_t column = 0; column < width_ - 1; ++column) {
+          for (std::int64_t c = 0; c < channels_; ++c) {
+            std::memset(rest.data() + (window_at(s, t, column, c) - window_), -1,
+                        static_cast<std::size_t>(bytes_));
+          }
+        }
+      }
+    }
+    EXPECT_EQ(rest, std::vector<char>(rest.size(), -1)) << "windows of nobody\n" << describe();
   }
 
   const CallMemory& memory_;
@@ -369,9 +420,10 @@ class DraftCase {
   std::int64_t bytes_ = 0, width_ = 0, channels_ = 0, tokens_ = 0, columns_ = 0, slots_ = 0;
   std::int64_t sequences_ = 0, window_elements_ = 0;
   bool dense_ = false, tree_ = false, windows_ = false, advance_ = false, overlap_ = false;
+  bool by_slot_ = false;
   int before_ = 0;
   std::vector<int> lengths_;
-  std::vector<std::int64_t> begins_, slot_, offset_, parents_;
+  std::vector<std::int64_t> begins_, slot_, offset_, parents_, window_slot_;
   std::vector<std::uint8_t> resumed_;
   char *x_ = nullptr, *out_ = nullptr, *state_ = nullptr, *window_ = nullptr;
 };

@@ -1,6 +1,8 @@
 // A serving run in small: requests that arrive and end, in chunks, decodes and drafts with random
-// acceptance, over slots that are permuted and used again. Whatever way a request went, its outputs
-// are those of one pass over the whole of it, bit for bit, and so is its state.
+// acceptance, over slots that are permuted and used again, with snapshots that later requests begin
+// from. States are ordered, roll on within their slots, or are rings. Whatever way a request went,
+// its outputs are those of one pass over the whole of it, bit for bit, and the pool holds what the
+// rules say and nothing else.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -25,6 +27,32 @@ struct ServingMemory {
   Device device;
 };
 
+/// How often a schedule came to what has to be tested.
+struct ServingCounts {
+  int snapshots = 0;
+  int begun_from_snapshots = 0;
+  int commits = 0;    // of windows
+  int rolled_on = 0;  // windows in the pool
+  int positions = 0;  // drafts in a ring, committed by the next position
+  int runs_again = 0;
+
+  ServingCounts& operator+=(const ServingCounts& other) {
+    snapshots += other.snapshots;
+    begun_from_snapshots += other.begun_from_snapshots;
+    commits += other.commits;
+    rolled_on += other.rolled_on;
+    positions += other.positions;
+    runs_again += other.runs_again;
+    return *this;
+  }
+  void expect_enough(int schedules) const {
+    for (const int count :
+         {snapshots, begun_from_snapshots, commits, rolled_on, positions, runs_again}) {
+      EXPECT_GT(count, schedules / 4);
+    }
+  }
+};
+
 class ServingSchedule {
  public:
   ServingSchedule(const ServingMemory& memory, std::uint32_t seed)
@@ -32,38 +60,67 @@ class ServingSchedule {
     constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
     constexpr int kWidths[] = {2, 3, 4, 4, 5, 6, 7, 8, 9};
     constexpr int kChannels[] = {1, 4, 12, 64, 132};
+    constexpr Pool kPools[] = {Pool::kOrdered, Pool::kRolling, Pool::kRing};
     dtype_ = kTypes[between(0, 2)];
     bytes_ = element_bytes(dtype_);
     width_ = kWidths[between(0, 8)];
+    history_ = width_ - 1;
     channels_ = kChannels[between(0, 4)];
     slots_ = between(2, 6);
-    columns_ = width_ - 1 + between(0, 2);
-    base_ = between(0, static_cast<int>(columns_ - (width_ - 1)));
-    window_innermost_ = between(0, 1) == 1;
-    activation_ = between(0, 1) == 1 ? Activation::kSilu : Activation::kNone;
+    pool_kind_ = kPools[between(0, 2)];
+    if (pool_kind_ == Pool::kRing) {
+      columns_ = history_ +
+                 (chance(60) ? between(kMostDrafts, kMostDrafts + 3) : between(0, kMostDrafts - 1));
+    } else {
+      const int own =
+          static_cast<int>(history_) + (pool_kind_ == Pool::kRolling ? kMostDrafts - 1 : 0);
+      columns_ = own + between(0, 2);
+      base_ = between(0, static_cast<int>(columns_) - own);
+    }
+    window_innermost_ = chance(50);
+    activation_ = chance(50) ? Activation::kSilu : Activation::kNone;
     weight_ = random_rows(width_);  // [channels, width] as well as anything of that size
-    pool_ = make(slots_ * columns_ * row_bytes());
-    slot_owner_.assign(static_cast<std::size_t>(slots_), -1);
+    const std::int64_t bytes = pool_slots() * columns_ * row_bytes();
+    pool_ = make(bytes);
+    model_.assign(pool_, pool_ + bytes);
+    slot_used_.assign(static_cast<std::size_t>(slots_), false);
+    cache_.resize(kCached);
   }
 
   /// All requests from arrival to end.
   void run() {
-    const int requests = between(3, 7);
-    for (int i = 0; i < requests; ++i) waiting_.push_back(new_request());
-    while (!waiting_.empty() || !running_.empty()) {
+    arriving_ = between(3, 7);
+    while (arriving_ > 0 || !running_.empty()) {
       admit();
       step();
       if (testing::Test::HasFatalFailure()) return;
     }
   }
 
+  [[nodiscard]] const ServingCounts& counts() const { return counts_; }
+
  private:
+  enum class Pool { kOrdered, kRolling, kRing };
+  enum Kind { kChunks, kDecodes, kDrafts };
+  // What becomes of drafts: windows are committed or lie in the pool, a ring has them all, or those
+  // accepted run again.
+  enum class Keep { kCommit, kRoll, kPosition, kRunAgain };
+  static constexpr int kMostDrafts = 6;
+  static constexpr int kCached = 3;  // slots of snapshots, behind those of requests
+
   struct Request {
     std::int64_t length = 0;
     char* rows = nullptr;      // [length, channels]
     char* expected = nullptr;  // outputs of one pass
     std::int64_t done = 0;
     std::int64_t slot = -1;
+    std::int64_t offset = 0;  // of a rolling state
+    int begins_from = -1;     // the snapshot that has its state, before its first tokens
+  };
+  struct Snapshotted {
+    const char* rows = nullptr;  // of the request it was taken of; null: none yet
+    std::int64_t length = 0;
+    int readers = 0;  // requests that are still to begin from it
   };
   struct Part {
     int request = -1;                    // -1: padding
@@ -73,6 +130,7 @@ class ServingSchedule {
   int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
   bool chance(int percent) { return between(1, 100) <= percent; }
   [[nodiscard]] std::int64_t row_bytes() const { return channels_ * bytes_; }
+  [[nodiscard]] std::int64_t pool_slots() const { return slots_ + kCached; }
   char* make(std::int64_t bytes) {
     const auto size = static_cast<std::size_t>(std::max<std::int64_t>(bytes, 8));
     auto* data = static_cast<char*>(memory_.allocate(size));
@@ -109,7 +167,7 @@ class ServingSchedule {
     return args;
   }
   TensorRef pool() {
-    TensorRef view = tensor(pool_, {slots_, columns_, channels_});
+    TensorRef view = tensor(pool_, {pool_slots(), columns_, channels_});
     if (window_innermost_) {
       view.strides[1] = 1;
       view.strides[2] = columns_;
@@ -117,11 +175,24 @@ class ServingSchedule {
     return view;
   }
 
-  Request new_request() {
+  // Now and then one that begins with what a snapshot was taken of.
+  Request new_request(std::int64_t slot) {
     Request request;
-    request.length = between(1, 40);
+    request.slot = slot;
+    const int cached = between(0, kCached - 1);
+    Snapshotted& snapshot = cache_[cached];
+    const bool hit = snapshot.rows != nullptr && chance(70);
+    const std::int64_t known = hit ? snapshot.length : 0;
+    request.length = known + between(1, 40);
     request.rows = random_rows(request.length);
     request.expected = make(request.length * row_bytes());
+    if (hit) {
+      std::memcpy(request.rows, snapshot.rows, static_cast<std::size_t>(known * row_bytes()));
+      request.done = known;
+      request.begins_from = cached;
+      ++snapshot.readers;
+      ++counts_.begun_from_snapshots;
+    }
     const ForwardArgs args = call(Op::kForward, request.rows, request.expected, request.length);
     const Status status = memory_.forward_and_wait(args);
     EXPECT_TRUE(status.ok()) << status.message();
@@ -129,49 +200,77 @@ class ServingSchedule {
   }
 
   void admit() {
-    for (std::int64_t slot = 0; slot < slots_ && !waiting_.empty(); ++slot) {
-      if (slot_owner_[slot] >= 0 || chance(40)) continue;
-      waiting_.back().slot = slot;
-      slot_owner_[slot] = 1;
-      running_.push_back(waiting_.back());
-      waiting_.pop_back();
+    for (std::int64_t slot = 0; slot < slots_ && arriving_ > 0; ++slot) {
+      if (slot_used_[slot] || chance(40)) continue;
+      slot_used_[slot] = true;
+      running_.push_back(new_request(slot));
+      --arriving_;
     }
   }
 
   // One call for some of the requests, in any order, with padding and empty sequences among them.
   void step() {
-    const int kind = between(0, 2);  // chunks, decodes, drafts
+    const Kind kind = static_cast<Kind>(between(0, 2));
+    Keep keep = Keep::kCommit;
+    if (pool_kind_ == Pool::kRolling && chance(70)) keep = Keep::kRoll;
+    if (pool_kind_ == Pool::kRing) {
+      keep = columns_ >= history_ + kMostDrafts ? Keep::kPosition : Keep::kRunAgain;
+    }
     std::vector<int> order(running_.size());
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), random_);
     std::vector<Part> parts;
     for (const int i : order) {
-      if (kind != 1 && chance(15)) parts.push_back({.request = -1, .tokens = between(0, 3)});
+      if (kind != kDecodes && chance(15)) parts.push_back({.request = -1, .tokens = between(0, 3)});
       if (chance(25)) continue;
       const Request& request = running_[i];
       const std::int64_t left = request.length - request.done;
-      const bool fresh = request.done == 0;
       Part part{.request = i, .tokens = 1};
-      if (kind == 0) part.tokens = std::min<std::int64_t>(left, between(0, 14));
-      if (kind == 1 && fresh) continue;  // decode resumes
-      if (kind == 2) part.tokens = between(0, 6);
-      part.right =
-          kind == 2 ? between(0, static_cast<int>(std::min(left, part.tokens))) : part.tokens;
+      if (kind == kChunks) part.tokens = std::min<std::int64_t>(left, between(0, 14));
+      if (kind == kDecodes && !resumed(request)) continue;
+      if (kind == kDrafts) part.tokens = between(0, kMostDrafts);
+      part.right = part.tokens;
+      if (kind == kDrafts) {  // a state that rolled on cannot go back to before the drafts
+        const auto least =
+            static_cast<int>(keep == Keep::kRoll ? std::min<std::int64_t>(part.tokens, 1) : 0);
+        part.right = between(least, static_cast<int>(std::min(left, part.tokens)));
+      }
       parts.push_back(part);
     }
     if (parts.empty()) return;
-    run_parts(kind, parts);
+    run_parts(kind, keep, parts);
+    if (testing::Test::HasFatalFailure()) return;
+    if (kind == kDrafts && keep == Keep::kRunAgain) {
+      for (Part& part : parts) part.tokens = part.right;
+      run_parts(kChunks, keep, parts);
+    }
+    end_requests();
   }
 
-  void run_parts(int kind, const std::vector<Part>& parts) {
-    std::vector<std::int64_t> bounds{0}, slots, accepted;
+  static bool resumed(const Request& request) {
+    return request.done > 0 || request.begins_from >= 0;
+  }
+
+  void run_parts(Kind kind, Keep keep, const std::vector<Part>& parts) {
+    std::vector<std::int64_t> bounds{0}, read, write, offsets, positions;
     std::vector<std::uint8_t> flags;
     for (const Part& part : parts) {
       bounds.push_back(bounds.back() + part.tokens);
-      const bool padding = part.request < 0;
-      slots.push_back(padding ? (chance(50) ? -1 : slots_ + 1) : running_[part.request].slot);
-      flags.push_back(!padding && running_[part.request].done > 0 ? 1 : 0);
-      accepted.push_back(part.right - 1);
+      if (part.request < 0) {
+        read.push_back(chance(50) ? -1 : pool_slots() + 1);
+        write.push_back(read.back());
+        flags.push_back(0);
+        offsets.push_back(0);
+        positions.push_back(between(-5, 5));
+        continue;
+      }
+      const Request& request = running_[part.request];
+      const bool begins = request.begins_from >= 0;
+      read.push_back(begins ? slots_ + request.begins_from : request.slot);
+      write.push_back(request.slot);
+      flags.push_back(resumed(request) ? 1 : 0);
+      offsets.push_back(begins ? 0 : request.offset);
+      positions.push_back(request.done);
     }
     const std::int64_t rows = bounds.back();
     char* x = random_rows(rows);
@@ -181,80 +280,221 @@ class ServingSchedule {
       std::memcpy(x + bounds[i] * row_bytes(), request.rows + request.done * row_bytes(),
                   static_cast<std::size_t>(parts[i].right * row_bytes()));
     }
-    char* out = make(rows * row_bytes());
-    const std::vector<char> before(pool_, pool_ + slots_ * columns_ * row_bytes());
+    const std::vector<char> given(x, x + rows * row_bytes());
+    const bool in_place = kind != kDrafts && chance(20);
+    char* out = in_place ? x : make(rows * row_bytes());
     constexpr Op kOps[] = {Op::kForward, Op::kDecode, Op::kVerify};
     ForwardArgs args = call(kOps[kind], x, out, rows);
     args.state = pool();
     args.state_base = base_;
-    args.read_slots = indices(slots);
-    if (kind != 1) {
+    args.read_slots = indices(read);
+    if (kind != kDecodes) {
       args.query_start_loc = indices(bounds);
       args.has_initial_state = values(flags, DType::kBool);
     }
-    char* windows = make(rows * (width_ - 1) * row_bytes());
-    if (kind == 2) args.windows = tensor(windows, {rows, width_ - 1, channels_});
+    if (pool_kind_ == Pool::kRing) args.ring_positions = indices(positions);
+    if (pool_kind_ == Pool::kRolling) args.read_offsets = indices(offsets);
+    const bool writes = kind != kDrafts || keep == Keep::kPosition;
+    if (kind == kDrafts && keep == Keep::kPosition && read == write) {
+      args.advance_state = true;
+    } else if (writes && (read != write || chance(20))) {
+      args.write_slots = indices(write);
+    }
+    std::vector<std::int64_t> snapshots;
+    if (kind != kDrafts) {
+      snapshots = take_snapshots(parts);
+      const auto count = static_cast<std::int64_t>(snapshots.size()) / 3;
+      args.snapshots = indices(snapshots);
+      args.snapshots->ndim = 2;
+      args.snapshots->shape[0] = count;
+      args.snapshots->shape[1] = args.snapshots->strides[0] = 3;
+      args.snapshots->strides[1] = 1;
+    }
+    CommitArgs commit;
+    if (kind == kDrafts) windows_of(keep, parts, write, args, commit);
     const Status status = memory_.forward_and_wait(args);
     ASSERT_TRUE(status.ok()) << status.message();
-    if (kind == 2) {
-      ASSERT_EQ(0, std::memcmp(pool_, before.data(), before.size())) << "drafts wrote states";
-      CommitArgs commit;
-      commit.windows = tensor(windows, {1, rows, width_ - 1, channels_});
-      commit.state = pool();
-      commit.state.ndim = 4;
-      std::copy_backward(commit.state.shape, commit.state.shape + 3, commit.state.shape + 4);
-      std::copy_backward(commit.state.strides, commit.state.strides + 3, commit.state.strides + 4);
-      commit.state.shape[0] = 1;
-      commit.accepted = indices(accepted);
-      commit.slots = args.read_slots;
-      commit.query_start_loc = args.query_start_loc;
-      commit.width = static_cast<std::int32_t>(width_);
-      commit.token_rows = commit.width - 1;
-      commit.state_base = base_;
-      const Status committed = memory_.commit_and_wait(commit);
-      ASSERT_TRUE(committed.ok()) << committed.message();
-    }
+
     for (std::size_t i = 0; i < parts.size(); ++i) {
       if (parts[i].request < 0) continue;
-      Request& request = running_[parts[i].request];
+      const Request& request = running_[parts[i].request];
       ASSERT_EQ(0, std::memcmp(out + bounds[i] * row_bytes(),
                                request.expected + request.done * row_bytes(),
                                static_cast<std::size_t>(parts[i].right * row_bytes())))
           << "op " << kind << ", from token " << request.done << " of " << request.length;
-      request.done += parts[i].right;
-    }
-    expect_states(before);
-    end_requests();
-  }
-
-  // The last inputs of each request, and elsewhere what was there before.
-  void expect_states(std::vector<char> expected) {
-    const TensorRef view = pool();
-    const std::int64_t history = width_ - 1;
-    for (const Request& request : running_) {
-      if (request.done == 0) continue;
-      for (std::int64_t column = 0; column < history; ++column) {
-        const std::int64_t token = request.done - history + column;
-        for (std::int64_t c = 0; c < channels_; ++c) {
-          char* at = expected.data() + (request.slot * view.strides[0] +
-                                        (base_ + column) * view.strides[1] + c * view.strides[2]) *
-                                           bytes_;
-          if (token < 0) {
-            std::memset(at, 0, static_cast<std::size_t>(bytes_));
-          } else {
-            std::memcpy(at, request.rows + token * row_bytes() + c * bytes_,
-                        static_cast<std::size_t>(bytes_));
-          }
+      if (writes && parts[i].tokens > 0) {
+        keep_final(kind, request, parts[i].tokens, given.data() + bounds[i] * row_bytes());
+      }
+      if (kind == kDrafts && keep == Keep::kRoll) {
+        for (std::int64_t j = 0; j < parts[i].tokens + history_ - 1 && parts[i].tokens > 0; ++j) {
+          put(request.slot, base_ + j, request, request.done + j - (history_ - 1),
+              given.data() + bounds[i] * row_bytes());
         }
       }
     }
-    ASSERT_EQ(0, std::memcmp(pool_, expected.data(), expected.size())) << "states";
+    ASSERT_TRUE(is_as_expected()) << "states after op " << kind;
+    if (kind == kDrafts && keep == Keep::kCommit) {
+      commit.query_start_loc = args.window_slots ? std::nullopt : args.query_start_loc;
+      const Status committed = memory_.commit_and_wait(commit);
+      ASSERT_TRUE(committed.ok()) << committed.message();
+    }
+    for (const Part& part : parts) advance(kind, keep, part);
+    ASSERT_TRUE(is_as_expected()) << "states after the commit";
+  }
+
+  // Where drafts leave their windows, and what commits them.
+  void windows_of(Keep keep, const std::vector<Part>& parts, const std::vector<std::int64_t>& slots,
+                  ForwardArgs& args, CommitArgs& commit) {
+    if (keep == Keep::kRoll) {
+      TensorRef windows = pool();
+      windows.data = static_cast<char*>(windows.data) + base_ * windows.strides[1] * bytes_;
+      windows.ndim = 4;
+      windows.shape[3] = channels_;
+      windows.strides[3] = windows.strides[2];
+      windows.shape[1] = columns_ - base_ - (history_ - 1);
+      windows.shape[2] = history_;
+      windows.strides[2] = windows.strides[1];
+      args.windows = windows;
+      args.window_slots = indices(slots);
+      return;
+    }
+    if (keep != Keep::kCommit) return;
+    const auto sequences = static_cast<std::int64_t>(parts.size());
+    const std::int64_t rows = args.x.shape[0];
+    commit.width = static_cast<std::int32_t>(width_);
+    commit.token_rows = commit.width - 1;
+    if (chance(40)) {  // a slot for each sequence, overlapping or not
+      const bool overlap = chance(50);
+      const std::int64_t columns = overlap ? kMostDrafts + history_ - 1 : kMostDrafts * history_;
+      char* windows = make(sequences * columns * row_bytes());
+      commit.windows = tensor(windows, {1, sequences, columns, channels_});
+      args.windows = tensor(windows, {sequences, kMostDrafts, history_, channels_});
+      args.windows->strides[0] = columns * channels_;
+      if (overlap) {
+        commit.token_rows = 1;
+        args.windows->strides[1] = args.windows->strides[2];
+      }
+      std::vector<std::int64_t> window_slots(static_cast<std::size_t>(sequences));
+      std::iota(window_slots.begin(), window_slots.end(), 0);
+      args.window_slots = indices(window_slots);
+    } else {
+      char* windows = make(rows * history_ * row_bytes());
+      commit.windows = tensor(windows, {1, rows, history_, channels_});
+      args.windows = tensor(windows, {rows, history_, channels_});
+    }
+    commit.state = pool();
+    commit.state.ndim = 4;
+    std::copy_backward(commit.state.shape, commit.state.shape + 3, commit.state.shape + 4);
+    std::copy_backward(commit.state.strides, commit.state.strides + 3, commit.state.strides + 4);
+    commit.state.shape[0] = 1;
+    std::vector<std::int64_t> accepted;
+    for (const Part& part : parts) accepted.push_back(part.right - 1);
+    commit.accepted = indices(accepted);
+    commit.slots = indices(slots);
+    commit.state_base = base_;
+  }
+
+  // Rows of snapshots anywhere in the call, some of which are to be ignored.
+  std::vector<std::int64_t> take_snapshots(const std::vector<Part>& parts) {
+    std::vector<std::int64_t> rows;
+    const auto add = [&](std::int64_t sequence, std::int64_t token, std::int64_t slot) {
+      rows.insert(rows.end(), {sequence, token, slot});
+    };
+    for (int cached = 0; cached < kCached; ++cached) {
+      if (cache_[cached].readers > 0 || chance(50)) continue;
+      const int i = between(0, static_cast<int>(parts.size()) - 1);
+      const auto tokens = static_cast<int>(parts[i].tokens);
+      const int token = chance(40)   ? between(0, std::min(tokens, static_cast<int>(history_)))
+                        : chance(20) ? tokens
+                                     : between(0, tokens);
+      if (chance(10)) add(i, chance(50) ? -1 : tokens + 1, slots_ + cached);
+      if (chance(10)) add(chance(50) ? -1 : static_cast<std::int64_t>(parts.size()), 0, slots_);
+      if (chance(10)) add(i, token, chance(50) ? -1 : pool_slots());
+      add(i, token, slots_ + cached);
+      if (parts[i].request < 0 || tokens == 0) continue;
+      const Request& request = running_[parts[i].request];
+      if (chance(10)) add(i, tokens, request.slot);  // which the final state writes as well
+      cache_[cached] = {.rows = request.rows, .length = request.done + token};
+      for (std::int64_t n = request.done + token - history_; n < request.done + token; ++n) {
+        put(slots_ + cached, column_of(n, request.done + token), request, n, nullptr);
+      }
+      ++counts_.snapshots;
+    }
+    return rows;
+  }
+
+  // The column of input `number` in a state that ends before `end`.
+  [[nodiscard]] std::int64_t column_of(std::int64_t number, std::int64_t end) const {
+    if (pool_kind_ == Pool::kRing) return (number + columns_) % columns_;
+    return base_ + history_ - (end - number);
+  }
+
+  // Input `number` of a request into the model; those from `done` on are `drafts`, where given.
+  void put(std::int64_t slot, std::int64_t column, const Request& request, std::int64_t number,
+           const char* drafts) {
+    const char* row = drafts != nullptr && number >= request.done
+                          ? drafts + (number - request.done) * row_bytes()
+                          : request.rows + number * row_bytes();
+    const TensorRef view = pool();
+    for (std::int64_t c = 0; c < channels_; ++c) {
+      char* at = model_.data() +
+                 (slot * view.strides[0] + column * view.strides[1] + c * view.strides[2]) * bytes_;
+      if (number < 0) {
+        std::memset(at, 0, static_cast<std::size_t>(bytes_));
+      } else {
+        std::memcpy(at, row + c * bytes_, static_cast<std::size_t>(bytes_));
+      }
+    }
+  }
+
+  void keep_final(Kind kind, const Request& request, std::int64_t tokens, const char* rows) {
+    const std::int64_t end = request.done + tokens;
+    std::int64_t first = end - history_;
+    if (pool_kind_ == Pool::kRing) {
+      const bool has_history = request.done > 0 && request.begins_from < 0;
+      const std::int64_t needed = kind == kDrafts ? request.done - history_ : first;
+      first = std::max(has_history ? request.done : std::min(needed, request.done), end - columns_);
+    }
+    for (std::int64_t n = first; n < end; ++n) {
+      put(request.slot, column_of(n, end), request, n, rows);
+    }
+  }
+
+  void advance(Kind kind, Keep keep, const Part& part) {
+    if (part.request < 0 || part.tokens == 0) return;
+    Request& request = running_[part.request];
+    if (kind == kDrafts) {
+      switch (keep) {
+        case Keep::kRunAgain:
+          ++counts_.runs_again;
+          return;
+        case Keep::kCommit:
+          if (part.right == 0) return;
+          keep_final(kind, request, part.right, nullptr);
+          ++counts_.commits;
+          break;
+        case Keep::kRoll:
+          ++counts_.rolled_on;
+          break;
+        case Keep::kPosition:
+          ++counts_.positions;
+          break;
+      }
+    }
+    request.done += part.right;
+    request.offset = kind == kDrafts && keep == Keep::kRoll ? part.right - 1 : 0;
+    if (request.begins_from >= 0) --cache_[request.begins_from].readers;
+    request.begins_from = -1;
+  }
+
+  [[nodiscard]] bool is_as_expected() const {
+    return std::memcmp(pool_, model_.data(), model_.size()) == 0;
   }
 
   void end_requests() {
     std::erase_if(running_, [&](const Request& request) {
       if (request.done < request.length) return false;
-      slot_owner_[request.slot] = -1;
+      slot_used_[request.slot] = false;
       return true;
     });
   }
@@ -263,11 +503,17 @@ class ServingSchedule {
   std::mt19937 random_;
   DType dtype_{};
   Activation activation_{};
-  std::int64_t bytes_ = 0, width_ = 0, channels_ = 0, slots_ = 0, columns_ = 0, base_ = 0;
+  Pool pool_kind_{};
+  std::int64_t bytes_ = 0, width_ = 0, history_ = 0, channels_ = 0, slots_ = 0, columns_ = 0,
+               base_ = 0;
   bool window_innermost_ = false;
   char *weight_ = nullptr, *pool_ = nullptr;
-  std::vector<int> slot_owner_;
-  std::vector<Request> waiting_, running_;
+  std::vector<char> model_;  // of the pool
+  std::vector<bool> slot_used_;
+  std::vector<Snapshotted> cache_;
+  int arriving_ = 0;
+  std::vector<Request> running_;
+  ServingCounts counts_;
 };
 
 }  // namespace shortconv::test

@@ -44,15 +44,18 @@ class Arguments {
     return &views_.back();
   }
 
-  void fill_indices(shortconv_tensor* view, std::int64_t low, std::int64_t high) {
-    if (view == nullptr || view->data == nullptr || view->ndim != 1) return;
+  // Of the last tensor made: all entries of one axis, or one column of two.
+  void fill_indices(shortconv_tensor* view, std::int64_t low, std::int64_t high,
+                    std::int64_t column = 0) {
+    if (view == nullptr || view->data == nullptr || view->ndim < 1 || view->ndim > 2) return;
     const std::int64_t bytes = (view->dtype & 0xff) / 8;
     if (bytes != 4 && bytes != 8) return;  // disturbed
+    const std::int64_t first = view->ndim == 2 ? column * view->strides[1] : 0;
     for (std::int64_t i = 0; i < view->shape[0]; ++i) {
       std::int64_t value = data_.ConsumeIntegralInRange<std::int64_t>(low, high);
       if (data_.ConsumeIntegralInRange<int>(0, 63) == 0)
         value = data_.ConsumeIntegral<std::int64_t>();
-      const std::int64_t at = (i * view->strides[0] - lowest_) * bytes;
+      const std::int64_t at = (first + i * view->strides[0] - lowest_) * bytes;
       if (at < 0 || at + bytes > last_bytes_) return;
       std::memcpy(static_cast<char*>(memory_.back()) + at, &value, static_cast<std::size_t>(bytes));
     }
@@ -117,10 +120,60 @@ class Arguments {
   std::int64_t last_bytes_ = 0;
 };
 
+void prepare(FuzzedDataProvider& data) {
+  Arguments make(data);
+  constexpr std::int32_t kInts[] = {SHORTCONV_I32, SHORTCONV_I64};
+  const auto small = [&](int high) { return data.ConsumeIntegralInRange<std::int64_t>(0, high); };
+  const auto indices = [&](const std::vector<std::int64_t>& sizes, std::int64_t low,
+                           std::int64_t high) {
+    shortconv_tensor* view = make.tensor(sizes, data.PickValueInArray(kInts));
+    for (std::int64_t column = 0; column < (sizes.size() == 2 ? sizes[1] : 1); ++column) {
+      make.fill_indices(view, low, high, column);
+    }
+    return view;
+  };
+  const std::int64_t sequences = small(5), tokens = small(20);
+  const std::int32_t backend = data.ConsumeIntegralInRange<int>(0, 3);
+  int ran = SHORTCONV_OK;
+  if (data.ConsumeBool()) {
+    shortconv_block_snapshots_args args{};
+    args.struct_size = sizeof args;
+    args.backend = backend;
+    args.tokens = tokens;
+    args.block_tokens = data.ConsumeIntegralInRange<int>(0, 15) == 0
+                            ? data.ConsumeIntegral<std::int64_t>()
+                            : 1 + small(7);
+    args.query_start_loc = indices({sequences + 1}, -2, tokens + 2);
+    args.computed_tokens = indices({sequences}, -2, 30);
+    args.block_slots = indices({sequences, small(12)}, -2, 9);
+    const std::int64_t needed = args.block_tokens > 0 ? tokens / args.block_tokens : 0;
+    args.snapshots = make.tensor({needed + sequences + small(3), 3}, data.PickValueInArray(kInts));
+    ran = shortconv_block_snapshots(&args, nullptr);
+  } else {
+    const bool ragged = data.ConsumeBool();
+    const std::vector<std::int64_t> shape =
+        ragged ? std::vector{tokens} : std::vector{sequences, tokens};
+    shortconv_tree_parents_args args{};
+    args.struct_size = sizeof args;
+    args.backend = backend;
+    args.first_child = indices(shape, -1, tokens);
+    args.next_sibling = indices(shape, -1, tokens);
+    if (ragged) args.query_start_loc = indices({sequences + 1}, -2, tokens + 2);
+    args.parents = make.tensor(shape, data.PickValueInArray(kInts));
+    ran = shortconv_tree_parents(&args, nullptr);
+  }
+  if (ran != SHORTCONV_OK && shortconv_last_error()[0] == '\0') std::abort();
+  if (ran == SHORTCONV_INTERNAL) std::abort();
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
   FuzzedDataProvider data(bytes, size);
+  if (data.ConsumeIntegralInRange<int>(0, 3) == 0) {
+    prepare(data);
+    return 0;
+  }
   Arguments make(data);
   constexpr std::int32_t kFloats[] = {SHORTCONV_F32, SHORTCONV_F16, SHORTCONV_BF16, SHORTCONV_F64};
   constexpr std::int32_t kInts[] = {SHORTCONV_I32, SHORTCONV_I64};
@@ -180,7 +233,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
                ? data.ConsumeIntegral<std::int32_t>()
                : data.ConsumeIntegralInRange<int>(0, known);
   };
-  args.op = option(1);
+  args.op = option(2);
   args.initial_state = option(2);
   args.activation = option(1);
   args.padded_rows = option(2);
@@ -199,6 +252,41 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     list = make.tensor({blocks}, SHORTCONV_I32);
     make.fill_indices(list, -1, 5);
     args.block_offset = list;
+  }
+  const auto one_in = [&](int n) { return data.ConsumeIntegralInRange<int>(0, n - 1) == 0; };
+  if (one_in(3)) args.ring_positions = indices(actual_sequences, -4, 40);
+  if (one_in(3)) {
+    shortconv_tensor* list = make.tensor({small(6), 3}, data.PickValueInArray(kInts));
+    make.fill_indices(list, -1, actual_sequences, 0);
+    make.fill_indices(list, -1, tokens + 1, 1);
+    make.fill_indices(list, -1, slots, 2);
+    args.snapshots = list;
+  }
+  if (args.op == SHORTCONV_OP_VERIFY) {
+    args.advance_state = option(1);
+    if (!dense) args.parents = indices(tokens, -2, 8);
+    const bool by_slot = data.ConsumeBool();
+    if (by_slot) args.window_slots = indices(actual_sequences, -2, slots + 1);
+    const std::int32_t dtype = args.state != nullptr ? args.state->dtype : x_dtype;
+    if (by_slot) {
+      args.windows = make.tensor({slots, small(9), width - 1, channels}, dtype);
+    } else if (data.ConsumeBool()) {
+      std::vector<std::int64_t> sizes = rows;
+      sizes.insert(sizes.end() - 1, width - 1);
+      args.windows = make.tensor(sizes, dtype);
+    }
+    // The pool's own columns.
+    if (by_slot && args.state != nullptr && args.state->ndim == 3 && one_in(3)) {
+      shortconv_tensor* windows = make.tensor({}, dtype);
+      *windows = *args.state;
+      windows->ndim = 4;
+      windows->shape[1] = small(9);
+      windows->shape[2] = width - 1;
+      windows->shape[3] = channels;
+      windows->strides[3] = windows->strides[2];
+      windows->strides[2] = windows->strides[1];
+      args.windows = windows;
+    }
   }
 
   shortconv_plan plan{};

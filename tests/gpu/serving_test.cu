@@ -8,7 +8,9 @@ namespace {
 using GpuServing = GpuTest;
 
 TEST_F(GpuServing, RandomSchedulesEqualOnePass) {
-  for (std::uint32_t seed = 0; seed < 500; ++seed) {
+  constexpr std::uint32_t kSchedules = 500;
+  test::ServingCounts counts;
+  for (std::uint32_t seed = 0; seed < kSchedules; ++seed) {
     std::vector<void*> blocks;
     const auto waited = [&](auto&& work) {
       check(cudaDeviceSynchronize());
@@ -33,7 +35,9 @@ TEST_F(GpuServing, RandomSchedulesEqualOnePass) {
     schedule.run();
     for (void* block : blocks) check(cudaFree(block));
     if (HasFatalFailure() || HasNonfatalFailure()) FAIL() << "seed " << seed;
+    counts += schedule.counts();
   }
+  counts.expect_enough(kSchedules);
 }
 
 }  // namespace

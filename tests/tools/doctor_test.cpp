@@ -56,8 +56,9 @@ TEST(Doctor, every_key_is_read) {
   const Batch batch = parse_batch(
       R"({"tokens": 9, "query_start_loc": [0, 2], "read_slots": [1], "write_slots": [2],
           "read_offsets": [1], "has_initial_state": [true], "slots": 30, "columns": 7, "width": 5,
-          "state_base": 2, "null_slot": -4})",
+          "state_base": 2, "null_slot": -4, "ring_positions": [6]})",
       "");
+  EXPECT_EQ(batch.ring_positions, std::vector<std::int64_t>{6});
   EXPECT_EQ(batch.tokens, 9);
   EXPECT_EQ(batch.read_slots, std::vector<std::int64_t>{1});
   EXPECT_EQ(batch.write_slots, std::vector<std::int64_t>{2});
@@ -96,6 +97,19 @@ TEST(Doctor, refusals_name_the_place) {
   expect_refusal(R"({"query_start_loc": [0, 1], "tokens": -1})", "x: axis 0 ('tokens') is -1");
   expect_refusal(R"({"query_start_loc": [0, 1], "columns": 2})", "state: has 2 columns");
   expect_refusal(R"({"query_start_loc": [0, 1], "state_base": -1})", "state_base");
+}
+
+// Positions are no offsets: any of them is good.
+TEST(Doctor, rings_have_no_violations) {
+  const Batch batch = parse_batch(
+      R"({"query_start_loc": [0, 3, 4], "has_initial_state": [true, true], "columns": 9,
+          "ring_positions": [1000000, -1]})",
+      "");
+  EXPECT_FALSE(diagnose(batch).any());
+  expect_refusal(R"({"query_start_loc": [0, 1], "read_offsets": [0], "ring_positions": [3]})",
+                 "read_offsets: and ring_positions exclude each other");
+  expect_refusal(R"({"query_start_loc": [0, 1], "ring_positions": [3, 4]})",
+                 "ring_positions has 2 entries, but query_start_loc has 1 sequences");
 }
 
 // Sizes that no memory would hold: nothing of that size is needed.

@@ -8,74 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "../common/guarded_tensor.hpp"
 #include "shortconv/commit.hpp"
 
 namespace shortconv {
 
 enum class WindowForm { kDense, kOverlapping, kPacked, kPackedWindows };
-enum class PoolLayout { kChannelInnermost, kWindowInnermost, kStrided };
-
-/// Memory of a tensor with bytes of ones, NaN in every type, before, between and behind.
-struct GuardedTensor {
-  static constexpr std::int64_t kGuard = 64;
-  std::vector<std::uint8_t> memory;
-  std::int64_t first = 0;  // byte of the element with all indices 0
-  TensorRef view;
-
-  /// The last two axes exchange their places in memory where the window is innermost. kStrided
-  /// leaves gaps everywhere and runs backwards along the channels.
-  GuardedTensor(DType dtype, std::vector<std::int64_t> shape, PoolLayout layout) {
-    const auto axes = static_cast<int>(shape.size());
-    std::vector<int> order(shape.size());  // slowest first
-    for (int axis = 0; axis < axes; ++axis) order[axis] = axis;
-    if (layout == PoolLayout::kWindowInnermost) std::swap(order[axes - 2], order[axes - 1]);
-    view.dtype = dtype;
-    view.ndim = axes;
-    const bool strided = layout == PoolLayout::kStrided;
-    std::int64_t stride = strided ? 2 : 1;
-    for (int place = axes - 1; place >= 0; --place) {
-      const int axis = order[place];
-      view.shape[axis] = shape[axis];
-      view.strides[axis] = stride;
-      stride = stride * shape[axis] + (strided ? 3 : 0);
-    }
-    first = kGuard;
-    if (strided) {
-      first += (shape[axes - 1] - 1) * view.strides[axes - 1] * element_bytes(dtype);
-      view.strides[axes - 1] = -view.strides[axes - 1];
-    }
-    memory.assign(static_cast<std::size_t>(stride * element_bytes(dtype) + 2 * kGuard), 0xff);
-  }
-
-  [[nodiscard]] TensorRef at(void* base, Device device = {}) const {
-    TensorRef tensor = view;
-    tensor.data = static_cast<char*>(base) + first;
-    tensor.device = device;
-    return tensor;
-  }
-  [[nodiscard]] std::uint8_t* element(std::array<std::int64_t, 4> index) {
-    std::int64_t offset = 0;
-    for (int axis = 0; axis < view.ndim; ++axis) offset += index[axis] * view.strides[axis];
-    return memory.data() + first + offset * element_bytes(view.dtype);
-  }
-};
-
-/// Index values as i32 or i64, with gaps where `stride` is not 1.
-inline GuardedTensor index_tensor(const std::vector<std::int64_t>& values, DType dtype,
-                                  bool strided) {
-  GuardedTensor tensor(dtype, {static_cast<std::int64_t>(values.size())},
-                       strided ? PoolLayout::kStrided : PoolLayout::kChannelInnermost);
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    std::uint8_t* to = tensor.element({static_cast<std::int64_t>(i)});
-    const auto narrow = static_cast<std::int32_t>(values[i]);
-    if (dtype == DType::kI64) {
-      std::memcpy(to, &values[i], 8);
-    } else {
-      std::memcpy(to, &narrow, 4);
-    }
-  }
-  return tensor;
-}
 
 struct CommitCase {
   WindowForm form = WindowForm::kDense;

@@ -2,6 +2,7 @@
 // row and channel once.
 #include <gtest/gtest.h>
 
+#include "cuda/prepare.hpp"
 #include "cuda/select.hpp"
 #include "cuda/tuning.hpp"
 #include "shortconv/capability.hpp"
@@ -107,20 +108,38 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   Problem far = packed_batch(1000, 512, 7);
   far.x_token = std::int64_t{1} << 32;
   EXPECT_EQ(kernel_of(far), Kernel::kGeneral);
-  for (Problem ring : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
-    ring.has_ring_positions = true;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
-    ring.has_ring_positions = false;
-    ring.snapshots = 1;
-    EXPECT_EQ(kernel_of(ring), Kernel::kGeneral);
-  }
 }
 
-TEST(CudaSelect, WhatStandsAroundTheConvolutionGoesToTheGeneralKernel) {
+TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
+  Problem columns = packed_batch(1000, 512, 7);
+  columns.x_token = columns.out_token = 1;
+  columns.x_channel = columns.out_channel = 1000;
+  for (const bool rings : {true, false}) {
+    const auto with = [&](Problem p) {
+      p.has_ring_positions = rings;
+      p.snapshots = rings ? 0 : 1;
+      EXPECT_EQ(features_of(p), rings ? Features::kRings : Features::kAll);
+      return p;
+    };
+    EXPECT_EQ(kernel_of(with(packed_batch(1000, 512, 7))), Kernel::kTiles);
+    EXPECT_EQ(kernel_of(with(packed_batch(20, 512, 7))), Kernel::kTiles) << "short sequences";
+    EXPECT_EQ(kernel_of(with(decode_batch(512, 7))), Kernel::kDecode) << "a small one";
+    EXPECT_EQ(kernel_of(with(columns)), Kernel::kGeneral);
+  }
+  Problem drafts = packed_batch(28, 512, 7);
+  drafts.op = Op::kVerify;
+  EXPECT_EQ(features_of(drafts), Features::kPlain);
+  drafts.has_windows = drafts.has_window_slots = true;
+  EXPECT_EQ(features_of(drafts), Features::kAll);
+  EXPECT_EQ(kernel_of(drafts), Kernel::kDrafts);
+}
+
+TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
   for (const auto& [epilogue, name] : capabilities().epilogues) {
     for (Problem p : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
       p.epilogue = epilogue;
-      EXPECT_EQ(kernel_of(p) == Kernel::kGeneral, epilogue != Epilogue::kNone) << name;
+      EXPECT_EQ(kernel_of(p) == Kernel::kGeneral, epilogue == Epilogue::kOutputGate) << name;
+      EXPECT_EQ(features_of(p) == Features::kAll, epilogue == Epilogue::kResidual) << name;
       p.has_input_gate = true;
       EXPECT_EQ(kernel_of(p), Kernel::kGeneral) << name;
     }
@@ -217,6 +236,15 @@ TEST(CudaSelect, ChunkSchedulesAddAUnitForRowsOutsideOfSequences) {
   EXPECT_EQ(chosen(p).aligned.blocks, (7 * 11 + 1) * 512 / kChunkChannels);
 }
 
+TEST(CudaSelect, SnapshotsAreUnitsOfTheirOwnUnlessInPlace) {
+  Problem p = packed_batch(1000, 512, 7);
+  p.width = 9;  // of the general kernel
+  p.snapshots = 11;
+  EXPECT_EQ(chosen(p).aligned.blocks, (63 + 11) * 512 / kGeneralThreads);
+  p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
+  EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kGeneralThreads);
+}
+
 TEST(CudaSelect, StatesAreVectorsWhereTheirLayoutAllowsIt) {
   const auto form = [](const Problem& p) { return chosen(p).aligned.grid.state_form; };
   Problem p = packed_batch(1000, 512, 7);
@@ -265,6 +293,14 @@ TEST(CudaSelect, RefusesGridsThatAGpuCannotHave) {
   ASSERT_FALSE(status.ok());
   EXPECT_NE(status.message().find("blocks of kernel 'general'"), std::string::npos)
       << status.message();
+}
+
+TEST(CudaSelect, PreparationHasAThreadForEachItem) {
+  for (const std::int64_t items : {0, 1, kPrepareThreads, kPrepareThreads + 1, 1 << 20}) {
+    const std::int64_t blocks = prepare_blocks(items);
+    EXPECT_GE(blocks * kPrepareThreads, items);
+    EXPECT_LT((blocks - 1) * kPrepareThreads, items);
+  }
 }
 
 }  // namespace

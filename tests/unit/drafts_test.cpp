@@ -40,7 +40,8 @@ TEST(DraftsRefusal, FieldsOfVerifyGoWithVerify) {
   Call call = drafts_call({0, 3});
   call.args.op = Op::kForward;
   call.args.advance_state = true;
-  EXPECT_EQ(call.refusal(), "op: is not verify, but parents, windows or advance_state are given");
+  EXPECT_EQ(call.refusal(),
+            "op: is not verify, but parents, windows, window_slots or advance_state are given");
 }
 
 TEST(DraftsRefusal, ATreeHasNoFinalState) {
@@ -78,7 +79,8 @@ TEST(DraftsRefusal, WindowsOfATreeOrOfPackedRowsCannotOverlap) {
   call.args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {3, 3, 3});
   call.args.windows->strides[0] = 3;
   EXPECT_EQ(call.refusal(),
-            "windows: overlap, which takes chains and x [sequences, tokens, channels]");
+            "windows: overlap, which takes chains and x [sequences, tokens, channels] or "
+            "window_slots");
 }
 
 TEST(DraftsRefusal, WorkingInPlace) {
@@ -93,6 +95,183 @@ TEST(DraftsRefusal, OtherSchedules) {
   Call call = drafts_call({0, 3});
   call.args.schedule = Schedule::kSequenceGrid;
   EXPECT_EQ(call.refusal(), "schedule: is not flat, the only one that verify has");
+}
+
+/// Two sequences of 2 and 3 tokens whose windows go to slots of their own.
+struct SlottedWindows {
+  Call call;
+  std::vector<std::int32_t> slots;
+  std::vector<float> windows;
+
+  SlottedWindows(std::vector<std::int32_t> window_slots, std::int64_t tokens, BackendId backend)
+      : call(drafts_call({0, 2, 5})),
+        slots(std::move(window_slots)),
+        windows(static_cast<std::size_t>(4 * tokens * 9), kPoison) {
+    call.args.backend = backend;
+    call.args.windows =
+        TensorRef::contiguous(windows.data(), DType::kF32, {4, tokens, 3, call.channels});
+    call.args.window_slots =
+        TensorRef::contiguous(slots.data(), DType::kI32, {static_cast<std::int64_t>(slots.size())});
+  }
+  [[nodiscard]] float at(std::int64_t slot, std::int64_t token, std::int64_t column,
+                         std::int64_t c) const {
+    const std::int64_t tokens = static_cast<std::int64_t>(windows.size()) / 36;
+    return windows[((slot * tokens + token) * 3 + column) * 3 + c];
+  }
+};
+
+TEST_P(Drafts, WindowsGoToSlots) {
+  SlottedWindows two({3, 1}, 2, GetParam());  // a third token has no place
+  Call old = two.call;
+  two.call.run();
+  for (std::int64_t c = 0; c < 3; ++c) {
+    EXPECT_EQ(two.at(3, 1, 0, c), old.state_at(0, 2, c));
+    EXPECT_EQ(two.at(3, 1, 2, c), old.x_at(1, c));
+    EXPECT_EQ(two.at(1, 0, 1, c), old.state_at(1, 2, c));
+    EXPECT_EQ(two.at(1, 1, 2, c), old.x_at(3, c));
+    for (const int slot : {0, 2}) EXPECT_EQ(two.at(slot, 1, 1, c), kPoison);
+  }
+  EXPECT_EQ(std::count(two.windows.begin(), two.windows.end(), kPoison), 2 * 2 * 9);
+}
+
+TEST_P(Drafts, WindowSlotsOfNobodyCaptureNothing) {
+  for (const std::int32_t slot : {-1, 2, 4, std::numeric_limits<std::int32_t>::max()}) {
+    SlottedWindows one({slot, 0}, 3, GetParam());
+    one.call.args.null_slot = 2;
+    one.call.read_slots = {0, 3};
+    Call plain = one.call;
+    plain.args.windows.reset();
+    plain.args.window_slots.reset();
+    one.call.run();
+    plain.run();
+    EXPECT_EQ(std::count(one.windows.begin(), one.windows.end(), kPoison), 3 * 3 * 9) << slot;
+    EXPECT_EQ(one.call.out, plain.out) << slot;
+    EXPECT_EQ(one.call.state, plain.state) << slot;
+  }
+}
+
+TEST_P(Drafts, WindowsWithoutSlotsOrTokensCaptureNothing) {
+  for (const auto& [count, tokens] : {std::pair{0, 3}, {4, 0}}) {
+    SlottedWindows none({0, 1}, 3, GetParam());
+    none.call.args.windows = TensorRef::contiguous(nullptr, DType::kF32, {count, tokens, 3, 3});
+    Call plain = none.call;
+    plain.args.windows.reset();
+    plain.args.window_slots.reset();
+    none.call.run();
+    plain.run();
+    EXPECT_EQ(none.call.out, plain.out);
+    EXPECT_EQ(none.call.state, plain.state);
+  }
+}
+
+// The pool's own columns as windows: after each call the state begins at the offset of the tokens
+// that were accepted.
+TEST_P(Drafts, WindowsInThePoolRollTheStateOn) {
+  Call call = drafts_call({0, 3, 5});
+  call.args.backend = GetParam();
+  call.columns = 6;  // one unused on the left, 3 + 3 drafts - 1 for the rolling state
+  call.resize(5);
+  call.args.state_base = 1;
+  call.read_offsets = {2, 1};
+  call.read_slots = {3, 1};
+  Call ordered = call;
+  ordered.columns = 3;
+  ordered.args.state_base = 0;
+  ordered.read_offsets.clear();
+  ordered.resize(5);
+  Call old = call;
+  for (std::int64_t c = 0; c < 3; ++c) {
+    for (int k = 0; k < 3; ++k) {
+      ordered.state_at(3, k, c) = old.state_at(3, 1 + 2 + k, c);
+      ordered.state_at(1, k, c) = old.state_at(1, 1 + 1 + k, c);
+    }
+  }
+  call.fill();
+  const TensorRef& pool = *call.args.state;
+  call.args.windows = pool;
+  call.args.windows->data = static_cast<float*>(pool.data) + pool.strides[1];
+  call.args.windows->ndim = 4;
+  const std::int64_t shape[] = {4, 3, 3, 3};
+  const std::int64_t strides[] = {pool.strides[0], pool.strides[1], pool.strides[1],
+                                  pool.strides[2]};
+  std::copy(std::begin(shape), std::end(shape), call.args.windows->shape);
+  std::copy(std::begin(strides), std::end(strides), call.args.windows->strides);
+  call.args.window_slots = call.args.read_slots;
+  ASSERT_EQ(forward(call.args).message(), "");
+  ordered.run();
+  EXPECT_EQ(call.out, ordered.out);
+  std::vector<float> expected = old.state;
+  const auto put = [&](std::int64_t slot, std::int64_t column, std::int64_t c, float value) {
+    expected[(slot * 6 + column) * 3 + c] = value;
+  };
+  for (std::int64_t c = 0; c < 3; ++c) {
+    put(3, 1, c, old.state_at(3, 4, c));
+    put(3, 2, c, old.state_at(3, 5, c));
+    for (int t = 0; t < 3; ++t) put(3, 3 + t, c, old.x_at(t, c));
+    put(1, 1, c, old.state_at(1, 3, c));
+    put(1, 2, c, old.state_at(1, 4, c));
+    for (int t = 0; t < 2; ++t) put(1, 3 + t, c, old.x_at(3 + t, c));
+  }
+  EXPECT_EQ(call.state, expected);
+}
+
+TEST(DraftsRefusal, OtherWindowsInThePool) {
+  constexpr auto kMessage =
+      "windows: overlaps state; expected separate memory or, with window_slots and without "
+      "ring_positions, the pool's own columns from state_base on";
+  const auto message_of = [](auto&& change) {
+    Call call = drafts_call({0, 2, 4});
+    call.columns = 5;
+    call.resize(4);
+    std::vector<std::int32_t> slots = {0, 1};
+    call.fill();
+    TensorRef& windows = call.args.windows.emplace(*call.args.state);
+    windows.ndim = 4;
+    const std::int64_t shape[] = {4, 3, 3, 3}, strides[] = {15, 3, 3, 1};
+    std::copy(std::begin(shape), std::end(shape), windows.shape);
+    std::copy(std::begin(strides), std::end(strides), windows.strides);
+    call.args.window_slots = TensorRef::contiguous(slots.data(), DType::kI32, {2});
+    change(call.args);
+    return forward(call.args).message();
+  };
+  EXPECT_EQ(message_of([](ForwardArgs&) {}), "");
+  EXPECT_EQ(message_of([](ForwardArgs& args) { args.windows->shape[1] = 4; }), kMessage);
+  EXPECT_EQ(message_of([](ForwardArgs& args) { args.state_base = 1; }), kMessage);
+  EXPECT_EQ(message_of([](ForwardArgs& args) {
+              args.windows->shape[0] = 3;
+              args.windows->strides[0] = 18;
+            }),
+            kMessage);
+  EXPECT_EQ(message_of([](ForwardArgs& args) {
+              args.windows->data = static_cast<float*>(args.windows->data) + 3;
+              args.windows->shape[0] = 3;
+            }),
+            kMessage);
+  std::vector<std::int32_t> positions = {0, 0};
+  EXPECT_EQ(message_of([&](ForwardArgs& args) {
+              args.ring_positions = TensorRef::contiguous(positions.data(), DType::kI32, {2});
+            }),
+            kMessage);
+}
+
+TEST(DraftsRefusal, WindowSlotsWithoutWindows) {
+  Call call = drafts_call({0, 3});
+  std::vector<std::int32_t> slots = {0};
+  call.args.window_slots = TensorRef::contiguous(slots.data(), DType::kI32, {1});
+  EXPECT_EQ(call.refusal(), "windows: is absent, but window_slots address it");
+  std::vector<float> windows(4 * 3 * 9);
+  call.args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {4, 3, 3, 3});
+  call.args.window_slots->shape[0] = 2;
+  EXPECT_EQ(call.refusal(),
+            "window_slots: axis 0 ('sequences') is 2, but query_start_loc made 'sequences' = 1");
+  call.args.window_slots->shape[0] = 1;
+  Problem problem;
+  Plan plan;
+  ASSERT_TRUE(make_problem(call.fill(), problem).ok());
+  ASSERT_TRUE(make_plan(problem, plan).ok());
+  Addresses at = addresses(call.args);
+  at.window_slots = nullptr;
+  EXPECT_EQ(run(plan, at).message(), "window_slots: is null, but the plan has them");
 }
 
 TEST_P(Drafts, LeaveStatesAloneUnlessToldOtherwise) {

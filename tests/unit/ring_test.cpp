@@ -191,6 +191,26 @@ TEST_P(Ring, VerifyLeavesItAloneUnlessToldOtherwise) {
   EXPECT_EQ(next.out, line.out);
 }
 
+// However many drafts stay, the next call has its history: with width 4 and 3 drafts none of it is
+// among the 3 newest inputs.
+TEST_P(Ring, VerifyTakesTheWholeHistoryToAnotherSlot) {
+  for (const std::uint8_t resumed : {0, 1}) {
+    RingCall call({0, 3}, 6, {9}, GetParam());
+    call.args.op = Op::kVerify;
+    call.flags = {resumed};
+    call.read_slots = {2};
+    call.write_slots = {0};
+    RingCall old = call;
+    call.run();
+    for (std::int64_t c = 0; c < 3; ++c) {
+      for (int t = 0; t < 3; ++t) EXPECT_EQ(call.state_at(0, (9 + t) % 6, c), call.x_at(t, c));
+      for (int n = 6; n < 9; ++n) {
+        EXPECT_EQ(call.state_at(0, n % 6, c), resumed != 0 ? old.state_at(2, n % 6, c) : 0.0f);
+      }
+    }
+  }
+}
+
 TEST_P(Ring, RowsOfATreeGoInTheirOrder) {
   RingCall tree({0, 3}, 6, {9}, GetParam()), chain({0, 3}, 6, {9}, GetParam());
   std::vector<std::int32_t> parents = {-1, -1, 0};

@@ -7,9 +7,10 @@ namespace shortconv {
 namespace {
 
 void run_schedules(BackendId backend, std::uint32_t schedules) {
+  test::ServingCounts counts;
   for (std::uint32_t seed = 0; seed < schedules; ++seed) {
     // A team of threads costs more than these calls, so that it is the exception.
-    const std::int32_t threads = seed % 16 == 0 ? 0 : 1;
+    const std::int32_t threads = seed % 64 == 0 ? 0 : 1;
     std::vector<std::vector<char>> blocks;
     const test::ServingMemory memory{.allocate =
                                          [&](std::size_t bytes) {
@@ -36,7 +37,9 @@ void run_schedules(BackendId backend, std::uint32_t schedules) {
     if (testing::Test::HasFatalFailure() || testing::Test::HasNonfatalFailure()) {
       FAIL() << "seed " << seed;
     }
+    counts += schedule.counts();
   }
+  counts.expect_enough(static_cast<int>(schedules));
 }
 
 TEST(Serving, RandomSchedulesEqualOnePassOnTheCpu) { run_schedules(BackendId::kCpu, 2000); }

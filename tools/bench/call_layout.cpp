@@ -18,14 +18,25 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
     query_start_loc_.push_back(query_start_loc_.back() + length);
     has_initial_state_.push_back(shape.resumed(s) ? 1 : 0);
     parents_.insert(parents_.end(), shape.parents.begin(), shape.parents.end());
+    if (shape.rings) ring_positions_.push_back(static_cast<std::int32_t>(1000 + 7 * s));
+    if (shape.snapshot_tokens == 0) continue;
+    for (std::int64_t token = shape.snapshot_tokens; token <= length;
+         token += shape.snapshot_tokens) {
+      const auto number = static_cast<std::int32_t>(snapshots_.size() / 3);
+      snapshots_.insert(snapshots_.end(),
+                        {static_cast<std::int32_t>(s), static_cast<std::int32_t>(token),
+                         static_cast<std::int32_t>(shape.sequences()) + number});
+    }
   }
 }
 
 std::int64_t CallLayout::moved_bytes() const {
   const std::int64_t resumed = std::ranges::count(has_initial_state_, 1);
-  const std::int64_t written = shape_.op == Op::kVerify ? 0 : shape_.sequences();
-  return (2 * shape_.tokens() * shape_.channels + (written + resumed) * slot_elements() +
-          window_elements()) *
+  const std::int64_t final_states = shape_.op == Op::kVerify ? 0 : shape_.sequences();
+  const std::int64_t written =
+      shape_.rings ? final_states * shape_.channels : final_states * slot_elements();
+  return (2 * shape_.tokens() * shape_.channels + written +
+          (resumed + 2 * shape_.snapshots()) * slot_elements() + window_elements()) *
          element_bytes(options_.dtype);
 }
 
@@ -45,6 +56,7 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   const std::int64_t sequences = shape_.sequences();
   const std::int64_t channels = shape_.channels;
   const std::int64_t history = options_.width - 1;
+  const std::int64_t slots = sequences + shape_.snapshots();
   ForwardArgs args;
   args.op = shape_.op;
   args.x = rows(memory.x, device);
@@ -53,15 +65,22 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   if (options_.has_bias) {
     args.bias = TensorRef::contiguous(memory.bias, dtype, {channels}, device);
   }
-  args.state =
-      shape_.state_layout == StateLayout::kChannelInnermost
-          ? TensorRef::contiguous(memory.state, dtype, {sequences, history, channels}, device)
-          : TensorRef::contiguous(memory.state, dtype, {sequences, channels, history}, device)
-                .transposed(1, 2);
+  args.state = shape_.state_layout == StateLayout::kChannelInnermost
+                   ? TensorRef::contiguous(memory.state, dtype, {slots, history, channels}, device)
+                   : TensorRef::contiguous(memory.state, dtype, {slots, channels, history}, device)
+                         .transposed(1, 2);
   args.activation = options_.activation;
   args.backend = options_.backend;
   args.threads = options_.threads;
   args.programmatic_launch = options_.programmatic_launch;
+  if (shape_.rings) {
+    args.ring_positions =
+        TensorRef::contiguous(memory.ring_positions, DType::kI32, {sequences}, device);
+  }
+  if (shape_.snapshots() > 0) {
+    args.snapshots =
+        TensorRef::contiguous(memory.snapshots, DType::kI32, {shape_.snapshots(), 3}, device);
+  }
   if (shape_.op == Op::kDecode) return args;
 
   if (shape_.op == Op::kForward) args.schedule = options_.schedule;  // verify has but one

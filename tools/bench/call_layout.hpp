@@ -31,6 +31,8 @@ struct CallMemory {
   void* has_initial_state = nullptr;
   void* parents = nullptr;
   void* windows = nullptr;
+  void* ring_positions = nullptr;
+  void* snapshots = nullptr;
 };
 
 class CallLayout {
@@ -41,12 +43,18 @@ class CallLayout {
   [[nodiscard]] std::int64_t row_elements() const { return rows_ * row_pitch_; }
   [[nodiscard]] std::int64_t weight_elements() const { return shape_.channels * options_.width; }
   [[nodiscard]] std::int64_t bias_elements() const { return shape_.channels; }
-  [[nodiscard]] std::int64_t state_elements() const { return shape_.sequences() * slot_elements(); }
+  [[nodiscard]] std::int64_t state_elements() const {
+    return (shape_.sequences() + shape_.snapshots()) * slot_elements();
+  }
   [[nodiscard]] std::int64_t window_elements() const {
     return shape_.op == Op::kVerify ? shape_.tokens() * slot_elements() : 0;
   }
   /// Of all draft tokens; empty for chains.
   [[nodiscard]] const std::vector<std::int32_t>& parents() const { return parents_; }
+  /// Of all sequences; empty for ordered states.
+  [[nodiscard]] const std::vector<std::int32_t>& ring_positions() const { return ring_positions_; }
+  /// Rows (sequence, token, slot), with slots behind those of the sequences.
+  [[nodiscard]] const std::vector<std::int32_t>& snapshots() const { return snapshots_; }
   [[nodiscard]] const std::vector<std::int32_t>& query_start_loc() const {
     return query_start_loc_;
   }
@@ -54,7 +62,8 @@ class CallLayout {
     return has_initial_state_;
   }
 
-  /// What a call moves: inputs, outputs, states and windows, each counted once per direction.
+  /// What a call moves: inputs, outputs, states and windows, each counted once per direction;
+  /// snapshots twice, for their inputs are read again; of rings the tokens alone are written.
   /// Weights stay in cache.
   [[nodiscard]] std::int64_t moved_bytes() const;
 
@@ -77,6 +86,8 @@ class CallLayout {
   std::vector<std::int32_t> query_start_loc_;
   std::vector<std::uint8_t> has_initial_state_;
   std::vector<std::int32_t> parents_;
+  std::vector<std::int32_t> ring_positions_;
+  std::vector<std::int32_t> snapshots_;
 };
 
 }  // namespace shortconv::tools::bench

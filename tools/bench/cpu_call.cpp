@@ -19,7 +19,9 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
       bias_(options.dtype, layout_.bias_elements(), options.threads),
       state_(options.dtype, layout_.state_elements(), options.threads),
       windows_(options.dtype, layout_.window_elements(), options.threads),
-      parents_(layout_.parents()) {
+      parents_(layout_.parents()),
+      ring_positions_(layout_.ring_positions()),
+      snapshots_(layout_.snapshots()) {
   args_ = layout_.arguments({.x = x_.data(),
                              .out = out_.data(),
                              .weight = weight_.data(),
@@ -28,7 +30,9 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
                              .query_start_loc = query_start_loc_.data(),
                              .has_initial_state = has_initial_state_.data(),
                              .parents = parents_.data(),
-                             .windows = windows_.data()},
+                             .windows = windows_.data(),
+                             .ring_positions = ring_positions_.data(),
+                             .snapshots = snapshots_.data()},
                             {});
 }
 

@@ -32,7 +32,7 @@ class CpuCall {
   std::vector<std::uint8_t> has_initial_state_;
   std::vector<std::int32_t> block_sequence_, block_offset_;
   RandomBuffer x_, out_, weight_, bias_, state_, windows_;
-  std::vector<std::int32_t> parents_;
+  std::vector<std::int32_t> parents_, ring_positions_, snapshots_;
 };
 
 }  // namespace shortconv::tools::bench

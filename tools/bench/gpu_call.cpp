@@ -66,6 +66,8 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
       query_start_loc_(on_gpu(layout_.query_start_loc())),
       has_initial_state_(on_gpu(layout_.has_initial_state())),
       parents_(on_gpu(layout_.parents())),
+      ring_positions_(on_gpu(layout_.ring_positions())),
+      snapshots_(on_gpu(layout_.snapshots())),
       fetched_(query_start_loc_.bytes()),
       lengths_(shape.lengths) {
   const std::vector<std::byte> table = random_table(options.dtype);
@@ -90,7 +92,9 @@ ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
                                         .query_start_loc = query_start_loc_.data(),
                                         .has_initial_state = has_initial_state_.data(),
                                         .parents = parents_.data(),
-                                        .windows = memory + places_.windows},
+                                        .windows = memory + places_.windows,
+                                        .ring_positions = ring_positions_.data(),
+                                        .snapshots = snapshots_.data()},
                                        kGpu);
   if (args.schedule == Schedule::kBlockList) {
     // The lengths never change here, so neither does the number of entries.

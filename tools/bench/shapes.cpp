@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string_view>
 
 namespace shortconv::tools::bench {
 namespace {
@@ -134,6 +135,22 @@ Shape decode_shape(std::int64_t sequences, std::int64_t channels, StateLayout st
   return shape;
 }
 
+Shape ring_shape(std::int64_t sequences) {
+  Shape shape = decode_shape(sequences, kDecodeChannels, StateLayout::kChannelInnermost);
+  shape.name += "-ring";
+  shape.description = "the same with states that are rings";
+  shape.rings = true;
+  return shape;
+}
+
+/// As a shape of the list, with a snapshot after every `tokens` of each sequence.
+Shape snapshot_shape(Shape shape, std::int64_t tokens) {
+  shape.name += "-kept" + std::to_string(tokens);
+  shape.description += ", a snapshot every " + std::to_string(tokens);
+  shape.snapshot_tokens = tokens;
+  return shape;
+}
+
 /// Draft tokens, with the window after each of them.
 Shape verify_shape(std::int64_t sequences, std::int64_t tokens, std::int64_t channels) {
   Shape shape{.name = "spec-" + std::to_string(sequences) + "x" + std::to_string(tokens),
@@ -162,6 +179,10 @@ std::vector<Shape> make_shapes() {
       all.push_back(decode_shape(sequences, kDecodeChannels, layout));
     }
   }
+  for (const std::int64_t sequences : {64, 256}) all.push_back(ring_shape(sequences));
+  for (const std::string_view name : {"8x1024", "64x128"}) {
+    all.push_back(snapshot_shape(*std::ranges::find(all, name, &Shape::name), 64));
+  }
   for (const std::int64_t sequences : {256, 512}) {
     all.push_back(decode_shape(sequences, 2048, StateLayout::kChannelInnermost));
   }
@@ -178,6 +199,13 @@ std::vector<Shape> make_shapes() {
 
 std::int64_t Shape::tokens() const {
   return std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+}
+
+std::int64_t Shape::snapshots() const {
+  if (snapshot_tokens == 0) return 0;
+  std::int64_t count = 0;
+  for (const std::int64_t length : lengths) count += length / snapshot_tokens;
+  return count;
 }
 
 bool Shape::resumed(std::int64_t sequence) const {

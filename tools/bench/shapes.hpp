@@ -29,10 +29,13 @@ struct Shape {
   StateLayout state_layout = StateLayout::kChannelInnermost;
   Resumed resumed_ones = Resumed::kEverySecond;
   std::vector<std::int32_t> parents = {};  // verify: the tree of each sequence's draft tokens
+  bool rings = false;                      // states are rings, whose newest input stands anywhere
+  std::int64_t snapshot_tokens = 0;        // a snapshot after every so many tokens; 0: none
   bool gpu_only = false;  // left out where a CPU would take long; there, it has to be named
 
   [[nodiscard]] std::int64_t sequences() const { return std::ssize(lengths); }
   [[nodiscard]] std::int64_t tokens() const;
+  [[nodiscard]] std::int64_t snapshots() const;
   [[nodiscard]] bool resumed(std::int64_t sequence) const;
 };
 

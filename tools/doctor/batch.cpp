@@ -20,9 +20,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::array<std::string_view, 11> kKeys = {
-    "tokens", "query_start_loc", "read_slots", "write_slots", "read_offsets", "has_initial_state",
-    "slots",  "columns",         "width",      "state_base",  "null_slot"};
+constexpr std::array<std::string_view, 12> kKeys = {
+    "tokens",         "query_start_loc", "read_slots",
+    "write_slots",    "read_offsets",    "has_initial_state",
+    "ring_positions", "slots",           "columns",
+    "width",          "state_base",      "null_slot"};
 
 // Values from the file, with messages that point at them.
 class Reader {
@@ -145,6 +147,8 @@ Batch parse_batch(std::string_view text, const std::string& path) {
   if (batch.write_slots) check_size("write_slots", batch.write_slots->size());
   batch.read_offsets = reader.numbers("read_offsets");
   if (batch.read_offsets) check_size("read_offsets", batch.read_offsets->size());
+  batch.ring_positions = reader.numbers("ring_positions");
+  if (batch.ring_positions) check_size("ring_positions", batch.ring_positions->size());
   batch.has_initial_state =
       reader.flags("has_initial_state").value_or(std::vector<std::uint8_t>(sequences));
   check_size("has_initial_state", batch.has_initial_state.size());

@@ -16,6 +16,7 @@ struct Batch {
   std::vector<std::int64_t> read_slots;
   std::optional<std::vector<std::int64_t>> write_slots;
   std::optional<std::vector<std::int64_t>> read_offsets;
+  std::optional<std::vector<std::int64_t>> ring_positions;
   std::vector<std::uint8_t> has_initial_state;
   std::int64_t slots = 0;
   bool slots_given = false;  ///< else as many as the batch names

@@ -40,6 +40,9 @@ Report report_of(const Batch& batch, std::int64_t first, std::int64_t last) {
   args.read_slots = list(batch.read_slots, DType::kI64, sequences);
   if (batch.write_slots) args.write_slots = list(*batch.write_slots, DType::kI64, sequences);
   if (batch.read_offsets) args.read_offsets = list(*batch.read_offsets, DType::kI64, sequences);
+  if (batch.ring_positions) {
+    args.ring_positions = list(*batch.ring_positions, DType::kI64, sequences);
+  }
   args.has_initial_state = list(batch.has_initial_state, DType::kBool, sequences);
   args.violations = TensorRef::contiguous(&report, DType::kI64, {kViolations, 2});
   require(forward(args));

@@ -1,0 +1,77 @@
+"""What is measured: calls of one layer, and the memory that all rivals work on."""
+
+from dataclasses import dataclass
+from typing import List, Optional
+
+import torch
+
+WIDTH = 4
+
+
+@dataclass
+class Case:
+    """A prefill of sequences with these lengths, or, where all are 1, a decode call."""
+
+    name: str
+    lengths: List[int]
+    channels: int
+
+    @property
+    def decode(self) -> bool:
+        return max(self.lengths) == 1
+
+    @property
+    def moved_bytes(self) -> int:
+        """x and y once, and the states that are read (half of them in a prefill) and written."""
+        element, states = 2, len(self.lengths) * (WIDTH - 1)
+        read = states if self.decode else states // 2
+        return (2 * sum(self.lengths) + read + states) * self.channels * element
+
+
+def skewed() -> List[int]:
+    """One sequence of 4096 tokens and 136 short ones, in all 8192."""
+    short = [1 + (7 * index) % 60 for index in range(136)]
+    short[-1] += 4096 - sum(short)
+    return [4096, *short]
+
+
+PREFILL = [
+    Case("8192 x 8192, 1", [8192], 8192),
+    Case("8192 x 8192, 8 x 1024", [1024] * 8, 8192),
+    Case("8192 x 8192, 64 x 128", [128] * 64, 8192),
+    Case("8192 x 8192, 256 x 32", [32] * 256, 8192),
+    Case("8192 x 8192, skewed", skewed(), 8192),
+    Case("8192 x 2048, 1", [8192], 2048),
+    Case("8192 x 2048, 64 x 128", [128] * 64, 2048),
+    Case("1024 x 8192, 1", [1024], 8192),
+    Case("256 x 8192, 64 x 4", [4] * 64, 8192),
+    Case("64 x 8192, 16 x 4", [4] * 16, 8192),
+    Case("4096 x 4096, 1", [4096], 4096),
+]
+DECODE = [Case(f"decode {batch} x {channels}", [1] * batch, channels)
+          for batch, channels in ((1, 8192), (32, 8192), (64, 8192), (128, 8192), (256, 8192),
+                                  (512, 8192), (256, 2048), (512, 2048))]
+TINY = [Case("5 x 64, 2 sequences", [2, 3], 64), Case("decode 2 x 64", [1, 1], 64)]
+
+
+class Buffers:
+    """One set of bf16 tensors of a case; index tensors as engines have them."""
+
+    def __init__(self, case: Case, device: str):
+        tokens, sequences, channels = sum(case.lengths), len(case.lengths), case.channels
+
+        def random(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, device=device).bfloat16()
+
+        self.case = case
+        self.x = random(tokens, channels)  # token-major, as projections leave it
+        self.out = torch.empty_like(self.x)
+        self.weight = random(channels, WIDTH)
+        self.bias: Optional[torch.Tensor] = None
+        self.state = random(2 * sequences, WIDTH - 1, channels)  # [slots, columns, channels]
+        bounds = torch.tensor([0, *case.lengths]).cumsum(0)
+        self.bounds = bounds.int().to(device)
+        self.slots = torch.randperm(2 * sequences)[:sequences].int().to(device)
+        self.resumed = (torch.arange(sequences) % 2 == 0).to(device)
+        numbers = torch.repeat_interleave(torch.arange(sequences), torch.tensor(case.lengths))
+        self.numbers = numbers.int().to(device)[None]

@@ -1,0 +1,25 @@
+"""causal-conv1d (PyPI), channel-last; several sequences by seq_idx, so without states."""
+
+
+def original():
+    import causal_conv1d
+
+    return causal_conv1d
+
+
+def ours():
+    from shortconv.compat import causal_conv1d
+
+    return causal_conv1d
+
+
+def prefill(functions, b):
+    x, numbers = b.x[None].transpose(1, 2), b.numbers if len(b.case.lengths) > 1 else None
+    return lambda: functions.causal_conv1d_fn(x, b.weight, b.bias, seq_idx=numbers,
+                                              activation="silu")
+
+
+def decode(functions, b):
+    state = b.state.transpose(1, 2)
+    return lambda: functions.causal_conv1d_update(b.x, state, b.weight, b.bias, "silu",
+                                                  conv_state_indices=b.slots)

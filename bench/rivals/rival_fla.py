@@ -1,0 +1,26 @@
+"""flash-linear-attention (PyPI: flash-linear-attention), packed, without states."""
+
+
+def original():
+    from fla.modules import causal_conv1d as module
+
+    return module
+
+
+def ours():
+    from shortconv.compat import fla
+
+    return fla
+
+
+def prefill(functions, b):
+    x, bounds = b.x[None], b.bounds.long() if len(b.case.lengths) > 1 else None
+    bounds_cpu = None if bounds is None else bounds.cpu()
+    return lambda: functions.causal_conv1d(x, b.weight, b.bias, activation="silu",
+                                           cu_seqlens=bounds, cu_seqlens_cpu=bounds_cpu)
+
+
+def decode(functions, b):
+    cache = b.x.new_zeros(*b.x.shape, b.weight.shape[1])
+    return lambda: functions.causal_conv1d_update(b.x, cache, weight=b.weight, bias=b.bias,
+                                                  activation="silu")

@@ -1,0 +1,37 @@
+"""vLLM's Triton kernels (PyPI: vllm), with the metadata that it makes once a step."""
+
+
+def original():
+    from vllm.model_executor.layers.mamba.ops import causal_conv1d as module
+
+    return module
+
+
+def ours():
+    from shortconv.compat import vllm
+
+    return vllm
+
+
+def metadata_of(b):
+    try:
+        from vllm.v1.attention.backends.utils import compute_causal_conv1d_metadata
+    except ImportError:
+        return None
+    nums, batch, offsets = compute_causal_conv1d_metadata(b.bounds.cpu(), device=b.x.device)
+    return type("Metadata", (), {"nums_dict": nums, "batch_ptr": batch,
+                                 "token_chunk_offset_ptr": offsets})()
+
+
+def prefill(functions, b):
+    x, states, metadata = b.x.T, b.state.transpose(1, 2), metadata_of(b)
+    slots = b.slots.clamp(min=1)  # 0 means none there
+    return lambda: functions.causal_conv1d_fn(
+        x, b.weight, b.bias, states, b.bounds, cache_indices=slots, has_initial_state=b.resumed,
+        activation="silu", metadata=metadata)
+
+
+def decode(functions, b):
+    states, slots = b.state.transpose(1, 2), b.slots.clamp(min=1)
+    return lambda: functions.causal_conv1d_update(b.x, states, b.weight, b.bias, "silu",
+                                                  conv_state_indices=slots)

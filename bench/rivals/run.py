@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""This library and others, on the same memory: GPU time, its ratio to a copy, host time.
+
+    bench/rivals/run.py [--json FILE] [--only NAMES] [--device cuda|cpu] [--tiny]
+
+bf16, width 4, SiLU, no bias, token-major x. GPU time: median of replays of a CUDA graph that holds
+many calls over rotating buffers, so that nothing is in the cache; copy: copy_ of as many bytes as
+the call has to move, in the same run. Host time: what the caller spends in one call. "as NAME" is
+this library through shortconv.compat.NAME. Rivals that are not installed are listed as absent;
+their packages come from PyPI. On the CPU there is host time only.
+"""
+
+import argparse
+import gc
+import importlib
+import json
+import sys
+
+import torch
+from cases import DECODE, PREFILL, TINY, Buffers
+from measure import COLD_BYTES, gpu_us, host_us
+
+RIVALS = ["shortconv", "sglang", "vllm", "causal_conv1d", "fla", "torch"]
+
+
+def load(only):
+    """(label, module of the rival, its functions), and those that are absent."""
+    found, absent = [], []
+    for name in RIVALS:
+        if only and name not in only:
+            continue
+        rival = importlib.import_module(f"rival_{name}")
+        try:
+            found.append((name, rival, rival.original()))
+        except Exception as error:  # packages fail to import in many ways
+            absent.append(f"{name} ({type(error).__name__}: {str(error).splitlines()[0][:80]})")
+        if hasattr(rival, "ours"):
+            found.append((f"as {name}", rival, rival.ours()))
+    return found, absent
+
+
+def copy_call(case, device):
+    source = torch.zeros(case.moved_bytes // 2, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json")
+    parser.add_argument("--only", help="names of rivals, with commas")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--tiny", action="store_true", help="two small cases")
+    options = parser.parse_args()
+    rivals, absent = load(options.only and options.only.split(","))
+    on_gpu = options.device == "cuda"
+    print(torch.cuda.get_device_name() if on_gpu else "CPU", "torch", torch.__version__)
+    for line in absent:
+        print("absent:", line)
+
+    rows = []
+    for case in TINY if options.tiny else PREFILL + DECODE:
+        count = max(2, min(64, COLD_BYTES // case.moved_bytes)) if on_gpu else 1
+        buffers = [Buffers(case, options.device) for _ in range(count)]
+        copy = gpu_us([copy_call(case, "cuda") for _ in range(count)]) if on_gpu else None
+        print(f"\n{case.name}" + (f": copy {copy:.2f} us" if on_gpu else ""))
+        for label, rival, functions in rivals:
+            make = rival.decode if case.decode else rival.prefill
+            row = {"case": case.name, "rival": label, "copy_us": copy}
+            try:
+                with torch.no_grad():
+                    calls = [make(functions, one) for one in buffers]
+                    if calls[0] is None:
+                        continue
+                    row["gpu_us"] = gpu_us(calls) if on_gpu else None
+                    row["host_us"] = host_us(calls[0], options.device)
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+            rows.append(row)
+            if "error" in row:
+                print(f"  {label:<18} {row['error']}")
+                continue
+            gpu = ""
+            if on_gpu:
+                gpu = f"{row['gpu_us']:>9.2f} us  x {row['gpu_us'] / copy:6.2f}  "
+            print(f"  {label:<18} {gpu}host {row['host_us']:7.2f} us")
+        del buffers
+        gc.collect()
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"absent": absent, "rows": rows}, file, indent=1)
+    failed = [row for row in rows if row["rival"].startswith(("as ", "short")) and "error" in row]
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+#include "arguments.hpp"
+
+#include <tvm/ffi/extra/c_env_api.h>
+
+#include <limits>
+
+namespace shortconv::python {
+namespace {
+
+const DLTensor* view_of(const TVMFFIAny& value) {
+  if (value.type_index == kTVMFFITensor) return TVMFFITensorGetDLTensorPtr(value.v_obj);
+  if (value.type_index == kTVMFFIDLTensorPtr) return static_cast<const DLTensor*>(value.v_ptr);
+  return nullptr;
+}
+
+// Host memory that a GPU can reach is still the host's, and managed memory is the GPU's.
+std::optional<DeviceType> device_type_of(DLDeviceType type) {
+  switch (type) {
+    case kDLCPU:
+    case kDLCUDAHost:
+      return DeviceType::kCpu;
+    case kDLCUDA:
+    case kDLCUDAManaged:
+      return DeviceType::kCuda;
+    default:
+      return std::nullopt;
+  }
+}
+
+}  // namespace
+
+void Arguments::end() const {
+  if (left_ != 0) refuse("TypeError", "arguments", std::to_string(left_) + " too many");
+}
+
+TensorRef Arguments::tensor(std::string_view name) {
+  const std::optional<TensorRef> found = optional_tensor(name);
+  if (!found) refuse("TypeError", name, "is None; expected a tensor");
+  return *found;
+}
+
+std::optional<TensorRef> Arguments::optional_tensor(std::string_view name) {
+  const TVMFFIAny& value = next(name);
+  if (value.type_index == kTVMFFINone) return std::nullopt;
+  const DLTensor* view = view_of(value);
+  if (view == nullptr) refuse("TypeError", name, "is not a tensor");
+  const std::optional<DeviceType> device = device_type_of(view->device.device_type);
+  if (!device) {
+    refuse("ValueError", name,
+           "is on a device of type " + std::to_string(view->device.device_type) +
+               " (DLPack's number); expected memory of the CPU or of CUDA");
+  }
+  if (view->ndim > kMaxDims) {
+    refuse("ValueError", name,
+           "has " + std::to_string(view->ndim) + " axes; expected at most " +
+               std::to_string(kMaxDims));
+  }
+  if (view->dtype.lanes != 1) refuse("ValueError", name, "has vectors as elements");
+  TensorRef tensor;
+  // data alone is not where the elements begin.
+  tensor.data = static_cast<std::byte*>(view->data) + view->byte_offset;
+  tensor.dtype = static_cast<DType>(view->dtype.code << 8 | view->dtype.bits);
+  tensor.device = {*device, *device == DeviceType::kCpu ? 0 : view->device.device_id};
+  tensor.ndim = view->ndim;
+  std::int64_t dense = 1;
+  for (int axis = view->ndim - 1; axis >= 0; --axis) {
+    tensor.shape[axis] = view->shape[axis];
+    tensor.strides[axis] = view->strides != nullptr ? view->strides[axis] : dense;
+    dense *= view->shape[axis];
+  }
+  return tensor;
+}
+
+std::optional<std::int64_t> Arguments::optional_integer(std::string_view name) {
+  const TVMFFIAny& value = next(name);
+  if (value.type_index == kTVMFFINone) return std::nullopt;
+  if (value.type_index != kTVMFFIInt && value.type_index != kTVMFFIBool) {
+    refuse("TypeError", name, "is not an integer");
+  }
+  return value.v_int64;
+}
+
+std::int64_t Arguments::integer(std::string_view name) {
+  const std::optional<std::int64_t> value = optional_integer(name);
+  if (!value) refuse("TypeError", name, "is None; expected an integer");
+  return *value;
+}
+
+std::int32_t Arguments::small_integer(std::string_view name) {
+  const std::int64_t value = integer(name);
+  if (value < std::numeric_limits<std::int32_t>::min() ||
+      value > std::numeric_limits<std::int32_t>::max()) {
+    refuse("ValueError", name, "is " + std::to_string(value) + ", which does not fit into 32 bits");
+  }
+  return static_cast<std::int32_t>(value);
+}
+
+bool Arguments::flag(std::string_view name) { return integer(name) != 0; }
+
+void* Arguments::stream(std::string_view name, const TensorRef& tensor) {
+  const TVMFFIAny& value = next(name);
+  switch (value.type_index) {
+    case kTVMFFINone:
+      if (tensor.device.type != DeviceType::kCuda) return nullptr;
+      return TVMFFIEnvGetStream(kDLCUDA, tensor.device.index);
+    case kTVMFFIOpaquePtr:
+      return value.v_ptr;
+    case kTVMFFIInt:
+      return reinterpret_cast<void*>(value.v_int64);
+    default:
+      refuse("TypeError", name, "is neither a handle (int) nor an object with __cuda_stream__");
+  }
+}
+
+const TVMFFIAny& Arguments::next(std::string_view name) {
+  if (left_ == 0) refuse("TypeError", name, "was not passed");
+  --left_;
+  return *values_++;
+}
+
+std::string_view Arguments::text_of(std::string_view name, const TVMFFIAny& value) {
+  const auto view = [](TVMFFIByteArray bytes) { return std::string_view(bytes.data, bytes.size); };
+  switch (value.type_index) {
+    case kTVMFFIRawStr:
+      return value.v_c_str;
+    case kTVMFFISmallStr:
+      return view(TVMFFISmallBytesGetContentByteArray(&value));
+    case kTVMFFIStr:
+      return view(*TVMFFIBytesGetByteArrayPtr(value.v_obj));
+    default:
+      refuse("TypeError", name, "is not a string");
+  }
+}
+
+void Arguments::refuse(const char* exception, std::string_view name, std::string_view text) {
+  throw BadArgument{exception, std::string(name) + ": " + std::string(text)};
+}
+
+}  // namespace shortconv::python

@@ -1,0 +1,66 @@
+// Arguments of one call from Python, as apache-tvm-ffi hands them over: a row of tagged values,
+// read from left to right.
+#pragma once
+
+#include <tvm/ffi/c_api.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "shortconv/capability.hpp"
+#include "shortconv/tensor.hpp"
+
+namespace shortconv::python {
+
+/// What a bad argument throws, inside this module only.
+struct BadArgument {
+  const char* exception;  ///< Python's name of it
+  std::string message;
+};
+
+class Arguments {
+ public:
+  Arguments(const TVMFFIAny* values, std::int32_t count) : values_(values), left_(count) {}
+
+  /// To be called last: Python and this module must agree on how many there are.
+  void end() const;
+
+  [[nodiscard]] TensorRef tensor(std::string_view name);
+  [[nodiscard]] std::optional<TensorRef> optional_tensor(std::string_view name);
+  [[nodiscard]] std::int64_t integer(std::string_view name);
+  [[nodiscard]] std::int32_t small_integer(std::string_view name);
+  [[nodiscard]] std::optional<std::int64_t> optional_integer(std::string_view name);
+  [[nodiscard]] bool flag(std::string_view name);
+
+  /// A value by its name in the capability list. None stands for `if_none`.
+  template <typename T>
+  [[nodiscard]] T named(std::string_view name, std::span<const Named<T>> list, T if_none) {
+    const TVMFFIAny& value = next(name);
+    if (value.type_index == kTVMFFINone) return if_none;
+    const std::string_view text = text_of(name, value);
+    std::string names;
+    for (const Named<T>& row : list) {
+      if (row.name == text) return row.value;
+      names += (names.empty() ? "'" : ", '") + std::string(row.name) + "'";
+    }
+    refuse("ValueError", name, "is '" + std::string(text) + "'; expected " + names);
+  }
+
+  /// A stream's handle or an object that has one. None stands for the stream that is current where
+  /// `tensor` came from.
+  [[nodiscard]] void* stream(std::string_view name, const TensorRef& tensor);
+
+ private:
+  const TVMFFIAny& next(std::string_view name);
+  static std::string_view text_of(std::string_view name, const TVMFFIAny& value);
+  [[noreturn]] static void refuse(const char* exception, std::string_view name,
+                                  std::string_view text);
+
+  const TVMFFIAny* values_;
+  std::int32_t left_;
+};
+
+}  // namespace shortconv::python

@@ -1,0 +1,140 @@
+"""What several of the modules here need."""
+
+import importlib
+import sys
+from typing import Any, Callable, Dict, Optional
+
+from shortconv import torch as conv
+from shortconv.torch import torch
+
+Tensor = torch.Tensor
+
+
+def silu_or_none(activation: Optional[str]) -> Optional[str]:
+    """The activation in this library's words; "swish" is another name of SiLU."""
+    if activation is None:
+        return None
+    if activation in ("silu", "swish"):
+        return "silu"
+    raise NotImplementedError(f"activation: is {activation!r}; expected None, 'silu' or 'swish'")
+
+
+def rolling_windows(state: Tensor, width: int, tokens: int) -> Tensor:
+    """The pool's own columns as the windows of up to `tokens` draft tokens of each slot.
+
+    With them as windows, a slot afterwards holds the width - 2 inputs before the drafts and then
+    all drafts, so that accepted - 1 is the next call's read offset.
+
+    Args:
+      state: [slots, columns, channels].
+
+    Returns:
+      [slots, tokens, width - 1, channels], overlapping.
+    """
+    slots, columns, channels = state.shape
+    if columns < width - 2 + tokens:
+        raise ValueError(f"state: has {columns} columns, but width {width} and {tokens} draft "
+                         f"tokens need {width - 2 + tokens}")
+    slot, column, channel = state.stride()
+    return state.as_strided((slots, tokens, width - 1, channels), (slot, column, column, channel))
+
+
+def update_all_columns(
+    x: Tensor, state: Tensor, weight: Tensor, bias: Optional[Tensor], activation: Optional[str],
+    slots: Optional[Tensor], bounds: Optional[Tensor] = None, null_slot: Optional[int] = None,
+    padded_rows: Optional[str] = None,
+) -> Tensor:
+    """Resumes sequences, after which all columns of a slot are its newest inputs.
+
+    Args:
+      x: [sequences, tokens, channels], or [tokens, channels] with bounds [sequences + 1].
+      state: [slots, columns >= width - 1, channels]; the history is its last columns.
+    """
+    columns, history = state.shape[1], weight.shape[1] - 1
+    where = {"state": state, "read_slots": slots, "query_start_loc": bounds, "null_slot": null_slot}
+    if columns == history:
+        return conv.forward(x, weight, bias, initial_state=True, activation=activation,
+                            padded_rows=padded_rows, **where)
+    # Outputs come from a call that writes no state; a convolution of columns + 1 taps keeps as many
+    # inputs, and nobody reads what it computes.
+    out = conv.verify(x, weight, bias, state_base=columns - history, activation=activation,
+                      padded_rows=padded_rows, **where)
+    taps = weight.new_zeros(()).expand(weight.shape[0], columns + 1)
+    conv.forward(x, taps, initial_state=True, **where)
+    return out
+
+
+def last_inputs(x: Tensor, bounds: Tensor, count: int, before: Optional[Tensor] = None) -> Tensor:
+    """The last `count` inputs of each sequence, zeros before its first.
+
+    Args:
+      x: [tokens, channels]; bounds: [sequences + 1].
+      before: [sequences, columns, channels]: what the sequences had before, newest last.
+
+    Returns:
+      [sequences, count, channels].
+    """
+    begin, end = bounds[:-1, None].long(), bounds[1:, None].long()
+    rows = end + torch.arange(-count, 0, device=x.device)
+    inside = rows >= begin
+    found = torch.zeros((), dtype=x.dtype, device=x.device)
+    if before is not None:
+        columns = before.shape[1]
+        back = rows - begin + columns  # column of `before`, if that far back it reaches
+        index = back.clamp(0, columns - 1)[..., None].expand(-1, -1, x.shape[1])
+        found = torch.where((back >= 0)[..., None], before.gather(1, index), found)
+    if x.shape[0] == 0:
+        return found.expand(len(bounds) - 1, count, x.shape[1]).contiguous()
+    return torch.where(inside[..., None], x[rows.clamp(0, x.shape[0] - 1)], found)
+
+
+Function = Callable[..., Any]
+
+
+def install_functions(
+    ours: Dict[str, Dict[str, Function]],
+    choose: Callable[[Function, Function], Function] = lambda original, function: function,
+) -> Callable[[], None]:
+    """Puts functions in the place of a library's, in all modules loaded by then.
+
+    Args:
+      ours: by name of module, by name of function; modules that do not exist are passed over.
+      choose: what takes the place of an original, given that and ours.
+
+    Returns:
+      A function that undoes it.
+
+    Raises:
+      ImportError: none of the modules is there.
+    """
+    replacements = {}
+    for module_name, functions in ours.items():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError:
+            continue
+        for name, function in functions.items():
+            if hasattr(module, name):
+                original = getattr(module, name)
+                replacements[original] = choose(original, function)
+    if not replacements:
+        raise ImportError(f"{next(iter(ours)).partition('.')[0]}: none of its modules with these "
+                          f"functions was found ({', '.join(ours)})")
+    return replace_everywhere(replacements)
+
+
+def replace_everywhere(replacements: Dict[Function, Function]) -> Callable[[], None]:
+    """Puts functions in the place of others in all loaded modules; what it returns undoes it."""
+    by_id = {id(original): (original, new) for original, new in replacements.items()}
+    done = []
+    for module in list(sys.modules.values()):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in by_id and value is by_id[id(value)][0]:
+                setattr(module, name, by_id[id(value)][1])
+                done.append((module, name, value))
+
+    def undo() -> None:
+        for module, name, value in done:
+            setattr(module, name, value)
+
+    return undo

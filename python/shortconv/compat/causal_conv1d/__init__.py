@@ -1,0 +1,54 @@
+"""causal-conv1d's functions: `from shortconv.compat.causal_conv1d import causal_conv1d_fn`.
+
+install() makes `import causal_conv1d` find this package, its submodules included, which is also how
+transformers, mamba and others come to use it. Any strides and any width up to 64 are accepted, also
+where the original asks for channel-last x or for multiples of 8. There are no gradients.
+
+Source: https://github.com/Dao-AILab/causal-conv1d, the interface of 1.7.
+"""
+
+import importlib.util
+import sys
+
+from shortconv.compat.causal_conv1d import (
+    causal_conv1d_interface,
+    causal_conv1d_varlen,
+    cpp_functions,
+)
+from shortconv.compat.causal_conv1d.causal_conv1d_interface import (
+    causal_conv1d_fn,
+    causal_conv1d_update,
+)
+from shortconv.compat.causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states
+
+__version__ = "1.7.0"  # of the interface; callers compare it
+__all__ = ["causal_conv1d_fn", "causal_conv1d_update", "causal_conv1d_varlen_states", "install"]
+
+_NAME = "causal_conv1d"
+
+
+def install(replace: bool = False) -> None:
+    """Makes `import causal_conv1d` find this package in this process.
+
+    Args:
+      replace: do so even where the original is installed.
+
+    Raises:
+      ImportError: the original is installed or imported, and replace is False.
+    """
+    this = sys.modules[__name__]
+    if sys.modules.get(_NAME) is this:
+        return
+    if not replace and (_NAME in sys.modules or importlib.util.find_spec(_NAME) is not None):
+        raise ImportError("causal_conv1d: is installed here; install(replace=True) takes its place")
+    sys.modules[_NAME] = this
+    for module in (causal_conv1d_interface, causal_conv1d_varlen, cpp_functions):
+        sys.modules[f"{_NAME}.{module.__name__.rpartition('.')[2]}"] = module
+
+
+def uninstall() -> None:
+    """Undoes install(); who has imported a function keeps it."""
+    this = sys.modules[__name__]
+    if sys.modules.get(_NAME) is this:
+        for name in [one for one in sys.modules if one.partition(".")[0] == _NAME]:
+            del sys.modules[name]

@@ -1,0 +1,193 @@
+"""causal_conv1d_fn and causal_conv1d_update, and both as plain torch code."""
+
+from typing import Any, Optional, Tuple, Union
+
+from shortconv import torch as conv
+from shortconv.compat._common import Tensor, silu_or_none, update_all_columns
+from shortconv.torch import torch
+
+
+def causal_conv1d_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    seq_idx: Optional[Tensor] = None,
+    initial_states: Optional[Tensor] = None,
+    return_final_states: bool = False,
+    final_states_out: Optional[Tensor] = None,
+    activation: Optional[str] = None,
+) -> Union[Tensor, Tuple[Tensor, Tensor]]:
+    """Convolves whole sequences.
+
+    Args:
+      x: [batch, channels, tokens], f32, f16 or bf16, any strides.
+      weight: [channels, width]; bias: [channels], of the same type.
+      seq_idx: [batch, tokens] int: a row holds several sequences; a new number begins a new one,
+        and negative numbers are padding, whose outputs are 0.
+      initial_states: [batch, channels, width - 1], of the first sequence of each row.
+      return_final_states: also return the states afterwards; not with seq_idx.
+      final_states_out: [batch, channels, width - 1], written; may be initial_states.
+      activation: None, "silu" or "swish".
+
+    Returns:
+      out, laid out as x; with return_final_states (out, final states [batch, channels, width - 1]).
+    """
+    activation = silu_or_none(activation)
+    if seq_idx is not None:
+        if return_final_states:
+            raise ValueError("return_final_states: is not possible with seq_idx")
+        return _packed(x, weight, bias, seq_idx, initial_states, activation)
+    batch, channels, tokens = x.shape
+    state = None
+    if return_final_states or initial_states is not None:
+        state = final_states_out if return_final_states else None
+        if state is None:
+            state = x.new_empty(batch, weight.shape[1] - 1, channels).transpose(1, 2)
+        if initial_states is None:
+            if tokens == 0:
+                state.zero_()
+        elif state is not initial_states:
+            state.copy_(initial_states)
+    out = conv.forward(
+        x.transpose(1, 2), weight, bias, out=torch.empty_like(x).transpose(1, 2),
+        state=None if state is None else state.transpose(1, 2),
+        initial_state=initial_states is not None, activation=activation).transpose(1, 2)
+    return (out, state) if return_final_states else out
+
+
+def _packed(x: Tensor, weight: Tensor, bias: Optional[Tensor], seq_idx: Tensor,
+            initial_states: Optional[Tensor], activation: Optional[str]) -> Tensor:
+    """Rows that hold several sequences, as one packed batch; the host does not learn how many."""
+    batch, channels, tokens = x.shape
+    if seq_idx.shape != (batch, tokens):
+        raise ValueError(f"seq_idx: has shape {tuple(seq_idx.shape)}, but x made it "
+                         f"({batch}, {tokens})")
+    total = batch * tokens
+    if total == 0:
+        return torch.empty_like(x)
+    numbers, device = seq_idx.reshape(-1), x.device
+    position = torch.arange(total, device=device)
+    begins = torch.ones(total, dtype=torch.bool, device=device)
+    begins[1:] = numbers[1:] != numbers[:-1]
+    begins[::tokens] = True
+    # There may be as many sequences as tokens; those that are not there are empty ones at the end.
+    target = torch.where(begins, begins.cumsum(0) - 1, total)
+    bounds = torch.full((total + 1,), total, device=device)
+    bounds.scatter_(0, target, torch.where(begins, position, total))
+    slots = torch.full((total + 1,), -1, device=device)
+    slots.scatter_(0, target, torch.where(numbers < 0, -1, position // tokens))
+    states = {}
+    if initial_states is not None:
+        resumed = torch.zeros(total + 1, dtype=torch.bool, device=device)
+        resumed.scatter_(0, target, position % tokens == 0)
+        states = {
+            "state": initial_states.detach().transpose(1, 2),  # read only: nothing has a write slot
+            "write_slots": torch.full((1,), -1, device=device).expand(total),
+            "has_initial_state": resumed[:-1],
+        }
+    rows = x.transpose(1, 2).reshape(total, channels)
+    out = conv.forward(rows, weight, bias, query_start_loc=bounds, read_slots=slots[:-1],
+                       activation=activation, **states)
+    return out.view(batch, tokens, channels).transpose(1, 2)
+
+
+def causal_conv1d_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    activation: Optional[str] = None,
+    cache_seqlens: Optional[Tensor] = None,
+    conv_state_indices: Optional[Tensor] = None,
+) -> Tensor:
+    """Convolves the next tokens of each sequence and moves its state along, in place.
+
+    Args:
+      x: [batch, channels] or [batch, channels, tokens], any strides.
+      conv_state: [batch or slots, channels, columns >= width - 1], any strides: the newest inputs,
+        newest last; all columns are kept so.
+      cache_seqlens: [batch] int: conv_state is a ring, and this is how many inputs there were.
+      conv_state_indices: [batch] int: slots; negative ones are padding, whose outputs are 0.
+
+    Returns:
+      out, shape and layout of x.
+    """
+    activation, state = silu_or_none(activation), conv_state.transpose(1, 2)
+    plain = cache_seqlens is not None or state.shape[1] == weight.shape[1] - 1
+    if plain and x.dim() == 2:
+        return conv.decode(x, weight, bias, state=state, read_slots=conv_state_indices,
+                           ring_positions=cache_seqlens, activation=activation)
+    rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
+    if plain:
+        out = conv.decode(rows, weight, bias, state=state, read_slots=conv_state_indices,
+                          ring_positions=cache_seqlens, activation=activation)
+    else:
+        out = update_all_columns(rows, state, weight, bias, activation, conv_state_indices)
+    return out.squeeze(1) if x.dim() == 2 else out.transpose(1, 2)
+
+
+def causal_conv1d_ref(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    initial_states: Optional[Tensor] = None,
+    return_final_states: bool = False,
+    final_states_out: Optional[Tensor] = None,
+    activation: Optional[str] = None,
+    seq_idx: Optional[Tensor] = None,
+) -> Any:
+    """causal_conv1d_fn in torch's own operators: a sum of shifted inputs, in weight's type."""
+    activation = silu_or_none(activation)
+    keep = weight.shape[1] - 1
+    history = initial_states
+    if history is None:
+        history = x.new_zeros(x.shape[0], x.shape[1], keep)
+    values = torch.cat([history.to(x.dtype), x], dim=2)
+    tokens = x.shape[2]
+
+    def inputs_of(tap: int) -> Tensor:
+        inputs = values[:, :, tap : tap + tokens].to(weight.dtype)
+        if seq_idx is None:
+            return inputs
+        numbers = torch.cat([seq_idx[:, :1].expand(-1, keep), seq_idx], dim=1)
+        return torch.where((numbers[:, tap : tap + tokens] == seq_idx)[:, None], inputs, 0)
+
+    out = sum(inputs_of(tap) * weight[:, tap, None] for tap in range(keep + 1))
+    if bias is not None:
+        out = out + bias[:, None]
+    out = (torch.nn.functional.silu(out) if activation else out).to(x.dtype)
+    if seq_idx is not None:
+        out = torch.where((seq_idx < 0)[:, None], 0, out)
+    if not return_final_states:
+        return out
+    final = values[:, :, tokens:]
+    if final_states_out is not None:
+        final = final_states_out.copy_(final)
+    return out, final
+
+
+def causal_conv1d_update_ref(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    activation: Optional[str] = None,
+    cache_seqlens: Optional[Tensor] = None,
+) -> Tensor:
+    """causal_conv1d_update, without slots, in torch's own operators."""
+    new = x.unsqueeze(2) if x.dim() == 2 else x
+    tokens, columns, keep = new.shape[2], conv_state.shape[2], weight.shape[1] - 1
+    if cache_seqlens is None:
+        history = conv_state[:, :, columns - keep :].clone()
+        conv_state.copy_(torch.cat([conv_state, new], dim=2)[:, :, -columns:])
+    else:
+        def columns_at(first: int, count: int) -> Tensor:
+            steps = torch.arange(first, first + count, device=x.device)
+            at = (cache_seqlens.long()[:, None] + steps) % columns
+            return at[:, None].expand(-1, x.shape[1], -1)
+
+        history = conv_state.gather(2, columns_at(-keep, keep))
+        for token in range(tokens):  # one by one: a later token may come to the same column
+            conv_state.scatter_(2, columns_at(token, 1), new[:, :, token : token + 1])
+    out = causal_conv1d_ref(new, weight, bias, history, activation=activation)
+    return out.squeeze(2) if x.dim() == 2 else out

@@ -1,0 +1,27 @@
+"""States of packed sequences."""
+
+from shortconv.compat._common import Tensor, last_inputs
+from shortconv.torch import torch
+
+
+def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Tensor, state_len: int) -> Tensor:
+    """The last inputs of each sequence, zeros before its first.
+
+    Args:
+      x: [tokens, channels]; cu_seqlens: [sequences + 1] int, rising.
+
+    Returns:
+      [sequences, channels, state_len], with the channels adjacent.
+    """
+    return last_inputs(x, cu_seqlens, state_len).transpose(1, 2)
+
+
+def causal_conv1d_varlen_states_ref(x: Tensor, cu_seqlens: Tensor, state_len: int) -> Tensor:
+    """The same, one sequence after the other."""
+    bounds = cu_seqlens.tolist()
+    states = x.new_zeros(len(bounds) - 1, state_len, x.shape[1])
+    for state, begin, end in zip(states, bounds[:-1], bounds[1:]):
+        kept = min(state_len, end - begin)
+        if kept > 0:
+            state[state_len - kept :] = x[end - kept : end]
+    return torch.transpose(states, 1, 2)

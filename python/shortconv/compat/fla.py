@@ -1,0 +1,196 @@
+"""flash-linear-attention's causal_conv1d and causal_conv1d_update, and what ShortConvolution does.
+
+States are [sequences, channels, width]: the newest `width` inputs, of which the convolution reads
+the last width - 1. install() puts these functions in the place of the originals; calls that need a
+gradient or context parallelism still go to the originals then.
+
+Source: https://github.com/fla-org/flash-linear-attention, fla/modules/causal_conv1d of 0.6.
+"""
+
+import functools
+from typing import Any, Callable, Optional, Tuple
+
+from shortconv import torch as conv
+from shortconv.compat._common import (
+    Tensor,
+    install_functions,
+    last_inputs,
+    silu_or_none,
+    update_all_columns,
+)
+from shortconv.torch import torch
+
+
+def _taps_of(weight: Optional[Tensor]) -> Tensor:
+    if weight is None:
+        raise NotImplementedError("weight: is None; expected [channels, width]")
+    return weight.squeeze(1) if weight.dim() == 3 else weight
+
+
+def _with_residual(run: Callable[..., Tensor], x: Tensor, residual: Optional[Tensor]) -> Tensor:
+    """run(out=...), contiguous, plus the residual; rounded once."""
+    if residual is None:
+        return run(out=torch.empty_like(x, memory_format=torch.contiguous_format))
+    exact = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    return (run(out=exact) + residual.reshape(x.shape)).to(x.dtype)
+
+
+def _no_slots(sequences: int, device: Any) -> Tensor:
+    return torch.full((1,), -1, device=device).expand(sequences)
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Optional[Tensor] = None,
+    bias: Optional[Tensor] = None,
+    residual: Optional[Tensor] = None,
+    initial_state: Optional[Tensor] = None,
+    output_final_state: Optional[bool] = False,
+    activation: Optional[str] = None,
+    backend: Optional[str] = "triton",
+    cu_seqlens: Optional[Tensor] = None,
+    cu_seqlens_cpu: Optional[Tensor] = None,
+    chunk_indices: Optional[Tensor] = None,
+    cp_context: Any = None,
+    **kwargs: Any,
+) -> Tuple[Tensor, Optional[Tensor]]:
+    """Convolves a batch of sequences, or packed ones.
+
+    Args:
+      x: [batch, tokens, channels] or [batch, tokens, heads, head channels]; batch is 1 with
+        cu_seqlens.
+      weight: [channels, width]; bias: [channels].
+      residual: shape of x, added after the activation.
+      initial_state: [sequences, channels, width]; not written.
+      output_final_state: also return the states afterwards.
+      cu_seqlens: [sequences + 1] int.
+      backend, cu_seqlens_cpu, chunk_indices: accepted; nothing here needs them.
+
+    Returns:
+      y, contiguous, in x's type, and the states [sequences, channels, width] or None.
+    """
+    weight, activation = _taps_of(weight), silu_or_none(activation)
+    if cp_context is not None:
+        raise NotImplementedError("cp_context: context parallelism is not there yet")
+    if backend not in ("triton", "mix", "cuda"):
+        raise ValueError(f"backend: is {backend!r}; expected 'triton', 'mix' or 'cuda'")
+    if kwargs.get("seq_idx") is not None and cu_seqlens is None:
+        raise NotImplementedError("seq_idx: is not used here; pass cu_seqlens")
+    shape, given = x.shape, x
+    x = x.reshape(shape[0], shape[1], weight.shape[0])
+    batch, tokens, channels = x.shape
+    if cu_seqlens is not None and batch != 1:
+        raise ValueError(f"x: batch is {batch}; expected 1 with cu_seqlens")
+    packed = x[0] if cu_seqlens is not None else x
+    sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
+    states = {}
+    if initial_state is not None:
+        states = {
+            "state": initial_state.detach().transpose(1, 2), "state_base": 1, "initial_state": True,
+            # Read only: nothing has a slot to write to.
+            "write_slots": _no_slots(sequences, x.device),
+        }
+
+    itself = residual is given  # the Canon layers' case, which the core adds by itself
+
+    def run(out: Tensor) -> Tensor:
+        return conv.forward(packed, weight, bias, out=out, query_start_loc=cu_seqlens,
+                            activation=activation, residual=itself, **states)
+
+    y = _with_residual(run, packed, None if itself else residual).view(shape)
+    if not output_final_state:
+        return y, None
+    if cu_seqlens is None:
+        cu_seqlens = torch.arange(0, (batch + 1) * tokens, tokens, device=x.device)
+    before = None if initial_state is None else initial_state.transpose(1, 2).to(x.dtype)
+    final = last_inputs(x.reshape(batch * tokens, channels), cu_seqlens, weight.shape[1], before)
+    return y, final.transpose(1, 2).contiguous()
+
+
+def causal_conv1d_update(
+    x: Tensor,
+    cache: Tensor,
+    residual: Optional[Tensor] = None,
+    weight: Optional[Tensor] = None,
+    bias: Optional[Tensor] = None,
+    activation: Optional[str] = None,
+) -> Tuple[Tensor, Tensor]:
+    """Convolves one token of each sequence and moves the cache along, in place.
+
+    Args:
+      x: [sequences, channels], [sequences, 1, channels] or [1, sequences, channels].
+      cache: [sequences, channels, width].
+
+    Returns:
+      y, contiguous, shape of x, and the cache.
+    """
+    weight, activation = _taps_of(weight), silu_or_none(activation)
+    rows = x.reshape(-1, 1, weight.shape[0])
+    out = update_all_columns(rows, cache.transpose(1, 2), weight, bias, activation, None)
+    y = out.reshape(x.shape).contiguous()
+    return (y if residual is None else y.add_(residual)), cache
+
+
+def short_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    activation: Optional[str] = "silu",
+    residual: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    cache: Optional[Tensor] = None,
+    output_final_state: bool = False,
+    cu_seqlens: Optional[Tensor] = None,
+    chunk_indices: Optional[Tensor] = None,
+) -> Tuple[Tensor, Optional[Tensor]]:
+    """ShortConvolution.forward as a function of its weight [channels, 1, width].
+
+    x is multiplied by the mask [batch, tokens] in place. With one token a sequence the cache is
+    moved along in place; otherwise the new states are returned, where asked for.
+    """
+    batch, tokens = x.shape[:2]
+    sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
+    if mask is not None:
+        if cu_seqlens is not None:
+            raise ValueError("mask: does not go with cu_seqlens")
+        x = x.mul_(mask.unsqueeze(-1))
+    if torch.is_grad_enabled() or batch * tokens != sequences:
+        return causal_conv1d(x, _taps_of(weight), bias, residual, cache, output_final_state,
+                             activation, cu_seqlens=cu_seqlens)
+    taps = _taps_of(weight)
+    if cache is None:
+        cache = x.new_zeros(sequences, *taps.shape)
+    if cu_seqlens is None:
+        y, cache = causal_conv1d_update(x, cache, residual, taps, bias, activation)
+    else:  # as many tokens as sequences may still be lengths 2 and 0
+        y = update_all_columns(x.reshape(sequences, -1), cache.transpose(1, 2), taps, bias,
+                               silu_or_none(activation), None, cu_seqlens).reshape(x.shape)
+        y = y if residual is None else y.add_(residual)
+    return y, (cache if output_final_state else None)
+
+
+def _unless_gradient(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(ours)
+    def call(*arguments: Any, **named: Any) -> Any:
+        tensors = [one for one in (*arguments, *named.values()) if isinstance(one, Tensor)]
+        training = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+        if training or named.get("cp_context") is not None:
+            return original(*arguments, **named)
+        return ours(*arguments, **named)
+
+    return call
+
+
+def install() -> Callable[[], None]:
+    """Puts the functions here in the place of fla's, in all modules loaded by then.
+
+    Returns:
+      A function that undoes it.
+
+    Raises:
+      ImportError: fla is not installed, or keeps them elsewhere.
+    """
+    ours = {"causal_conv1d": causal_conv1d, "causal_conv1d_update": causal_conv1d_update}
+    return install_functions(
+        {"fla.modules.causal_conv1d.ops": ours, "fla.modules.conv.causal_conv1d": ours,
+         "fla.modules.convolution": ours}, _unless_gradient)

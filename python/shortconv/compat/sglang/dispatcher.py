@@ -1,0 +1,62 @@
+"""The functions of SGLang's causal_conv1d, which chooses between two kernels there."""
+
+from typing import Any, Optional
+
+from shortconv import torch as conv
+from shortconv.compat._common import Tensor, silu_or_none, update_all_columns
+from shortconv.compat.sglang import triton
+from shortconv.compat.sglang.triton import PAD_SLOT_ID
+
+
+def causal_conv1d_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    query_start_loc: Optional[Tensor] = None,
+    cache_indices: Optional[Tensor] = None,
+    has_initial_state: Optional[Tensor] = None,
+    conv_states: Optional[Tensor] = None,
+    activation: Optional[str] = "silu",
+    pad_slot_id: Optional[int] = PAD_SLOT_ID,
+    **kwargs: Any,
+) -> Tensor:
+    """causal_conv1d_fn; without query_start_loc x is [batch, channels, tokens]."""
+    if query_start_loc is not None:
+        return triton.causal_conv1d_fn(
+            x, weight, bias, conv_states, query_start_loc, None, cache_indices, has_initial_state,
+            activation, pad_slot_id)
+    out = conv.forward(
+        x.transpose(1, 2), weight, bias,
+        state=None if conv_states is None else conv_states.transpose(1, 2),
+        read_slots=cache_indices, null_slot=pad_slot_id, has_initial_state=has_initial_state,
+        activation=silu_or_none(activation))
+    return out.transpose(1, 2)
+
+
+def causal_conv1d_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    activation: Optional[str] = None,
+    cache_seqlens: Optional[Tensor] = None,
+    conv_state_indices: Optional[Tensor] = None,
+    pad_slot_id: Optional[int] = PAD_SLOT_ID,
+) -> Tensor:
+    """Overwrites x with the result and returns it; rows of padding stay as they are.
+
+    The history is the last width - 1 columns of conv_state, all of which move along, or, with
+    cache_seqlens [batch] int, those before this position of a ring.
+    """
+    activation, state = silu_or_none(activation), conv_state.transpose(1, 2)
+    rows = x if x.dim() == 2 else x.transpose(1, 2)
+    if cache_seqlens is not None or state.shape[1] == weight.shape[1] - 1:
+        conv.decode(
+            rows, weight, bias, out=rows, state=state, read_slots=conv_state_indices,
+            ring_positions=cache_seqlens, null_slot=pad_slot_id, padded_rows="untouched",
+            activation=activation)
+        return x
+    rows = x.unsqueeze(1) if x.dim() == 2 else rows
+    rows.copy_(update_all_columns(rows, state, weight, bias, activation, conv_state_indices,
+                                  null_slot=pad_slot_id, padded_rows="copy"))
+    return x

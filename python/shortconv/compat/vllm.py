@@ -1,0 +1,222 @@
+"""vLLM's causal_conv1d_fn and causal_conv1d_update.
+
+install() replaces them in an imported vLLM; so does vLLM itself, in each of its processes, through
+its plugins, where the environment variable SHORTCONV_VLLM is 1.
+
+Different on purpose: rows of padding are zeros where the original leaves what was in memory; any
+negative slot is padding, besides null_block_id; an accepted number of 0 reads from column 0; states
+at block boundaries are exact wherever in a chunk they lie; metadata is not needed.
+
+Source: https://github.com/vllm-project/vllm, vllm/model_executor/layers/mamba/ops/causal_conv1d.py.
+"""
+
+import os
+from typing import Any, Callable, Optional, Tuple, Union
+
+from shortconv import torch as conv
+from shortconv.compat._common import Tensor, install_functions, rolling_windows, silu_or_none
+from shortconv.torch import torch
+
+PAD_SLOT_ID = -1
+NULL_BLOCK_ID = 0
+
+
+def _activation(activation: Union[bool, str, None]) -> Optional[str]:
+    if isinstance(activation, bool):
+        return "silu" if activation else None
+    return silu_or_none(activation)
+
+
+def _slots(table: Optional[Tensor], block: Optional[Tensor]) -> Optional[Tensor]:
+    """The slots of a table [sequences] or [sequences, blocks], at a block of each sequence."""
+    if table is None or table.dim() == 1:
+        return table
+    if block is None:
+        return table[:, 0]
+    return table.gather(1, block.long().unsqueeze(1)).squeeze(1)
+
+
+def causal_conv1d_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    conv_states: Tensor,
+    query_start_loc: Tensor,
+    cache_indices: Optional[Tensor] = None,
+    has_initial_state: Optional[Tensor] = None,
+    activation: Union[bool, str, None] = "silu",
+    pad_slot_id: int = PAD_SLOT_ID,
+    null_block_id: Optional[int] = NULL_BLOCK_ID,
+    block_idx_first_scheduled_token: Optional[Tensor] = None,
+    block_idx_last_scheduled_token: Optional[Tensor] = None,
+    initial_state_idx: Optional[Tensor] = None,
+    num_computed_tokens: Optional[Tensor] = None,
+    block_size_to_align: int = 0,
+    metadata: Any = None,
+    validate_data: bool = False,
+) -> Tensor:
+    """Convolves a packed batch and writes final states to the slots.
+
+    Args:
+      x: [channels, tokens], any strides.
+      weight: [channels, width]; bias: [channels].
+      conv_states: [slots, channels, columns >= width - 1], of which the first width - 1 count.
+      query_start_loc: [sequences + 1] int.
+      cache_indices: [sequences] or [sequences, blocks] int; null_block_id and negative ones are
+        padding.
+      has_initial_state: [sequences] bool; None: none has.
+      initial_state_idx, block_idx_last_scheduled_token: [sequences] int; columns of cache_indices
+        with the slots that are read and written. None: column 0.
+      num_computed_tokens, block_size_to_align: with block_idx_last_scheduled_token, the state after
+        each full block that this call completes goes to the block's own slot too.
+      pad_slot_id, block_idx_first_scheduled_token, metadata, validate_data: accepted; nothing here
+        needs them.
+
+    Returns:
+      [channels, tokens], laid out as x.
+    """
+    x, state = x.transpose(0, 1), conv_states.transpose(1, 2)
+    read_slots, write_slots, blocks = _slots(cache_indices, initial_state_idx), None, None
+    if block_idx_last_scheduled_token is not None:
+        write_slots = _slots(cache_indices, block_idx_last_scheduled_token)
+        if num_computed_tokens is not None and block_size_to_align > 0:
+            tokens, sequences = x.shape[0], len(query_start_loc) - 1
+            rows = torch.empty(tokens // block_size_to_align + sequences, 3, dtype=torch.int64,
+                               device=x.device)
+            conv.block_snapshots(
+                query_start_loc, num_computed_tokens, cache_indices, tokens=tokens,
+                block_tokens=block_size_to_align, snapshots=rows)
+            blocks = _states_inside(
+                rows, x, query_start_loc.long(), state, read_slots.long(), has_initial_state,
+                null_block_id, weight.shape[1] - 1)
+    out = conv.forward(
+        x, weight, bias, state=state, read_slots=read_slots, write_slots=write_slots,
+        null_slot=null_block_id, query_start_loc=query_start_loc,
+        has_initial_state=has_initial_state, activation=_activation(activation))
+    if blocks is not None:
+        windows, slots = blocks
+        conv.commit(windows[None], state[None], torch.zeros_like(slots), width=weight.shape[1],
+                    slots=slots, null_slot=null_block_id)
+    return out.transpose(0, 1)
+
+
+def _states_inside(
+    snapshots: Tensor, x: Tensor, bounds: Tensor, state: Tensor, read_slots: Tensor,
+    resumed: Optional[Tensor], null_slot: Optional[int], history: int,
+) -> Tuple[Tensor, Tensor]:
+    """States inside of sequences, as commit takes them: [rows, width - 1, channels] and slots.
+
+    Not by the core's snapshots: a block that was not full yet is read by its sequence and then
+    written, and those want slots that the call does not read.
+    """
+    sequence = snapshots[:, 0].clamp(min=0)
+    # Inputs before the sequence's first are columns of its initial state.
+    offset = snapshots[:, 1:2] + torch.arange(-history, 0, device=x.device)
+    rows = (bounds[sequence, None] + offset).clamp(0, max(x.shape[0] - 1, 0))
+    slot = read_slots[sequence]
+    before = state[slot.clamp(min=0)[:, None], (offset + history).clamp(0, history - 1)]
+    if resumed is None:
+        before = torch.zeros_like(before)
+    else:
+        before = torch.where(resumed[sequence, None, None].bool(), before, 0)
+    windows = torch.where((offset >= 0)[..., None], x[rows].to(state.dtype), before)
+    live = (snapshots[:, 0] >= 0) & (slot >= 0)
+    if null_slot is not None:
+        live &= slot != null_slot
+    return windows, torch.where(live, snapshots[:, 2], -1)
+
+
+def causal_conv1d_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    activation: Union[bool, str, None] = None,
+    conv_state_indices: Optional[Tensor] = None,
+    num_accepted_tokens: Optional[Tensor] = None,
+    query_start_loc: Optional[Tensor] = None,
+    max_query_len: int = -1,
+    null_block_id: Optional[int] = NULL_BLOCK_ID,
+    block_idx_last_scheduled_token: Optional[Tensor] = None,
+    initial_state_idx: Optional[Tensor] = None,
+    validate_data: bool = False,
+    out: Optional[Tensor] = None,
+) -> Tensor:
+    """Convolves the next tokens of each sequence; states move along in place.
+
+    Args:
+      x: [batch, channels], [batch, channels, tokens], or [tokens, channels] with query_start_loc;
+        overwritten with the result unless out is given.
+      conv_state: [slots, channels, columns >= width - 1], of which the first width - 1 count; with
+        num_accepted_tokens there are max_query_len - 1 more.
+      conv_state_indices: [batch] or [batch, blocks] int; None: slot = row. Rows of padding keep x.
+      num_accepted_tokens: [batch] int; states roll: the history begins at column accepted - 1, and
+        all tokens are kept behind the newest width - 2 of it.
+      initial_state_idx, block_idx_last_scheduled_token: as for causal_conv1d_fn.
+      out: shape of x; rows of padding are zeros in it.
+
+    Returns:
+      out, or x.
+    """
+    if out is not None:
+        found, expected = ((one.dtype, tuple(one.shape), one.device) for one in (out, x))
+        if found != expected:
+            raise ValueError(f"out: is {found}, but x is {expected} (dtype, shape, device)")
+    result = x if out is None else out
+
+    def by_tokens(tensor: Tensor) -> Tensor:
+        return tensor if tensor.dim() == 2 else tensor.transpose(1, 2)
+
+    state, width = conv_state.transpose(1, 2), weight.shape[1]
+    rows = by_tokens(x)
+    common = {
+        "state": state, "read_slots": _slots(conv_state_indices, initial_state_idx),
+        "null_slot": null_block_id, "activation": _activation(activation)}
+    write_slots = None
+    if block_idx_last_scheduled_token is not None:
+        write_slots = _slots(conv_state_indices, block_idx_last_scheduled_token)
+    if num_accepted_tokens is None:
+        common["padded_rows"] = "untouched" if out is None else "zero"
+        to = by_tokens(result) if out is not None else rows
+        if query_start_loc is None:
+            conv.decode(rows, weight, bias, out=to, write_slots=write_slots, **common)
+        else:
+            conv.forward(rows, weight, bias, out=to, write_slots=write_slots, initial_state=True,
+                         query_start_loc=query_start_loc, **common)
+        return result
+    drafts = max_query_len
+    if query_start_loc is None:
+        drafts = 1 if x.dim() == 2 else rows.shape[1]
+        rows = rows.unsqueeze(1) if x.dim() == 2 else rows
+    slots = write_slots if write_slots is not None else common["read_slots"]
+    if slots is None:
+        slots = torch.arange(rows.shape[0], device=x.device)
+    drafted = conv.verify(
+        rows, weight, bias, out=None if out is None else by_tokens(out).view_as(rows),
+        read_offsets=num_accepted_tokens - 1, windows=rolling_windows(state, width, drafts),
+        window_slots=slots, query_start_loc=query_start_loc,
+        padded_rows="copy" if out is None else "zero", **common)
+    if out is None:
+        rows.copy_(drafted)
+    return result
+
+
+def install() -> Callable[[], None]:
+    """Puts these functions in the place of vLLM's, in all modules loaded by then.
+
+    Returns:
+      A function that undoes it.
+
+    Raises:
+      ImportError: vLLM is not installed, or keeps them elsewhere.
+    """
+    return install_functions({
+        "vllm.model_executor.layers.mamba.ops.causal_conv1d": {
+            "causal_conv1d_fn": causal_conv1d_fn, "causal_conv1d_update": causal_conv1d_update},
+    })
+
+
+def plugin() -> None:
+    """vLLM's entry point (vllm.general_plugins): install() if SHORTCONV_VLLM is 1, else nothing."""
+    if os.environ.get("SHORTCONV_VLLM") == "1":
+        install()

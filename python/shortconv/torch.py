@@ -1,0 +1,136 @@
+"""The operators for torch, inside torch.compile too; the only file that imports torch.
+
+The functions are those of shortconv, on tensors. Eager calls go straight to the core. While torch
+compiles, they become the torch operators shortconv::run and shortconv::commit, which declare what
+they write (out, state, windows, violations), so that fullgraph=True and CUDA graphs work.
+
+There are no gradients yet: an output of inputs that require them raises when one is asked for.
+
+Source: https://docs.pytorch.org/docs/stable/library.html for Library.define and Library.impl.
+"""
+
+import functools
+import inspect
+from typing import Any, Callable, Dict, Optional
+
+import torch
+from torch import Tensor
+
+from shortconv import _operators
+
+_library = torch.library.Library("shortconv", "DEF")
+_library.define(
+    "run(int op, Tensor x, Tensor(a!) out, Tensor weight, Tensor? bias, *, Tensor(b!)? state=None,"
+    " Tensor? read_slots=None, Tensor? write_slots=None, Tensor? read_offsets=None,"
+    " int state_base=0, int? null_slot=None, Tensor? ring_positions=None, Tensor? snapshots=None,"
+    " Tensor? query_start_loc=None, Tensor? has_initial_state=None, bool? initial_state=None,"
+    " Tensor? parents=None, Tensor(c!)? windows=None, Tensor? window_slots=None,"
+    " bool? advance_state=None, Tensor? input_gate=None, Tensor? output_gate=None,"
+    " bool residual=False, int? dilation=None,"
+    " str? activation=None, str? padded_rows=None, str? backend=None,"
+    " Tensor(d!)? violations=None, int threads=0, bool programmatic_launch=False) -> ()")
+_library.define(
+    "commit(Tensor windows, Tensor(a!) state, Tensor accepted, *, int width, int? token_rows=None,"
+    " Tensor? slots=None, Tensor? second_slots=None, Tensor? query_start_loc=None,"
+    " int state_base=0, int? null_slot=None, str? backend=None, int threads=0) -> ()")
+_library.define(
+    "block_snapshots(Tensor query_start_loc, Tensor computed_tokens, Tensor block_slots, *,"
+    " int tokens, int block_tokens, Tensor(a!) snapshots, str? backend=None) -> ()")
+_library.define(
+    "tree_parents(Tensor first_child, Tensor next_sibling, Tensor(a!) parents, *,"
+    " Tensor? query_start_loc=None, str? backend=None) -> ()")
+
+_EAGER = {
+    "forward": _operators.forward, "decode": _operators.decode, "verify": _operators.verify}
+_OPS = list(_EAGER)
+
+
+def _run(op: int, x: Tensor, out: Tensor, weight: Tensor, bias: Optional[Tensor],
+         **arguments: Any) -> None:
+    # None means the same in all three, and not every one of them takes every argument.
+    given = {name: value for name, value in arguments.items() if value is not None}
+    _EAGER[_OPS[op]](x, weight, bias, out=out, **given)
+
+
+def _without_result(eager: Callable[..., Tensor]) -> Callable[..., None]:
+    def call(*arguments: Any, **options: Any) -> None:
+        eager(*arguments, **options)
+
+    return call
+
+
+def _nothing(*arguments: Any, **options: Any) -> None:
+    """What the operators give back, as far as shapes go."""
+
+
+_library.impl("run", _run, "CompositeExplicitAutograd")
+_library.impl("run", _nothing, "Meta")
+for _eager in (_operators.commit, _operators.block_snapshots, _operators.tree_parents):
+    _library.impl(_eager.__name__, _without_result(_eager), "CompositeExplicitAutograd")
+    _library.impl(_eager.__name__, _nothing, "Meta")
+
+
+class _WithoutGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, *inputs: Optional[Tensor]) -> Tensor:
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError(
+            "shortconv: has no backward pass yet; call it under torch.no_grad(), or use another "
+            "implementation for training")
+
+
+def refuse_gradient(out: Tensor, *inputs: Optional[Tensor]) -> Tensor:
+    """out as a function of inputs: a gradient that is asked for raises instead of missing them."""
+    if any(one is not None and one.requires_grad for one in inputs):
+        return _WithoutGradient.apply(out, *inputs)
+    return out
+
+
+def _without_stream(stream: Any = None, **arguments: Any) -> Dict[str, Any]:
+    if stream is not None:
+        raise ValueError("stream: is given, but compiled code runs on torch's current stream")
+    return arguments
+
+
+def _for_torch(name: str) -> Callable[..., Tensor]:
+    eager, op = _EAGER[name], _OPS.index(name)
+
+    @functools.wraps(eager)
+    def call(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *,
+             out: Optional[Tensor] = None, **arguments: Any) -> Tensor:
+        if not torch.compiler.is_compiling():
+            out = eager(x, weight, bias, out=out, **arguments)
+            return refuse_gradient(out, x, weight, bias) if torch.is_grad_enabled() else out
+        out = torch.empty_like(x) if out is None else out
+        torch.ops.shortconv.run(op, x, out, weight, bias, **_without_stream(**arguments))
+        return out
+
+    return call
+
+
+forward = _for_torch("forward")
+decode = _for_torch("decode")
+verify = _for_torch("verify")
+
+
+def _in_place(eager: Callable[..., Tensor], written: str) -> Callable[..., Tensor]:
+    """A function that returns its argument `written`."""
+    position = list(inspect.signature(eager).parameters).index(written)
+    operator = getattr(torch.ops.shortconv, eager.__name__)
+
+    @functools.wraps(eager)
+    def call(*arguments: Any, **options: Any) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return eager(*arguments, **options)
+        operator(*arguments, **_without_stream(**options))
+        return options[written] if written in options else arguments[position]
+
+    return call
+
+
+commit = _in_place(_operators.commit, "state")
+block_snapshots = _in_place(_operators.block_snapshots, "snapshots")
+tree_parents = _in_place(_operators.tree_parents, "parents")

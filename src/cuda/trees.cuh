@@ -1,0 +1,162 @@
+// Verify of draft trees: a token comes after its ancestors, whichever rows they are.
+//
+// Who owns what: a thread owns 4 adjacent channels of one sequence, as in drafts.cuh. Its history
+// and the first rows of its tree stand in shared memory, where it finds them by number; rows
+// further on it reads again from the caches. Which rows a token's line consists of, all lanes of
+// a warp find out at once, each for another token. The final state, which only rings keep, is
+// written last.
+//
+// Bytes moved: x and out once, the state once, width - 1 inputs for each captured window. The
+// ceiling is a copy of these bytes.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/drafts.cuh"
+
+namespace shortconv::cuda {
+
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
+struct TreeKernel {
+  using Drafts = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;
+  using Tiles = typename Drafts::Tiles;
+  using Words = typename Drafts::Words;
+  using Rows = typename Drafts::Rows;
+  using DraftTaps = typename Drafts::DraftTaps;
+  static constexpr int kHistory = kWidth - 1;
+  static constexpr int kStrip = 32;  // tokens, one for each lane
+
+  struct Shared {
+    static constexpr int kRows = 16;
+    Words rows[kRows][kDraftThreads];  // from the oldest of the history; each thread sees its own
+    int line[kDraftThreads / 32][kStrip][kWidth];  // numbers of rows, for each warp
+  };
+
+  /// The rule of op/sequence.hpp; `parents` of the sequence.
+  __device__ static int parent_of(const Call& call, const char* parents, int token) {
+    const int parent = stated_index(parents, call.parents_dtype, call.parent_bytes, token);
+    return static_cast<std::uint32_t>(parent) < static_cast<std::uint32_t>(token) ? parent : -1;
+  }
+
+  /// Lines of the tokens from `base` on.
+  __device__ static void find_lines(const Call& call, const char* parents, int base, int length,
+                                    int (&lines)[kStrip][kWidth]) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    __syncwarp();
+    if (base + lane < length) {
+      int input = base + lane;
+#pragma unroll
+      for (int k = kHistory; k >= 0; --k) {
+        lines[lane][k] = input + kHistory;
+        if (k > 0) input = input > 0 ? parent_of(call, parents, input) : input - 1;
+      }
+    }
+    __syncwarp();
+  }
+
+  __device__ static void convolve(const Call& call, const CapturedWindows& windows, int token,
+                                  int channel, const DraftTaps& taps, const Words (&line)[kWidth],
+                                  T* out) {
+    if (windows.tokens > 0) {
+      Drafts::store_window(call, windows, token, channel,
+                           reinterpret_cast<const Words(&)[kHistory]>(line[1]));
+    }
+    Words result;
+#pragma unroll
+    for (int pair = 0; pair < kTileGroup / 2; ++pair) {
+      float2 sum = taps.bias(pair);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const float2 value = unpack_pair<T>(line[k], pair);
+        sum.x = __fmaf_rn(taps.tap(k, pair).x, value.x, sum.x);
+        sum.y = __fmaf_rn(taps.tap(k, pair).y, value.y, sum.y);
+      }
+      const float2 input = unpack_pair<T>(line[kHistory], pair);
+      pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, input));
+    }
+    store_words(rows_after(out, call.out_step, token), result);
+  }
+
+  /// The tokens from `base` on whose lines are known.
+  __device__ static void convolve_strip(const Call& call, const CapturedWindows& windows, int base,
+                                        int length, int channel, const DraftTaps& taps, const T* x,
+                                        T* out, const Shared& shared) {
+    const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
+    const int end = min(base + kStrip, length);
+#pragma unroll 2
+    for (int token = base; token < end; ++token) {
+      Words line[kWidth];
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const int row = shared.line[warp][token - base][k];
+        if (row < Shared::kRows) {
+          copy_words(shared.rows[row][thread], line[k]);
+        } else {
+          load_words(rows_after(x, call.x_step, row - kHistory), line[k]);
+        }
+      }
+      convolve(call, windows, token, channel, taps, line, out);
+    }
+  }
+};
+
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
+__global__ void __launch_bounds__(kDraftThreads,
+                                  resident_tiles(sizeof(T), kWidth) * kTileThreads / kDraftThreads)
+    convolve_trees(const __grid_constant__ Call call) {
+  using Kernel = TreeKernel<T, TWeight, kWidth, kActivation, kFeatures>;
+  constexpr int kHistory = kWidth - 1;
+  if (call.programmatic_launch) overlap_neighbours();
+  const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
+  const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
+  const int thread = static_cast<int>(threadIdx.x);
+  const int wanted = (static_cast<int>(block) * kDraftThreads + thread) * kTileGroup;
+  const int channel = min(wanted, call.channels - kTileGroup);
+  const bool inside = wanted == channel;  // the other lanes help to find the lines
+  if (unit >= call.tiles) {
+    if (inside) Kernel::Drafts::fill_outside(call, channel);
+    return;
+  }
+  const int sequence = static_cast<int>(unit);
+  Beginning beginning;
+  const TileRows tile = head_of<kFeatures>(call, sequence, beginning);
+  const int length = beginning.length;
+  if (beginning.state.skipped) {
+    if (inside) Kernel::Drafts::fill_sequence(call, sequence, channel);
+    return;
+  }
+  if (length == 0) return;
+  typename Kernel::DraftTaps taps;
+  typename Kernel::Rows rows;
+  Kernel::Tiles::load_history(call, beginning, channel, rows);
+  Kernel::Drafts::load_tokens(call, tile, 0, length, channel, rows);
+  taps.load(call.weights(), channel);
+  const CapturedWindows windows = windows_of<kFeatures>(call, sequence, beginning.first, length);
+
+  __shared__ typename Kernel::Shared shared;
+  const char* parents =
+      static_cast<const char*>(call.parents) +
+      sequence * call.parents_sequence * static_cast<int>(element_bytes(call.parents_dtype));
+  if (call.has_query_start_loc) parents = rows_after(parents, call.parent_bytes, tile.first);
+  Kernel::find_lines(call, parents, 0, length, shared.line[thread / 32]);
+#pragma unroll
+  for (int row = 0; row < Kernel::Tiles::kRows && row < Kernel::Shared::kRows; ++row) {
+    copy_words(rows[row], shared.rows[row][thread]);
+  }
+  const T* x = x_at<T>(call, tile.stream, tile.first, channel);
+  T* out = out_at<T>(call, tile.stream, tile.first, channel);
+  for (int t = kTileTokens; t < length && kHistory + t < Kernel::Shared::kRows; ++t) {
+    load_words(rows_after(x, call.x_step, t), rows[0]);
+    copy_words(rows[0], shared.rows[kHistory + t][thread]);
+  }
+  for (int base = 0; base < length; base += Kernel::kStrip) {
+    if (base > 0) Kernel::find_lines(call, parents, base, length, shared.line[thread / 32]);
+    if (!inside) continue;
+    Kernel::convolve_strip(call, windows, base, length, channel, taps, x, out, shared);
+  }
+  if (!inside) return;
+  // It may be that none of the tokens stay: then a ring needs all of the history.
+  Kernel::Tiles::write_states(call, tile, beginning, -kHistory, true, channel);
+}
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,69 @@
+"""Tests run on each kind of array there is: numpy, torch on the CPU, torch on a GPU.
+
+SHORTCONV_TEST_ARRAYS names those that must be there ("numpy,torch-cpu,torch-cuda"), so that a run
+that was meant for a GPU does not pass without one.
+"""
+
+import os
+
+# Before OpenMP is loaded: the calls here are small, and waiting threads of two libraries get into
+# each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+
+def _found():
+    kinds = ["numpy"]
+    if torch is not None:
+        kinds.append("torch-cpu")
+        if torch.cuda.is_available():
+            kinds.append("torch-cuda")
+    return kinds
+
+
+def pytest_configure(config):
+    wanted = os.environ.get("SHORTCONV_TEST_ARRAYS", "")
+    missing = [kind for kind in wanted.split(",") if kind and kind not in _found()]
+    if missing:
+        raise pytest.UsageError(f"not to be had here: {', '.join(missing)}")
+
+
+def pytest_report_header(config):
+    return f"arrays: {', '.join(_found())}"
+
+
+class Arrays:
+    """Moves numpy arrays to one kind and back; memory layout is kept."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def of(self, array):
+        if array is None or self.kind == "numpy":
+            return array
+        tensor = torch.from_numpy(array)
+        return tensor if self.kind == "torch-cpu" else tensor.cuda()
+
+    def numpy(self, array):
+        return array if self.kind == "numpy" else array.cpu().numpy()
+
+    @property
+    def backends(self):
+        return ["cuda"] if self.kind == "torch-cuda" else ["cpu", "reference"]
+
+
+@pytest.fixture(params=_found())
+def arrays(request):
+    return Arrays(request.param)
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(20260101)

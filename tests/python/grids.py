@@ -1,0 +1,34 @@
+"""What the tests of other libraries' functions share: their types, tolerances and devices."""
+
+import torch
+
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+# (rtol, atol) of causal-conv1d, SGLang and vLLM for outputs; states are compared bit for bit.
+TOLERANCES = {
+    torch.float32: (3e-4, 1e-3), torch.float16: (3e-3, 5e-3), torch.bfloat16: (1e-2, 5e-2)}
+
+
+def assert_outputs(actual, expected):
+    rtol, atol = TOLERANCES[actual.dtype]
+    torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=rtol, atol=atol)
+
+
+def pick(device, on_cpu, on_gpu):
+    """A smaller grid where there are two cores."""
+    return on_cpu if device == "cpu" else on_gpu
+
+
+def convolve(history, x, weight, bias=None, silu=False):
+    """One sequence in float64: history [width - 1, channels], x [tokens, channels]."""
+    width = weight.shape[1]
+    values = torch.cat([history.to(x.dtype), x]).double()
+    y = sum(values[tap : tap + len(x)] * weight[:, tap].double() for tap in range(width))
+    y = y if bias is None else y + bias.double()
+    return torch.nn.functional.silu(y) if silu else y
+
+
+def random_bounds(tokens, sequences):
+    """[sequences + 1] int32: `tokens` cut into sequences of one and more."""
+    cuts = torch.randperm(tokens - 1)[: sequences - 1].add(1).sort().values.tolist()
+    return torch.tensor([0, *cuts, tokens], dtype=torch.int32)

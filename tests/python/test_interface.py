@@ -1,0 +1,177 @@
+"""What the Python layer adds: names, errors, streams, foreign arrays."""
+
+import ctypes
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import shortconv
+
+PACKAGE = pathlib.Path(shortconv.__file__).parent
+
+
+def call(function, **arguments):
+    """A small valid call of `function` with some arguments replaced."""
+    indices = np.zeros((2, 3), np.int32)
+    if function is shortconv.block_snapshots:
+        valid = {"query_start_loc": np.zeros(3, np.int32), "tokens": 0, "block_tokens": 4,
+                 "computed_tokens": np.zeros(2, np.int32), "block_slots": indices,
+                 "snapshots": indices.copy()}
+    elif function is shortconv.tree_parents:
+        valid = {"first_child": indices, "next_sibling": indices, "parents": indices.copy()}
+    elif function is shortconv.commit:
+        valid = {"windows": np.zeros((1, 2, 6, 8), np.float32), "width": 4,
+                 "state": np.zeros((1, 4, 3, 8), np.float32), "accepted": np.zeros(2, np.int32)}
+    else:
+        valid = {"x": np.zeros((2, 3, 8), np.float32), "weight": np.zeros((8, 4), np.float32),
+                 "state": np.zeros((4, 3, 8), np.float32)}
+    return function(**{**valid, **arguments})
+
+
+FUNCTIONS = [shortconv.forward, shortconv.decode, shortconv.verify, shortconv.commit,
+             shortconv.block_snapshots, shortconv.tree_parents]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_valid_calls_are_valid(function):
+    call(function)
+
+
+# What is checked in an argument's own name; a wrong order of arguments would name another one.
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_argument_reaches_its_place(function):
+    bad = {
+        "threads": (-1, ValueError), "state_base": (99, ValueError),
+        "backend": ("abacus", ValueError), "activation": ("relu", ValueError),
+        "padded_rows": ("nan", ValueError), "stream": ("s", TypeError),
+        "token_rows": (77, ValueError), "width": (1, ValueError), "null_slot": ("n", TypeError),
+        "initial_state": ("all", TypeError), "advance_state": ("yes", TypeError),
+        "programmatic_launch": ("yes", TypeError), "tokens": (-1, ValueError),
+        "block_tokens": (0, ValueError), "residual": ("yes", TypeError),
+        "dilation": (0, ValueError),
+    }
+    named = {"state_base": "state"}  # that is where the columns are missing
+    for name in inspect.signature(function).parameters:
+        value, error = bad.get(name, (object(), TypeError))
+        with pytest.raises(error, match=f"^{named.get(name, name)}: "):
+            call(function, **{name: value})
+
+
+def test_messages_are_those_of_the_core():
+    text = "out: axis 2 ('channels') is 7, but x made 'channels' = 8"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        call(shortconv.forward, out=np.zeros((2, 3, 7), np.float32))
+    with pytest.raises(ValueError, match="x: dtype i32 is not supported"):
+        call(shortconv.forward, x=np.zeros((2, 3, 8), np.int32))
+    with pytest.raises(ValueError, match="windows: has 5 axes; expected at most 4"):
+        call(shortconv.verify, windows=np.zeros((1, 1, 1, 1, 1), np.float32))
+
+
+def test_nothing_is_written_by_a_refused_call():
+    out, state = np.full((2, 3, 8), 5, np.float32), np.full((4, 3, 8), 6, np.float32)
+    with pytest.raises(ValueError):
+        call(shortconv.forward, out=out, state=state, read_slots=np.zeros(3, np.int32))
+    assert (out == 5).all() and (state == 6).all()
+
+
+def test_capabilities_say_what_calls_take():
+    known = shortconv.capabilities()
+    assert known["dtypes"] == ["f32", "f16", "bf16"]
+    for width in (min(known["widths"]), known["max_width"]):
+        call(shortconv.forward, weight=np.zeros((8, width), np.float32), state=None)
+    with pytest.raises(ValueError, match=f"width {known['max_width'] + 1} is not supported"):
+        call(shortconv.forward, weight=np.zeros((8, known["max_width"] + 1), np.float32))
+    for activation in known["activations"]:
+        call(shortconv.forward, activation=activation)
+    backends = {row["name"]: row for row in known["backends"]}
+    assert backends["cpu"]["available"] and backends["reference"]["available"]
+    assert all(row["detail"] for row in known["backends"])
+
+
+def test_the_readme_s_example_runs():
+    readme = pathlib.Path(__file__).parents[2] / "README.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.M | re.S)
+    assert blocks
+    for block in blocks:
+        exec(block, {})
+
+
+def test_version_is_the_library_s():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", shortconv.__version__)
+
+
+def test_numpy_is_enough():
+    code = """
+import sys
+sys.modules.update(torch=None, jax=None, cupy=None)  # importing them fails
+import numpy, shortconv
+shortconv.forward(numpy.ones((2, 4), "f"), numpy.ones((4, 2), "f"))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_torch_is_imported_in_one_file():
+    importing = [path.relative_to(PACKAGE).as_posix() for path in sorted(PACKAGE.rglob("*.py"))
+                 if re.search(r"^\s*(import|from) torch\b", path.read_text(), re.M)]
+    assert importing in ([], ["torch.py"])
+
+
+def test_functions_say_what_they_take():
+    for function in FUNCTIONS:
+        parameters = inspect.signature(function).parameters.values()
+        assert all(p.annotation is not inspect.Parameter.empty for p in parameters)
+        assert function.__doc__ and "Args:" in function.__doc__
+
+
+class DLPackArray:
+    """An array of another library: the rows of a numpy array from one on, told by a byte offset."""
+
+    def __init__(self, array, skipped_rows, device=(1, 0)):
+        self.array, self.device = array, device
+        shape = (array.shape[0] - skipped_rows, array.shape[1])
+        self._numbers = (ctypes.c_int64 * 4)(*shape, array.shape[1], 1)
+        pointer = ctypes.c_void_p
+
+        class Managed(ctypes.Structure):  # DLManagedTensor of dlpack.h
+            _fields_ = [
+                ("data", pointer), ("device", ctypes.c_int32 * 2), ("ndim", ctypes.c_int32),
+                ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+                ("shape", pointer), ("strides", pointer), ("byte_offset", ctypes.c_uint64),
+                ("manager_ctx", pointer), ("deleter", pointer)]
+
+        numbers = ctypes.addressof(self._numbers)
+        self._managed = Managed(
+            data=array.ctypes.data, device=(ctypes.c_int32 * 2)(*device), ndim=2, code=2, bits=32,
+            lanes=1, shape=numbers, strides=numbers + 16,
+            byte_offset=skipped_rows * array.strides[0])
+
+    def __dlpack_device__(self):
+        return self.device
+
+    def __dlpack__(self, **_):
+        make = ctypes.pythonapi.PyCapsule_New
+        make.restype = ctypes.py_object
+        make.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        return make(ctypes.addressof(self._managed), b"dltensor", None)
+
+
+def test_byte_offsets_count(random):
+    x = random.standard_normal((6, 4), np.float32)
+    weight = random.standard_normal((4, 3), np.float32)
+    out = np.zeros((4, 4), np.float32)
+    shortconv.forward(DLPackArray(x, 2), weight, out=out)
+    np.testing.assert_array_equal(out, shortconv.forward(x[2:].copy(), weight))
+
+
+def test_arrays_of_unknown_libraries():
+    x, weight = np.zeros((6, 4), np.float32), np.zeros((4, 3), np.float32)
+    with pytest.raises(TypeError, match="^out: cannot make an array like .*DLPackArray; pass out="):
+        shortconv.forward(DLPackArray(x, 0), weight)
+    with pytest.raises(ValueError, match="^stream: is None, but .* is not known; pass stream="):
+        shortconv.forward(DLPackArray(x, 0, (2, 0)), weight, out=x)
+    with pytest.raises(TypeError, match="^x: is builtins.list; expected an array"):
+        shortconv.forward([1.0], weight)
