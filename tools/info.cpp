@@ -31,7 +31,7 @@ Rows support_rows() {
                             fmt::join(can.widths, ", "), can.max_width)},
       {"dtype of inputs, outputs, weights, states", list_names(can.dtypes)},
       {"activation", list_names(can.activations)},
-      {"after it", list_names(can.epilogues)},
+      {"after the activation", list_names(can.epilogues)},
       {"schedule of a ragged batch", list_names(can.schedules)},
       {"rows of padding", list_names(can.padded_rows)},
       {"backend", fmt::format("{}; cuda where it was built with nvcc", fmt::join(backends, ", "))},

@@ -114,6 +114,29 @@ static void accepts_the_first_version(void) {
   CHECK(y[3] == 4);
 }
 
+/* Each output is (gate * input two tokens back) * gate; then the same with the token itself added.
+ */
+static void takes_gates_residual_and_dilation(void) {
+  float x[3] = {1, 2, 3}, in[3] = {2, 3, 4}, gate[3] = {10, 100, 1000}, y[3] = {0}, w[2] = {1, 0};
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 3, 1), ty = tensor(y, SHORTCONV_F32, 3, 1);
+  shortconv_tensor ti = tensor(in, SHORTCONV_F32, 3, 1), to = tensor(gate, SHORTCONV_F32, 3, 1);
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 1, 2);
+  shortconv_forward_args args = {.struct_size = sizeof args, .x = &tx, .out = &ty, .weight = &tw};
+  args.input_gate = &ti;
+  args.output_gate = &to;
+  args.dilation = 2;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
+  CHECK(y[0] == 0 && y[1] == 0 && y[2] == 2000);
+  args.residual = 1;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  args.input_gate = args.output_gate = NULL;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
+  CHECK(y[0] == 1 && y[1] == 2 && y[2] == 4);
+  args.residual = 2;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "residual: is 2; expected 0 or 1") != NULL);
+}
+
 /* Two drafts after the first one, of which the second is accepted. Each output is the input before
  * it. */
 static void verifies_a_tree_and_commits_a_window(void) {
@@ -239,6 +262,7 @@ int main(void) {
   refuses_with_a_text();
   accepts_larger_structs_of_zeros();
   accepts_the_first_version();
+  takes_gates_residual_and_dilation();
   verifies_a_tree_and_commits_a_window();
   lists_snapshots_of_full_blocks();
   finds_parents_of_a_tree();

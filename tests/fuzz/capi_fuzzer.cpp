@@ -226,7 +226,7 @@ void forward(FuzzedDataProvider& data) {
                      sequences = small(6);
   const std::int64_t width =
       data.ConsumeIntegralInRange<int>(0, 15) == 0 ? small(70) : 2 + small(7);
-  const std::int64_t slots = small(8), columns = width + small(3) - 1;
+  const std::int64_t slots = small(8), columns = (width - 1) * (1 + small(2)) + small(3);
   const auto x_dtype = data.PickValueInArray(kFloats);
   const bool dense = data.ConsumeIntegralInRange<int>(0, 3) == 0;
   const std::vector<std::int64_t> rows =
@@ -240,6 +240,18 @@ void forward(FuzzedDataProvider& data) {
   args.out = data.ConsumeIntegralInRange<int>(0, 5) == 0
                  ? args.x
                  : make.tensor(rows, data.ConsumeBool() ? x_dtype : data.PickValueInArray(kFloats));
+  const auto gate = [&]() -> const shortconv_tensor* {
+    if (data.ConsumeIntegralInRange<int>(0, 3) != 0) return nullptr;
+    return make.tensor(rows, data.ConsumeIntegralInRange<int>(0, 15) == 0
+                                 ? data.PickValueInArray(kFloats)
+                                 : x_dtype);
+  };
+  args.input_gate = gate();
+  args.output_gate = gate();
+  args.residual =
+      data.ConsumeIntegralInRange<int>(0, 7) == 0 ? data.ConsumeIntegralInRange<int>(-1, 2) : 0;
+  args.dilation =
+      data.ConsumeIntegralInRange<int>(0, 7) == 0 ? data.ConsumeIntegral<std::int32_t>() % 12 : 0;
   const auto weight_dtype = data.PickValueInArray(kFloats);
   args.weight = make.tensor({channels, width}, weight_dtype);
   if (data.ConsumeBool()) args.bias = make.tensor({channels}, weight_dtype);

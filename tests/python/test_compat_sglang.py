@@ -321,6 +321,9 @@ def test_signatures(device):
 
 
 def test_install(device, monkeypatch):
+    for part in [one for one in sys.modules if one.partition(".")[0] == "sglang"]:
+        monkeypatch.delitem(sys.modules, part)
+    monkeypatch.setitem(sys.modules, "sglang", None)  # as if it were not installed
     with pytest.raises(ImportError, match="^sglang: none of its modules"):
         sglang.install()
     name = "sglang.srt.layers.attention.mamba."

@@ -38,6 +38,7 @@ TEST(Case, CoversWhatTheLibraryCanDo) {
     expect_all(key, can.dtypes);
   }
   expect_all("activation", can.activations);
+  expect_all("epilogue", can.epilogues);
   expect_all("schedule", can.schedules);
   expect_all("padded-rows", can.padded_rows);
   for (int width = 2; width <= can.max_width; ++width) {
@@ -45,10 +46,12 @@ TEST(Case, CoversWhatTheLibraryCanDo) {
   }
   EXPECT_TRUE(seen["state"].contains("none"));
   EXPECT_EQ(seen["op"].size(), 2u);
+  EXPECT_TRUE(seen["dilation"].contains("2"));
+  EXPECT_TRUE(seen["dilation"].contains("63"));
   EXPECT_EQ(seen["layout"].size(), 3u);
   EXPECT_EQ(seen["initial-state"].size(), 3u);
   EXPECT_EQ(seen["threads"].size(), 4u);
-  for (const std::string_view key : {"bias", "packed", "in-place", "special"}) {
+  for (const std::string_view key : {"bias", "input-gate", "packed", "in-place", "special"}) {
     EXPECT_EQ(seen[key].size(), 2u) << key;
   }
 }
@@ -64,7 +67,7 @@ TEST(Case, CoversTheCornersOfABatch) {
     seen["unaligned"] += problem.x.origin % 8 != 0;
     seen["reversed"] += std::ranges::any_of(problem.x.strides, [](auto s) { return s < 0; });
     if (problem.state) {
-      seen["more columns"] += problem.state->shape[1] > problem.width - 1;
+      seen["more columns"] += problem.state->shape[1] > problem.history();
       seen["base"] += problem.state_base > 0;
       seen["window innermost"] += problem.state->strides[1] == 1;
     }
@@ -72,7 +75,7 @@ TEST(Case, CoversTheCornersOfABatch) {
       const std::int64_t read = problem.read_slot(s), write = problem.write_slot(s);
       seen["empty"] += problem.length(s) == 0;
       seen["shorter than the history"] +=
-          problem.length(s) > 0 && problem.length(s) < problem.width - 1;
+          problem.length(s) > 0 && problem.length(s) < problem.history();
       if (problem.length(s) == 0) continue;
       seen["negative slot"] += read < 0;
       seen["null slot"] += problem.null_slot == read;

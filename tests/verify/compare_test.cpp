@@ -67,6 +67,21 @@ TEST(Compare, NanAndInfinityAreRightOnlyWhereTheReferenceHasThem) {
   EXPECT_FALSE(within_bound(DType::kF16, 4, Activation::kNone, 65504.0, 70000.0, 70000.0));
 }
 
+TEST(Compare, AnEpilogueEnlargesTheErrorAndAddsARoundingOfItsOwn) {
+  EXPECT_EQ(epilogue_error(Epilogue::kNone, 0.25, 7.0, 3.0), 0.25);
+  const double sum = epilogue_error(Epilogue::kResidual, 0.25, 7.0, 3.0);
+  EXPECT_EQ(sum, 0.25 + 0x1p-24 * 3.25 + 0x1p-150);
+  const double product = epilogue_error(Epilogue::kOutputGate, 0.25, -8.0, 3.0);
+  EXPECT_EQ(product, 2.0 + 0x1p-24 * 5.0 + 0x1p-150);
+  // The worst case of the sum: 1 and just under half a unit in its last place.
+  const double step = 0x1p-24 * (1 - 0x1p-20);
+  EXPECT_EQ(1.0f + static_cast<float>(step), 1.0f);
+  EXPECT_TRUE(within_error(DType::kF32, 1.0, 1 + step,
+                           epilogue_error(Epilogue::kResidual, 0, step, 1 + step)));
+  EXPECT_FALSE(within_error(DType::kF32, 1.0, 1 + 4 * step,
+                            epilogue_error(Epilogue::kResidual, 0, 4 * step, 1 + 4 * step)));
+}
+
 TEST(Compare, SiluMayEndInAnyTail) {
   const double at_minus_85 = -85 * std::exp(-85.0);
   EXPECT_TRUE(within_bound(DType::kF32, 4, Activation::kSilu, -0.0, at_minus_85, 85));

@@ -6,6 +6,7 @@
 
 #include "verify/buffers.hpp"
 #include "verify/check.hpp"
+#include "verify/compare.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -13,10 +14,16 @@ namespace {
 // Input `token` of a sequence; negative tokens are the history, -1 the newest.
 double input(const Case& problem, const CaseBuffers& before, std::int64_t s, std::int64_t token,
              std::int64_t channel) {
-  if (token >= 0) return before.x.load(problem.x.row_offset(problem.starts[s] + token, channel));
+  if (token >= 0) {
+    const std::int64_t row = problem.starts[s] + token;
+    const double x = before.x.load(problem.x.row_offset(row, channel));
+    if (!problem.input_gate) return x;
+    const double gate = before.input_gate->load(problem.input_gate->row_offset(row, channel));
+    return rounded_to(problem.x.dtype, rounded_to(DType::kF32, x * gate));
+  }
   if (!problem.resumed(s)) return 0;
   const std::int64_t column =
-      problem.state_base + problem.read_offset(s) + problem.width - 1 + token;
+      problem.state_base + problem.read_offset(s) + problem.history() + token;
   return before.state->load(problem.state->offset({problem.read_slot(s), column, channel}));
 }
 
@@ -25,9 +32,19 @@ double output(const Case& problem, const CaseBuffers& before, std::int64_t s, st
   double a = problem.bias ? before.bias->load(problem.bias->offset({channel})) : 0;
   for (int tap = 0; tap < problem.width; ++tap) {
     a += before.weight.load(problem.weight.offset({channel, tap})) *
-         input(problem, before, s, token - (problem.width - 1) + tap, channel);
+         input(problem, before, s, token - (problem.width - 1 - tap) * problem.dilation, channel);
   }
-  return problem.activation == Activation::kSilu ? a / (1 + std::exp(-a)) : a;
+  const double y = problem.activation == Activation::kSilu ? a / (1 + std::exp(-a)) : a;
+  const std::int64_t row = problem.starts[s] + token;
+  switch (problem.epilogue) {
+    case Epilogue::kResidual:
+      return y + input(problem, before, s, token, channel);
+    case Epilogue::kOutputGate:
+      return y * before.output_gate->load(problem.output_gate->row_offset(row, channel));
+    case Epilogue::kNone:
+      break;
+  }
+  return y;
 }
 
 TEST(Oracle, TheReferenceComputesWhatTheSpecificationSays) {
@@ -71,9 +88,9 @@ TEST(Oracle, TheReferenceKeepsTheLastInputsAndNothingElse) {
       const std::int64_t slot = problem.write_slot(s);
       if (problem.skipped(s) || problem.length(s) == 0 || !problem.valid_slot(slot)) continue;
       ++written;
-      for (std::int64_t column = 0; column < problem.width - 1; ++column) {
+      for (std::int64_t column = 0; column < problem.history(); ++column) {
         for (std::int64_t c = 0; c < problem.channels(); ++c) {
-          const std::int64_t token = problem.length(s) - (problem.width - 1) + column;
+          const std::int64_t token = problem.length(s) - problem.history() + column;
           expected.store(problem.state->offset({slot, problem.state_base + column, c}),
                          input(problem, before, s, token, c));
         }

@@ -22,7 +22,7 @@ constexpr std::int64_t kGuardBytes = 256;
 // All ones is a NaN in every floating type, -1 as an index and true as a flag.
 constexpr std::byte kPoison{0xff};
 
-enum class Role : std::uint64_t { kX = 1, kWeight, kBias, kState };
+enum class Role : std::uint64_t { kX = 1, kWeight, kBias, kState, kInputGate, kOutputGate };
 
 struct Filling {
   std::uint64_t seed;
@@ -127,8 +127,8 @@ TensorRef TensorBuffer::view() const {
 std::vector<const TensorBuffer*> CaseBuffers::tensors() const {
   std::vector<const TensorBuffer*> list{&x, &out, &weight};
   for (const std::optional<TensorBuffer>* buffer :
-       {&bias, &state, &query_start_loc, &has_initial_state, &read_slots, &write_slots,
-        &read_offsets, &block_sequence, &block_offset}) {
+       {&bias, &state, &input_gate, &output_gate, &query_start_loc, &has_initial_state, &read_slots,
+        &write_slots, &read_offsets, &block_sequence, &block_offset}) {
     if (*buffer) list.push_back(&**buffer);
   }
   return list;
@@ -153,6 +153,15 @@ CaseBuffers make_buffers(const Case& problem) {
     buffers.bias = TensorBuffer(*problem.bias);
     fill(*buffers.bias, filling(Role::kBias, 1, 0));
   }
+  const auto gate = [&](const std::optional<TensorSpec>& spec, Role role) {
+    std::optional<TensorBuffer> buffer;
+    if (!spec) return buffer;
+    buffer.emplace(*spec);
+    fill(*buffer, filling(role, 1, problem.special_period));
+    return buffer;
+  };
+  buffers.input_gate = gate(problem.input_gate, Role::kInputGate);
+  buffers.output_gate = gate(problem.output_gate, Role::kOutputGate);
   if (problem.state) {
     buffers.state = TensorBuffer(*problem.state);
     fill(*buffers.state, filling(Role::kState, problem.x_scale, problem.special_period));
@@ -168,30 +177,34 @@ CaseBuffers make_buffers(const Case& problem) {
 }
 
 ForwardArgs make_arguments(const Case& problem, const CaseBuffers& buffers, BackendId backend) {
-  return {.op = problem.op,
-          .x = buffers.x.view(),
-          .out = buffers.result(problem).view(),
-          .weight = buffers.weight.view(),
-          .bias = view_of(buffers.bias),
-          .state = view_of(buffers.state),
-          .read_slots = view_of(buffers.read_slots),
-          .write_slots = view_of(buffers.write_slots),
-          .read_offsets = view_of(buffers.read_offsets),
-          .state_base = problem.state_base,
-          .null_slot = problem.null_slot,
-          .query_start_loc = view_of(buffers.query_start_loc),
-          .has_initial_state = view_of(buffers.has_initial_state),
-          .initial_state = problem.initial_state,
-          .parents = {},
-          .windows = {},
-          .activation = problem.activation,
-          .padded_rows = problem.padded_rows,
-          .backend = backend,
-          .schedule = problem.schedule,
-          .longest_sequence = problem.longest_sequence,
-          .block_sequence = view_of(buffers.block_sequence),
-          .block_offset = view_of(buffers.block_offset),
-          .threads = problem.threads};
+  ForwardArgs arguments;
+  arguments.op = problem.op;
+  arguments.x = buffers.x.view();
+  arguments.out = buffers.result(problem).view();
+  arguments.weight = buffers.weight.view();
+  arguments.bias = view_of(buffers.bias);
+  arguments.state = view_of(buffers.state);
+  arguments.read_slots = view_of(buffers.read_slots);
+  arguments.write_slots = view_of(buffers.write_slots);
+  arguments.read_offsets = view_of(buffers.read_offsets);
+  arguments.state_base = problem.state_base;
+  arguments.null_slot = problem.null_slot;
+  arguments.query_start_loc = view_of(buffers.query_start_loc);
+  arguments.has_initial_state = view_of(buffers.has_initial_state);
+  arguments.initial_state = problem.initial_state;
+  arguments.activation = problem.activation;
+  arguments.padded_rows = problem.padded_rows;
+  arguments.input_gate = view_of(buffers.input_gate);
+  arguments.output_gate = view_of(buffers.output_gate);
+  arguments.residual = problem.epilogue == Epilogue::kResidual;
+  arguments.dilation = problem.dilation;
+  arguments.backend = backend;
+  arguments.schedule = problem.schedule;
+  arguments.longest_sequence = problem.longest_sequence;
+  arguments.block_sequence = view_of(buffers.block_sequence);
+  arguments.block_offset = view_of(buffers.block_offset);
+  arguments.threads = problem.threads;
+  return arguments;
 }
 
 Status run_case(const Case& problem, const CaseBuffers& buffers, BackendId backend) {

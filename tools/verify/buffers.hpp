@@ -43,7 +43,7 @@ class TensorBuffer {
 
 struct CaseBuffers {
   TensorBuffer x, out, weight;  // in place: `out` is not used
-  std::optional<TensorBuffer> bias = {}, state = {};
+  std::optional<TensorBuffer> bias = {}, state = {}, input_gate = {}, output_gate = {};
   std::optional<TensorBuffer> query_start_loc = {}, has_initial_state = {};
   std::optional<TensorBuffer> read_slots = {}, write_slots = {}, read_offsets = {};
   std::optional<TensorBuffer> block_sequence = {}, block_offset = {};

@@ -102,7 +102,8 @@ IndexTensor make_index(Random& random, std::vector<std::int64_t> values) {
   return {lay_out_list(random, dtype, entries), std::move(values)};
 }
 
-std::vector<std::int64_t> pick_lengths(Random& random, std::int64_t width, std::int64_t most_rows) {
+std::vector<std::int64_t> pick_lengths(Random& random, std::int64_t history,
+                                       std::int64_t most_rows) {
   std::vector<std::int64_t> lengths;
   switch (random.between(0, 9)) {
     case 0:
@@ -115,7 +116,7 @@ std::vector<std::int64_t> pick_lengths(Random& random, std::int64_t width, std::
     case 2:
     case 3:
     case 4: {  // the edges of what the history covers and of tiles
-      const auto edge = random.pick<std::int64_t>({width - 1, 8, 16, 32, 64, 128});
+      const auto edge = random.pick<std::int64_t>({history, 8, 16, 32, 64, 128});
       for (std::int64_t count = random.between(1, 8); count > 0; --count) {
         lengths.push_back(std::max<std::int64_t>(0, edge + random.between(-2, 2)));
       }
@@ -132,7 +133,7 @@ std::vector<std::int64_t> pick_lengths(Random& random, std::int64_t width, std::
     }
     default:
       for (std::int64_t count = random.between(1, 12); count > 0; --count) {
-        lengths.push_back(random.between(0, 3 * width));
+        lengths.push_back(random.between(0, 3 * (history + 1)));
       }
   }
   for (std::int64_t left = most_rows; std::int64_t& length : lengths) {
@@ -153,7 +154,7 @@ std::vector<std::int64_t> make_sequences(Random& random, Case& problem, std::int
                                          std::int64_t most_rows) {
   const double form = static_cast<double>(random.between(0, 99));
   if (form < 60) {  // packed
-    const auto lengths = pick_lengths(random, problem.width, most_rows);
+    const auto lengths = pick_lengths(random, problem.history(), most_rows);
     const std::int64_t before = random.chance(0.3) ? random.between(1, 9) : 0;
     const std::int64_t after = random.chance(0.3) ? random.between(1, 9) : 0;
     problem.starts = starts_of(lengths, before);
@@ -179,6 +180,17 @@ std::vector<std::int64_t> make_sequences(Random& random, Case& problem, std::int
                                                  problem.op == Op::kForward ? 5 : 16));
   problem.starts = starts_of(std::vector<std::int64_t>(sequences, tokens), 0);
   return {sequences, tokens, channels};
+}
+
+// What stands around the convolution; gates lie as x does, mostly.
+void make_epilogue(Random& random, Case& problem) {
+  if (random.chance(0.4)) problem.epilogue = random.pick(capabilities().epilogues).value;
+  const auto gate = [&] {
+    return lay_out_rows(random, problem.x.dtype, problem.x.shape,
+                        random.chance(0.7) ? problem.layout : pick_layout(random));
+  };
+  if (problem.epilogue == Epilogue::kOutputGate) problem.output_gate = gate();
+  if (problem.epilogue != Epilogue::kResidual && random.chance(0.2)) problem.input_gate = gate();
 }
 
 std::int64_t pick_invalid_slot(Random& random, const Case& problem, DType dtype) {
@@ -241,7 +253,7 @@ void make_state(Random& random, Case& problem) {
   const bool has_state = decode || random.chance(0.75);
   const std::int64_t slots =
       random.chance(0.3) ? 2 * sequences + 4 : sequences + random.between(0, 5);
-  const std::int64_t history = problem.width - 1;
+  const std::int64_t history = problem.history();
   const DType dtype = random.chance(0.6) ? problem.x.dtype : pick_dtype(random);
   if (has_state) {
     const std::int64_t columns =
@@ -372,7 +384,7 @@ std::int64_t Case::write_slot(std::int64_t sequence) const {
 
 std::int64_t Case::read_offset(std::int64_t sequence) const {
   if (!read_offsets) return 0;
-  const std::int64_t last = state->shape[1] - (width - 1) - state_base;
+  const std::int64_t last = state->shape[1] - history() - state_base;
   return std::clamp<std::int64_t>(read_offsets->values[sequence], 0, last);
 }
 
@@ -400,6 +412,10 @@ Case make_case(std::uint64_t seed) {
   problem.width = random.chance(0.9)
                       ? random.pick(can.widths)
                       : static_cast<int>(random.between(can.widths.back() + 1, can.max_width));
+  if (random.chance(0.12)) {
+    const int most = (can.max_width - 1) / (problem.width - 1);
+    problem.dilation = std::min(most, random.pick({2, 3, 4, most}));
+  }
   problem.activation = random.pick(can.activations).value;
   problem.padded_rows = random.pick(can.padded_rows).value;
   const DType x_dtype = pick_dtype(random);
@@ -424,6 +440,7 @@ Case make_case(std::uint64_t seed) {
     problem.bias = lay_out_list(random, weight_dtype, channels);
     if (random.chance(0.03)) problem.bias->strides[0] = 0;
   }
+  make_epilogue(random, problem);
   make_state(random, problem);
   make_schedule(random, problem);
   if (problem.in_place) problem.out = problem.x;
@@ -440,6 +457,11 @@ Case with_other_layouts(const Case& problem, std::uint64_t seed) {
   other.layout = pick_layout(random);
   other.x = lay_out_rows(random, problem.x.dtype, problem.x.shape, other.layout);
   other.out = lay_out_rows(random, problem.out.dtype, problem.x.shape, pick_layout(random));
+  for (std::optional<TensorSpec>* gate : {&other.input_gate, &other.output_gate}) {
+    if (!*gate) continue;
+    *gate = lay_out_rows(random, problem.x.dtype, problem.x.shape,
+                         random.chance(0.7) ? other.layout : pick_layout(random));
+  }
   other.weight = lay_out_weight(random, problem.weight.dtype, channels, problem.width);
   // A shared filter or bias is part of what is computed.
   if (problem.weight.strides[0] == 0 || other.weight.strides[0] == 0) other.weight = problem.weight;
@@ -462,7 +484,10 @@ std::vector<std::pair<std::string_view, std::string>> traits(const Case& problem
       {"out", text(name(problem.out.dtype))},
       {"weight", text(name(problem.weight.dtype))},
       {"state", problem.state ? text(name(problem.state->dtype)) : "none"},
+      {"dilation", std::to_string(problem.dilation)},
       {"activation", text(name(problem.activation))},
+      {"epilogue", text(name(problem.epilogue))},
+      {"input-gate", yes(problem.input_gate.has_value())},
       {"bias", yes(problem.bias.has_value())},
       {"layout", text(name_of(problem.layout))},
       {"packed", yes(problem.query_start_loc.has_value())},
@@ -481,6 +506,12 @@ std::string to_string(const Case& problem) {
   text += fmt::format("\n  x {}\n  out {}\n  weight {}\n", describe(problem.x),
                       problem.in_place ? "= x" : describe(problem.out), describe(problem.weight));
   if (problem.bias) text += fmt::format("  bias {}\n", describe(*problem.bias));
+  if (problem.input_gate) {
+    text += fmt::format("  input_gate {}\n", describe(*problem.input_gate));
+  }
+  if (problem.output_gate) {
+    text += fmt::format("  output_gate {}\n", describe(*problem.output_gate));
+  }
   if (problem.state) {
     text += fmt::format("  state {}, base {}\n", describe(*problem.state), problem.state_base);
   }

@@ -59,7 +59,9 @@ struct Case {
 
   Op op = Op::kForward;
   int width = 4;
+  int dilation = 1;
   Activation activation = Activation::kNone;
+  Epilogue epilogue = Epilogue::kNone;
   PaddedRows padded_rows = PaddedRows::kZero;
   InitialState initial_state = InitialState::kNone;
   Schedule schedule = Schedule::kFlat;
@@ -70,6 +72,7 @@ struct Case {
   Layout layout = Layout::kTokenMajor;  // of x
   TensorSpec x, out, weight;
   std::optional<TensorSpec> bias, state;
+  std::optional<TensorSpec> input_gate, output_gate;
   std::int64_t state_base = 0;
   std::optional<std::int64_t> null_slot;
   std::optional<IndexTensor> query_start_loc, read_slots, write_slots, read_offsets;
@@ -81,6 +84,7 @@ struct Case {
   int special_period = 0;  // one in so many inputs is NaN or infinite; 0 = none
 
   [[nodiscard]] std::int64_t rows() const;
+  [[nodiscard]] std::int64_t history() const { return std::int64_t{width - 1} * dilation; }
   [[nodiscard]] std::int64_t channels() const { return x.shape.back(); }
   [[nodiscard]] std::int64_t sequences() const {
     return static_cast<std::int64_t>(starts.size()) - 1;

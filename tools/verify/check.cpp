@@ -17,6 +17,7 @@ namespace {
 
 struct Expected {
   TensorBuffer exact;      // outputs before rounding
+  TensorBuffer activated;  // the same without the epilogue
   TensorBuffer magnitude;  // |bias| + sum |w||v|
   std::optional<TensorBuffer> state;
 };
@@ -52,9 +53,19 @@ Status compute_expected(const Case& problem, const CaseBuffers& inputs, Expected
   expected.exact = std::move(buffers.out);
   expected.state = std::move(buffers.state);
 
+  reference.epilogue = Epilogue::kNone;
+  buffers.output_gate.reset();
+  buffers.state = inputs.state;
+  buffers.out = TensorBuffer(reference.out);
+  if (Status status = run_case(reference, buffers, BackendId::kReference); !status.ok()) {
+    return status;
+  }
+  expected.activated = std::move(buffers.out);
+
   reference.activation = Activation::kNone;
   buffers.out = TensorBuffer(reference.out);
   buffers.x = absolute(inputs.x);
+  if (inputs.input_gate) buffers.input_gate = absolute(*inputs.input_gate);
   buffers.weight = absolute(inputs.weight);
   if (inputs.bias) buffers.bias = absolute(*inputs.bias);
   if (inputs.state) buffers.state = absolute(*inputs.state);
@@ -103,24 +114,45 @@ std::optional<std::string> check_gaps(std::string_view label, const TensorBuffer
                      (got - after.bytes().begin()) - origin);
 }
 
-std::optional<std::string> check_computed_element(const Case& problem, const Expected& expected,
-                                                  std::int64_t row, std::int64_t channel,
-                                                  double got, Verdict& verdict) {
+double operand_of(const Case& problem, const CaseBuffers& before, std::int64_t row,
+                  std::int64_t channel) {
+  switch (problem.epilogue) {
+    case Epilogue::kResidual:  // never with an input gate
+      return before.x.load(problem.x.row_offset(row, channel));
+    case Epilogue::kOutputGate:
+      return before.output_gate->load(problem.output_gate->row_offset(row, channel));
+    case Epilogue::kNone:
+      break;
+  }
+  return 0;
+}
+
+std::optional<std::string> check_computed_element(const Case& problem, const CaseBuffers& before,
+                                                  const Expected& expected, std::int64_t row,
+                                                  std::int64_t channel, double got,
+                                                  Verdict& verdict) {
   const DType dtype = problem.out.dtype;
   const std::int64_t at = expected.exact.spec().row_offset(row, channel);
   const double exact = expected.exact.load(at);
-  const double magnitude = expected.magnitude.load(at);
+  const double activated = expected.activated.load(at);
   ++verdict.outputs;
   if (correctly_rounded(dtype, got, exact)) {
     ++verdict.correctly_rounded;
     return std::nullopt;
   }
-  if (within_bound(dtype, problem.width, problem.activation, got, exact, magnitude)) {
+  const double operand = operand_of(problem, before, row, channel);
+  const double inner =
+      computing_error(problem.width, problem.activation, activated, expected.magnitude.load(at));
+  const double error = epilogue_error(problem.epilogue, inner, operand, exact);
+  // An infinite gate makes of a zero NaN, and an infinity of what lies next to it.
+  const bool undecided = problem.epilogue == Epilogue::kOutputGate && std::isinf(operand) &&
+                         std::fabs(activated) <= inner;
+  if (undecided ? !std::isfinite(got) : within_error(dtype, got, exact, error)) {
     return std::nullopt;
   }
   return fmt::format("{}: got {}, expected {} (exactly {}), allowed distance {}",
                      locate_row(problem, row, channel), got, rounded_to(dtype, exact), exact,
-                     error_bound(dtype, problem.width, problem.activation, exact, magnitude));
+                     error + half_ulp(dtype, exact));
 }
 
 // Computed elements by their values, rows of padding bit for bit.
@@ -140,8 +172,8 @@ std::optional<std::string> check_outputs(const Case& problem, const CaseBuffers&
                            locate_row(problem, row, channel), result.load(at), image.load(at),
                            name(problem.padded_rows));
       }
-      if (auto failure =
-              check_computed_element(problem, expected, row, channel, result.load(at), verdict)) {
+      if (auto failure = check_computed_element(problem, before, expected, row, channel,
+                                                result.load(at), verdict)) {
         return failure;
       }
     }
@@ -164,6 +196,8 @@ std::optional<std::string> check_inputs(const Case& problem, const CaseBuffers& 
   using Tensor = std::optional<TensorBuffer> CaseBuffers::*;
   constexpr std::pair<std::string_view, Tensor> kInputs[] = {
       {"bias", &CaseBuffers::bias},
+      {"input_gate", &CaseBuffers::input_gate},
+      {"output_gate", &CaseBuffers::output_gate},
       {"query_start_loc", &CaseBuffers::query_start_loc},
       {"has_initial_state", &CaseBuffers::has_initial_state},
       {"read_slots", &CaseBuffers::read_slots},
@@ -181,7 +215,7 @@ std::optional<std::string> check_inputs(const Case& problem, const CaseBuffers& 
 std::optional<std::string> check_state(const Case& problem, const CaseBuffers& after,
                                        const Expected& expected) {
   if (!problem.state) return std::nullopt;
-  const bool any_nan = problem.state->dtype != problem.x.dtype;
+  const bool any_nan = problem.input_gate || problem.state->dtype != problem.x.dtype;
   if (auto failure = compare_states(*after.state, *expected.state, any_nan)) return failure;
   return check_gaps("state", *expected.state, *after.state);
 }
@@ -247,7 +281,7 @@ std::optional<std::string> compare_states(const TensorBuffer& got, const TensorB
 
 Verdict check_result(const Case& problem, const CaseBuffers& before, const CaseBuffers& after) {
   Verdict verdict;
-  Expected expected{before.out, before.out, std::nullopt};
+  Expected expected{before.out, before.out, before.out, std::nullopt};
   if (const Status status = compute_expected(problem, before, expected); !status.ok()) {
     verdict.failure = "the reference refuses the case: " + status.message();
     return verdict;

@@ -9,6 +9,10 @@
 namespace shortconv::tools {
 namespace {
 
+// Of fp32.
+constexpr double kUnitRoundoff = 0x1p-24;
+constexpr double kSubnormalStep = 0x1p-150;
+
 // Bits of the significand, the leading one included, and the exponent of the smallest subnormal.
 struct Format {
   int precision;
@@ -28,6 +32,8 @@ Format format_of(DType dtype) {
   }
 }
 
+}  // namespace
+
 double half_ulp(DType dtype, double value) {
   const Format format = format_of(dtype);
   const int spacing =
@@ -36,8 +42,6 @@ double half_ulp(DType dtype, double value) {
   return std::ldexp(0.5, spacing);
 }
 
-}  // namespace
-
 double rounded_to(DType out, double reference) {
   std::byte element[sizeof(double)];
   store_element(out, element, reference);
@@ -45,8 +49,6 @@ double rounded_to(DType out, double reference) {
 }
 
 double computing_error(int width, Activation activation, double reference, double magnitude) {
-  constexpr double kUnitRoundoff = 0x1p-24;
-  constexpr double kSubnormalStep = 0x1p-150;
   const double sum = (width + 1) * (kUnitRoundoff * magnitude + kSubnormalStep);
   if (activation == Activation::kNone) return sum;
 
@@ -55,17 +57,27 @@ double computing_error(int width, Activation activation, double reference, doubl
   return kLargestSlope * sum + kSiluRelativeError * std::fabs(reference) + kSubnormalStep;
 }
 
+double epilogue_error(Epilogue epilogue, double error, double operand, double reference) {
+  if (epilogue == Epilogue::kNone) return error;
+  const double passed = epilogue == Epilogue::kOutputGate ? std::fabs(operand) * error : error;
+  return passed + kUnitRoundoff * (std::fabs(reference) + passed) + kSubnormalStep;
+}
+
 double error_bound(DType out, int width, Activation activation, double reference,
                    double magnitude) {
   return computing_error(width, activation, reference, magnitude) + half_ulp(out, reference);
 }
 
-bool within_bound(DType out, int width, Activation activation, double got, double reference,
-                  double magnitude) {
+bool within_error(DType out, double got, double reference, double error) {
   if (std::isnan(reference)) return std::isnan(got);
   if (std::isinf(reference)) return got == reference;
-  const double error = computing_error(width, activation, reference, magnitude);
   return rounded_to(out, reference - error) <= got && got <= rounded_to(out, reference + error);
+}
+
+bool within_bound(DType out, int width, Activation activation, double got, double reference,
+                  double magnitude) {
+  return within_error(out, got, reference,
+                      computing_error(width, activation, reference, magnitude));
 }
 
 bool correctly_rounded(DType out, double got, double reference) {

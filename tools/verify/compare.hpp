@@ -23,6 +23,14 @@ namespace shortconv::tools {
 [[nodiscard]] double computing_error(int width, Activation activation, double reference,
                                      double magnitude);
 
+/// What the epilogue makes of act(a)'s `error`: a gate enlarges it, and the sum or product adds a
+/// rounding of its own. `reference` is the exact result.
+[[nodiscard]] double epilogue_error(Epilogue epilogue, double error, double operand,
+                                    double reference);
+
+/// Half a unit in the last place of `out` at `value`.
+[[nodiscard]] double half_ulp(DType out, double value);
+
 /// computing_error plus half a unit in the last place of `out` at `reference`: what a message
 /// prints as the allowed distance.
 [[nodiscard]] double error_bound(DType out, int width, Activation activation, double reference,
@@ -34,6 +42,9 @@ namespace shortconv::tools {
 /// there.
 [[nodiscard]] bool within_bound(DType out, int width, Activation activation, double got,
                                 double reference, double magnitude);
+
+/// The same for an error from elsewhere.
+[[nodiscard]] bool within_error(DType out, double got, double reference, double error);
 
 /// Whether `got` is `reference` rounded once (any NaN for NaN).
 [[nodiscard]] bool correctly_rounded(DType out, double got, double reference);

@@ -83,9 +83,10 @@ void move_to_gpu(ForwardArgs& arguments, const Arena& arena) {
   };
   for (TensorRef* tensor : {&arguments.x, &arguments.out, &arguments.weight}) move(*tensor);
   for (std::optional<TensorRef>* tensor :
-       {&arguments.bias, &arguments.state, &arguments.read_slots, &arguments.write_slots,
-        &arguments.read_offsets, &arguments.query_start_loc, &arguments.has_initial_state,
-        &arguments.block_sequence, &arguments.block_offset}) {
+       {&arguments.bias, &arguments.state, &arguments.input_gate, &arguments.output_gate,
+        &arguments.read_slots, &arguments.write_slots, &arguments.read_offsets,
+        &arguments.query_start_loc, &arguments.has_initial_state, &arguments.block_sequence,
+        &arguments.block_offset}) {
     if (*tensor) move(**tensor);
   }
 }

@@ -78,6 +78,9 @@ Case case_of_step(const Case& problem, const Step& step) {
   part.in_place = false;
   part.x = dense(problem.x.dtype, {part.starts.back(), problem.channels()});
   part.out = dense(problem.out.dtype, part.x.shape);
+  for (std::optional<TensorSpec>* gate : {&part.input_gate, &part.output_gate}) {
+    if (*gate) *gate = part.x;
+  }
   return part;
 }
 
@@ -92,7 +95,7 @@ void copy_row(const TensorBuffer& to, std::int64_t to_row, const TensorBuffer& f
 
 // Decode continues every sequence from its slot, so one that starts from zeros needs them there.
 void clear_history(const Case& problem, const TensorBuffer& state, std::int64_t slot) {
-  for (std::int64_t column = 0; column < problem.width - 1; ++column) {
+  for (std::int64_t column = 0; column < problem.history(); ++column) {
     for (std::int64_t channel = 0; channel < problem.channels(); ++channel) {
       state.store(state.spec().offset({slot, problem.state_base + column, channel}), 0);
     }
@@ -123,7 +126,7 @@ std::optional<std::string> compare(const Case& original, const Result& expected,
     }
   }
   if (!expected.state) return std::nullopt;
-  const bool any_nan = original.state->dtype != original.x.dtype;
+  const bool any_nan = original.input_gate || original.state->dtype != original.x.dtype;
   return compare_states(*got.state, *expected.state, any_nan);
 }
 
@@ -164,7 +167,14 @@ std::optional<std::string> run_in_steps(const Case& problem, BackendId backend, 
         clear_history(problem, *buffers.state, problem.write_slot(s));
       }
       for (std::int64_t t = 0; t < step.count[s]; ++t) {
-        copy_row(buffers.x, part.starts[s] + t, whole.x, problem.starts[s] + step.done[s] + t);
+        const std::int64_t from = problem.starts[s] + step.done[s] + t;
+        copy_row(buffers.x, part.starts[s] + t, whole.x, from);
+        if (problem.input_gate) {
+          copy_row(*buffers.input_gate, part.starts[s] + t, *whole.input_gate, from);
+        }
+        if (problem.output_gate) {
+          copy_row(*buffers.output_gate, part.starts[s] + t, *whole.output_gate, from);
+        }
       }
     }
     const Status status = run_case(part, buffers, backend);
