@@ -132,6 +132,26 @@ TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
   drafts.has_windows = drafts.has_window_slots = true;
   EXPECT_EQ(features_of(drafts), Features::kAll);
   EXPECT_EQ(kernel_of(drafts), Kernel::kDrafts);
+  drafts.has_parents = true;
+  EXPECT_EQ(kernel_of(drafts), Kernel::kTrees);
+}
+
+TEST(CudaSelect, SnapshotsInXAreBlocksBeforeTheOthers) {
+  Problem p = packed_batch(1000, 4096, 7);
+  const auto choose = [&] {
+    Choice choice;
+    EXPECT_TRUE(select(p, choice).ok());
+    return choice;
+  };
+  const Choice without = choose();
+  EXPECT_EQ(without.aligned.grid.snapshot_blocks, 0u);
+  p.snapshots = 5;
+  const Choice with = choose();
+  const std::uint32_t each = 4096 / (kTileThreads * kTileGroup * kSnapshotRounds);
+  EXPECT_EQ(with.aligned.grid.snapshot_channel_blocks.divisor(), each);
+  EXPECT_EQ(with.aligned.grid.snapshot_blocks, 5 * each);
+  EXPECT_EQ(with.aligned.blocks, without.aligned.blocks + 5 * each);
+  EXPECT_EQ(with.otherwise.blocks, without.otherwise.blocks + 5 * (4096 / kGeneralThreads));
 }
 
 TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
