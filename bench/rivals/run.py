@@ -86,9 +86,9 @@ def main():
             print(f"  {label:<18} {gpu}host {row['host_us']:7.2f} us")
         del buffers
         gc.collect()
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"absent": absent, "rows": rows}, file, indent=1)
+        if options.json:  # after each case: what was measured stays if the rest is cut off
+            with open(options.json, "w") as file:
+                json.dump({"absent": absent, "rows": rows}, file, indent=1)
     failed = [row for row in rows if row["rival"].startswith(("as ", "short")) and "error" in row]
     sys.exit(1 if failed else 0)
 
