@@ -81,18 +81,7 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_blocks(kFeatures == Fea
   }
 
   std::uint32_t result[kWords];
-#pragma unroll
-  for (int pair = 0; pair < kGroup / 2; ++pair) {
-    float2 sum = taps.bias(pair);
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      const float2 input = unpack_pair<T>(columns[k], pair);
-      sum.x = __fmaf_rn(taps.tap(k, pair).x, input.x, sum.x);
-      sum.y = __fmaf_rn(taps.tap(k, pair).y, input.y, sum.y);
-    }
-    const float2 input = unpack_pair<T>(columns[kHistory], pair);
-    pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, input));
-  }
+  convolve_window<T, kActivation, kFeatures>(call, taps, columns, result);
   store_words(out, result);
   auto& moved_on = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns[1]);
   // The window that ends before `token`, which is 0 or 1.

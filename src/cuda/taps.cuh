@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cuda/activation.cuh"
 #include "cuda/call.hpp"
 #include "cuda/element.cuh"
 #include "cuda/memory.cuh"
@@ -64,5 +65,26 @@ class Taps {
   std::uint32_t words_[kWords];  // [channel][tap], oldest first
   std::uint32_t bias_[kWordsOf<TWeight, kChannels>];
 };
+
+/// One token's result of kChannels channels from the inputs of its window, newest last.
+template <typename T, Activation kActivation, Features kFeatures, typename TWeight, int kWidth,
+          int kChannels>
+__device__ inline void convolve_window(
+    const Call& call, const Taps<TWeight, kWidth, kChannels>& taps,
+    const std::uint32_t (&window)[kWidth][kWordsOf<T, kChannels>],
+    std::uint32_t (&result)[kWordsOf<T, kChannels>]) {
+#pragma unroll
+  for (int pair = 0; pair < kChannels / 2; ++pair) {
+    float2 sum = taps.bias(pair);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const float2 input = unpack_pair<T>(window[k], pair);
+      sum.x = __fmaf_rn(taps.tap(k, pair).x, input.x, sum.x);
+      sum.y = __fmaf_rn(taps.tap(k, pair).y, input.y, sum.y);
+    }
+    const float2 newest = unpack_pair<T>(window[kWidth - 1], pair);
+    pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, newest));
+  }
+}
 
 }  // namespace shortconv::cuda

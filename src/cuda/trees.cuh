@@ -62,18 +62,7 @@ struct TreeKernel {
                            reinterpret_cast<const Words(&)[kHistory]>(line[1]));
     }
     Words result;
-#pragma unroll
-    for (int pair = 0; pair < kTileGroup / 2; ++pair) {
-      float2 sum = taps.bias(pair);
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        const float2 value = unpack_pair<T>(line[k], pair);
-        sum.x = __fmaf_rn(taps.tap(k, pair).x, value.x, sum.x);
-        sum.y = __fmaf_rn(taps.tap(k, pair).y, value.y, sum.y);
-      }
-      const float2 input = unpack_pair<T>(line[kHistory], pair);
-      pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, input));
-    }
+    convolve_window<T, kActivation, kFeatures>(call, taps, line, result);
     store_words(rows_after(out, call.out_step, token), result);
   }
 
