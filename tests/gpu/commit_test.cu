@@ -180,21 +180,14 @@ TEST_F(Commits, ReplayedGraphsServeOtherAcceptedNumbers) {
   for_each_layout(CommitCase{}, [&](CommitCase c) {
     OnDevice device(c);
     const CommitPlan plan = plan_of(device.args);
-    cudaGraph_t graph;
-    cudaGraphExec_t replayable;
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-    expect_ok(run(plan, addresses(device.args), stream_));
-    check(cudaStreamEndCapture(stream_, &graph));
-    check(cudaGraphInstantiate(&replayable, graph, 0));
+    const Replayable graph(stream_, [&] { return run(plan, addresses(device.args), stream_); });
     for (int replay = 0; replay < 3; ++replay) {
       for (std::int64_t& accepted : c.accepted) accepted = (accepted + 2) % 5 - 1;
       device.set_accepted(c);
       device.poison_state();
-      check(cudaGraphLaunch(replayable, stream_));
+      graph.replay();
       EXPECT_TRUE(device.state() == state_on_cpu(c)) << c.text() << ", replay " << replay;
     }
-    check(cudaGraphExecDestroy(replayable));
-    check(cudaGraphDestroy(graph));
   });
 }
 

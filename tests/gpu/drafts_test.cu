@@ -49,12 +49,7 @@ TEST_F(GpuDrafts, GraphsReplayWithOtherLengths) {
   Plan plan;
   expect_ok(make_problem(args, problem));
   expect_ok(make_plan(problem, plan));
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-  expect_ok(run(plan, addresses(args), stream_));
-  check(cudaStreamEndCapture(stream_, &graph));
-  check(cudaGraphInstantiate(&executable, graph, 0));
+  const Replayable graph(stream_, [&] { return run(plan, addresses(args), stream_); });
   Differences differences;
   for (const std::vector<std::int64_t>& lengths :
        {std::vector<std::int64_t>{4, 4, 4, 4}, {1, 0, 9, 3}, {0, 0, 0, 16}, {2, 1, 1, 1}}) {
@@ -67,14 +62,12 @@ TEST_F(GpuDrafts, GraphsReplayWithOtherLengths) {
     direct.out.data = expected.data();
     direct.windows->data = expected_windows.data();
     expect_ok(forward(direct, stream_));
-    check(cudaGraphLaunch(executable, stream_));
+    graph.replay();
     wait();
     differences.add(batch.out, expected, stream_);
     differences.add(windows, expected_windows, stream_);
     EXPECT_EQ(differences.total(), 0u);
   }
-  check(cudaGraphExecDestroy(executable));
-  check(cudaGraphDestroy(graph));
 }
 
 }  // namespace

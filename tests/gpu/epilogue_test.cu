@@ -38,12 +38,7 @@ TEST_F(GpuEpilogues, GraphsReplayWithOtherLengths) {
   Plan plan;
   expect_ok(make_problem(args, problem));
   expect_ok(make_plan(problem, plan));
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-  expect_ok(run(plan, addresses(args), stream_));
-  check(cudaStreamEndCapture(stream_, &graph));
-  check(cudaGraphInstantiate(&executable, graph, 0));
+  const Replayable graph(stream_, [&] { return run(plan, addresses(args), stream_); });
   Differences differences;
   for (const std::vector<std::int64_t>& lengths :
        {std::vector<std::int64_t>{16, 16, 16, 16}, {0, 64, 0, 0}, {1, 2, 3, 4}, {0, 0, 0, 0}}) {
@@ -52,14 +47,12 @@ TEST_F(GpuEpilogues, GraphsReplayWithOtherLengths) {
     batch.set_lengths(lengths);
     batch.out.poison();
     batch.state.fill(3);
-    check(cudaGraphLaunch(executable, stream_));
+    graph.replay();
     wait();
     differences.add(batch.out, expected.out, stream_);
     differences.add(batch.state, expected.state, stream_);
     EXPECT_EQ(differences.total(), 0u);
   }
-  check(cudaGraphExecDestroy(executable));
-  check(cudaGraphDestroy(graph));
 }
 
 TEST_F(GpuEpilogues, GatesAtOddAddressesAreRefusedBeforeTheLaunch) {

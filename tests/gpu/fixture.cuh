@@ -34,6 +34,37 @@ class GpuTest : public ::testing::Test {
   cudaStream_t stream_ = nullptr;
 };
 
+/// What `work` puts on a stream, captured once.
+class Replayable {
+ public:
+  template <typename Work>
+  Replayable(cudaStream_t stream, Work&& work) : stream_(stream) {
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    const Status status = work();
+    check(cudaStreamEndCapture(stream, &graph_));
+    EXPECT_TRUE(status.ok()) << status.message();
+    check(cudaGraphInstantiate(&executable_, graph_, 0));
+  }
+  ~Replayable() {
+    (void)cudaGraphExecDestroy(executable_);
+    (void)cudaGraphDestroy(graph_);
+  }
+  Replayable(const Replayable&) = delete;
+  Replayable& operator=(const Replayable&) = delete;
+
+  void replay() const { check(cudaGraphLaunch(executable_, stream_)); }
+  [[nodiscard]] std::size_t nodes() const {
+    std::size_t count = 0;
+    check(cudaGraphGetNodes(graph_, nullptr, &count));
+    return count;
+  }
+
+ private:
+  cudaStream_t stream_;
+  cudaGraph_t graph_ = nullptr;
+  cudaGraphExec_t executable_ = nullptr;
+};
+
 /// Different bits for every index and seed; as bf16 or fp32 finite, of magnitude 0.5 to 2.
 __host__ __device__ inline std::uint32_t bits_of(std::uint64_t index, std::uint32_t seed) {
   std::uint64_t h = (index + 1) * 0x9e3779b97f4a7c15ull + seed;

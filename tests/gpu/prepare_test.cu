@@ -79,23 +79,14 @@ class Preparation : public GpuTest {
     auto empty = device.args;  // loads the kernel and launches nothing
     make_empty(empty);
     expect_ok(test::prepare(empty, stream_));
-    cudaGraph_t graph;
-    cudaGraphExec_t replayable;
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-    expect_ok(test::prepare(device.args, stream_));
-    check(cudaStreamEndCapture(stream_, &graph));
-    std::size_t nodes = 0;
-    check(cudaGraphGetNodes(graph, nullptr, &nodes));
-    EXPECT_EQ(nodes, 1u);
-    check(cudaGraphInstantiate(&replayable, graph, 0));
+    const Replayable graph(stream_, [&] { return test::prepare(device.args, stream_); });
+    EXPECT_EQ(graph.nodes(), 1u);
     for (const Case& c : cases) {
       device.set(c);
-      check(cudaGraphLaunch(replayable, stream_));
+      graph.replay();
       wait();
       EXPECT_TRUE(device.bytes() == on_cpu(c));
     }
-    check(cudaGraphExecDestroy(replayable));
-    check(cudaGraphDestroy(graph));
   }
   static void make_empty(BlockSnapshotsArgs& args) {
     args.tokens = 0;

@@ -12,17 +12,10 @@ class GpuServing : public GpuTest {
     if (Status status = make_problem(args, problem); !status.ok()) return status;
     Plan plan;
     if (Status status = make_plan(problem, plan); !status.ok()) return status;
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-    const Status status = run(plan, addresses(args), stream_);
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t ready = nullptr;
-    check(cudaStreamEndCapture(stream_, &graph));
-    check(cudaGraphInstantiate(&ready, graph));
-    check(cudaGraphLaunch(ready, stream_));
-    check(cudaStreamSynchronize(stream_));
-    check(cudaGraphExecDestroy(ready));
-    check(cudaGraphDestroy(graph));
-    return status;
+    const Replayable graph(stream_, [&] { return run(plan, addresses(args), stream_); });
+    graph.replay();
+    wait();
+    return {};
   }
 };
 

@@ -92,12 +92,7 @@ TEST_F(Stream, ReplayedGraphsServeOtherLengthsOfTheSameCapacity) {
   Batch batch(lengths[0], 1024, 200);
   const ForwardArgs args = batch.args();
   const Plan plan = plan_of(args);
-  cudaGraph_t graph;
-  cudaGraphExec_t replayable;
-  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-  expect_ok(run(plan, addresses(args), stream_));
-  check(cudaStreamEndCapture(stream_, &graph));
-  check(cudaGraphInstantiate(&replayable, graph, 0));
+  const Replayable graph(stream_, [&] { return run(plan, addresses(args), stream_); });
 
   for (const auto& now : lengths) {
     Batch expected(now, 1024, 200);
@@ -105,14 +100,12 @@ TEST_F(Stream, ReplayedGraphsServeOtherLengthsOfTheSameCapacity) {
     batch.set_lengths(now);
     batch.out.poison();
     batch.state.fill(3);
-    check(cudaGraphLaunch(replayable, stream_));
+    graph.replay();
     Differences differences;
     differences.add(batch.out, expected.out, stream_);
     differences.add(batch.state, expected.state, stream_);
     EXPECT_EQ(differences.total(), 0u);
   }
-  check(cudaGraphExecDestroy(replayable));
-  check(cudaGraphDestroy(graph));
 }
 
 TEST_F(Stream, TenThousandRepetitionsGiveTheSameBits) {

@@ -302,21 +302,14 @@ TEST_F(CheckedMode, ReplayedGraphsReportTheValuesOfEachReplay) {
   batches[2].bounds[300] = 5;
   DeviceCall call(batches[0], DType::kI32);
   const Plan plan = plan_of(call.args());
-  cudaGraph_t graph;
-  cudaGraphExec_t replayable;
-  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-  expect_ok(run(plan, addresses(call.args()), stream_));
-  check(cudaStreamEndCapture(stream_, &graph));
-  check(cudaGraphInstantiate(&replayable, graph, 0));
+  const Replayable graph(stream_, [&] { return run(plan, addresses(call.args()), stream_); });
   for (const Indices& batch : batches) {
     const std::vector<std::int32_t> bounds = narrow(batch.bounds);
     call.set_bounds(bounds, stream_);
-    check(cudaGraphLaunch(replayable, stream_));
+    graph.replay();
     wait();
     EXPECT_EQ(call.report(), cpu_report(batch));
   }
-  check(cudaGraphExecDestroy(replayable));
-  check(cudaGraphDestroy(graph));
 }
 
 // Each call reads what the one before wrote; all kernels of a call wait for those before them.
