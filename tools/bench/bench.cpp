@@ -44,6 +44,7 @@ struct BenchOptions {
   int threads = 0;
   double pitch = 1;
   bool bias = false;
+  bool slots_in_order = false;
   bool programmatic_launch = false;
   std::string mode;
   int repeats = 0;
@@ -99,6 +100,7 @@ CallOptions call_options(const BenchOptions& options) {
       .threads = 0,
       .pitch = options.pitch,
       .has_bias = options.bias,
+      .slots_in_order = options.slots_in_order,
       .programmatic_launch = options.programmatic_launch,
   };
   require_available(call.backend);
@@ -216,6 +218,8 @@ void add_bench_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--mode", options->mode, "GPU: cold (default), warm or both");
   command->add_flag("--bias", options->bias, "With a bias, as Mamba has one");
+  command->add_flag("--slots-in-order", options->slots_in_order,
+                    "State of sequence s in slot s, without an array that says so");
   command->add_flag("--programmatic-launch", options->programmatic_launch,
                     "GPU: calls start while the kernel before is ending");
   command

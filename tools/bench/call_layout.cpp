@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <random>
 
 namespace shortconv::tools::bench {
 
@@ -12,6 +14,11 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
   rows_ = token_major ? shape.tokens() : shape.channels;
   row_pitch_ = std::max<std::int64_t>(row, std::llround(static_cast<double>(row) * options.pitch));
 
+  if (!options.slots_in_order) {
+    read_slots_.resize(shape.lengths.size());
+    std::iota(read_slots_.begin(), read_slots_.end(), 0);
+    std::ranges::shuffle(read_slots_, std::mt19937(1));
+  }
   query_start_loc_.push_back(0);
   for (std::int64_t s = 0; s < shape.sequences(); ++s) {
     const auto length = static_cast<std::int32_t>(shape.lengths[s]);
@@ -69,6 +76,9 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
                    ? TensorRef::contiguous(memory.state, dtype, {slots, history, channels}, device)
                    : TensorRef::contiguous(memory.state, dtype, {slots, channels, history}, device)
                          .transposed(1, 2);
+  if (!read_slots_.empty()) {
+    args.read_slots = TensorRef::contiguous(memory.read_slots, DType::kI32, {sequences}, device);
+  }
   args.activation = options_.activation;
   args.backend = options_.backend;
   args.threads = options_.threads;

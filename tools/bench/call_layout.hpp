@@ -18,6 +18,7 @@ struct CallOptions {
   int threads = 1;   // CPU
   double pitch = 1;  // of the rows of x and out, as a multiple of their length
   bool has_bias = false;
+  bool slots_in_order = false;
   bool programmatic_launch = false;  // GPU
 };
 
@@ -27,6 +28,7 @@ struct CallMemory {
   void* weight = nullptr;
   void* bias = nullptr;
   void* state = nullptr;
+  void* read_slots = nullptr;
   void* query_start_loc = nullptr;
   void* has_initial_state = nullptr;
   void* parents = nullptr;
@@ -58,6 +60,9 @@ class CallLayout {
   [[nodiscard]] const std::vector<std::int32_t>& query_start_loc() const {
     return query_start_loc_;
   }
+  /// Of all sequences, in no order, as slots are that are used again and again; empty where slot =
+  /// sequence number is asked for.
+  [[nodiscard]] const std::vector<std::int32_t>& read_slots() const { return read_slots_; }
   [[nodiscard]] const std::vector<std::uint8_t>& has_initial_state() const {
     return has_initial_state_;
   }
@@ -84,6 +89,7 @@ class CallLayout {
   std::int64_t rows_ = 0;  // as they lie in memory: of tokens or of channels
   std::int64_t row_pitch_ = 0;
   std::vector<std::int32_t> query_start_loc_;
+  std::vector<std::int32_t> read_slots_;
   std::vector<std::uint8_t> has_initial_state_;
   std::vector<std::int32_t> parents_;
   std::vector<std::int32_t> ring_positions_;

@@ -29,6 +29,7 @@ class CpuCall {
   Plan plan_;
   std::vector<std::int64_t> lengths_;
   std::vector<std::int32_t> query_start_loc_;
+  std::vector<std::int32_t> read_slots_;
   std::vector<std::uint8_t> has_initial_state_;
   std::vector<std::int32_t> block_sequence_, block_offset_;
   RandomBuffer x_, out_, weight_, bias_, state_, windows_;

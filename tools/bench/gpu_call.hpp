@@ -53,8 +53,8 @@ class GpuCall {
 
   CallLayout layout_;
   SetPlaces places_;
-  GpuBuffer weight_, bias_, query_start_loc_, has_initial_state_, parents_, ring_positions_,
-      snapshots_, block_list_;
+  GpuBuffer weight_, bias_, query_start_loc_, read_slots_, has_initial_state_, parents_,
+      ring_positions_, snapshots_, block_list_;
   PinnedBuffer fetched_, sent_;
   std::vector<GpuBuffer> sets_;
   std::vector<Addresses> addresses_;  // of each set

@@ -74,6 +74,7 @@ nlohmann::ordered_json to_json(const Row& row) {
     json.update({{"copy_plus_us", row.run_us - row.copy_us},
                  {"mode", name(row.gpu->mode)},
                  {"bias", row.options.has_bias},
+                 {"slots_in_order", row.options.slots_in_order},
                  {"programmatic_launch", row.options.programmatic_launch},
                  {"sets", row.gpu->sets},
                  {"sets_past_cache", row.gpu->past_cache},
