@@ -23,7 +23,9 @@ struct Call {
   // 48 bytes to the first boundary of a cache line, for parameters begin at 0x210, then 64 each.
   FastDivisor channel_blocks;
   std::uint32_t head_blocks = 0;
-  std::int32_t channels = 0, tokens = 0;
+  std::int32_t channels = 0;
+  std::int32_t tokens =
+      0;  // of a stream: all packed ones, or those of one sequence of a dense batch
   const void* x = nullptr;
   std::int32_t x_step = 0;  // bytes from one row to the next, as all steps
   bool programmatic_launch = false, has_query_start_loc = false, heads_begin = false;
@@ -50,39 +52,42 @@ struct Call {
   std::int64_t x_sequence = 0, out_sequence = 0;
   std::int64_t state_slot = 0, state_column = 0;
   std::int32_t state_base = 0, flag_bytes = 0;
+  const void* has_initial_state = nullptr;
+  std::int64_t state_channel = 0;
+  std::int32_t last_read_offset = 0;
+  DType read_offsets_dtype = DType::kI32;
+
+  // Drafts.
+  std::uint32_t tiles = 0;
+  bool has_windows = false, has_parents = false, has_window_slots = false;
+  StateForm window_form = StateForm::kElements;
+  DType parents_dtype = DType::kI32, window_slots_dtype = DType::kI32;
+  std::int32_t parent_bytes = 0, window_slot_bytes = 0;
+  void* windows = nullptr;
+  std::int64_t window_token = 0, window_column = 0, window_channel = 0, window_sequence = 0;
+  const void* parents = nullptr;
+  std::int64_t parents_sequence = 0;
 
   // What few calls need.
   FastDivisor ring_columns;  // of a pool of rings,
   bool has_rings = false;    // which this says
-  bool has_window_slots = false, residual = false;
+  bool residual = false;
+  PaddedRows padded_rows = PaddedRows::kZero;
   DType ring_positions_dtype = DType::kI32, snapshots_dtype = DType::kI32;
-  DType window_slots_dtype = DType::kI32;
-  std::uint32_t snapshot_blocks = 0;
-  FastDivisor snapshot_channel_blocks;
   std::int32_t history = 0, ring_position_bytes = 0, snapshots = 0;
   const void* ring_positions = nullptr;
+  std::uint32_t snapshot_blocks = 0;
+  FastDivisor snapshot_channel_blocks;
   const void* snapshot_list = nullptr;
   std::int64_t snapshots_row = 0, snapshots_column = 0;
   const void* window_slots_of = nullptr;
-  std::int32_t window_slots = 0, window_tokens = 0, window_slot_bytes = 0;
-  const void* has_initial_state = nullptr;
+  std::int32_t window_slots = 0, window_tokens = 0;
   const void* write_slots = nullptr;
-  std::int64_t state_channel = 0;
-  FastDivisor sequence_tiles;
-  std::uint32_t tiles = 0;
-  std::int32_t sequence_tokens = 0, write_slot_bytes = 0, parent_bytes = 0, last_read_offset = 0;
-  DType write_slots_dtype = DType::kI32, read_offsets_dtype = DType::kI32;
-  DType parents_dtype = DType::kI32;
-  PaddedRows padded_rows = PaddedRows::kZero;
-  StateForm window_form = StateForm::kElements;
-  bool has_parents = false, has_windows = false;
-  std::int64_t weight_channel = 0, weight_tap = 0, bias_channel = 0;
   const void* read_offsets = nullptr;
-  std::int64_t read_offsets_stride = 0;
-  const void* parents = nullptr;
-  void* windows = nullptr;
-  std::int64_t parents_sequence = 0;
-  std::int64_t window_sequence = 0, window_token = 0, window_column = 0, window_channel = 0;
+  std::int32_t write_slot_bytes = 0, read_offset_bytes = 0;
+  DType write_slots_dtype = DType::kI32;
+  FastDivisor sequence_tiles;
+  std::int64_t weight_channel = 0, weight_tap = 0, bias_channel = 0;
 
   SHORTCONV_HOST_DEVICE Weights weights() const {
     return {weight, bias, weight_channel, weight_tap, bias_channel, packed_taps};
@@ -104,7 +109,7 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   call.channel_blocks = grid.channel_blocks;
   call.head_blocks = grid.head_blocks;
   call.channels = count(p.channels);
-  call.tokens = count(p.tokens);
+  call.tokens = count(p.has_query_start_loc ? p.tokens : p.sequence_tokens);
   call.x = at.x;
   call.x_step = step(p.x_token, p.x_dtype);
   call.programmatic_launch = p.programmatic_launch;
@@ -168,7 +173,7 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   call.state_channel = p.state_channel;
   call.sequence_tiles = grid.sequence_tiles;
   call.tiles = grid.tiles;
-  call.sequence_tokens = count(p.sequence_tokens);
+  call.read_offset_bytes = step(p.read_offsets_stride, p.read_offsets_dtype);
   call.write_slot_bytes = step(p.write_slots_stride, p.write_slots_dtype);
   call.parent_bytes = step(p.parents_token, p.parents_dtype);
   call.last_read_offset = count(last_read_offset(p));
@@ -183,7 +188,6 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   call.weight_tap = p.weight_tap;
   call.bias_channel = p.bias_channel;
   call.read_offsets = at.read_offsets;
-  call.read_offsets_stride = p.read_offsets_stride;
   call.parents = at.parents;
   call.windows = at.windows;
   call.parents_sequence = p.parents_sequence;

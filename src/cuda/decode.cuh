@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_blocks(kFeatures == Fea
   load_words(static_cast<const T*>(call.x) + sequence * call.x_sequence + channel,
              columns[kHistory]);
   T* out = static_cast<T*>(call.out) + sequence * call.out_sequence + channel;
-  SequenceState s = state_of<kFeatures>(call, static_cast<int>(sequence));
+  SequenceState s = state_of(call, stated_state<kFeatures>(call, static_cast<int>(sequence)));
   if (s.skipped) {
     if (call.padded_rows == PaddedRows::kUntouched) return;
     if (call.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);

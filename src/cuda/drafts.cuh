@@ -26,7 +26,7 @@ struct DraftKernel {
 
   // Not inlined, nor is the next: beside the way of a live sequence they cost 5% of a small call.
   __device__ __noinline__ static void fill_sequence(const Call& call, int sequence, int channel) {
-    const Bounds rows = rows_of(call, sequence);
+    const Bounds rows = rows_of(call, stated_bounds(call, sequence));
     const int stream = call.has_query_start_loc ? 0 : sequence;
     for (int row = rows.begin; row < rows.end; ++row) Tiles::fill_row(call, stream, row, channel);
   }

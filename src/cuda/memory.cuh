@@ -32,8 +32,20 @@ __device__ inline void load_words(const void* from, std::uint32_t (&words)[kWord
   }
 }
 
-__device__ inline void load_word(const void* from, std::uint32_t& word) {
-  load_words(from, reinterpret_cast<std::uint32_t(&)[1]>(word));
+/// Without a branch. What is known of one load must not make a warp wait before the next goes out,
+/// and the compiler puts all it can in front of a branch.
+__device__ inline void load_word_if(bool wanted, const void* from, std::uint32_t& word) {
+  asm volatile(
+      "{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %2, 0;\n@wanted ld.global.u32 %0, [%1];\n}"
+      : "+r"(word)
+      : "l"(from), "r"(static_cast<std::uint32_t>(wanted)));
+}
+
+__device__ inline void load_byte_if(bool wanted, const void* from, std::uint32_t& byte) {
+  asm volatile(
+      "{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %2, 0;\n@wanted ld.global.u8 %0, [%1];\n}"
+      : "+r"(byte)
+      : "l"(from), "r"(static_cast<std::uint32_t>(wanted)));
 }
 
 /// For what every block reads again, weights: the stream of rows is not to push it out of the L1
@@ -63,6 +75,14 @@ __device__ inline int load_kept_int(const void* from) {
   int value;
   asm volatile("ld.global.L1::evict_last.s32 %0, [%1];" : "=r"(value) : "l"(from));
   return value;
+}
+
+__device__ inline void load_kept_int_if(bool wanted, const void* from, int& value) {
+  asm volatile(
+      "{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %2, 0;\n"
+      "@wanted ld.global.L1::evict_last.s32 %0, [%1];\n}"
+      : "+r"(value)
+      : "l"(from), "r"(static_cast<std::uint32_t>(wanted)));
 }
 
 template <int kWords>

@@ -56,9 +56,10 @@ bool countable(const Problem& p) {
          p.channels < kMost - 4096 && p.state_columns < kMost && small(p.x_token, kMostStep) &&
          small(p.out_token, kMostStep) && small(p.query_start_loc_stride, kMostStep) &&
          small(p.read_slots_stride, kMostStep) && small(p.write_slots_stride, kMostStep) &&
-         small(p.flags_stride, kMostStep) && small(p.parents_token, kMostStep) &&
-         small(p.ring_positions_stride, kMostStep) && small(p.window_slots_stride, kMostStep) &&
-         p.window_slots < kMost && p.window_tokens < kMost;
+         small(p.read_offsets_stride, kMostStep) && small(p.flags_stride, kMostStep) &&
+         small(p.parents_token, kMostStep) && small(p.ring_positions_stride, kMostStep) &&
+         small(p.window_slots_stride, kMostStep) && p.window_slots < kMost &&
+         p.window_tokens < kMost;
 }
 
 StateForm state_form(const Problem& p, std::int64_t group) {

@@ -73,28 +73,33 @@ struct Beginning {
   SequenceState state;
 };
 
-/// Bounds that decrease or leave the tensor make a sequence shorter, down to nothing.
+/// Rows of a sequence in its stream.
 struct Bounds {
   int begin, end;
 };
-__device__ inline Bounds bounds_of(const Call& call, int sequence) {
-  const int tokens = call.tokens;
-  const int begin = min(max(stated_begin(call, sequence), 0), tokens);
-  return {begin, max(min(stated_begin(call, sequence + 1), tokens), begin)};
+
+__device__ inline Bounds stated_bounds(const Call& call, int sequence) {
+  Bounds rows{0, call.tokens};
+  const char* begin =
+      rows_after(static_cast<const char*>(call.query_start_loc), call.begin_bytes, sequence);
+  load_kept_int_if(call.has_query_start_loc, begin, rows.begin);
+  load_kept_int_if(call.has_query_start_loc, begin + call.begin_bytes, rows.end);
+  return rows;
 }
 
-/// In its stream.
-__device__ inline Bounds rows_of(const Call& call, int sequence) {
-  if (call.has_query_start_loc) return bounds_of(call, sequence);
-  return {0, call.sequence_tokens};
+/// Bounds that decrease or leave the tensor make a sequence shorter, down to nothing.
+__device__ inline Bounds rows_of(const Call& call, Bounds stated) {
+  const int begin = min(max(stated.begin, 0), call.tokens);
+  return {begin, max(min(stated.end, call.tokens), begin)};
 }
 
 template <Features kFeatures>
 __device__ inline Beginning beginning_of(const Call& call, int sequence) {
+  const StatedState stated = stated_state<kFeatures>(call, sequence);
+  const Bounds rows = rows_of(call, stated_bounds(call, sequence));
   Beginning beginning;
-  const Bounds rows = rows_of(call, sequence);
   beginning.sequence = sequence;
-  beginning.state = state_of<kFeatures>(call, sequence);
+  beginning.state = state_of(call, stated);
   settle_ring<kFeatures>(call, beginning.state);
   beginning.first = rows.begin;
   beginning.length = beginning.state.skipped ? 0 : rows.end - rows.begin;
@@ -151,9 +156,10 @@ __device__ inline void classify_packed_tile(const Call& call, TileRows& tile) {
   const int begun = call.heads_begin ? kTileTokens : kHistory;
   const int sequence = find_sequence_by_warp(call, first);
   if (sequence >= 0 && first + kTileTokens <= tokens) {
+    const StatedIndex slot = read_slot_of(call, sequence);
     const int begin = stated_begin(call, sequence);
     const int end = stated_begin(call, sequence + 1);
-    const bool usable = usable_slot(call, read_slot_of(call, sequence));
+    const bool usable = usable_slot(call, slot.value());
     const bool inside = static_cast<int>(begin + begun <= first) | static_cast<int>(begin == first);
     if (static_cast<int>(usable) & static_cast<int>(inside) &
         static_cast<int>(end >= first + kTileTokens)) {
@@ -172,8 +178,9 @@ __device__ inline void classify_packed_tile(const Call& call, TileRows& tile) {
   for (int base = max(sequence, 0); base < sequences; base += 32) {
     bool more = false, begins = false;
     if (base + lane < sequences) {
-      const Bounds rows = bounds_of(call, base + lane);
-      const bool usable = usable_slot(call, read_slot_of(call, base + lane));
+      const StatedIndex slot = read_slot_of(call, base + lane);
+      const Bounds rows = rows_of(call, stated_bounds(call, base + lane));
+      const bool usable = usable_slot(call, slot.value());
       const int from = rows.begin - first, to = rows.end - first;
       more = from < kTileTokens;
       if (usable) owned |= tile_rows_between(from, to);
@@ -192,8 +199,8 @@ __device__ inline void classify_packed_tile(const Call& call, TileRows& tile) {
 
 /// The same for a tile of a dense batch.
 __device__ inline void classify_dense_tile(const Call& call, TileRows& tile) {
-  const auto rows = call.sequence_tokens - tile.first;
-  if (!usable_slot(call, read_slot_of(call, tile.stream))) {
+  const int rows = call.tokens - tile.first;
+  if (!usable_slot(call, read_slot_of(call, tile.stream).value())) {
     tile.padding = tile_rows_between(0, rows);
   } else if (tile.first > 0) {
     tile.mask = tile_rows_between(0, rows);
@@ -226,16 +233,14 @@ struct TileKernel {
   /// others of its rows, which no row of the mask looks call.
   __device__ static void load_tile(const Call& call, const TileRows& tile, int channel,
                                    Rows& rows) {
-    const auto stream_rows =
-        static_cast<int>(call.has_query_start_loc ? call.tokens : call.sequence_tokens);
-    if (tile.first >= kHistory && tile.first + kTileTokens <= stream_rows) {
+    if (tile.first >= kHistory && tile.first + kTileTokens <= call.tokens) {
       const T* x = x_at<T>(call, tile.stream, tile.first - kHistory, channel);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) load_words(nth_row(x, call.x_step, i), rows[i]);
     } else {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        const int row = min(max(tile.first - kHistory + i, 0), stream_rows - 1);
+        const int row = min(max(tile.first - kHistory + i, 0), call.tokens - 1);
         load_words(x_at<T>(call, tile.stream, row, channel), rows[i]);
       }
     }

@@ -34,7 +34,7 @@ struct TreeKernel {
 
   /// The rule of op/sequence.hpp; `parents` of the sequence.
   __device__ static int parent_of(const Call& call, const char* parents, int token) {
-    const int parent = stated_index(parents, call.parents_dtype, call.parent_bytes, token);
+    const int parent = stated_index(parents, call.parents_dtype, call.parent_bytes, token).value();
     return static_cast<std::uint32_t>(parent) < static_cast<std::uint32_t>(token) ? parent : -1;
   }
 
@@ -66,19 +66,20 @@ struct TreeKernel {
     store_words(rows_after(out, call.out_step, token), result);
   }
 
-  /// The tokens from `base` on whose lines are known.
+  /// The tokens from `base` on whose lines are known; kNear: all rows are in shared memory.
+  template <bool kNear>
   __device__ static void convolve_strip(const Call& call, const CapturedWindows& windows, int base,
                                         int length, int channel, const DraftTaps& taps, const T* x,
                                         T* out, const Shared& shared) {
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
     const int end = min(base + kStrip, length);
-#pragma unroll 2
+#pragma unroll(kNear ? 2 : 1)
     for (int token = base; token < end; ++token) {
       Words line[kWidth];
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         const int row = shared.line[warp][token - base][k];
-        if (row < Shared::kRows) {
+        if (kNear || row < Shared::kRows) {
           copy_words(shared.rows[row][thread], line[k]);
         } else {
           load_words(rows_after(x, call.x_step, row - kHistory), line[k]);
@@ -141,7 +142,13 @@ __global__ void __launch_bounds__(kDraftThreads,
   for (int base = 0; base < length; base += Kernel::kStrip) {
     if (base > 0) Kernel::find_lines(call, parents, base, length, shared.line[thread / 32]);
     if (!inside) continue;
-    Kernel::convolve_strip(call, windows, base, length, channel, taps, x, out, shared);
+    if (kHistory + length <= Kernel::Shared::kRows) {
+      Kernel::template convolve_strip<true>(call, windows, base, length, channel, taps, x, out,
+                                            shared);
+    } else {
+      Kernel::template convolve_strip<false>(call, windows, base, length, channel, taps, x, out,
+                                             shared);
+    }
   }
   if (!inside) return;
   // It may be that none of the tokens stay: then a ring needs all of the history.
