@@ -45,7 +45,15 @@ __device__ inline bool chunk_of_unit(const Problem& p, const Addresses& at, cons
   return true;
 }
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+/// Not inlined: beside the rest it takes registers from all chunks.
+template <typename Types>
+__device__ __noinline__ void write_chunk_state(const Problem& p, const Addresses& at,
+                                               const Sequence& s, std::int64_t channel) {
+#pragma unroll 1
+  for (int c = 0; c < 2; ++c) write_state_of_channel<Types>(p, at, s, channel + c);
+}
+
+template <typename T, int kWidth, Activation kActivation>
 __global__ void __launch_bounds__(kChunkThreads)
     convolve_chunks(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                     const __grid_constant__ Grid grid) {
@@ -57,8 +65,8 @@ __global__ void __launch_bounds__(kChunkThreads)
   const std::int64_t channel = std::int64_t{block} * kChunkChannels + 2 * threadIdx.x;
   if (channel >= p.channels) return;
   if (unit >= grid.tiles) {
-    pad_outside<Types>(p, at, channel);
-    pad_outside<Types>(p, at, channel + 1);
+#pragma unroll 1
+    for (int c = 0; c < 2; ++c) pad_outside<Types>(p, at, channel + c);
     return;
   }
   Chunk chunk;
@@ -71,8 +79,8 @@ __global__ void __launch_bounds__(kChunkThreads)
   const std::int64_t last = chunk.to_the_end ? length : min(chunk.first + kChunkTokens, length);
   if (s.skipped) {
     for (std::int64_t token = chunk.first; token < last; ++token) {
-      pad_element<Types>(p, at, s.begin + token, channel);
-      pad_element<Types>(p, at, s.begin + token, channel + 1);
+#pragma unroll 1
+      for (int c = 0; c < 2; ++c) pad_element<Types>(p, at, s.begin + token, channel + c);
     }
     return;
   }
@@ -91,7 +99,7 @@ __global__ void __launch_bounds__(kChunkThreads)
                    input_at<Types>(p, at, s, token, channel + 1)};
     }
   }
-  Taps<TWeight, kWidth, 2> taps;
+  Taps<T, kWidth, 2> taps;
   taps.load(weights_of(p, at, grid), static_cast<int>(channel));
   const T* from = x + chunk.first * p.x_token;
   T* to = out + chunk.first * p.out_token;
@@ -122,8 +130,7 @@ __global__ void __launch_bounds__(kChunkThreads)
     }
   }
   if (chunk.first == 0) {
-    write_state_of_channel<Types>(p, at, s, channel);
-    write_state_of_channel<Types>(p, at, s, channel + 1);
+    write_chunk_state<Types>(p, at, s, channel);
   }
 }
 

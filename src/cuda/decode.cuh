@@ -26,15 +26,15 @@
 namespace shortconv::cuda {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup,
-          Features kFeatures>
-__global__ void __launch_bounds__(kDecodeThreads, decode_blocks(kFeatures == Features::kRings))
+          int kThreads, Features kFeatures>
+__global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features::kRings))
     decode_tokens(const __grid_constant__ Call call) {
   constexpr int kHistory = kWidth - 1;
   constexpr int kWords = kWordsOf<T, kGroup>;
   if (call.programmatic_launch) overlap_neighbours();
   const std::uint32_t sequence = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - sequence * call.channel_blocks.divisor();
-  const int channel = static_cast<int>(block * kDecodeThreads + threadIdx.x) * kGroup;
+  const int channel = static_cast<int>(block * kThreads + threadIdx.x) * kGroup;
   // The lanes that stay, which look through the list of snapshots.
   const unsigned lanes =
       kFeatures == Features::kAll ? __ballot_sync(kFullWarp, channel < call.channels) : kFullWarp;

@@ -3,7 +3,8 @@
 //
 // Who owns what: a thread owns 4 adjacent channels (8 or 16 bytes a row) of one sequence, and takes
 // its tokens in strips of 8, whose windows are in its registers. The final state, where one is
-// kept, is written last.
+// kept, is written last. In a batch with prompts among the drafts what follows a sequence's first
+// strip is left to tiles of packed rows, as in tile.cuh.
 //
 // Bytes moved: x and out once, the state once, and for each captured window width - 1 inputs (one
 // where windows overlap). The ceiling is a copy of these bytes.
@@ -68,24 +69,55 @@ struct DraftKernel {
     }
   }
 
+  /// The windows after those tokens of a strip whose bits are set; `token` is the number of the
+  /// first in its sequence.
+  __device__ static void store_windows(const Call& call, const CapturedWindows& windows, int token,
+                                       std::uint32_t mask, int channel, const Rows& rows) {
+    if (windows.tokens == 0) return;
+#pragma unroll
+    for (int t = 0; t < kTileTokens; ++t) {
+      if (mask >> t == 0) break;
+      if (kFeatures == Features::kAll && (mask >> t & 1u) == 0) continue;
+      store_window(call, windows, token + t, channel,
+                   reinterpret_cast<const Words(&)[kHistory]>(rows[t + 1]));
+    }
+  }
+
+  /// A tile of rows, of which those are left that lie behind the first strip of their sequence.
+  __device__ static void convolve_tile(const Call& call, int number, int channel, bool inside) {
+    TileRows tile = tile_of(call, number);
+    Rows rows;
+    DraftTaps taps;
+    Tiles::load_tile(call, tile, channel, rows);
+    taps.load(call.weights(), channel);
+    classify_tile<kHistory>(call, tile);
+    if (tile.mask != 0) {
+      // They are of the sequence that comes into the tile from before.
+      const int sequence =
+          call.has_query_start_loc ? find_sequence_by_warp(call, tile.first) : tile.stream;
+      const Bounds bounds = rows_of(call, stated_bounds(call, sequence));
+      const CapturedWindows windows =
+          windows_of<kFeatures>(call, sequence, bounds.begin, bounds.end - bounds.begin);
+      if (inside) {
+        store_windows(call, windows, tile.first - bounds.begin, tile.mask, channel, rows);
+      }
+      Tiles::convolve(call, taps, tile.mask, rows);
+      if (inside) Tiles::store(call, tile, tile.first, tile.mask, channel, rows);
+    }
+    if (tile.padding != 0 && inside) Tiles::fill_padding(call, tile, channel);
+  }
+
   __device__ static void chain(const Call& call, const TileRows& tile,
                                const CapturedWindows& windows, int length, int channel,
                                const DraftTaps& taps, Rows& rows) {
     for (int base = 0; base < length; base += kTileTokens) {
       const int tokens = min(kTileTokens, length - base);
       load_tokens(call, tile, base, length, channel, rows);
-      if (windows.tokens > 0) {
-#pragma unroll
-        for (int t = 0; t < kTileTokens; ++t) {
-          if (t >= tokens) break;
-          store_window(call, windows, base + t, channel,
-                       reinterpret_cast<const Words(&)[kHistory]>(rows[t + 1]));
-        }
-      }
+      const std::uint32_t mask = tile_rows_between(0, tokens);
+      store_windows(call, windows, base, mask, channel, rows);
       Words next[kHistory];
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(rows[kTileTokens + k], next[k]);
-      const std::uint32_t mask = tile_rows_between(0, tokens);
       Tiles::convolve(call, taps, mask, rows);
       Tiles::store(call, tile, tile.first + base, mask, channel, rows);
 #pragma unroll
@@ -104,6 +136,12 @@ __global__ void __launch_bounds__(kDraftThreads,
   const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kDraftThreads + threadIdx.x) * kTileGroup;
   const int last = call.channels - kTileGroup;
+  const bool splits = kFeatures == Features::kAll && call.heads_begin;
+  if (splits && unit >= call.tiles) {
+    Kernel::convolve_tile(call, static_cast<int>(unit - call.tiles), min(channel, last),
+                          channel <= last);
+    return;
+  }
   if (channel > last) return;
   if (unit >= call.tiles) {
     Kernel::fill_outside(call, channel);
@@ -113,6 +151,7 @@ __global__ void __launch_bounds__(kDraftThreads,
   Beginning beginning;
   const TileRows tile = head_of<kFeatures>(call, sequence, beginning);
   if (beginning.state.skipped) {
+    if (splits) return;  // tiles do that
     Kernel::fill_sequence(call, sequence, channel);
     return;
   }
@@ -123,7 +162,8 @@ __global__ void __launch_bounds__(kDraftThreads,
   taps.load(call.weights(), channel);
   const CapturedWindows windows =
       windows_of<kFeatures>(call, sequence, beginning.first, beginning.length);
-  Kernel::chain(call, tile, windows, beginning.length, channel, taps, rows);
+  const int chained = splits ? min(beginning.length, kTileTokens) : beginning.length;
+  Kernel::chain(call, tile, windows, chained, channel, taps, rows);
   // It may be that none of the tokens stay: then a ring needs all of the history.
   Kernel::Tiles::write_states(call, tile, beginning, -Kernel::kHistory, true, channel);
 }

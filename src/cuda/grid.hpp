@@ -37,7 +37,7 @@ class FastDivisor {
 enum class Features : std::uint8_t {
   kPlain,  // ordered states
   kRings,  // also rings; decode has an instance for them, the others take kAll
-  kAll,    // also snapshots, windows by slot, the residual
+  kAll,    // also snapshots, windows by slot, the residual, long chains among drafts
 };
 
 /// How a group of adjacent channels lies in a state slot.
@@ -60,7 +60,9 @@ struct Grid {
   // And before those the blocks of snapshots that lie in x, with kSnapshotRounds groups each.
   std::uint32_t snapshot_blocks = 0;
   FastDivisor snapshot_channel_blocks;
-  bool heads_begin = false;  // all sequences rather than those shorter than a tile
+  // All sequences rather than those shorter than a tile. Drafts: chains end after their first
+  // strip, what follows is in units that are tiles.
+  bool heads_begin = false;
   StateForm state_form = StateForm::kElements;
   StateForm window_form = StateForm::kElements;  // of captured windows
   bool packed_taps = false;  // weights and bias without gaps, aligned to 16 bytes

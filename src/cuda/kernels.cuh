@@ -1,6 +1,8 @@
 // The table of one element type's kernels, instantiated from the list of widths.
 #pragma once
 
+#include <type_traits>
+
 #include "core/dispatch.hpp"
 #include "cuda/chunk.cuh"
 #include "cuda/columns.cuh"
@@ -12,32 +14,49 @@
 
 namespace shortconv::cuda {
 
+/// Of the instances that know all features; they ask the call.
+inline constexpr Activation kFullActivation = Activation::kSilu;
+
+/// There are none with other weights: the kernel they stand for has none either.
+template <typename T, typename TWeight, int kWidth, Activation kActivation>
+Entry chunks_entry() {
+  if constexpr (std::is_same_v<T, TWeight>) {
+    return reinterpret_cast<Entry>(&convolve_chunks<T, kWidth, kActivation>);
+  } else {
+    return nullptr;
+  }
+}
+
 template <typename T, typename TWeight, int kWidth, Activation kActivation>
 inline const Kernels kTable{
     .tiles =
         reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, Features::kPlain>),
-    .full_tiles =
-        reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, Features::kAll>),
+    .full_tiles = reinterpret_cast<Entry>(
+        &convolve_tiles<T, TWeight, kWidth, kFullActivation, Features::kAll>),
     .short_sequences = reinterpret_cast<Entry>(
         &convolve_short_sequences<T, TWeight, kWidth, kActivation, Features::kPlain>),
-    .decode = reinterpret_cast<Entry>(
-        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kPlain>),
-    .full_decode = reinterpret_cast<Entry>(
-        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kAll>),
-    .ring_decode = reinterpret_cast<Entry>(
-        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kRings>),
-    .small_decode = reinterpret_cast<Entry>(
-        &decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup, Features::kPlain>),
+    .decode =
+        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
+                                               kDecodeThreads, Features::kPlain>),
+    .full_decode =
+        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
+                                               kDecodeThreads, Features::kAll>),
+    .ring_decode =
+        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
+                                               kRingDecodeThreads, Features::kRings>),
+    .small_decode =
+        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup,
+                                               kSmallDecodeThreads, Features::kPlain>),
     .drafts = reinterpret_cast<Entry>(
         &convolve_drafts<T, TWeight, kWidth, kActivation, Features::kPlain>),
-    .full_drafts =
-        reinterpret_cast<Entry>(&convolve_drafts<T, TWeight, kWidth, kActivation, Features::kAll>),
+    .full_drafts = reinterpret_cast<Entry>(
+        &convolve_drafts<T, TWeight, kWidth, kFullActivation, Features::kAll>),
     .trees =
         reinterpret_cast<Entry>(&convolve_trees<T, TWeight, kWidth, kActivation, Features::kPlain>),
-    .full_trees =
-        reinterpret_cast<Entry>(&convolve_trees<T, TWeight, kWidth, kActivation, Features::kAll>),
+    .full_trees = reinterpret_cast<Entry>(
+        &convolve_trees<T, TWeight, kWidth, kFullActivation, Features::kAll>),
     .columns = reinterpret_cast<Entry>(&convolve_columns<T, kWidth, kActivation>),
-    .chunks = reinterpret_cast<Entry>(&convolve_chunks<T, TWeight, kWidth, kActivation>),
+    .chunks = chunks_entry<T, TWeight, kWidth, kActivation>(),
 };
 
 template <typename T, typename TWeight>

@@ -122,8 +122,8 @@ Kernel kernel_of(const Problem& p) {
   }
   const bool single_tokens = dense(p) && p.sequence_tokens == 1;
   if (p.schedule != Schedule::kFlat) {
-    const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) && own_or_f32_weights(p) &&
-                        features_of(p) == Features::kPlain;
+    const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) &&
+                        p.weight_dtype == p.x_dtype && features_of(p) == Features::kPlain;
     return chunks && countable(p) ? Kernel::kChunks : Kernel::kGeneral;
   }
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
@@ -148,6 +148,14 @@ std::int64_t alignment_of(const Problem& p, Kernel kernel) {
   return group > 1 ? group * element_bytes(p.x_dtype) : 1;
 }
 
+/// Chains of more tokens on average than drafts have: prompts among them, which a thread that takes
+/// one strip after the other would be long at. What follows the first strip becomes tiles, as of
+/// prefill. Not where windows may lie in the pool, for the history there has to be read first.
+bool splits_chains(const Problem& p) {
+  return p.op == Op::kVerify && !p.has_parents && !p.has_window_slots &&
+         p.tokens > kTileTokens * p.sequences;
+}
+
 std::int64_t chunk_units(const Problem& p, Grid& grid) {
   if (p.schedule == Schedule::kBlockList) return p.blocks;
   const std::int64_t longest = dense(p) ? p.sequence_tokens : p.longest_sequence;
@@ -156,25 +164,26 @@ std::int64_t chunk_units(const Problem& p, Grid& grid) {
   return p.sequences * chunks;
 }
 
+std::int64_t tiles_of(const Problem& p, std::int64_t tile_tokens, Grid& grid) {
+  if (!dense(p)) return divide_up(p.tokens, tile_tokens);
+  const std::int64_t each = divide_up(p.sequence_tokens, tile_tokens);
+  if (each <= kMostBlocks) grid.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(each));
+  return p.sequences * each;
+}
+
 /// Units of work along the tokens; sets what the kernel needs to take them apart.
 std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
-  const auto tiles = [&](std::int64_t tile_tokens) {
-    if (!dense(p)) return divide_up(p.tokens, tile_tokens);
-    const std::int64_t each = divide_up(p.sequence_tokens, tile_tokens);
-    if (each <= kMostBlocks) grid.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(each));
-    return p.sequences * each;
-  };
   switch (kernel) {
     case Kernel::kTiles:  // heads, then tiles
     case Kernel::kShortSequences:
-      return p.sequences + tiles(kTileTokens);
+      return p.sequences + tiles_of(p, kTileTokens, grid);
     case Kernel::kDecode:
     case Kernel::kSmallDecode:
     case Kernel::kDrafts:
     case Kernel::kTrees:
       return p.sequences;
     case Kernel::kColumns:
-      return tiles(32 * 16 / element_bytes(p.x_dtype));
+      return tiles_of(p, 32 * 16 / element_bytes(p.x_dtype), grid);
     case Kernel::kChunks:
       return chunk_units(p, grid);
     case Kernel::kGeneral:
@@ -199,9 +208,11 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
       threads = kTileThreads;
       return kTileThreads * kTileGroup;
     case Kernel::kDecode:
+      threads = features_of(p) == Features::kRings ? kRingDecodeThreads : kDecodeThreads;
+      return threads * group_of(p, kernel);
     case Kernel::kSmallDecode:
-      threads = kDecodeThreads;
-      return kDecodeThreads * group_of(p, kernel);
+      threads = kSmallDecodeThreads;
+      return threads * group_of(p, kernel);
     case Kernel::kDrafts:
     case Kernel::kTrees:
       threads = kDraftThreads;
@@ -231,7 +242,9 @@ void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Laun
   const auto waves = static_cast<std::uint64_t>(divide_up(heads, kWaveOfTiles));
   const auto most = static_cast<std::uint64_t>(groups);
   grid.head_rounds = static_cast<std::uint32_t>(
-      grid.heads_begin ? 1 : std::min(std::bit_ceil(waves), std::bit_ceil(most)));
+      grid.heads_begin
+          ? 1
+          : std::min(std::max(std::bit_ceil(waves), kFewestHeadRounds), std::bit_ceil(most)));
   const std::int64_t head_blocks = divide_up(groups, grid.head_rounds);
   const bool needed = grid.heads_begin || !dense(p);
   grid.head_channel_blocks = FastDivisor(static_cast<std::uint32_t>(head_blocks));
@@ -263,6 +276,10 @@ Launch launch_of(const Problem& p, Kernel kernel) {
   launch.grid.state_form = state_form(p, group_of(p, kernel));
   if (kernel == Kernel::kTiles || kernel == Kernel::kShortSequences) {
     split_tiles(p, units - p.sequences, blocks, launch);
+  }
+  if (kernel == Kernel::kDrafts && splits_chains(p)) {
+    launch.grid.heads_begin = true;
+    launch.blocks = (units + tiles_of(p, kTileTokens, launch.grid)) * blocks;
   }
   launch.grid.window_form = window_form(p, group_of(p, kernel));
   launch.grid.packed_taps =
@@ -297,7 +314,8 @@ std::string_view name(Kernel kernel) {
 }
 
 Features features_of(const Problem& p) {
-  const bool all = p.snapshots > 0 || p.has_window_slots || p.epilogue == Epilogue::kResidual;
+  const bool all = p.snapshots > 0 || p.has_window_slots || p.epilogue == Epilogue::kResidual ||
+                   splits_chains(p);
   return all ? Features::kAll : p.has_ring_positions ? Features::kRings : Features::kPlain;
 }
 

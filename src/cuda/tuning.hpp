@@ -34,6 +34,12 @@ inline constexpr std::int64_t kWaveOfTiles = 32 * 132;
 /// 64 of 128 x 8192 (70 thousand) 71.0 and 69.0, 256 of 32 x 8192 84.0 and 74.9.
 inline constexpr std::int64_t kHeadsBeginUpTo = 8 * kWaveOfTiles;
 
+/// Groups of channels that a head takes in turn, at least, where most have nothing to do: while
+/// they find that out, all of the GPU waits. 64 sequences of 128 tokens x 8192: 68.5 us with
+/// one, 67.7 with 4. More take too long where they have: 137 sequences, some of them short, 73.4 us
+/// with 4, 78.8 with 16.
+inline constexpr std::uint64_t kFewestHeadRounds = 4;
+
 /// Where sequences have fewer than 8 tokens on average, a block of a tile takes so many
 /// neighbouring groups of channels in turn, with one search for all: most have nothing to do. 64
 /// sequences of 4 tokens: 6.5 us so, 7.4 with one group a block.
@@ -42,7 +48,11 @@ inline constexpr int kShortSequenceRounds = 16;
 /// Groups of channels that a block takes in turn of a snapshot.
 inline constexpr int kSnapshotRounds = 8;
 
-inline constexpr int kDecodeThreads = 64;
+/// Threads of a block of decode. With permuted slots 256 x 8192 take 10.60 us with 32 and 10.64
+/// with 64, window-innermost 10.80 and 11.13; 256 rings 9.33 and 9.10.
+inline constexpr int kDecodeThreads = 32;
+inline constexpr int kRingDecodeThreads = 64;
+inline constexpr int kSmallDecodeThreads = 64;
 
 /// Blocks of decode that a multiprocessor is to hold; 0: as many as come. A few registers more than
 /// 64 make three waves of the two in which 256 rings x 8192 are decoded: 9.8 us instead of 9.5.

@@ -218,6 +218,7 @@ TEST(CudaSelect, HeadsTakeAWaveOfBlocksUnlessTheyBeginAllSequences) {
     EXPECT_FALSE(tiles.grid.heads_begin);
     EXPECT_LE(tiles.grid.head_blocks, kWaveOfTiles) << sequences;
     EXPECT_EQ(tiles.grid.head_rounds & (tiles.grid.head_rounds - 1), 0u) << sequences;
+    EXPECT_GE(tiles.grid.head_rounds, kFewestHeadRounds) << sequences;
   }
   const Launch small = chosen(packed_batch(1319, 2048, 5)).aligned;
   EXPECT_EQ(small.kernel, Kernel::kTiles);
@@ -227,6 +228,20 @@ TEST(CudaSelect, HeadsTakeAWaveOfBlocksUnlessTheyBeginAllSequences) {
   EXPECT_EQ(decodes.kernel, Kernel::kShortSequences);
   EXPECT_TRUE(decodes.grid.heads_begin);
   EXPECT_EQ(decodes.grid.head_rounds, 1u);
+}
+
+TEST(CudaSelect, PromptsAmongDraftsAreCutIntoTiles) {
+  Problem p = packed_batch(64 * 4, 512, 64);
+  p.op = Op::kVerify;
+  EXPECT_EQ(kernel_of(p), Kernel::kDrafts);
+  EXPECT_FALSE(chosen(p).aligned.grid.heads_begin);
+  EXPECT_EQ(chosen(p).aligned.blocks, 65 * 2);  // one fills the rows outside
+  p.tokens += 1000;
+  EXPECT_TRUE(chosen(p).aligned.grid.heads_begin);
+  EXPECT_EQ(chosen(p).aligned.blocks, (64 + 157) * 2);
+  EXPECT_EQ(features_of(p), Features::kAll);
+  p.has_window_slots = true;  // may be the pool that the history is in
+  EXPECT_FALSE(chosen(p).aligned.grid.heads_begin);
 }
 
 TEST(CudaSelect, DenseBatchesOfLongSequencesNeedNoHeads) {
