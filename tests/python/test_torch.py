@@ -193,3 +193,16 @@ def test_the_compiled_operators_take_every_argument():
     assert schema(torch.ops.shortconv.run) == names(*operators) | {"op"}
     for function in (shortconv.commit, shortconv.block_snapshots, shortconv.tree_parents):
         assert schema(getattr(torch.ops.shortconv, function.__name__)) == names(function)
+
+
+# The operator hands its arguments on by position.
+@pytest.mark.parametrize("name, value", [
+    ("activation", "relu"), ("padded_rows", "nan"), ("state_base", 99), ("residual", True),
+    ("advance_state", True), ("dilation", 0), ("backend", "abacus"), ("threads", -1)])
+def test_arguments_of_the_compiled_operator_reach_their_places(device, name, value):
+    x, weight, bias, state = tensors(device)
+    gate = {"input_gate": x} if name == "residual" else {}
+    named = {"state_base": "state", "advance_state": "op"}.get(name, name)
+    with pytest.raises(ValueError, match=f"^{named}: "):
+        torch.ops.shortconv.run(0, x, torch.empty_like(x), weight, bias, state=state,
+                                **{name: value}, **gate)
