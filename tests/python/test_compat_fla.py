@@ -109,6 +109,19 @@ def test_decode_equals_prefill_bit_for_bit(device, dtype):
     assert torch.equal(cache, final)
 
 
+def test_shapes_of_a_decode(device):
+    x, weight = make(device, torch.bfloat16, 3, 96), make(device, torch.bfloat16, 96, 4)
+    cache, residual = make(device, torch.bfloat16, 3, 96, 4), make(device, torch.bfloat16, 3, 96)
+    expected_cache = torch.cat([cache[:, :, 1:], x[:, :, None]], 2)
+    expected, _ = causal_conv1d(x[:, None], weight, initial_state=cache)
+    for shape in ((3, 96), (3, 1, 96), (1, 3, 96), (3, 1, 2, 48)):
+        moved, added = cache.clone(), None if len(shape) == 2 else residual.view(shape)
+        y, _ = causal_conv1d_update(x.view(shape), moved, added, weight=weight)
+        assert y.shape == shape and torch.equal(moved, expected_cache)
+        plain = expected.view(shape)
+        assert torch.equal(y, plain if added is None else plain + added)
+
+
 def test_prefill_with_a_cache_shorter_than_the_width(device):
     x, weight = make(device, torch.float32, 2, 7, 32), make(device, torch.float32, 32, 4)
     whole, final = causal_conv1d(x, weight, output_final_state=True)

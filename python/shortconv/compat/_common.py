@@ -2,19 +2,22 @@
 
 import importlib
 import sys
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Union
 
 from shortconv import torch as conv
+from shortconv._core import DECODE, STATE_CHANNELS_FIRST
 from shortconv.torch import torch
 
 Tensor = torch.Tensor
 
 
-def silu_or_none(activation: Optional[str]) -> Optional[str]:
-    """The activation in this library's words; "swish" is another name of SiLU."""
-    if activation is None:
+def silu_or_none(activation: Union[bool, str, None]) -> Optional[str]:
+    """The activation in this library's words; "swish" is another name of SiLU, and so is True."""
+    if activation == "silu":
+        return "silu"
+    if activation is None or activation is False:
         return None
-    if activation in ("silu", "swish"):
+    if activation == "swish" or activation is True:
         return "silu"
     raise NotImplementedError(f"activation: is {activation!r}; expected None, 'silu' or 'swish'")
 
@@ -62,6 +65,19 @@ def update_all_columns(
     taps = weight.new_zeros(()).expand(weight.shape[0], columns + 1)
     conv.forward(x, taps, initial_state=True, **where)
     return out
+
+
+def decode_and_shift(op: int, x: Tensor, out: Tensor, weight: Tensor, bias: Optional[Tensor],
+                     state: Tensor, activation: Optional[str]) -> Tensor:
+    """update_all_columns for one token of each slot and `width` columns, one more than decode moves.
+
+    Args:
+      op: layouts of x and out, which have a row for each slot.
+      state: [slots, channels, width].
+    """
+    state.select(2, 0).copy_(state.select(2, 1))
+    return conv.run(op | DECODE | STATE_CHANNELS_FIRST, x, out, weight, bias, state, None, None,
+                    None, False, activation, None, None, None, None, 1)
 
 
 def last_inputs(x: Tensor, bounds: Tensor, count: int, before: Optional[Tensor] = None) -> Tensor:

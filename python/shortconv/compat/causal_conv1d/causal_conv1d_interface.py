@@ -3,7 +3,13 @@
 from typing import Any, Optional, Tuple, Union
 
 from shortconv import torch as conv
-from shortconv.compat._common import Tensor, silu_or_none, update_all_columns
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST
+from shortconv.compat._common import (
+    Tensor,
+    decode_and_shift,
+    silu_or_none,
+    update_all_columns,
+)
 from shortconv.torch import torch
 
 
@@ -37,9 +43,9 @@ def causal_conv1d_fn(
         if return_final_states:
             raise ValueError("return_final_states: is not possible with seq_idx")
         return _packed(x, weight, bias, seq_idx, initial_states, activation)
-    batch, channels, tokens = x.shape
     state = None
     if return_final_states or initial_states is not None:
+        batch, channels, tokens = x.shape
         state = final_states_out if return_final_states else None
         if state is None:
             state = x.new_empty(batch, weight.shape[1] - 1, channels).transpose(1, 2)
@@ -48,10 +54,9 @@ def causal_conv1d_fn(
                 state.zero_()
         elif state is not initial_states:
             state.copy_(initial_states)
-    out = conv.forward(
-        x.transpose(1, 2), weight, bias, out=torch.empty_like(x).transpose(1, 2),
-        state=None if state is None else state.transpose(1, 2),
-        initial_state=initial_states is not None, activation=activation).transpose(1, 2)
+    out = conv.run(
+        FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
+        state, None, None, None, initial_states is not None, activation)
     return (out, state) if return_final_states else out
 
 
@@ -112,17 +117,20 @@ def causal_conv1d_update(
     Returns:
       out, shape and layout of x.
     """
-    activation, state = silu_or_none(activation), conv_state.transpose(1, 2)
-    plain = cache_seqlens is not None or state.shape[1] == weight.shape[1] - 1
-    if plain and x.dim() == 2:
-        return conv.decode(x, weight, bias, state=state, read_slots=conv_state_indices,
-                           ring_positions=cache_seqlens, activation=activation)
+    activation = silu_or_none(activation)
+    layout = 0 if x.dim() == 2 else CHANNELS_FIRST
+    if cache_seqlens is not None or conv_state.shape[2] == weight.shape[1] - 1:
+        return conv.run(
+            DECODE | layout | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
+            conv_state, conv_state_indices, None, None, False, activation, None, None,
+            cache_seqlens)
+    single = conv_state_indices is None and (x.dim() == 2 or x.shape[2] == 1)
+    if single and conv_state.shape[::2] == (x.shape[0], weight.shape[1]):
+        return decode_and_shift(layout, x, torch.empty_like(x), weight, bias, conv_state,
+                                activation)
     rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
-    if plain:
-        out = conv.decode(rows, weight, bias, state=state, read_slots=conv_state_indices,
-                          ring_positions=cache_seqlens, activation=activation)
-    else:
-        out = update_all_columns(rows, state, weight, bias, activation, conv_state_indices)
+    out = update_all_columns(rows, conv_state.transpose(1, 2), weight, bias, activation,
+                             conv_state_indices)
     return out.squeeze(1) if x.dim() == 2 else out.transpose(1, 2)
 
 
