@@ -178,6 +178,18 @@ Status tree_parents_call(Arguments in) {
   return tree_parents(args, stream);
 }
 
+Status sequence_bounds_call(Arguments in) {
+  SequenceBoundsArgs args;
+  in.tensor("seq_idx", args.seq_idx);
+  in.tensor("query_start_loc", args.query_start_loc);
+  in.tensor("read_slots", args.read_slots);
+  args.backend = in.named("backend", capabilities().backends, BackendId::kAuto);
+  void* stream = in.stream("stream", args.seq_idx);
+  in.end();
+  const DeviceGuard guard(args.seq_idx.device);
+  return sequence_bounds(args, stream);
+}
+
 std::string quoted(std::string_view text) {
   std::string result = "\"";
   for (const char c : text) {
@@ -249,6 +261,11 @@ SHORTCONV_API int __tvm_ffi_block_snapshots(void*, const TVMFFIAny* arguments, s
 SHORTCONV_API int __tvm_ffi_tree_parents(void*, const TVMFFIAny* arguments, std::int32_t count,
                                          TVMFFIAny*) {
   return guarded([&] { return tree_parents_call({arguments, count}); });
+}
+
+SHORTCONV_API int __tvm_ffi_sequence_bounds(void*, const TVMFFIAny* arguments, std::int32_t count,
+                                            TVMFFIAny*) {
+  return guarded([&] { return sequence_bounds_call({arguments, count}); });
 }
 
 SHORTCONV_API int __tvm_ffi_capabilities(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {

@@ -344,3 +344,30 @@ def tree_parents(
         stream = current_stream(first_child)
     _core.tree_parents(first_child, next_sibling, query_start_loc, parents, backend, stream)
     return parents
+
+
+def sequence_bounds(
+    seq_idx: Array,
+    query_start_loc: Array,
+    read_slots: Array,
+    *,
+    backend: Optional[str] = None,
+    stream: Any = None,
+) -> Array:
+    """Finds the sequences that numbers tell apart in the rows of a batch, for a packed forward.
+
+    Args:
+      seq_idx: [batch, tokens]; a sequence is a run of equal numbers in a row, padding if negative.
+      query_start_loc: [sequences + 1], written: where each begins in the rows one after the other.
+        `sequences` is as many as there may be: batch * tokens, if that is not known. The rest are
+        empty ones at the end; rows of those that find no room belong to no sequence.
+      read_slots: [sequences], written: the row of the batch, -1 for padding and the rest.
+
+    Returns:
+      query_start_loc.
+    """
+    _, current_stream = kinds[type(seq_idx)]
+    if stream is None and current_stream is not None:
+        stream = current_stream(seq_idx)
+    _core.sequence_bounds(seq_idx, query_start_loc, read_slots, backend, stream)
+    return query_start_loc

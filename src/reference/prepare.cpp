@@ -70,4 +70,22 @@ Status tree_parents(const TreeParents& p, void*) {
   return {};
 }
 
+Status sequence_bounds(const SequenceBounds& p, void*) {
+  for (std::int64_t s = 0; s <= p.sequences; ++s) {
+    p.query_start_loc.store(0, s, p.batch * p.tokens);
+    if (s < p.sequences) p.read_slots.store(0, s, -1);
+  }
+  std::int64_t found = 0;
+  for (std::int64_t row = 0; row < p.batch; ++row) {
+    for (std::int64_t token = 0; token < p.tokens; ++token) {
+      const std::int64_t number = p.seq_idx.load(row, token);
+      if (token > 0 && p.seq_idx.load(row, token - 1) == number) continue;
+      if (found <= p.sequences) p.query_start_loc.store(0, found, row * p.tokens + token);
+      if (found < p.sequences) p.read_slots.store(0, found, number < 0 ? -1 : row);
+      ++found;
+    }
+  }
+  return {};
+}
+
 }  // namespace shortconv::reference

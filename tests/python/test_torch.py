@@ -192,7 +192,8 @@ def test_the_compiled_operators_take_every_argument():
 
     operators = shortconv.forward, shortconv.decode, shortconv.verify
     assert schema(torch.ops.shortconv.run) == names(*operators) | {"op"}
-    for function in (shortconv.commit, shortconv.block_snapshots, shortconv.tree_parents):
+    for function in (shortconv.commit, shortconv.block_snapshots, shortconv.sequence_bounds,
+                     shortconv.tree_parents):
         assert schema(getattr(torch.ops.shortconv, function.__name__)) == names(function)
 
 
@@ -215,12 +216,14 @@ def test_functions_of_other_libraries_are_compiled_whole(device):
     x, weight, bias, state = tensors(device)
     bounds, slots = bounds_of(device, 0, 5, 12), bounds_of(device, 2, 0)
     cache = torch.zeros(12, 32, 4, dtype=x.dtype, device=x.device)
+    numbers = bounds_of(device, *[0] * 5, *[1] * 4, *[2] * 3)[None]
 
     def layer(x, state, cache):
         y, by_channels = x.t() + 1, state.transpose(1, 2)
         y = sglang.causal_conv1d_fn(y, weight, bias, by_channels, bounds, cache_indices=slots)
         y = vllm.causal_conv1d_fn(y, weight, bias, by_channels, bounds, slots, null_block_id=None)
         y = causal_conv1d.causal_conv1d_fn(y[None], weight, bias, activation="silu")
+        y = causal_conv1d.causal_conv1d_fn(y, weight, bias, numbers, activation="silu")
         y, _ = fla.causal_conv1d(y.transpose(1, 2), weight, bias, cu_seqlens=bounds)
         y, _ = fla.causal_conv1d_update(y, cache, weight=weight)
         y = y[0, :2].clone()

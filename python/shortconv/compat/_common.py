@@ -69,7 +69,7 @@ def update_all_columns(
 
 def decode_and_shift(op: int, x: Tensor, out: Tensor, weight: Tensor, bias: Optional[Tensor],
                      state: Tensor, activation: Optional[str]) -> Tensor:
-    """update_all_columns for one token of each slot and `width` columns, one more than decode moves.
+    """update_all_columns for one token of each slot and `width` columns, one more than the history.
 
     Args:
       op: layouts of x and out, which have a row for each slot.
