@@ -94,15 +94,21 @@ def _without_stream(stream: Any = None, **arguments: Any) -> Dict[str, Any]:
 
 
 def _for_torch(op: int, eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    @functools.wraps(eager)
-    def call(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *,
-             out: Optional[Tensor] = None, **arguments: Any) -> Tensor:
-        if not torch.compiler.is_compiling():
-            out = eager(x, weight, bias, out=out, **arguments)
-            return refuse_gradient(out, x, weight, bias) if torch.is_grad_enabled() else out
+    def compiled(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *,
+                 out: Optional[Tensor] = None, **options: Any) -> Tensor:
         out = torch.empty_like(x) if out is None else out
-        torch.ops.shortconv.run(op, x, out, weight, bias, **_without_stream(**arguments))
+        torch.ops.shortconv.run(op, x, out, weight, bias, **_without_stream(**options))
         return out
+
+    @functools.wraps(eager)
+    def call(*arguments: Any, **options: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            return compiled(*arguments, **options)
+        out = eager(*arguments, **options)
+        if not torch.is_grad_enabled():
+            return out
+        named = (options.get(name) for name in ("x", "weight", "bias"))
+        return refuse_gradient(out, *arguments, *named)
 
     return call
 
