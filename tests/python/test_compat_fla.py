@@ -133,6 +133,30 @@ def test_prefill_with_a_cache_shorter_than_the_width(device):
     assert torch.equal(state, final)
 
 
+@pytest.mark.parametrize("tokens", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_states_of_another_type_and_short_sequences(device, tokens, dtype):
+    x, weight = make(device, torch.bfloat16, 2, tokens, 32), make(device, torch.float32, 32, 4)
+    initial = make(device, dtype, 2, 32, 4)
+    y, final = causal_conv1d(x, weight, None, None, initial, True)
+    assert final.dtype == x.dtype and final.is_contiguous()
+    kept = torch.cat([initial.to(x.dtype), x.transpose(1, 2)], 2)[:, :, -4:]
+    assert torch.equal(final, kept)
+    assert torch.equal(y, causal_conv1d(x, weight, initial_state=initial)[0])
+    bounds = torch.tensor([0, tokens, 2 * tokens], device=device)
+    packed, states = causal_conv1d(x.reshape(1, 2 * tokens, 32), weight, None, None, initial, True,
+                                   cu_seqlens=bounds)
+    assert torch.equal(packed.view(y.shape), y) and torch.equal(states, kept)
+
+
+def test_states_have_no_gradient_either(device):
+    x, weight = make(device, torch.float32, 1, 3, 8), make(device, torch.float32, 8, 4)
+    with torch.enable_grad():
+        _, final = causal_conv1d(x.requires_grad_(), weight, output_final_state=True)
+        with pytest.raises(NotImplementedError, match="no backward pass"):
+            final.sum().backward()
+
+
 def test_packed_tokens_as_many_as_sequences(device):
     x, weight = make(device, torch.float32, 1, 3, 32), make(device, torch.float32, 32, 4)
     for bounds in ([0, 1, 2, 3], [0, 2, 2, 3]):

@@ -80,28 +80,21 @@ def decode_and_shift(op: int, x: Tensor, out: Tensor, weight: Tensor, bias: Opti
                     None, False, activation, None, None, None, None, 1)
 
 
-def last_inputs(x: Tensor, bounds: Tensor, count: int, before: Optional[Tensor] = None) -> Tensor:
+def last_inputs(x: Tensor, bounds: Tensor, count: int) -> Tensor:
     """The last `count` inputs of each sequence, zeros before its first.
 
     Args:
       x: [tokens, channels]; bounds: [sequences + 1].
-      before: [sequences, columns, channels]: what the sequences had before, newest last.
 
     Returns:
       [sequences, count, channels].
     """
     begin, end = bounds[:-1, None].long(), bounds[1:, None].long()
     rows = end + torch.arange(-count, 0, device=x.device)
-    inside = rows >= begin
-    found = torch.zeros((), dtype=x.dtype, device=x.device)
-    if before is not None:
-        columns = before.shape[1]
-        back = rows - begin + columns  # column of `before`, if that far back it reaches
-        index = back.clamp(0, columns - 1)[..., None].expand(-1, -1, x.shape[1])
-        found = torch.where((back >= 0)[..., None], before.gather(1, index), found)
     if x.shape[0] == 0:
-        return found.expand(len(bounds) - 1, count, x.shape[1]).contiguous()
-    return torch.where(inside[..., None], x[rows.clamp(0, x.shape[0] - 1)], found)
+        return x.new_zeros(len(bounds) - 1, count, x.shape[1])
+    none = torch.zeros((), dtype=x.dtype, device=x.device)
+    return torch.where((rows >= begin)[..., None], x[rows.clamp(0, x.shape[0] - 1)], none)
 
 
 Function = Callable[..., Any]

@@ -16,7 +16,6 @@ from shortconv.compat._common import (
     Tensor,
     decode_and_shift,
     install_functions,
-    last_inputs,
     silu_or_none,
     update_all_columns,
 )
@@ -77,7 +76,16 @@ def causal_conv1d(
     added = residual is not None and not itself
     out = torch.empty_like(x, dtype=torch.float32 if added else None,
                            memory_format=torch.contiguous_format)
-    if initial_state is None and not itself:
+    final = None
+    if output_final_state:
+        final, positions = _rings(x, weight.shape[1], initial_state, cu_seqlens)
+        y = conv.run(
+            op | STATE_CHANNELS_FIRST, x, out, weight, bias, final, None, cu_seqlens, None,
+            initial_state is not None, activation, None, None, positions, None, 0, itself)
+        final = final.to(x.dtype)
+        if torch.is_grad_enabled():
+            final = conv.refuse_gradient(final, x, initial_state)
+    elif initial_state is None and not itself:
         y = conv.run(op, x, out, weight, bias, None, None, cu_seqlens, None, False, activation)
     else:
         state, write_slots = None, None
@@ -93,14 +101,32 @@ def causal_conv1d(
         y = (y + residual.reshape(x.shape)).to(x.dtype)
     if len(shape) != 3:
         y = y.view(shape)
-    if not output_final_state:
-        return y, None
+    return y, final
+
+
+def _rings(x: Tensor, width: int, initial_state: Optional[Tensor],
+           cu_seqlens: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    """States for a call that keeps `width` inputs: rings, which keep as many as they have columns.
+
+    Positions are such that they end with the newest input in the last column.
+
+    Returns:
+      The states before the call, [sequences, channels, width], and positions [sequences].
+    """
     batch, tokens, channels = x.shape
     if cu_seqlens is None:
-        cu_seqlens = torch.arange(0, (batch + 1) * tokens, tokens, device=x.device)
-    before = None if initial_state is None else initial_state.transpose(1, 2).to(x.dtype)
-    final = last_inputs(x.reshape(batch * tokens, channels), cu_seqlens, weight.shape[1], before)
-    return y, final.transpose(1, 2).contiguous()
+        position = -tokens % width + width  # as if there was a history, which is read if asked for
+        positions = torch.full((1,), position, device=x.device).expand(batch)
+    else:
+        position = None
+        positions = (cu_seqlens[:-1] - cu_seqlens[1:]) % width + width
+    if initial_state is None:
+        return x.new_zeros(positions.shape[0], channels, width), positions
+    before = initial_state.detach().to(torch.promote_types(x.dtype, initial_state.dtype))
+    if position is not None:
+        return before.roll(position, 2).contiguous(), positions
+    columns = (torch.arange(width, device=x.device) - positions[:, None]) % width
+    return before.gather(2, columns[:, None].expand(-1, channels, -1)), positions
 
 
 def causal_conv1d_update(
