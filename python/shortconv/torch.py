@@ -18,6 +18,8 @@ from torch import Tensor
 
 from shortconv import _core, _operators
 
+_is_compiling = torch.compiler.is_compiling
+
 _library = torch.library.Library("shortconv", "DEF")
 # The arguments of _core.forward in their order, but for the stream.
 _library.define(
@@ -102,7 +104,7 @@ def _for_torch(op: int, eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(eager)
     def call(*arguments: Any, **options: Any) -> Tensor:
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             return compiled(*arguments, **options)
         out = eager(*arguments, **options)
         if not torch.is_grad_enabled():
@@ -118,17 +120,19 @@ decode = _for_torch(_core.DECODE, _operators.decode)
 verify = _for_torch(_core.VERIFY, _operators.verify)
 
 
-def run(op: int, x: Tensor, out: Tensor, weight: Tensor, bias: Optional[Tensor],
-        *arguments: Any) -> Tensor:
-    """A call by position, as _core.forward takes it, layouts included; returns out.
+def run(*arguments: Any) -> Tensor:
+    """A call by position, op and layouts first, as _core.forward takes it; returns out.
 
     For shortconv.compat: without keywords, defaults and views it takes half the time.
     """
-    if torch.compiler.is_compiling():
-        torch.ops.shortconv.run(op, x, out, weight, bias, *arguments)
-        return out
-    _core.forward(op, x, out, weight, bias, *arguments)
-    return refuse_gradient(out, x, weight, bias) if torch.is_grad_enabled() else out
+    if _is_compiling():
+        torch.ops.shortconv.run(*arguments)
+        return arguments[2]
+    _core.forward(*arguments)
+    if torch.is_grad_enabled():
+        _, x, out, weight, bias = arguments[:5]
+        return refuse_gradient(out, x, weight, bias)
+    return arguments[2]
 
 
 def _in_place(eager: Callable[..., Tensor], written: str) -> Callable[..., Tensor]:
@@ -138,7 +142,7 @@ def _in_place(eager: Callable[..., Tensor], written: str) -> Callable[..., Tenso
 
     @functools.wraps(eager)
     def call(*arguments: Any, **options: Any) -> Tensor:
-        if not torch.compiler.is_compiling():
+        if not _is_compiling():
             return eager(*arguments, **options)
         operator(*arguments, **_without_stream(**options))
         return options[written] if written in options else arguments[position]
