@@ -29,16 +29,16 @@ def rolling_windows(state: Tensor, width: int, tokens: int) -> Tensor:
     all drafts, so that accepted - 1 is the next call's read offset.
 
     Args:
-      state: [slots, columns, channels].
+      state: [slots, channels, columns].
 
     Returns:
       [slots, tokens, width - 1, channels], overlapping.
     """
-    slots, columns, channels = state.shape
+    slots, channels, columns = state.shape
     if columns < width - 2 + tokens:
         raise ValueError(f"state: has {columns} columns, but width {width} and {tokens} draft "
                          f"tokens need {width - 2 + tokens}")
-    slot, column, channel = state.stride()
+    slot, channel, column = state.stride()
     return state.as_strided((slots, tokens, width - 1, channels), (slot, column, column, channel))
 
 

@@ -14,7 +14,7 @@ import os
 from typing import Any, Callable, Optional, Tuple, Union
 
 from shortconv import torch as conv
-from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST, VERIFY
 from shortconv.compat._common import Tensor, install_functions, rolling_windows, silu_or_none
 from shortconv.torch import torch
 
@@ -168,25 +168,23 @@ def causal_conv1d_update(
             null_block_id, "untouched" if out is None else None, None, write_slots)
         return result
 
-    def by_tokens(tensor: Tensor) -> Tensor:
-        return tensor if tensor.dim() == 2 else tensor.transpose(1, 2)
-
-    rows, state, width = by_tokens(x), conv_state.transpose(1, 2), weight.shape[1]
-    drafts = max_query_len
+    # Drafts: [batch, channels, tokens], or [tokens, channels] with bounds.
+    rows, layout, drafts = x, STATE_CHANNELS_FIRST, max_query_len
     if query_start_loc is None:
-        drafts = 1 if x.dim() == 2 else rows.shape[1]
-        rows = rows.unsqueeze(1) if x.dim() == 2 else rows
+        rows = x.unsqueeze(2) if x.dim() == 2 else x
+        layout, drafts = CHANNELS_FIRST | STATE_CHANNELS_FIRST, rows.shape[2]
     slots = write_slots if write_slots is not None else read_slots
     if slots is None:
-        slots = torch.arange(rows.shape[0], device=x.device)
-    drafted = conv.verify(
-        rows, weight, bias, out=None if out is None else by_tokens(out).view_as(rows), state=state,
-        read_slots=read_slots, null_slot=null_block_id, activation=silu_or_none(activation),
-        read_offsets=num_accepted_tokens - 1, windows=rolling_windows(state, width, drafts),
-        window_slots=slots, query_start_loc=query_start_loc,
-        padded_rows="copy" if out is None else "zero")
+        sequences = rows.shape[0] if query_start_loc is None else len(query_start_loc) - 1
+        slots = torch.arange(sequences, device=x.device)
+    to = torch.empty_like(rows) if out is None else out.view_as(rows)
+    conv.run(
+        VERIFY | layout, rows, to, weight, bias, conv_state, read_slots, query_start_loc, None,
+        False, silu_or_none(activation), null_block_id, "copy" if out is None else None, None, None,
+        0, False, num_accepted_tokens - 1, None, None,
+        rolling_windows(conv_state, weight.shape[1], drafts), slots)
     if out is None:
-        rows.copy_(drafted)
+        rows.copy_(to)
     return result
 
 

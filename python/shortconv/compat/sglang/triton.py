@@ -3,7 +3,7 @@
 from typing import Any, List, Optional, Tuple, Union
 
 from shortconv import torch as conv
-from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST, VERIFY
 from shortconv.compat._common import (
     Tensor,
     rolling_windows,
@@ -96,34 +96,31 @@ def causal_conv1d_update(
         return conv.run(
             DECODE | layout, x, torch.empty_like(x), weight, bias, conv_state, conv_state_indices,
             None, None, False, activation, pad_slot_id)
-    state = conv_state.transpose(1, 2)
-    common = {"state": state, "read_slots": conv_state_indices, "null_slot": pad_slot_id,
-              "activation": activation}
-    rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
+    rows = x.unsqueeze(2) if x.dim() == 2 else x
+    offsets, parents, windows, advance = None, None, None, False
+    slots = conv_state_indices
     if accepted is not None:
         if drafted:
             raise ValueError("num_accept_tokens: goes neither with intermediate_conv_window nor "
                              "with trees")
-        out = conv.verify(
-            rows, weight, bias, read_offsets=accepted - 1,
-            windows=rolling_windows(state, weight.shape[1], rows.shape[1]),
-            window_slots=_slots(conv_state_indices, rows), **common)
+        offsets, windows = accepted - 1, rolling_windows(conv_state, weight.shape[1], rows.shape[2])
     else:
-        drafts = {"advance_state": True}
-        if retrieve_next_token is not None:
-            drafts = {"parents": _parents(retrieve_next_token, retrieve_next_sibling,
-                                          retrieve_parent_token)}
+        if retrieve_next_token is None:
+            advance = True
+        else:
+            parents = _parents(retrieve_next_token, retrieve_next_sibling, retrieve_parent_token)
         if intermediate_conv_window is not None:
-            drafts["windows"] = intermediate_conv_window.transpose(2, 3)
-            drafts["window_slots"] = intermediate_state_indices
-            if intermediate_state_indices is None:
-                drafts["window_slots"] = _slots(conv_state_indices, rows)
-        out = conv.verify(rows, weight, bias, **drafts, **common)
-    return out.squeeze(1) if x.dim() == 2 else out.transpose(1, 2)
-
-
-def _slots(indices: Optional[Tensor], rows: Tensor) -> Tensor:
-    return torch.arange(rows.shape[0], device=rows.device) if indices is None else indices
+            windows = intermediate_conv_window.transpose(2, 3)
+            if intermediate_state_indices is not None:
+                slots = intermediate_state_indices
+    if slots is None and windows is not None:
+        slots = torch.arange(rows.shape[0], device=x.device)
+    out = conv.run(
+        VERIFY | CHANNELS_FIRST | STATE_CHANNELS_FIRST, rows, torch.empty_like(rows), weight, bias,
+        conv_state, conv_state_indices, None, None, False, activation, pad_slot_id, None, None,
+        None, 0, False, offsets, None, parents, windows, None if windows is None else slots,
+        advance)
+    return out.squeeze(2) if x.dim() == 2 else out
 
 
 def _parents(first_child: Tensor, next_sibling: Optional[Tensor],
