@@ -71,8 +71,8 @@ struct SequenceBoundsArgs {
 
 /// Fills `query_start_loc` with the bounds of the sequences in their order, and `read_slots` with
 /// the batch's row that each one lies in, -1 for padding. The sequences that are not there are
-/// empty ones behind the last, with slot -1. Where there are more than `sequences`, those behind
-/// belong to no sequence.
+/// empty ones in front of the first, with slot -1: there no tile of a call comes upon them. Where
+/// there are more than `sequences`, rows of the first ones belong to none.
 [[nodiscard]] SHORTCONV_API Status sequence_bounds(const SequenceBoundsArgs& args,
                                                    void* stream = nullptr);
 

@@ -359,9 +359,9 @@ def sequence_bounds(
     Args:
       seq_idx: [batch, tokens]; a sequence is a run of equal numbers in a row, padding if negative.
       query_start_loc: [sequences + 1], written: where each begins in the rows one after the other.
-        `sequences` is as many as there may be: batch * tokens, if that is not known. The rest are
-        empty ones at the end; rows of those that find no room belong to no sequence.
-      read_slots: [sequences], written: the row of the batch, -1 for padding and the rest.
+        `sequences` is as many as there may be: batch * tokens, if that is not known. Those that
+        are not there are empty ones in front; rows of the first ones too many belong to none.
+      read_slots: [sequences], written: the row of the batch, -1 for padding and empty ones.
 
     Returns:
       query_start_loc.

@@ -2,8 +2,8 @@
 //
 // Who owns what: a thread owns a row of the list, and finds its sequence by search; of the trees it
 // owns a sequence, whose links it follows in the order of the tokens. Nothing is shared. Sequences
-// told apart by numbers are counted by one block, 8192 numbers in a turn: more blocks would have to
-// wait for each other's counts.
+// told apart by numbers are counted by one block, from the last, 8192 numbers in a turn: more
+// blocks would have to wait for each other's counts.
 //
 // Bytes moved: some kilobytes, once a step. What counts are the launch and the chain of loads, log2
 // of the sequences for a row, two for each token of a tree, one for each turn of the count.
@@ -33,16 +33,17 @@ __global__ void __launch_bounds__(kScanThreads)
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const std::int64_t rows = p.batch * p.tokens;
+  if (threadIdx.x == 0) p.query_start_loc.store(0, p.sequences, rows);
   std::int64_t found = 0;  // sequences, in earlier turns
-  for (std::int64_t turn = 0; turn < rows && found <= p.sequences;
-       turn += kScanThreads * kScanItems) {
-    const std::int64_t first = turn + warp * kWarp * kScanItems + lane;
+  for (std::int64_t turn = rows; turn > 0 && found < p.sequences;
+       turn -= kScanThreads * kScanItems) {
+    const std::int64_t last = turn - 1 - warp * kWarp * kScanItems - lane;
     unsigned begins[kScanItems];
     int count = 0;
 #pragma unroll
     for (int i = 0; i < kScanItems; ++i) {
-      const std::int64_t row = first + i * kWarp;
-      begins[i] = __ballot_sync(0xffffffff, row < rows && begins_sequence(p, row));
+      const std::int64_t row = last - i * kWarp;
+      begins[i] = __ballot_sync(0xffffffff, row >= 0 && begins_sequence(p, row));
       count += __popc(begins[i]);
     }
     if (lane == 0) begun[warp] = count;
@@ -54,13 +55,13 @@ __global__ void __launch_bounds__(kScanThreads)
     }
     for (int i = 0; i < kScanItems; ++i) {
       if (begins[i] >> lane & 1u) {
-        store_sequence(p, number + __popc(begins[i] & ((1u << lane) - 1)), first + i * kWarp);
+        store_sequence(p, number + __popc(begins[i] & ((1u << lane) - 1)), last - i * kWarp);
       }
       number += __popc(begins[i]);
     }
     __syncthreads();  // the counts are read, and may be written again
   }
-  for (std::int64_t number = found + threadIdx.x; number <= p.sequences; number += kScanThreads) {
+  for (std::int64_t number = found + threadIdx.x; number < p.sequences; number += kScanThreads) {
     store_no_sequence(p, number);
   }
 }

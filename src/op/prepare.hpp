@@ -94,22 +94,22 @@ SHORTCONV_HOST_DEVICE inline bool begins_sequence(const SequenceBounds& p, std::
   return token == 0 || p.seq_idx.load(row, token) != p.seq_idx.load(row, token - 1);
 }
 
-/// A sequence that begins at a number. The first one too many ends the last one there is room for.
-SHORTCONV_HOST_DEVICE inline void store_sequence(const SequenceBounds& p, std::int64_t sequence,
+/// A sequence that begins at a number. They are counted from the last one.
+SHORTCONV_HOST_DEVICE inline void store_sequence(const SequenceBounds& p, std::int64_t from_last,
                                                  std::int64_t begin) {
-  if (sequence > p.sequences) return;
-  p.query_start_loc.store(0, sequence, begin);
-  if (sequence == p.sequences) return;
+  const std::int64_t sequence = p.sequences - 1 - from_last;
+  if (sequence < 0) return;
   const std::int64_t row = begin / p.tokens;
   const bool padding = p.seq_idx.load(row, begin - row * p.tokens) < 0;
+  p.query_start_loc.store(0, sequence, begin);
   p.read_slots.store(0, sequence, padding ? -1 : row);
 }
 
-/// One behind the last.
+/// One in front of the first.
 SHORTCONV_HOST_DEVICE inline void store_no_sequence(const SequenceBounds& p,
-                                                    std::int64_t sequence) {
-  p.query_start_loc.store(0, sequence, p.batch * p.tokens);
-  if (sequence < p.sequences) p.read_slots.store(0, sequence, -1);
+                                                    std::int64_t from_last) {
+  p.query_start_loc.store(0, p.sequences - 1 - from_last, 0);
+  p.read_slots.store(0, p.sequences - 1 - from_last, -1);
 }
 
 }  // namespace shortconv

@@ -230,8 +230,8 @@ static void finds_bounds_of_numbered_sequences(void) {
   tb.ndim = ts.ndim = 1;
   args.seq_idx = &tn, args.query_start_loc = &tb, args.read_slots = &ts;
   CHECK(shortconv_sequence_bounds(&args, NULL) == SHORTCONV_OK);
-  CHECK(bounds[0] == 0 && bounds[1] == 2 && bounds[2] == 3 && bounds[3] == 4 && bounds[4] == 4);
-  CHECK(slots[0] == 0 && slots[1] == -1 && slots[2] == 0 && slots[3] == -1);
+  CHECK(bounds[0] == 0 && bounds[1] == 0 && bounds[2] == 2 && bounds[3] == 3 && bounds[4] == 4);
+  CHECK(slots[0] == -1 && slots[1] == 0 && slots[2] == -1 && slots[3] == 0);
   args.read_slots = NULL;
   CHECK(shortconv_sequence_bounds(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
   CHECK(strstr(shortconv_last_error(), "read_slots: is null") != NULL);

@@ -332,7 +332,10 @@ struct NumbersCase {
   }
   void expect(std::vector<GuardedTensor>& tensors) const {
     std::vector<Sequence> all = runs();
-    all.resize(std::max(all.size(), static_cast<std::size_t>(sequences) + 1), {batch * tokens, -1});
+    const auto room = static_cast<std::size_t>(sequences);
+    if (all.size() < room) all.insert(all.begin(), room - all.size(), {0, -1});
+    all.erase(all.begin(), all.end() - sequences);
+    all.push_back({batch * tokens, -1});
     for (std::int64_t s = 0; s <= sequences; ++s) {
       tensors[1].set({s}, all[static_cast<std::size_t>(s)].begin);
       if (s < sequences) tensors[2].set({s}, all[static_cast<std::size_t>(s)].slot);

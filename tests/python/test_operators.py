@@ -253,8 +253,8 @@ def test_sequence_bounds(arrays, random):
     numbers = np.array([[7, 7, -1, 3, 3], [3, 7, 7, 7, 0]], np.int32)
     bounds, slots = arrays.of(np.full(11, 99, np.int64)), arrays.of(np.full(10, 99, np.int32))
     assert shortconv.sequence_bounds(arrays.of(numbers), bounds, slots) is bounds
-    assert arrays.numpy(bounds).tolist() == [0, 2, 3, 5, 6, 9, 10, 10, 10, 10, 10]
-    assert arrays.numpy(slots).tolist() == [0, -1, 0, 1, 1, 1, -1, -1, -1, -1]
+    assert arrays.numpy(bounds).tolist() == [0, 0, 0, 0, 0, 2, 3, 5, 6, 9, 10]
+    assert arrays.numpy(slots).tolist() == [-1, -1, -1, -1, 0, -1, 0, 1, 1, 1]
     # What a forward makes of them: the sequences one by one, zeros for padding.
     x = random.standard_normal((10, 8)).astype(np.float32)
     weight = arrays.of(random.standard_normal((8, 4)).astype(np.float32))

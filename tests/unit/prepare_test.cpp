@@ -228,14 +228,14 @@ TEST_P(Preparation, BoundsOfNumberedSequencesByHand) {
   args.read_slots = TensorRef::contiguous(slots.data(), DType::kI32, {8});
   args.backend = GetParam();
   ASSERT_TRUE(sequence_bounds(args).ok());
-  EXPECT_EQ(bounds, (std::vector<std::int64_t>{0, 2, 3, 5, 6, 9, 10, 10, 10}));
-  EXPECT_EQ(slots, (std::vector<std::int32_t>{0, -1, 0, 1, 1, 1, -1, -1}));
-  // Room for two: the rest of the rows belong to none.
+  EXPECT_EQ(bounds, (std::vector<std::int64_t>{0, 0, 0, 2, 3, 5, 6, 9, 10}));
+  EXPECT_EQ(slots, (std::vector<std::int32_t>{-1, -1, 0, -1, 0, 1, 1, 1}));
+  // Room for two: the rows before them belong to none.
   args.query_start_loc.shape[0] = 3;
   args.read_slots.shape[0] = 2;
   bounds.assign(9, 99);
   ASSERT_TRUE(sequence_bounds(args).ok());
-  EXPECT_EQ(bounds, (std::vector<std::int64_t>{0, 2, 3, 99, 99, 99, 99, 99, 99}));
+  EXPECT_EQ(bounds, (std::vector<std::int64_t>{6, 9, 10, 99, 99, 99, 99, 99, 99}));
 }
 
 TEST_P(Preparation, RandomNumbersGiveTheBoundsOfTheDefinition) {
