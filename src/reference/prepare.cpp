@@ -74,8 +74,9 @@ Status sequence_bounds(const SequenceBounds& p, void*) {
   const auto begins = [&](std::int64_t row, std::int64_t token) {
     return token == 0 || p.seq_idx.load(row, token) != p.seq_idx.load(row, token - 1);
   };
+  const std::int64_t batch = p.tokens == 0 ? 0 : p.batch;  // however many rows without tokens
   std::int64_t found = 0;
-  for (std::int64_t row = 0; row < p.batch; ++row) {
+  for (std::int64_t row = 0; row < batch; ++row) {
     for (std::int64_t token = 0; token < p.tokens; ++token) found += begins(row, token) ? 1 : 0;
   }
   std::int64_t sequence = 0;
@@ -84,7 +85,7 @@ Status sequence_bounds(const SequenceBounds& p, void*) {
     p.read_slots.store(0, sequence, -1);
   }
   sequence = p.sequences - found;  // below 0 for those that find no room
-  for (std::int64_t row = 0; row < p.batch; ++row) {
+  for (std::int64_t row = 0; row < batch; ++row) {
     for (std::int64_t token = 0; token < p.tokens; ++token) {
       if (!begins(row, token)) continue;
       if (sequence >= 0) {

@@ -236,6 +236,14 @@ TEST_P(Preparation, BoundsOfNumberedSequencesByHand) {
   bounds.assign(9, 99);
   ASSERT_TRUE(sequence_bounds(args).ok());
   EXPECT_EQ(bounds, (std::vector<std::int64_t>{6, 9, 10, 99, 99, 99, 99, 99, 99}));
+  // Rows without tokens are not looked at one by one.
+  args.seq_idx.shape[0] = std::int64_t{1} << 50;
+  args.seq_idx.shape[1] = 0;
+  std::vector<std::int64_t> wide_slots(2, 99);
+  args.read_slots = TensorRef::contiguous(wide_slots.data(), DType::kI64, {2});
+  ASSERT_TRUE(sequence_bounds(args).ok());
+  EXPECT_EQ(bounds, (std::vector<std::int64_t>{0, 0, 0, 99, 99, 99, 99, 99, 99}));
+  EXPECT_EQ(wide_slots, (std::vector<std::int64_t>{-1, -1}));
 }
 
 TEST_P(Preparation, RandomNumbersGiveTheBoundsOfTheDefinition) {
