@@ -33,15 +33,18 @@ void Arguments::end() const {
   if (left_ != 0) refuse("TypeError", "arguments", std::to_string(left_) + " too many");
 }
 
-TensorRef Arguments::tensor(std::string_view name) {
-  const std::optional<TensorRef> found = optional_tensor(name);
-  if (!found) refuse("TypeError", name, "is None; expected a tensor");
-  return *found;
+void Arguments::tensor(std::string_view name, TensorRef& tensor) {
+  const TVMFFIAny& value = next();
+  if (value.type_index == kTVMFFINone) refuse("TypeError", name, "is None; expected a tensor");
+  read_tensor(name, value, tensor);
 }
 
-std::optional<TensorRef> Arguments::optional_tensor(std::string_view name) {
-  const TVMFFIAny& value = next(name);
-  if (value.type_index == kTVMFFINone) return std::nullopt;
+void Arguments::tensor(std::string_view name, std::optional<TensorRef>& tensor) {
+  const TVMFFIAny& value = next();
+  if (value.type_index != kTVMFFINone) read_tensor(name, value, tensor.emplace());
+}
+
+void Arguments::read_tensor(std::string_view name, const TVMFFIAny& value, TensorRef& tensor) {
   const DLTensor* view = view_of(value);
   if (view == nullptr) refuse("TypeError", name, "is not a tensor");
   const std::optional<DeviceType> device = device_type_of(view->device.device_type);
@@ -56,7 +59,6 @@ std::optional<TensorRef> Arguments::optional_tensor(std::string_view name) {
                std::to_string(kMaxDims));
   }
   if (view->dtype.lanes != 1) refuse("ValueError", name, "has vectors as elements");
-  TensorRef tensor;
   // data alone is not where the elements begin.
   tensor.data = static_cast<std::byte*>(view->data) + view->byte_offset;
   tensor.dtype = static_cast<DType>(view->dtype.code << 8 | view->dtype.bits);
@@ -68,11 +70,10 @@ std::optional<TensorRef> Arguments::optional_tensor(std::string_view name) {
     tensor.strides[axis] = view->strides != nullptr ? view->strides[axis] : dense;
     dense *= view->shape[axis];
   }
-  return tensor;
 }
 
 std::optional<std::int64_t> Arguments::optional_integer(std::string_view name) {
-  const TVMFFIAny& value = next(name);
+  const TVMFFIAny& value = next();
   if (value.type_index == kTVMFFINone) return std::nullopt;
   if (value.type_index != kTVMFFIInt && value.type_index != kTVMFFIBool) {
     refuse("TypeError", name, "is not an integer");
@@ -80,14 +81,15 @@ std::optional<std::int64_t> Arguments::optional_integer(std::string_view name) {
   return value.v_int64;
 }
 
-std::int64_t Arguments::integer(std::string_view name) {
-  const std::optional<std::int64_t> value = optional_integer(name);
+std::int64_t Arguments::integer(std::string_view name, std::optional<std::int64_t> if_none) {
+  std::optional<std::int64_t> value = optional_integer(name);
+  if (!value) value = if_none;
   if (!value) refuse("TypeError", name, "is None; expected an integer");
   return *value;
 }
 
-std::int32_t Arguments::small_integer(std::string_view name) {
-  const std::int64_t value = integer(name);
+std::int32_t Arguments::small_integer(std::string_view name, std::optional<std::int64_t> if_none) {
+  const std::int64_t value = integer(name, if_none);
   if (value < std::numeric_limits<std::int32_t>::min() ||
       value > std::numeric_limits<std::int32_t>::max()) {
     refuse("ValueError", name, "is " + std::to_string(value) + ", which does not fit into 32 bits");
@@ -95,10 +97,10 @@ std::int32_t Arguments::small_integer(std::string_view name) {
   return static_cast<std::int32_t>(value);
 }
 
-bool Arguments::flag(std::string_view name) { return integer(name) != 0; }
+bool Arguments::flag(std::string_view name) { return integer(name, 0) != 0; }
 
 void* Arguments::stream(std::string_view name, const TensorRef& tensor) {
-  const TVMFFIAny& value = next(name);
+  const TVMFFIAny& value = next();
   switch (value.type_index) {
     case kTVMFFINone:
       if (tensor.device.type != DeviceType::kCuda) return nullptr;
@@ -112,8 +114,9 @@ void* Arguments::stream(std::string_view name, const TensorRef& tensor) {
   }
 }
 
-const TVMFFIAny& Arguments::next(std::string_view name) {
-  if (left_ == 0) refuse("TypeError", name, "was not passed");
+const TVMFFIAny& Arguments::next() {
+  static constexpr TVMFFIAny kNone{};
+  if (left_ == 0) return kNone;
   --left_;
   return *values_++;
 }

@@ -46,53 +46,98 @@ int guarded(Work&& work) {
   return -1;
 }
 
+// What an op is combined with in the first argument of a call: the layouts that other libraries'
+// functions have their tensors in. A view that torch makes of a tensor takes a microsecond.
+constexpr int kOpMask = 3;
+constexpr int kChannelsFirst = 4;       // x, out: [..., channels, tokens]
+constexpr int kStateChannelsFirst = 8;  // state: [slots, channels, columns]
+constexpr int kFlattened = 16;          // x, out: [batch, tokens, channels] are [tokens, channels]
+
+// A tensor with another number of axes stays as it is, and is refused for that.
+void exchange_last_axes(TensorRef& tensor, int fewest_axes) {
+  if (tensor.ndim < fewest_axes) return;
+  tensor = tensor.transposed(tensor.ndim - 2, tensor.ndim - 1);
+}
+
+void flatten(std::string_view name, TensorRef& tensor) {
+  if (tensor.ndim != 3) return;
+  const std::int64_t batch = tensor.shape[0], tokens = tensor.shape[1];
+  const std::int64_t row = tokens == 1 ? tensor.strides[0] : tensor.strides[1];
+  if (batch > 1 && tokens > 1 && tensor.strides[0] != tokens * row) {
+    throw BadArgument{"ValueError", std::string(name) + ": rows are not evenly spaced"};
+  }
+  tensor = {.data = tensor.data,
+            .dtype = tensor.dtype,
+            .device = tensor.device,
+            .ndim = 2,
+            .shape = {batch * tokens, tensor.shape[2]},
+            .strides = {row, tensor.strides[2]}};
+}
+
+void apply_layout(int layout, ForwardArgs& args) {
+  if ((layout & kChannelsFirst) != 0) {
+    exchange_last_axes(args.x, 2);
+    exchange_last_axes(args.out, 2);
+  }
+  if ((layout & kStateChannelsFirst) != 0 && args.state) exchange_last_axes(*args.state, 3);
+  if ((layout & kFlattened) != 0) {
+    flatten("x", args.x);
+    flatten("out", args.out);
+  }
+}
+
+// What most calls have comes first; further arguments may be left out.
 Status forward_call(Arguments in) {
   const Capabilities& known = capabilities();
   ForwardArgs args;
-  args.op = static_cast<Op>(in.small_integer("op"));
-  args.x = in.tensor("x");
-  args.out = in.tensor("out");
-  args.weight = in.tensor("weight");
-  args.bias = in.optional_tensor("bias");
-  args.state = in.optional_tensor("state");
-  args.read_slots = in.optional_tensor("read_slots");
-  args.write_slots = in.optional_tensor("write_slots");
-  args.read_offsets = in.optional_tensor("read_offsets");
-  args.state_base = in.integer("state_base");
-  args.null_slot = in.optional_integer("null_slot");
-  args.ring_positions = in.optional_tensor("ring_positions");
-  args.snapshots = in.optional_tensor("snapshots");
-  args.query_start_loc = in.optional_tensor("query_start_loc");
-  args.has_initial_state = in.optional_tensor("has_initial_state");
+  const std::int32_t call = in.small_integer("op");
+  args.op = static_cast<Op>(call & kOpMask);
+  in.tensor("x", args.x);
+  in.tensor("out", args.out);
+  in.tensor("weight", args.weight);
+  in.tensor("bias", args.bias);
+  in.tensor("state", args.state);
+  in.tensor("read_slots", args.read_slots);
+  in.tensor("query_start_loc", args.query_start_loc);
+  in.tensor("has_initial_state", args.has_initial_state);
   args.initial_state = in.flag("initial_state") ? InitialState::kAll : InitialState::kNone;
-  args.parents = in.optional_tensor("parents");
-  args.windows = in.optional_tensor("windows");
-  args.window_slots = in.optional_tensor("window_slots");
-  args.advance_state = in.flag("advance_state");
-  args.input_gate = in.optional_tensor("input_gate");
-  args.output_gate = in.optional_tensor("output_gate");
-  args.residual = in.flag("residual");
-  args.dilation = in.small_integer("dilation");
   args.activation = in.named("activation", known.activations, Activation::kNone);
+
+  args.null_slot = in.optional_integer("null_slot");
   args.padded_rows = in.named("padded_rows", known.padded_rows, PaddedRows::kZero);
+  in.tensor("ring_positions", args.ring_positions);
+  in.tensor("write_slots", args.write_slots);
+  args.state_base = in.integer("state_base", 0);
+  args.residual = in.flag("residual");
+
+  in.tensor("read_offsets", args.read_offsets);
+  in.tensor("snapshots", args.snapshots);
+  in.tensor("parents", args.parents);
+  in.tensor("windows", args.windows);
+  in.tensor("window_slots", args.window_slots);
+  args.advance_state = in.flag("advance_state");
+  in.tensor("input_gate", args.input_gate);
+  in.tensor("output_gate", args.output_gate);
+  args.dilation = in.small_integer("dilation", 1);
   args.backend = in.named("backend", known.backends, BackendId::kAuto);
-  args.violations = in.optional_tensor("violations");
-  args.threads = in.small_integer("threads");
+  in.tensor("violations", args.violations);
+  args.threads = in.small_integer("threads", 0);
   args.programmatic_launch = in.flag("programmatic_launch");
   void* stream = in.stream("stream", args.x);
   in.end();
+  apply_layout(call, args);
   const DeviceGuard guard(args.x.device);
   return forward(args, stream);
 }
 
 Status commit_call(Arguments in) {
   CommitArgs args;
-  args.windows = in.tensor("windows");
-  args.state = in.tensor("state");
-  args.accepted = in.tensor("accepted");
-  args.slots = in.optional_tensor("slots");
-  args.second_slots = in.optional_tensor("second_slots");
-  args.query_start_loc = in.optional_tensor("query_start_loc");
+  in.tensor("windows", args.windows);
+  in.tensor("state", args.state);
+  in.tensor("accepted", args.accepted);
+  in.tensor("slots", args.slots);
+  in.tensor("second_slots", args.second_slots);
+  in.tensor("query_start_loc", args.query_start_loc);
   args.width = in.small_integer("width");
   args.token_rows = in.small_integer("token_rows");
   args.state_base = in.integer("state_base");
@@ -107,12 +152,12 @@ Status commit_call(Arguments in) {
 
 Status block_snapshots_call(Arguments in) {
   BlockSnapshotsArgs args;
-  args.query_start_loc = in.tensor("query_start_loc");
-  args.computed_tokens = in.tensor("computed_tokens");
-  args.block_slots = in.tensor("block_slots");
+  in.tensor("query_start_loc", args.query_start_loc);
+  in.tensor("computed_tokens", args.computed_tokens);
+  in.tensor("block_slots", args.block_slots);
   args.tokens = in.integer("tokens");
   args.block_tokens = in.integer("block_tokens");
-  args.snapshots = in.tensor("snapshots");
+  in.tensor("snapshots", args.snapshots);
   args.backend = in.named("backend", capabilities().backends, BackendId::kAuto);
   void* stream = in.stream("stream", args.query_start_loc);
   in.end();
@@ -122,15 +167,27 @@ Status block_snapshots_call(Arguments in) {
 
 Status tree_parents_call(Arguments in) {
   TreeParentsArgs args;
-  args.first_child = in.tensor("first_child");
-  args.next_sibling = in.tensor("next_sibling");
-  args.query_start_loc = in.optional_tensor("query_start_loc");
-  args.parents = in.tensor("parents");
+  in.tensor("first_child", args.first_child);
+  in.tensor("next_sibling", args.next_sibling);
+  in.tensor("query_start_loc", args.query_start_loc);
+  in.tensor("parents", args.parents);
   args.backend = in.named("backend", capabilities().backends, BackendId::kAuto);
   void* stream = in.stream("stream", args.first_child);
   in.end();
   const DeviceGuard guard(args.first_child.device);
   return tree_parents(args, stream);
+}
+
+Status sequence_bounds_call(Arguments in) {
+  SequenceBoundsArgs args;
+  in.tensor("seq_idx", args.seq_idx);
+  in.tensor("query_start_loc", args.query_start_loc);
+  in.tensor("read_slots", args.read_slots);
+  args.backend = in.named("backend", capabilities().backends, BackendId::kAuto);
+  void* stream = in.stream("stream", args.seq_idx);
+  in.end();
+  const DeviceGuard guard(args.seq_idx.device);
+  return sequence_bounds(args, stream);
 }
 
 std::string quoted(std::string_view text) {
@@ -204,6 +261,11 @@ SHORTCONV_API int __tvm_ffi_block_snapshots(void*, const TVMFFIAny* arguments, s
 SHORTCONV_API int __tvm_ffi_tree_parents(void*, const TVMFFIAny* arguments, std::int32_t count,
                                          TVMFFIAny*) {
   return guarded([&] { return tree_parents_call({arguments, count}); });
+}
+
+SHORTCONV_API int __tvm_ffi_sequence_bounds(void*, const TVMFFIAny* arguments, std::int32_t count,
+                                            TVMFFIAny*) {
+  return guarded([&] { return sequence_bounds_call({arguments, count}); });
 }
 
 SHORTCONV_API int __tvm_ffi_capabilities(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {

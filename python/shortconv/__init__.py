@@ -17,14 +17,15 @@ from shortconv._operators import (
     commit,
     decode,
     forward,
+    sequence_bounds,
     tree_parents,
     verify,
 )
 
 __version__ = _core.version()
 __all__ = [
-    "block_snapshots", "capabilities", "commit", "decode", "forward", "reference", "tree_parents",
-    "verify"]
+    "block_snapshots", "capabilities", "commit", "decode", "forward", "reference",
+    "sequence_bounds", "tree_parents", "verify"]
 
 
 def capabilities() -> Dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The compiled core: one module of functions that take their arguments by position."""
+"""The compiled core: one module of functions that take their arguments by position.
+
+The first argument of `forward` is an op, to which layouts may be added; arguments at the end may be
+left out, and are None then.
+"""
 
 import os
 
@@ -13,5 +17,12 @@ forward = _module.forward
 commit = _module.commit
 block_snapshots = _module.block_snapshots
 tree_parents = _module.tree_parents
+sequence_bounds = _module.sequence_bounds
 capabilities = _module.capabilities
 version = _module.version
+
+FORWARD, DECODE, VERIFY = range(3)  # Op of problem.hpp
+# Layouts, of bindings/module.cpp.
+CHANNELS_FIRST = 4  # x, out: [..., channels, tokens]
+STATE_CHANNELS_FIRST = 8  # state: [slots, channels, columns]
+FLATTENED = 16  # x, out: [batch, tokens, channels] are [tokens, channels]

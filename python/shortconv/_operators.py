@@ -20,8 +20,6 @@ from shortconv._arrays import kinds
 
 Array = Any  # what DLPack can share
 
-_FORWARD, _DECODE, _VERIFY = 0, 1, 2  # Op of problem.hpp
-
 
 def forward(
     x: Array,
@@ -99,11 +97,22 @@ def forward(
         out = empty_like(x)
     if stream is None and current_stream is not None:
         stream = current_stream(x)
+    if (
+        ring_positions is None and write_slots is None and state_base == 0 and residual is False
+        and read_offsets is None and snapshots is None and input_gate is None
+        and output_gate is None and dilation == 1 and backend is None and violations is None
+        and threads == 0 and programmatic_launch is False and stream is None
+    ):  # nearly always, and each argument less saves time
+        _core.forward(
+            _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
+            has_initial_state, initial_state, activation, null_slot, padded_rows,
+        )
+        return out
     _core.forward(
-        _FORWARD, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
-        null_slot, ring_positions, snapshots, query_start_loc, has_initial_state, initial_state,
-        None, None, None, False, input_gate, output_gate, residual, dilation, activation,
-        padded_rows, backend, violations, threads, programmatic_launch, stream,
+        _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
+        initial_state, activation, null_slot, padded_rows, ring_positions, write_slots, state_base,
+        residual, read_offsets, snapshots, None, None, None, None, input_gate, output_gate,
+        dilation, backend, violations, threads, programmatic_launch, stream,
     )
     return out
 
@@ -149,11 +158,22 @@ def decode(
         out = empty_like(x)
     if stream is None and current_stream is not None:
         stream = current_stream(x)
+    if (
+        ring_positions is None and write_slots is None and state_base == 0 and residual is False
+        and read_offsets is None and snapshots is None and input_gate is None
+        and output_gate is None and dilation == 1 and backend is None and violations is None
+        and threads == 0 and programmatic_launch is False and stream is None
+    ):
+        _core.forward(
+            _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
+            activation, null_slot, padded_rows,
+        )
+        return out
     _core.forward(
-        _DECODE, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
-        null_slot, ring_positions, snapshots, None, has_initial_state, True, None, None, None,
-        False, input_gate, output_gate, residual, dilation, activation, padded_rows, backend,
-        violations, threads, programmatic_launch, stream,
+        _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
+        activation, null_slot, padded_rows, ring_positions, write_slots, state_base, residual,
+        read_offsets, snapshots, None, None, None, None, input_gate, output_gate, dilation,
+        backend, violations, threads, programmatic_launch, stream,
     )
     return out
 
@@ -212,10 +232,10 @@ def verify(
     if stream is None and current_stream is not None:
         stream = current_stream(x)
     _core.forward(
-        _VERIFY, x, out, weight, bias, state, read_slots, write_slots, read_offsets, state_base,
-        null_slot, ring_positions, None, query_start_loc, has_initial_state, True, parents, windows,
-        window_slots, advance_state, input_gate, output_gate, residual, 1, activation, padded_rows,
-        backend, violations, threads, programmatic_launch, stream,
+        _core.VERIFY, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
+        None, activation, null_slot, padded_rows, ring_positions, write_slots, state_base, residual,
+        read_offsets, None, parents, windows, window_slots, advance_state, input_gate, output_gate,
+        1, backend, violations, threads, programmatic_launch, stream,
     )
     return out
 
@@ -324,3 +344,30 @@ def tree_parents(
         stream = current_stream(first_child)
     _core.tree_parents(first_child, next_sibling, query_start_loc, parents, backend, stream)
     return parents
+
+
+def sequence_bounds(
+    seq_idx: Array,
+    query_start_loc: Array,
+    read_slots: Array,
+    *,
+    backend: Optional[str] = None,
+    stream: Any = None,
+) -> Array:
+    """Finds the sequences that numbers tell apart in the rows of a batch, for a packed forward.
+
+    Args:
+      seq_idx: [batch, tokens]; a sequence is a run of equal numbers in a row, padding if negative.
+      query_start_loc: [sequences + 1], written: where each begins in the rows one after the other.
+        `sequences` is as many as there may be: batch * tokens, if that is not known. Those that
+        are not there are empty ones in front; rows of the first ones too many belong to none.
+      read_slots: [sequences], written: the row of the batch, -1 for padding and empty ones.
+
+    Returns:
+      query_start_loc.
+    """
+    _, current_stream = kinds[type(seq_idx)]
+    if stream is None and current_stream is not None:
+        stream = current_stream(seq_idx)
+    _core.sequence_bounds(seq_idx, query_start_loc, read_slots, backend, stream)
+    return query_start_loc

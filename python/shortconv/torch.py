@@ -16,19 +16,22 @@ from typing import Any, Callable, Dict, Optional
 import torch
 from torch import Tensor
 
-from shortconv import _operators
+from shortconv import _core, _operators
+
+_is_compiling = torch.compiler.is_compiling
 
 _library = torch.library.Library("shortconv", "DEF")
+# The arguments of _core.forward in their order, but for the stream.
 _library.define(
-    "run(int op, Tensor x, Tensor(a!) out, Tensor weight, Tensor? bias, *, Tensor(b!)? state=None,"
-    " Tensor? read_slots=None, Tensor? write_slots=None, Tensor? read_offsets=None,"
-    " int state_base=0, int? null_slot=None, Tensor? ring_positions=None, Tensor? snapshots=None,"
-    " Tensor? query_start_loc=None, Tensor? has_initial_state=None, bool? initial_state=None,"
-    " Tensor? parents=None, Tensor(c!)? windows=None, Tensor? window_slots=None,"
-    " bool? advance_state=None, Tensor? input_gate=None, Tensor? output_gate=None,"
-    " bool residual=False, int? dilation=None,"
-    " str? activation=None, str? padded_rows=None, str? backend=None,"
-    " Tensor(d!)? violations=None, int threads=0, bool programmatic_launch=False) -> ()")
+    "run(int op, Tensor x, Tensor(a!) out, Tensor weight, Tensor? bias=None,"
+    " Tensor(b!)? state=None, Tensor? read_slots=None, Tensor? query_start_loc=None,"
+    " Tensor? has_initial_state=None, bool initial_state=False, str? activation=None,"
+    " int? null_slot=None, str? padded_rows=None, Tensor? ring_positions=None,"
+    " Tensor? write_slots=None, int state_base=0, bool residual=False, Tensor? read_offsets=None,"
+    " Tensor? snapshots=None, Tensor? parents=None, Tensor(c!)? windows=None,"
+    " Tensor? window_slots=None, bool advance_state=False, Tensor? input_gate=None,"
+    " Tensor? output_gate=None, int dilation=1, str? backend=None, Tensor(d!)? violations=None,"
+    " int threads=0, bool programmatic_launch=False) -> ()")
 _library.define(
     "commit(Tensor windows, Tensor(a!) state, Tensor accepted, *, int width, int? token_rows=None,"
     " Tensor? slots=None, Tensor? second_slots=None, Tensor? query_start_loc=None,"
@@ -37,19 +40,15 @@ _library.define(
     "block_snapshots(Tensor query_start_loc, Tensor computed_tokens, Tensor block_slots, *,"
     " int tokens, int block_tokens, Tensor(a!) snapshots, str? backend=None) -> ()")
 _library.define(
+    "sequence_bounds(Tensor seq_idx, Tensor(a!) query_start_loc, Tensor(b!) read_slots, *,"
+    " str? backend=None) -> ()")
+_library.define(
     "tree_parents(Tensor first_child, Tensor next_sibling, Tensor(a!) parents, *,"
     " Tensor? query_start_loc=None, str? backend=None) -> ()")
 
-_EAGER = {
-    "forward": _operators.forward, "decode": _operators.decode, "verify": _operators.verify}
-_OPS = list(_EAGER)
 
-
-def _run(op: int, x: Tensor, out: Tensor, weight: Tensor, bias: Optional[Tensor],
-         **arguments: Any) -> None:
-    # None means the same in all three, and not every one of them takes every argument.
-    given = {name: value for name, value in arguments.items() if value is not None}
-    _EAGER[_OPS[op]](x, weight, bias, out=out, **given)
+def _run(*arguments: Any) -> None:
+    _core.forward(*arguments)
 
 
 def _without_result(eager: Callable[..., Tensor]) -> Callable[..., None]:
@@ -65,7 +64,8 @@ def _nothing(*arguments: Any, **options: Any) -> None:
 
 _library.impl("run", _run, "CompositeExplicitAutograd")
 _library.impl("run", _nothing, "Meta")
-for _eager in (_operators.commit, _operators.block_snapshots, _operators.tree_parents):
+for _eager in (_operators.commit, _operators.block_snapshots, _operators.sequence_bounds,
+               _operators.tree_parents):
     _library.impl(_eager.__name__, _without_result(_eager), "CompositeExplicitAutograd")
     _library.impl(_eager.__name__, _nothing, "Meta")
 
@@ -95,25 +95,44 @@ def _without_stream(stream: Any = None, **arguments: Any) -> Dict[str, Any]:
     return arguments
 
 
-def _for_torch(name: str) -> Callable[..., Tensor]:
-    eager, op = _EAGER[name], _OPS.index(name)
+def _for_torch(op: int, eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def compiled(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *,
+                 out: Optional[Tensor] = None, **options: Any) -> Tensor:
+        out = torch.empty_like(x) if out is None else out
+        torch.ops.shortconv.run(op, x, out, weight, bias, **_without_stream(**options))
+        return out
 
     @functools.wraps(eager)
-    def call(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *,
-             out: Optional[Tensor] = None, **arguments: Any) -> Tensor:
-        if not torch.compiler.is_compiling():
-            out = eager(x, weight, bias, out=out, **arguments)
-            return refuse_gradient(out, x, weight, bias) if torch.is_grad_enabled() else out
-        out = torch.empty_like(x) if out is None else out
-        torch.ops.shortconv.run(op, x, out, weight, bias, **_without_stream(**arguments))
-        return out
+    def call(*arguments: Any, **options: Any) -> Tensor:
+        if _is_compiling():
+            return compiled(*arguments, **options)
+        out = eager(*arguments, **options)
+        if not torch.is_grad_enabled():
+            return out
+        named = (options.get(name) for name in ("x", "weight", "bias"))
+        return refuse_gradient(out, *arguments, *named)
 
     return call
 
 
-forward = _for_torch("forward")
-decode = _for_torch("decode")
-verify = _for_torch("verify")
+forward = _for_torch(_core.FORWARD, _operators.forward)
+decode = _for_torch(_core.DECODE, _operators.decode)
+verify = _for_torch(_core.VERIFY, _operators.verify)
+
+
+def run(*arguments: Any) -> Tensor:
+    """A call by position, op and layouts first, as _core.forward takes it; returns out.
+
+    For shortconv.compat: without keywords, defaults and views it takes half the time.
+    """
+    if _is_compiling():
+        torch.ops.shortconv.run(*arguments)
+        return arguments[2]
+    _core.forward(*arguments)
+    if torch.is_grad_enabled():
+        _, x, out, weight, bias = arguments[:5]
+        return refuse_gradient(out, x, weight, bias)
+    return arguments[2]
 
 
 def _in_place(eager: Callable[..., Tensor], written: str) -> Callable[..., Tensor]:
@@ -123,7 +142,7 @@ def _in_place(eager: Callable[..., Tensor], written: str) -> Callable[..., Tenso
 
     @functools.wraps(eager)
     def call(*arguments: Any, **options: Any) -> Tensor:
-        if not torch.compiler.is_compiling():
+        if not _is_compiling():
             return eager(*arguments, **options)
         operator(*arguments, **_without_stream(**options))
         return options[written] if written in options else arguments[position]
@@ -133,4 +152,5 @@ def _in_place(eager: Callable[..., Tensor], written: str) -> Callable[..., Tenso
 
 commit = _in_place(_operators.commit, "state")
 block_snapshots = _in_place(_operators.block_snapshots, "snapshots")
+sequence_bounds = _in_place(_operators.sequence_bounds, "query_start_loc")
 tree_parents = _in_place(_operators.tree_parents, "parents")

@@ -212,6 +212,18 @@ Status convert(const shortconv_tree_parents_args* from, TreeParentsArgs& to) {
   return narrow("backend", args.backend, to.backend);
 }
 
+Status convert(const shortconv_sequence_bounds_args* from, SequenceBoundsArgs& to) {
+  shortconv_sequence_bounds_args args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  if (args.seq_idx == nullptr) return invalid("seq_idx: is null");
+  if (args.query_start_loc == nullptr) return invalid("query_start_loc: is null");
+  if (args.read_slots == nullptr) return invalid("read_slots: is null");
+  to.seq_idx = tensor_of(*args.seq_idx);
+  to.query_start_loc = tensor_of(*args.query_start_loc);
+  to.read_slots = tensor_of(*args.read_slots);
+  return narrow("backend", args.backend, to.backend);
+}
+
 Status make_plan(const ForwardArgs& args, Plan& plan) {
   Problem problem;
   if (Status status = make_problem(args, problem); !status.ok()) return status;
@@ -286,6 +298,14 @@ int shortconv_tree_parents(const shortconv_tree_parents_args* args, void* stream
     TreeParentsArgs converted;
     if (Status status = convert(args, converted); !status.ok()) return status;
     return tree_parents(converted, stream);
+  });
+}
+
+int shortconv_sequence_bounds(const shortconv_sequence_bounds_args* args, void* stream) {
+  return guarded([&]() -> Status {
+    SequenceBoundsArgs converted;
+    if (Status status = convert(args, converted); !status.ok()) return status;
+    return sequence_bounds(converted, stream);
   });
 }
 

@@ -275,13 +275,12 @@ Status run_commit(const CommitProblem& problem, const PlanStorage& storage,
   return cuda_status("launch", cudaLaunchKernelExC(&config, launch.entry, arguments));
 }
 
-// Index preparation: `call` goes to the kernel by value, and a thread of it takes one item.
+// Index preparation: `call` goes to the kernel by value.
 template <typename Call>
-Status launch_items(const Call& call, std::string_view argument, Entry entry, std::int64_t items,
-                    void* stream) {
+Status launch_preparation(const Call& call, std::string_view argument, Entry entry,
+                          std::int64_t blocks, int threads, void* stream) {
   if (Status status = require_current(call.device, argument); !status.ok()) return status;
   if (Status status = load(entry, call.device.index); !status.ok()) return status;
-  const std::int64_t blocks = prepare_blocks(items);
   if (blocks > kMostBlocks) {
     return {Code::kUnsupported,
             concat(argument, ": needs ", blocks, " blocks; a grid has at most ", kMostBlocks)};
@@ -289,10 +288,17 @@ Status launch_items(const Call& call, std::string_view argument, Entry entry, st
   if (blocks == 0) return {};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kPrepareThreads);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = static_cast<cudaStream_t>(stream);
   void* arguments[] = {const_cast<Call*>(&call)};
   return cuda_status("launch", cudaLaunchKernelExC(&config, entry, arguments));
+}
+
+/// A thread takes one item.
+template <typename Call>
+Status launch_items(const Call& call, std::string_view argument, Entry entry, std::int64_t items,
+                    void* stream) {
+  return launch_preparation(call, argument, entry, prepare_blocks(items), kPrepareThreads, stream);
 }
 
 bool aligned(const IndexTensor& tensor) { return aligned(tensor.data, tensor.dtype); }
@@ -316,6 +322,15 @@ Status run_tree_parents(const TreeParents& call, void* stream) {
   if (Status status = refuse_unaligned(argument); !status.ok()) return status;
   return launch_items(call, "first_child", tree_parents_kernel(),
                       call.tokens == 0 ? 0 : call.sequences, stream);
+}
+
+Status run_sequence_bounds(const SequenceBounds& call, void* stream) {
+  const char* argument = nullptr;
+  if (!aligned(call.seq_idx)) argument = "seq_idx";
+  if (!aligned(call.query_start_loc)) argument = "query_start_loc";
+  if (!aligned(call.read_slots)) argument = "read_slots";
+  if (Status status = refuse_unaligned(argument); !status.ok()) return status;
+  return launch_preparation(call, "seq_idx", sequence_bounds_kernel(), 1, kScanThreads, stream);
 }
 
 BackendInfo cuda_info() {
@@ -353,6 +368,7 @@ extern const Backend kCudaBackend{
     .run_commit = cuda::run_commit,
     .block_snapshots = cuda::run_block_snapshots,
     .tree_parents = cuda::run_tree_parents,
+    .sequence_bounds = cuda::run_sequence_bounds,
 };
 
 }  // namespace shortconv

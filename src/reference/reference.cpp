@@ -413,6 +413,7 @@ extern const Backend kReferenceBackend{
     .run_commit = commit_reference,
     .block_snapshots = reference::block_snapshots,
     .tree_parents = reference::tree_parents,
+    .sequence_bounds = reference::sequence_bounds,
 };
 
 }  // namespace shortconv

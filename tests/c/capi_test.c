@@ -220,6 +220,24 @@ static void finds_parents_of_a_tree(void) {
   CHECK(shortconv_tree_parents(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 
+static void finds_bounds_of_numbered_sequences(void) {
+  int32_t numbers[4] = {4, 4, -1, 0}, slots[4] = {9, 9, 9, 9};
+  int64_t bounds[5];
+  shortconv_tensor tn = tensor(numbers, SHORTCONV_I32, 1, 4);
+  shortconv_tensor tb = tensor(bounds, SHORTCONV_I64, 5, 1);
+  shortconv_tensor ts = tensor(slots, SHORTCONV_I32, 4, 1);
+  shortconv_sequence_bounds_args args = {.struct_size = sizeof args};
+  tb.ndim = ts.ndim = 1;
+  args.seq_idx = &tn, args.query_start_loc = &tb, args.read_slots = &ts;
+  CHECK(shortconv_sequence_bounds(&args, NULL) == SHORTCONV_OK);
+  CHECK(bounds[0] == 0 && bounds[1] == 0 && bounds[2] == 2 && bounds[3] == 3 && bounds[4] == 4);
+  CHECK(slots[0] == -1 && slots[1] == 0 && slots[2] == -1 && slots[3] == 0);
+  args.read_slots = NULL;
+  CHECK(shortconv_sequence_bounds(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "read_slots: is null") != NULL);
+  CHECK(shortconv_sequence_bounds(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
 /* A ring of two columns after one input, and a snapshot of the state after the first new one. */
 static void appends_to_a_ring_and_takes_a_snapshot(void) {
   float x[2] = {2, 3}, y[2] = {0}, w[2] = {1, 0}, state[4] = {1, 9, 9, 9};
@@ -266,6 +284,7 @@ int main(void) {
   verifies_a_tree_and_commits_a_window();
   lists_snapshots_of_full_blocks();
   finds_parents_of_a_tree();
+  finds_bounds_of_numbered_sequences();
   appends_to_a_ring_and_takes_a_snapshot();
   plans_block_lists();
   printf("%d failures\n", failures);

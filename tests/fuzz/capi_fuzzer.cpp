@@ -136,7 +136,17 @@ void prepare(FuzzedDataProvider& data) {
   const std::int64_t sequences = small(5), tokens = small(20);
   const std::int32_t backend = data.ConsumeIntegralInRange<int>(0, 3);
   int ran = SHORTCONV_OK;
-  if (data.ConsumeBool()) {
+  const int preparation = data.ConsumeIntegralInRange<int>(0, 2);
+  if (preparation == 2) {
+    shortconv_sequence_bounds_args args{};
+    args.struct_size = sizeof args;
+    args.backend = backend;
+    args.seq_idx = indices({small(3), tokens}, -2, 3);
+    const std::int64_t room = small(70);
+    args.query_start_loc = make.tensor({room + 1}, data.PickValueInArray(kInts));
+    args.read_slots = make.tensor({room}, data.PickValueInArray(kInts));
+    ran = shortconv_sequence_bounds(&args, nullptr);
+  } else if (preparation == 1) {
     shortconv_block_snapshots_args args{};
     args.struct_size = sizeof args;
     args.backend = backend;

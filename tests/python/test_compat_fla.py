@@ -109,6 +109,19 @@ def test_decode_equals_prefill_bit_for_bit(device, dtype):
     assert torch.equal(cache, final)
 
 
+def test_shapes_of_a_decode(device):
+    x, weight = make(device, torch.bfloat16, 3, 96), make(device, torch.bfloat16, 96, 4)
+    cache, residual = make(device, torch.bfloat16, 3, 96, 4), make(device, torch.bfloat16, 3, 96)
+    expected_cache = torch.cat([cache[:, :, 1:], x[:, :, None]], 2)
+    expected, _ = causal_conv1d(x[:, None], weight, initial_state=cache)
+    for shape in ((3, 96), (3, 1, 96), (1, 3, 96), (3, 1, 2, 48)):
+        moved, added = cache.clone(), None if len(shape) == 2 else residual.view(shape)
+        y, _ = causal_conv1d_update(x.view(shape), moved, added, weight=weight)
+        assert y.shape == shape and torch.equal(moved, expected_cache)
+        plain = expected.view(shape)
+        assert torch.equal(y, plain if added is None else plain + added)
+
+
 def test_prefill_with_a_cache_shorter_than_the_width(device):
     x, weight = make(device, torch.float32, 2, 7, 32), make(device, torch.float32, 32, 4)
     whole, final = causal_conv1d(x, weight, output_final_state=True)
@@ -118,6 +131,30 @@ def test_prefill_with_a_cache_shorter_than_the_width(device):
                                  output_final_state=True)
         assert torch.equal(y, whole[:, begin:end])
     assert torch.equal(state, final)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_states_of_another_type_and_short_sequences(device, tokens, dtype):
+    x, weight = make(device, torch.bfloat16, 2, tokens, 32), make(device, torch.float32, 32, 4)
+    initial = make(device, dtype, 2, 32, 4)
+    y, final = causal_conv1d(x, weight, None, None, initial, True)
+    assert final.dtype == x.dtype and final.is_contiguous()
+    kept = torch.cat([initial.to(x.dtype), x.transpose(1, 2)], 2)[:, :, -4:]
+    assert torch.equal(final, kept)
+    assert torch.equal(y, causal_conv1d(x, weight, initial_state=initial)[0])
+    bounds = torch.tensor([0, tokens, 2 * tokens], device=device)
+    packed, states = causal_conv1d(x.reshape(1, 2 * tokens, 32), weight, None, None, initial, True,
+                                   cu_seqlens=bounds)
+    assert torch.equal(packed.view(y.shape), y) and torch.equal(states, kept)
+
+
+def test_states_have_no_gradient_either(device):
+    x, weight = make(device, torch.float32, 1, 3, 8), make(device, torch.float32, 8, 4)
+    with torch.enable_grad():
+        _, final = causal_conv1d(x.requires_grad_(), weight, output_final_state=True)
+        with pytest.raises(NotImplementedError, match="no backward pass"):
+            final.sum().backward()
 
 
 def test_packed_tokens_as_many_as_sequences(device):

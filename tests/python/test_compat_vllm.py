@@ -216,6 +216,17 @@ def test_draft_tokens_roll_through_the_state(device, layout, form, separate):
     assert torch.equal(state[[0, 1, 3, 4, 6, 7]], untouched)
 
 
+def test_packed_drafts_without_lines_take_those_of_their_numbers(device):
+    weight, x = make(device, torch.float32, 32, 4), make(device, torch.float32, 7, 32)
+    states = [make(device, torch.float32, 3, 32, 6)] * 2
+    states[1] = states[0].clone()
+    outs = [causal_conv1d_update(
+        x.clone(), state, weight, conv_state_indices=lines, max_query_len=4, null_block_id=None,
+        query_start_loc=ints(device, 0, 2, 3, 7), num_accepted_tokens=ints(device, 1, 3, 2))
+        for state, lines in zip(states, (None, ints(device, 0, 1, 2)))]
+    assert torch.equal(outs[0], outs[1]) and torch.equal(states[0], states[1])
+
+
 def test_packed_update_without_drafts(device):
     weight = make(device, torch.float32, 32, 4)
     x, state = make(device, torch.float32, 6, 32), make(device, torch.float32, 4, 32, 3)

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 import shortconv  # noqa: E402
 import shortconv.torch as conv  # noqa: E402
+from shortconv._core import FLATTENED  # noqa: E402
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -191,5 +192,63 @@ def test_the_compiled_operators_take_every_argument():
 
     operators = shortconv.forward, shortconv.decode, shortconv.verify
     assert schema(torch.ops.shortconv.run) == names(*operators) | {"op"}
-    for function in (shortconv.commit, shortconv.block_snapshots, shortconv.tree_parents):
+    for function in (shortconv.commit, shortconv.block_snapshots, shortconv.sequence_bounds,
+                     shortconv.tree_parents):
         assert schema(getattr(torch.ops.shortconv, function.__name__)) == names(function)
+
+
+# The operator hands its arguments on by position.
+@pytest.mark.parametrize("name, value", [
+    ("activation", "relu"), ("padded_rows", "nan"), ("state_base", 99), ("residual", True),
+    ("advance_state", True), ("dilation", 0), ("backend", "abacus"), ("threads", -1)])
+def test_arguments_of_the_compiled_operator_reach_their_places(device, name, value):
+    x, weight, bias, state = tensors(device)
+    gate = {"input_gate": x} if name == "residual" else {}
+    named = {"state_base": "state", "advance_state": "op"}.get(name, name)
+    with pytest.raises(ValueError, match=f"^{named}: "):
+        torch.ops.shortconv.run(0, x, torch.empty_like(x), weight, bias, state=state,
+                                **{name: value}, **gate)
+
+
+def test_functions_of_other_libraries_are_compiled_whole(device):
+    from shortconv.compat import causal_conv1d, fla, sglang, vllm
+
+    x, weight, bias, state = tensors(device)
+    bounds, slots = bounds_of(device, 0, 5, 12), bounds_of(device, 2, 0)
+    cache = torch.zeros(12, 32, 4, dtype=x.dtype, device=x.device)
+    numbers = bounds_of(device, *[0] * 5, *[1] * 4, *[2] * 3)[None]
+
+    def layer(x, state, cache):
+        y, by_channels = x.t() + 1, state.transpose(1, 2)
+        y = sglang.causal_conv1d_fn(y, weight, bias, by_channels, bounds, cache_indices=slots)
+        y = vllm.causal_conv1d_fn(y, weight, bias, by_channels, bounds, slots, null_block_id=None)
+        y = causal_conv1d.causal_conv1d_fn(y[None], weight, bias, activation="silu")
+        y = causal_conv1d.causal_conv1d_fn(y, weight, bias, numbers, activation="silu")
+        y, _ = fla.causal_conv1d(y.transpose(1, 2), weight, bias, cu_seqlens=bounds)
+        y, _ = fla.causal_conv1d_update(y, cache, weight=weight)
+        y = y[0, :2].clone()
+        vllm.causal_conv1d_update(y, by_channels, weight, bias, True, slots, null_block_id=None)
+        y = sglang.causal_conv1d_update(y, by_channels, weight, bias, conv_state_indices=slots)
+        return causal_conv1d.causal_conv1d_update(y, by_channels[:2], weight, bias)
+
+    expected = [state.clone(), cache.clone()]
+    actual = [state.clone(), cache.clone()]
+    with torch.no_grad():
+        out = layer(x, *expected)
+        again = torch.compile(layer, fullgraph=True, backend="aot_eager")(x, *actual)
+    assert torch.equal(again, out) and out.abs().sum() > 0
+    for one, other, before in zip(actual, expected, (state, cache)):
+        assert torch.equal(one, other) and not torch.equal(one, before)
+
+
+def test_flattened_batches(device):
+    x, weight, bias, _ = tensors(device)
+    bounds = bounds_of(device, 0, 4, 7, 12)
+    expected = conv.forward(x, weight, bias, query_start_loc=bounds)
+    wide = torch.zeros(3, 5, 32, dtype=x.dtype, device=device)
+    for given in (x[None], x[:, None], x.view(3, 4, 32)):
+        out = torch.empty_like(given)
+        conv.run(FLATTENED, given, out, weight, bias, None, None, bounds)
+        assert torch.equal(out.view(12, 32), expected)
+    with pytest.raises(ValueError, match="^x: rows are not evenly spaced"):
+        conv.run(FLATTENED, wide[:, :4], wide[:, :4], weight, bias, None, None, bounds)

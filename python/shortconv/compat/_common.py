@@ -2,19 +2,22 @@
 
 import importlib
 import sys
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Union
 
 from shortconv import torch as conv
+from shortconv._core import DECODE, STATE_CHANNELS_FIRST
 from shortconv.torch import torch
 
 Tensor = torch.Tensor
 
 
-def silu_or_none(activation: Optional[str]) -> Optional[str]:
-    """The activation in this library's words; "swish" is another name of SiLU."""
-    if activation is None:
+def silu_or_none(activation: Union[bool, str, None]) -> Optional[str]:
+    """The activation in this library's words; "swish" is another name of SiLU, and so is True."""
+    if activation == "silu":
+        return "silu"
+    if activation is None or activation is False:
         return None
-    if activation in ("silu", "swish"):
+    if activation == "swish" or activation is True:
         return "silu"
     raise NotImplementedError(f"activation: is {activation!r}; expected None, 'silu' or 'swish'")
 
@@ -26,16 +29,16 @@ def rolling_windows(state: Tensor, width: int, tokens: int) -> Tensor:
     all drafts, so that accepted - 1 is the next call's read offset.
 
     Args:
-      state: [slots, columns, channels].
+      state: [slots, channels, columns].
 
     Returns:
       [slots, tokens, width - 1, channels], overlapping.
     """
-    slots, columns, channels = state.shape
+    slots, channels, columns = state.shape
     if columns < width - 2 + tokens:
         raise ValueError(f"state: has {columns} columns, but width {width} and {tokens} draft "
                          f"tokens need {width - 2 + tokens}")
-    slot, column, channel = state.stride()
+    slot, channel, column = state.stride()
     return state.as_strided((slots, tokens, width - 1, channels), (slot, column, column, channel))
 
 
@@ -64,28 +67,34 @@ def update_all_columns(
     return out
 
 
-def last_inputs(x: Tensor, bounds: Tensor, count: int, before: Optional[Tensor] = None) -> Tensor:
+def decode_and_shift(op: int, x: Tensor, out: Tensor, weight: Tensor, bias: Optional[Tensor],
+                     state: Tensor, activation: Optional[str]) -> Tensor:
+    """update_all_columns for one token of each slot and `width` columns, one more than the history.
+
+    Args:
+      op: layouts of x and out, which have a row for each slot.
+      state: [slots, channels, width].
+    """
+    state.select(2, 0).copy_(state.select(2, 1))
+    return conv.run(op | DECODE | STATE_CHANNELS_FIRST, x, out, weight, bias, state, None, None,
+                    None, False, activation, None, None, None, None, 1)
+
+
+def last_inputs(x: Tensor, bounds: Tensor, count: int) -> Tensor:
     """The last `count` inputs of each sequence, zeros before its first.
 
     Args:
       x: [tokens, channels]; bounds: [sequences + 1].
-      before: [sequences, columns, channels]: what the sequences had before, newest last.
 
     Returns:
       [sequences, count, channels].
     """
     begin, end = bounds[:-1, None].long(), bounds[1:, None].long()
     rows = end + torch.arange(-count, 0, device=x.device)
-    inside = rows >= begin
-    found = torch.zeros((), dtype=x.dtype, device=x.device)
-    if before is not None:
-        columns = before.shape[1]
-        back = rows - begin + columns  # column of `before`, if that far back it reaches
-        index = back.clamp(0, columns - 1)[..., None].expand(-1, -1, x.shape[1])
-        found = torch.where((back >= 0)[..., None], before.gather(1, index), found)
     if x.shape[0] == 0:
-        return found.expand(len(bounds) - 1, count, x.shape[1]).contiguous()
-    return torch.where(inside[..., None], x[rows.clamp(0, x.shape[0] - 1)], found)
+        return x.new_zeros(len(bounds) - 1, count, x.shape[1])
+    none = torch.zeros((), dtype=x.dtype, device=x.device)
+    return torch.where((rows >= begin)[..., None], x[rows.clamp(0, x.shape[0] - 1)], none)
 
 
 Function = Callable[..., Any]

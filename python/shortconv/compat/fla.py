@@ -11,10 +11,11 @@ import functools
 from typing import Any, Callable, Optional, Tuple
 
 from shortconv import torch as conv
+from shortconv._core import FLATTENED, FORWARD, STATE_CHANNELS_FIRST
 from shortconv.compat._common import (
     Tensor,
+    decode_and_shift,
     install_functions,
-    last_inputs,
     silu_or_none,
     update_all_columns,
 )
@@ -25,18 +26,6 @@ def _taps_of(weight: Optional[Tensor]) -> Tensor:
     if weight is None:
         raise NotImplementedError("weight: is None; expected [channels, width]")
     return weight.squeeze(1) if weight.dim() == 3 else weight
-
-
-def _with_residual(run: Callable[..., Tensor], x: Tensor, residual: Optional[Tensor]) -> Tensor:
-    """run(out=...), contiguous, plus the residual; rounded once."""
-    if residual is None:
-        return run(out=torch.empty_like(x, memory_format=torch.contiguous_format))
-    exact = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    return (run(out=exact) + residual.reshape(x.shape)).to(x.dtype)
-
-
-def _no_slots(sequences: int, device: Any) -> Tensor:
-    return torch.full((1,), -1, device=device).expand(sequences)
 
 
 def causal_conv1d(
@@ -76,35 +65,68 @@ def causal_conv1d(
         raise ValueError(f"backend: is {backend!r}; expected 'triton', 'mix' or 'cuda'")
     if kwargs.get("seq_idx") is not None and cu_seqlens is None:
         raise NotImplementedError("seq_idx: is not used here; pass cu_seqlens")
-    shape, given = x.shape, x
-    x = x.reshape(shape[0], shape[1], weight.shape[0])
+    op = FORWARD
+    if cu_seqlens is not None:
+        if x.shape[0] != 1:
+            raise ValueError(f"x: batch is {x.shape[0]}; expected 1 with cu_seqlens")
+        op = FORWARD | FLATTENED
+    shape, itself = x.shape, residual is x
+    if len(shape) != 3:
+        x = x.reshape(shape[0], shape[1], weight.shape[0])
+    added = residual is not None and not itself
+    out = torch.empty_like(x, dtype=torch.float32 if added else None,
+                           memory_format=torch.contiguous_format)
+    final = None
+    if output_final_state:
+        final, positions = _rings(x, weight.shape[1], initial_state, cu_seqlens)
+        y = conv.run(
+            op | STATE_CHANNELS_FIRST, x, out, weight, bias, final, None, cu_seqlens, None,
+            initial_state is not None, activation, None, None, positions, None, 0, itself)
+        final = final.to(x.dtype)
+        if torch.is_grad_enabled():
+            final = conv.refuse_gradient(final, x, initial_state)
+    elif initial_state is None and not itself:
+        y = conv.run(op, x, out, weight, bias, None, None, cu_seqlens, None, False, activation)
+    else:
+        state, write_slots = None, None
+        if initial_state is not None:  # read only: nothing has a slot to write to
+            state = initial_state.detach()
+            write_slots = torch.full((1,), -1, device=x.device).expand(
+                x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1)
+        # The core adds x itself, which is the case of the Canon layers.
+        y = conv.run(
+            op | STATE_CHANNELS_FIRST, x, out, weight, bias, state, None, cu_seqlens, None,
+            state is not None, activation, None, None, None, write_slots, 1, itself)
+    if added:  # rounded once
+        y = (y + residual.reshape(x.shape)).to(x.dtype)
+    if len(shape) != 3:
+        y = y.view(shape)
+    return y, final
+
+
+def _rings(x: Tensor, width: int, initial_state: Optional[Tensor],
+           cu_seqlens: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    """States for a call that keeps `width` inputs: rings, which keep as many as they have columns.
+
+    Positions are such that they end with the newest input in the last column.
+
+    Returns:
+      The states before the call, [sequences, channels, width], and positions [sequences].
+    """
     batch, tokens, channels = x.shape
-    if cu_seqlens is not None and batch != 1:
-        raise ValueError(f"x: batch is {batch}; expected 1 with cu_seqlens")
-    packed = x[0] if cu_seqlens is not None else x
-    sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
-    states = {}
-    if initial_state is not None:
-        states = {
-            "state": initial_state.detach().transpose(1, 2), "state_base": 1, "initial_state": True,
-            # Read only: nothing has a slot to write to.
-            "write_slots": _no_slots(sequences, x.device),
-        }
-
-    itself = residual is given  # the Canon layers' case, which the core adds by itself
-
-    def run(out: Tensor) -> Tensor:
-        return conv.forward(packed, weight, bias, out=out, query_start_loc=cu_seqlens,
-                            activation=activation, residual=itself, **states)
-
-    y = _with_residual(run, packed, None if itself else residual).view(shape)
-    if not output_final_state:
-        return y, None
     if cu_seqlens is None:
-        cu_seqlens = torch.arange(0, (batch + 1) * tokens, tokens, device=x.device)
-    before = None if initial_state is None else initial_state.transpose(1, 2).to(x.dtype)
-    final = last_inputs(x.reshape(batch * tokens, channels), cu_seqlens, weight.shape[1], before)
-    return y, final.transpose(1, 2).contiguous()
+        position = -tokens % width + width  # as if there was a history, which is read if asked for
+        positions = torch.full((1,), position, device=x.device).expand(batch)
+    else:
+        position = None
+        positions = (cu_seqlens[:-1] - cu_seqlens[1:]) % width + width
+    if initial_state is None:
+        return x.new_zeros(positions.shape[0], channels, width), positions
+    before = initial_state.detach().to(torch.promote_types(x.dtype, initial_state.dtype))
+    if position is not None:
+        return before.roll(position, 2).contiguous(), positions
+    columns = (torch.arange(width, device=x.device) - positions[:, None]) % width
+    return before.gather(2, columns[:, None].expand(-1, channels, -1)), positions
 
 
 def causal_conv1d_update(
@@ -125,9 +147,14 @@ def causal_conv1d_update(
       y, contiguous, shape of x, and the cache.
     """
     weight, activation = _taps_of(weight), silu_or_none(activation)
-    rows = x.reshape(-1, 1, weight.shape[0])
-    out = update_all_columns(rows, cache.transpose(1, 2), weight, bias, activation, None)
-    y = out.reshape(x.shape).contiguous()
+    slots, channels, columns = cache.shape
+    if x.dim() <= 3 and x.numel() == slots * channels and columns == weight.shape[1]:
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        y = decode_and_shift(FLATTENED, x, out, weight, bias, cache, activation)
+    else:
+        rows = x.reshape(-1, 1, weight.shape[0])
+        out = update_all_columns(rows, cache.transpose(1, 2), weight, bias, activation, None)
+        y = out.reshape(x.shape).contiguous()
     return (y if residual is None else y.add_(residual)), cache
 
 

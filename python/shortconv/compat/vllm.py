@@ -14,17 +14,12 @@ import os
 from typing import Any, Callable, Optional, Tuple, Union
 
 from shortconv import torch as conv
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST, VERIFY
 from shortconv.compat._common import Tensor, install_functions, rolling_windows, silu_or_none
 from shortconv.torch import torch
 
 PAD_SLOT_ID = -1
 NULL_BLOCK_ID = 0
-
-
-def _activation(activation: Union[bool, str, None]) -> Optional[str]:
-    if isinstance(activation, bool):
-        return "silu" if activation else None
-    return silu_or_none(activation)
 
 
 def _slots(table: Optional[Tensor], block: Optional[Tensor]) -> Optional[Tensor]:
@@ -75,29 +70,28 @@ def causal_conv1d_fn(
     Returns:
       [channels, tokens], laid out as x.
     """
-    x, state = x.transpose(0, 1), conv_states.transpose(1, 2)
     read_slots, write_slots, blocks = _slots(cache_indices, initial_state_idx), None, None
     if block_idx_last_scheduled_token is not None:
         write_slots = _slots(cache_indices, block_idx_last_scheduled_token)
         if num_computed_tokens is not None and block_size_to_align > 0:
-            tokens, sequences = x.shape[0], len(query_start_loc) - 1
+            tokens, sequences = x.shape[1], len(query_start_loc) - 1
             rows = torch.empty(tokens // block_size_to_align + sequences, 3, dtype=torch.int64,
                                device=x.device)
             conv.block_snapshots(
                 query_start_loc, num_computed_tokens, cache_indices, tokens=tokens,
                 block_tokens=block_size_to_align, snapshots=rows)
             blocks = _states_inside(
-                rows, x, query_start_loc.long(), state, read_slots.long(), has_initial_state,
-                null_block_id, weight.shape[1] - 1)
-    out = conv.forward(
-        x, weight, bias, state=state, read_slots=read_slots, write_slots=write_slots,
-        null_slot=null_block_id, query_start_loc=query_start_loc,
-        has_initial_state=has_initial_state, activation=_activation(activation))
+                rows, x.transpose(0, 1), query_start_loc.long(), conv_states.transpose(1, 2),
+                read_slots.long(), has_initial_state, null_block_id, weight.shape[1] - 1)
+    out = conv.run(
+        FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
+        conv_states, read_slots, query_start_loc, has_initial_state, False,
+        silu_or_none(activation), null_block_id, None, None, write_slots)
     if blocks is not None:
         windows, slots = blocks
-        conv.commit(windows[None], state[None], torch.zeros_like(slots), width=weight.shape[1],
-                    slots=slots, null_slot=null_block_id)
-    return out.transpose(0, 1)
+        conv.commit(windows[None], conv_states.transpose(1, 2)[None], torch.zeros_like(slots),
+                    width=weight.shape[1], slots=slots, null_slot=null_block_id)
+    return out
 
 
 def _states_inside(
@@ -163,41 +157,34 @@ def causal_conv1d_update(
         if found != expected:
             raise ValueError(f"out: is {found}, but x is {expected} (dtype, shape, device)")
     result = x if out is None else out
-
-    def by_tokens(tensor: Tensor) -> Tensor:
-        return tensor if tensor.dim() == 2 else tensor.transpose(1, 2)
-
-    state, width = conv_state.transpose(1, 2), weight.shape[1]
-    rows = by_tokens(x)
-    common = {
-        "state": state, "read_slots": _slots(conv_state_indices, initial_state_idx),
-        "null_slot": null_block_id, "activation": _activation(activation)}
-    write_slots = None
+    read_slots, write_slots = _slots(conv_state_indices, initial_state_idx), None
     if block_idx_last_scheduled_token is not None:
         write_slots = _slots(conv_state_indices, block_idx_last_scheduled_token)
     if num_accepted_tokens is None:
-        common["padded_rows"] = "untouched" if out is None else "zero"
-        to = by_tokens(result) if out is not None else rows
-        if query_start_loc is None:
-            conv.decode(rows, weight, bias, out=to, write_slots=write_slots, **common)
-        else:
-            conv.forward(rows, weight, bias, out=to, write_slots=write_slots, initial_state=True,
-                         query_start_loc=query_start_loc, **common)
+        layout = STATE_CHANNELS_FIRST if x.dim() == 2 else CHANNELS_FIRST | STATE_CHANNELS_FIRST
+        conv.run(
+            (DECODE if query_start_loc is None else FORWARD) | layout, x, result, weight, bias,
+            conv_state, read_slots, query_start_loc, None, True, silu_or_none(activation),
+            null_block_id, "untouched" if out is None else None, None, write_slots)
         return result
-    drafts = max_query_len
+
+    # Drafts: [batch, channels, tokens], or [tokens, channels] with bounds.
+    rows, layout, drafts = x, STATE_CHANNELS_FIRST, max_query_len
     if query_start_loc is None:
-        drafts = 1 if x.dim() == 2 else rows.shape[1]
-        rows = rows.unsqueeze(1) if x.dim() == 2 else rows
-    slots = write_slots if write_slots is not None else common["read_slots"]
+        rows = x.unsqueeze(2) if x.dim() == 2 else x
+        layout, drafts = CHANNELS_FIRST | STATE_CHANNELS_FIRST, rows.shape[2]
+    slots = write_slots if write_slots is not None else read_slots
     if slots is None:
-        slots = torch.arange(rows.shape[0], device=x.device)
-    drafted = conv.verify(
-        rows, weight, bias, out=None if out is None else by_tokens(out).view_as(rows),
-        read_offsets=num_accepted_tokens - 1, windows=rolling_windows(state, width, drafts),
-        window_slots=slots, query_start_loc=query_start_loc,
-        padded_rows="copy" if out is None else "zero", **common)
+        sequences = rows.shape[0] if query_start_loc is None else len(query_start_loc) - 1
+        slots = torch.arange(sequences, device=x.device)
+    to = torch.empty_like(rows) if out is None else out.view_as(rows)
+    conv.run(
+        VERIFY | layout, rows, to, weight, bias, conv_state, read_slots, query_start_loc, None,
+        False, silu_or_none(activation), null_block_id, "copy" if out is None else None, None, None,
+        0, False, num_accepted_tokens - 1, None, None,
+        rolling_windows(conv_state, weight.shape[1], drafts), slots)
     if out is None:
-        rows.copy_(drafted)
+        rows.copy_(to)
     return result
 
 

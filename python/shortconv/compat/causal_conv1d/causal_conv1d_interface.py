@@ -3,7 +3,13 @@
 from typing import Any, Optional, Tuple, Union
 
 from shortconv import torch as conv
-from shortconv.compat._common import Tensor, silu_or_none, update_all_columns
+from shortconv._core import CHANNELS_FIRST, DECODE, FLATTENED, FORWARD, STATE_CHANNELS_FIRST
+from shortconv.compat._common import (
+    Tensor,
+    decode_and_shift,
+    silu_or_none,
+    update_all_columns,
+)
 from shortconv.torch import torch
 
 
@@ -37,9 +43,9 @@ def causal_conv1d_fn(
         if return_final_states:
             raise ValueError("return_final_states: is not possible with seq_idx")
         return _packed(x, weight, bias, seq_idx, initial_states, activation)
-    batch, channels, tokens = x.shape
     state = None
     if return_final_states or initial_states is not None:
+        batch, channels, tokens = x.shape
         state = final_states_out if return_final_states else None
         if state is None:
             state = x.new_empty(batch, weight.shape[1] - 1, channels).transpose(1, 2)
@@ -48,47 +54,39 @@ def causal_conv1d_fn(
                 state.zero_()
         elif state is not initial_states:
             state.copy_(initial_states)
-    out = conv.forward(
-        x.transpose(1, 2), weight, bias, out=torch.empty_like(x).transpose(1, 2),
-        state=None if state is None else state.transpose(1, 2),
-        initial_state=initial_states is not None, activation=activation).transpose(1, 2)
+    out = conv.run(
+        FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
+        state, None, None, None, initial_states is not None, activation)
     return (out, state) if return_final_states else out
 
 
 def _packed(x: Tensor, weight: Tensor, bias: Optional[Tensor], seq_idx: Tensor,
             initial_states: Optional[Tensor], activation: Optional[str]) -> Tensor:
     """Rows that hold several sequences, as one packed batch; the host does not learn how many."""
-    batch, channels, tokens = x.shape
+    batch, _, tokens = x.shape
     if seq_idx.shape != (batch, tokens):
         raise ValueError(f"seq_idx: has shape {tuple(seq_idx.shape)}, but x made it "
                          f"({batch}, {tokens})")
-    total = batch * tokens
+
+    def can_be_flattened(tensor: Tensor) -> bool:
+        return batch == 1 or tokens == 1 or tensor.stride(0) == tokens * tensor.stride(2)
+
+    out, total = torch.empty_like(x), batch * tokens
     if total == 0:
-        return torch.empty_like(x)
-    numbers, device = seq_idx.reshape(-1), x.device
-    position = torch.arange(total, device=device)
-    begins = torch.ones(total, dtype=torch.bool, device=device)
-    begins[1:] = numbers[1:] != numbers[:-1]
-    begins[::tokens] = True
-    # There may be as many sequences as tokens; those that are not there are empty ones at the end.
-    target = torch.where(begins, begins.cumsum(0) - 1, total)
-    bounds = torch.full((total + 1,), total, device=device)
-    bounds.scatter_(0, target, torch.where(begins, position, total))
-    slots = torch.full((total + 1,), -1, device=device)
-    slots.scatter_(0, target, torch.where(numbers < 0, -1, position // tokens))
-    states = {}
-    if initial_states is not None:
-        resumed = torch.zeros(total + 1, dtype=torch.bool, device=device)
-        resumed.scatter_(0, target, position % tokens == 0)
-        states = {
-            "state": initial_states.detach().transpose(1, 2),  # read only: nothing has a write slot
-            "write_slots": torch.full((1,), -1, device=device).expand(total),
-            "has_initial_state": resumed[:-1],
-        }
-    rows = x.transpose(1, 2).reshape(total, channels)
-    out = conv.forward(rows, weight, bias, query_start_loc=bounds, read_slots=slots[:-1],
-                       activation=activation, **states)
-    return out.view(batch, tokens, channels).transpose(1, 2)
+        return out
+    if not (can_be_flattened(x) and can_be_flattened(out)):
+        x = x.transpose(1, 2).contiguous().transpose(1, 2)
+        out = torch.empty_like(x)
+    # There may be as many sequences as tokens.
+    bounds, slots = seq_idx.new_empty(2 * total + 1).split((total + 1, total))
+    conv.sequence_bounds(seq_idx, bounds, slots)
+    op = FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST | FLATTENED
+    if initial_states is None:
+        return conv.run(op, x, out, weight, bias, None, slots, bounds, None, False, activation)
+    begins_row = bounds[:-1] % tokens == 0
+    nowhere = torch.full((1,), -1, device=x.device).expand(total)  # states are only read
+    return conv.run(op, x, out, weight, bias, initial_states.detach(), slots, bounds, begins_row,
+                    False, activation, None, None, None, nowhere)
 
 
 def causal_conv1d_update(
@@ -112,17 +110,20 @@ def causal_conv1d_update(
     Returns:
       out, shape and layout of x.
     """
-    activation, state = silu_or_none(activation), conv_state.transpose(1, 2)
-    plain = cache_seqlens is not None or state.shape[1] == weight.shape[1] - 1
-    if plain and x.dim() == 2:
-        return conv.decode(x, weight, bias, state=state, read_slots=conv_state_indices,
-                           ring_positions=cache_seqlens, activation=activation)
+    activation = silu_or_none(activation)
+    layout = 0 if x.dim() == 2 else CHANNELS_FIRST
+    if cache_seqlens is not None or conv_state.shape[2] == weight.shape[1] - 1:
+        return conv.run(
+            DECODE | layout | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
+            conv_state, conv_state_indices, None, None, False, activation, None, None,
+            cache_seqlens)
+    single = conv_state_indices is None and (x.dim() == 2 or x.shape[2] == 1)
+    if single and conv_state.shape[::2] == (x.shape[0], weight.shape[1]):
+        return decode_and_shift(layout, x, torch.empty_like(x), weight, bias, conv_state,
+                                activation)
     rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
-    if plain:
-        out = conv.decode(rows, weight, bias, state=state, read_slots=conv_state_indices,
-                          ring_positions=cache_seqlens, activation=activation)
-    else:
-        out = update_all_columns(rows, state, weight, bias, activation, conv_state_indices)
+    out = update_all_columns(rows, conv_state.transpose(1, 2), weight, bias, activation,
+                             conv_state_indices)
     return out.squeeze(1) if x.dim() == 2 else out.transpose(1, 2)
 
 

@@ -3,9 +3,11 @@
 from typing import Any, Optional
 
 from shortconv import torch as conv
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST
 from shortconv.compat._common import Tensor, silu_or_none, update_all_columns
 from shortconv.compat.sglang import triton
 from shortconv.compat.sglang.triton import PAD_SLOT_ID
+from shortconv.torch import torch
 
 
 def causal_conv1d_fn(
@@ -25,12 +27,10 @@ def causal_conv1d_fn(
         return triton.causal_conv1d_fn(
             x, weight, bias, conv_states, query_start_loc, None, cache_indices, has_initial_state,
             activation, pad_slot_id)
-    out = conv.forward(
-        x.transpose(1, 2), weight, bias,
-        state=None if conv_states is None else conv_states.transpose(1, 2),
-        read_slots=cache_indices, null_slot=pad_slot_id, has_initial_state=has_initial_state,
-        activation=silu_or_none(activation))
-    return out.transpose(1, 2)
+    return conv.run(
+        FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
+        conv_states, cache_indices, None, has_initial_state, False, silu_or_none(activation),
+        pad_slot_id)
 
 
 def causal_conv1d_update(
@@ -48,15 +48,15 @@ def causal_conv1d_update(
     The history is the last width - 1 columns of conv_state, all of which move along, or, with
     cache_seqlens [batch] int, those before this position of a ring.
     """
-    activation, state = silu_or_none(activation), conv_state.transpose(1, 2)
-    rows = x if x.dim() == 2 else x.transpose(1, 2)
-    if cache_seqlens is not None or state.shape[1] == weight.shape[1] - 1:
-        conv.decode(
-            rows, weight, bias, out=rows, state=state, read_slots=conv_state_indices,
-            ring_positions=cache_seqlens, null_slot=pad_slot_id, padded_rows="untouched",
-            activation=activation)
+    activation = silu_or_none(activation)
+    if cache_seqlens is not None or conv_state.shape[2] == weight.shape[1] - 1:
+        layout = STATE_CHANNELS_FIRST if x.dim() == 2 else CHANNELS_FIRST | STATE_CHANNELS_FIRST
+        conv.run(
+            DECODE | layout, x, x, weight, bias, conv_state, conv_state_indices, None, None, False,
+            activation, pad_slot_id, "untouched", cache_seqlens)
         return x
-    rows = x.unsqueeze(1) if x.dim() == 2 else rows
-    rows.copy_(update_all_columns(rows, state, weight, bias, activation, conv_state_indices,
-                                  null_slot=pad_slot_id, padded_rows="copy"))
+    rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
+    rows.copy_(update_all_columns(
+        rows, conv_state.transpose(1, 2), weight, bias, activation, conv_state_indices,
+        null_slot=pad_slot_id, padded_rows="copy"))
     return x

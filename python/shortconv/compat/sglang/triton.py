@@ -3,6 +3,7 @@
 from typing import Any, List, Optional, Tuple, Union
 
 from shortconv import torch as conv
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST, VERIFY
 from shortconv.compat._common import (
     Tensor,
     rolling_windows,
@@ -11,12 +12,6 @@ from shortconv.compat._common import (
 from shortconv.torch import torch
 
 PAD_SLOT_ID = -1
-
-
-def _activation(activation: Union[bool, str, None]) -> Optional[str]:
-    if isinstance(activation, bool):
-        return "silu" if activation else None
-    return silu_or_none(activation)
 
 
 def causal_conv1d_fn(
@@ -49,12 +44,10 @@ def causal_conv1d_fn(
     Returns:
       [channels, tokens], laid out as x.
     """
-    out = conv.forward(
-        x.transpose(0, 1), weight, bias,
-        state=None if conv_states is None else conv_states.transpose(1, 2),
-        read_slots=cache_indices, null_slot=pad_slot_id, query_start_loc=query_start_loc,
-        has_initial_state=has_initial_state, activation=_activation(activation))
-    return out.transpose(0, 1)
+    return conv.run(
+        FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
+        conv_states, cache_indices, query_start_loc, has_initial_state, False,
+        silu_or_none(activation), pad_slot_id)
 
 
 def causal_conv1d_update(
@@ -95,40 +88,39 @@ def causal_conv1d_update(
     Returns:
       Shape and layout of x.
     """
-    activation, state = _activation(activation), conv_state.transpose(1, 2)
+    activation = silu_or_none(activation)
     accepted = num_accept_tokens if num_accept_tokens is not None else num_accepted_tokens
-    common = {"state": state, "read_slots": conv_state_indices, "null_slot": pad_slot_id,
-              "activation": activation}
     drafted = intermediate_conv_window is not None or retrieve_next_token is not None
-    if accepted is None and not drafted and x.dim() == 2:
-        return conv.decode(x, weight, bias, **common)
-    rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
+    if accepted is None and not drafted:
+        layout = STATE_CHANNELS_FIRST if x.dim() == 2 else CHANNELS_FIRST | STATE_CHANNELS_FIRST
+        return conv.run(
+            DECODE | layout, x, torch.empty_like(x), weight, bias, conv_state, conv_state_indices,
+            None, None, False, activation, pad_slot_id)
+    rows = x.unsqueeze(2) if x.dim() == 2 else x
+    offsets, parents, windows, advance = None, None, None, False
+    slots = conv_state_indices
     if accepted is not None:
         if drafted:
             raise ValueError("num_accept_tokens: goes neither with intermediate_conv_window nor "
                              "with trees")
-        out = conv.verify(
-            rows, weight, bias, read_offsets=accepted - 1,
-            windows=rolling_windows(state, weight.shape[1], rows.shape[1]),
-            window_slots=_slots(conv_state_indices, rows), **common)
-    elif not drafted:
-        out = conv.decode(rows, weight, bias, **common)
+        offsets, windows = accepted - 1, rolling_windows(conv_state, weight.shape[1], rows.shape[2])
     else:
-        drafts = {"advance_state": True}
-        if retrieve_next_token is not None:
-            drafts = {"parents": _parents(retrieve_next_token, retrieve_next_sibling,
-                                          retrieve_parent_token)}
+        if retrieve_next_token is None:
+            advance = True
+        else:
+            parents = _parents(retrieve_next_token, retrieve_next_sibling, retrieve_parent_token)
         if intermediate_conv_window is not None:
-            drafts["windows"] = intermediate_conv_window.transpose(2, 3)
-            drafts["window_slots"] = intermediate_state_indices
-            if intermediate_state_indices is None:
-                drafts["window_slots"] = _slots(conv_state_indices, rows)
-        out = conv.verify(rows, weight, bias, **drafts, **common)
-    return out.squeeze(1) if x.dim() == 2 else out.transpose(1, 2)
-
-
-def _slots(indices: Optional[Tensor], rows: Tensor) -> Tensor:
-    return torch.arange(rows.shape[0], device=rows.device) if indices is None else indices
+            windows = intermediate_conv_window.transpose(2, 3)
+            if intermediate_state_indices is not None:
+                slots = intermediate_state_indices
+    if slots is None and windows is not None:
+        slots = torch.arange(rows.shape[0], device=x.device)
+    out = conv.run(
+        VERIFY | CHANNELS_FIRST | STATE_CHANNELS_FIRST, rows, torch.empty_like(rows), weight, bias,
+        conv_state, conv_state_indices, None, None, False, activation, pad_slot_id, None, None,
+        None, 0, False, offsets, None, parents, windows, None if windows is None else slots,
+        advance)
+    return out.squeeze(2) if x.dim() == 2 else out
 
 
 def _parents(first_child: Tensor, next_sibling: Optional[Tensor],
