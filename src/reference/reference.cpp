@@ -331,6 +331,43 @@ void report_violations(const Call& call) {
     }
     return false;
   });
+
+  const auto snapshot = [&](std::int64_t row, std::int64_t column) {
+    return load_index(p.snapshots_dtype, at.snapshots,
+                      row * p.snapshots_row + column * p.snapshots_column);
+  };
+  const auto names_token = [&](std::int64_t row) {
+    const std::int64_t s = snapshot(row, 0), token = snapshot(row, 1);
+    return s >= 0 && s < p.sequences && works(s) && token >= 0 &&
+           token <= call.bound(s + 1) - call.bound(s);
+  };
+  const auto is_written = [&](std::int64_t row) {  // and not by the final state anyway
+    if (!names_token(row) || call.is_padding(snapshot(row, 2))) return false;
+    const std::int64_t s = snapshot(row, 0);
+    const bool at_the_end = snapshot(row, 1) == call.bound(s + 1) - call.bound(s);
+    return !(at_the_end && writes(s) && snapshot(row, 2) == write_slot(s));
+  };
+  report(Violation::kSnapshotSlotOutside, p.snapshots,
+         [&](std::int64_t row) { return names_token(row) && outside(snapshot(row, 2)); });
+  report(Violation::kSnapshotSlotShared, p.snapshots, [&](std::int64_t row) {
+    for (std::int64_t earlier = 0; is_written(row) && earlier < row; ++earlier) {
+      if (is_written(earlier) && snapshot(earlier, 2) == snapshot(row, 2)) return true;
+    }
+    return false;
+  });
+  const std::int64_t window_sequences = p.has_window_slots ? p.sequences : 0;
+  report(Violation::kWindowSlotOutside, window_sequences, [&](std::int64_t s) {
+    const std::int64_t slot = call.window_slot(s);
+    return !call.is_padding(read_slot(s)) && slot >= p.window_slots &&
+           !(p.has_null_slot && slot == p.null_slot);
+  });
+  report(Violation::kWindowSlotShared, window_sequences, [&](std::int64_t s) {
+    const auto captured = [&](std::int64_t s) { return works(s) && call.is_captured(s, 0); };
+    for (std::int64_t earlier = 0; captured(s) && earlier < s; ++earlier) {
+      if (captured(earlier) && call.window_slot(earlier) == call.window_slot(s)) return true;
+    }
+    return false;
+  });
 }
 
 Status run_reference(const Problem& p, const PlanStorage&, const Addresses& at, void*) {
