@@ -226,6 +226,7 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       };
       const std::int64_t token = entry(1), slot = entry(2);
       if (entry(0) != sequence || token < 0 || token > tokens || call.is_padding(slot)) continue;
+      if (p.keeps_state && slot == write_slot) continue;  // the final state's
       for (int column = 0; column < history; ++column) {
         const std::int64_t to =
             p.has_ring_positions ? ring_column(token + column) : p.state_base + column;
@@ -344,8 +345,7 @@ void report_violations(const Call& call) {
   const auto is_written = [&](std::int64_t row) {  // and not by the final state anyway
     if (!names_token(row) || call.is_padding(snapshot(row, 2))) return false;
     const std::int64_t s = snapshot(row, 0);
-    const bool at_the_end = snapshot(row, 1) == call.bound(s + 1) - call.bound(s);
-    return !(at_the_end && writes(s) && snapshot(row, 2) == write_slot(s));
+    return !(writes(s) && snapshot(row, 2) == write_slot(s));
   };
   report(Violation::kSnapshotSlotOutside, p.snapshots,
          [&](std::int64_t row) { return names_token(row) && outside(snapshot(row, 2)); });

@@ -132,6 +132,39 @@ TEST_P(Snapshots, OfTheFinalStateMayNameItsOwnSlot) {
   }
 }
 
+// A running state that lives in the slot of its block: what remains there is the final state.
+TEST_P(Snapshots, InTheSlotOfTheFinalStateAreNotTaken) {
+  for (const bool ring : {false, true}) {
+    for (const std::int32_t write : {0, 4}) {
+      for (const std::int32_t length : {1, 2, 5, 20}) {
+        for (std::int32_t token = 0; token <= length; ++token) {
+          Call call = snapshot_call({0, length}, GetParam());
+          call.columns = ring ? 7 : 3;
+          call.resize(length);
+          call.flags = {1};
+          call.write_slots = {write};
+          std::int64_t position = 4;
+          if (ring) {
+            call.args.ring_positions = TensorRef::contiguous(&position, DType::kI64, {1});
+          }
+          Call without = call;
+          without.run();
+          Rows rows = {0, token, write, 0, 0, 6};  // and one that needs the history
+          take(call, rows);
+          call.run();
+          EXPECT_EQ(call.out, without.out);
+          for (std::int64_t slot = 0; slot < 6; ++slot) {
+            for (std::int64_t column = 0; column < call.columns; ++column) {
+              EXPECT_EQ(call.state_at(slot, column, 1), without.state_at(slot, column, 1))
+                  << "slot " << slot << ", token " << token << " of " << length;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Snapshots, AreTakenOfDecodes) {
   Call call = snapshot_call({0, 1, 2}, GetParam());
   Rows rows = {1, 0, 5, 0, 1, 6};

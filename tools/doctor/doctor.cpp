@@ -107,7 +107,7 @@ void mark_shared(const Batch& batch, Diagnosis& diagnosis) {
     const Line line = line_of(batch, sequence);
     const bool exists = !line.skipped && line.tokens > 0 && token >= 0 && token <= line.tokens;
     const bool usable = slot >= 0 && slot < batch.slots && slot != batch.null_slot;
-    const bool is_final_state = line.writes && token == line.tokens && slot == line.write;
+    const bool is_final_state = line.writes && slot == line.write;
     if (!exists || !usable || is_final_state) continue;
     if (!snapshots.insert(slot).second) mark(sequence, Violation::kSnapshotSlotShared);
   }

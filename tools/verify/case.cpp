@@ -120,7 +120,8 @@ SnapshotRow Case::snapshot(std::int64_t number) const {
 
 bool Case::is_taken(const SnapshotRow& row) const {
   return row.sequence >= 0 && row.sequence < sequences() && live(row.sequence) && row.token >= 0 &&
-         row.token <= length(row.sequence) && valid_slot(row.slot);
+         row.token <= length(row.sequence) && valid_slot(row.slot) &&
+         row.slot != write_slot(row.sequence);
 }
 
 std::optional<std::int64_t> Case::window_offset(std::int64_t sequence, std::int64_t token) const {

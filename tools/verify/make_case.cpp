@@ -295,13 +295,12 @@ void make_snapshots(Random& random, Case& problem, SlotUse& use) {
     row.token = random.chance(0.4) ? random.between(0, std::min(length, problem.history()))
                                    : random.between(0, length);
     if (random.chance(0.1)) row.token = random.pick<std::int64_t>({-1, length, length + 1});
+    const bool live = exists && problem.live(row.sequence);
     if (random.chance(0.1)) {
       row.slot = pick_invalid_slot(random, problem, list.spec.dtype);
-    } else if (!problem.is_taken({row.sequence, row.token, row.slot})) {
+    } else if (!live || row.token < 0 || row.token > length) {
       row.slot = random.between(0, problem.slots());  // whatever there is, nobody writes it
-      if (problem.is_taken(row)) row.slot = -1;
-    } else if (row.token == length && problem.valid_slot(problem.write_slot(row.sequence)) &&
-               random.chance(0.3)) {
+    } else if (random.chance(0.1) && problem.valid_slot(problem.write_slot(row.sequence))) {
       row.slot = problem.write_slot(row.sequence);
     } else {
       row.slot = use.take(random, problem);
