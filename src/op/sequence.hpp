@@ -222,6 +222,12 @@ SHORTCONV_HOST_DEVICE inline bool is_taken(const Problem& p, const Sequence& s,
          usable_slot(p, snapshot.slot) && snapshot.slot != s.write_slot;
 }
 
+/// Whether a snapshot that is taken goes to the slot which its sequence begins from: it has to wait
+/// for everybody who reads the history there, the final state among them.
+SHORTCONV_HOST_DEVICE inline bool replaces_history(const Sequence& s, const Snapshot& snapshot) {
+  return s.read_slot >= 0 && snapshot.slot == s.read_slot;
+}
+
 /// Offset of a packed row in x, out or a gate, in elements.
 SHORTCONV_HOST_DEVICE inline std::int64_t row_offset(const Problem& p, std::int64_t row,
                                                      std::int64_t sequence_stride,
