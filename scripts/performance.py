@@ -3,7 +3,8 @@
 
     scripts/performance.py bench/results/h200
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; the functions below have the names.
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; the functions below have the names. Those without a
+place on the page are left out.
 """
 
 import json
@@ -40,7 +41,8 @@ def timing(row):
 def prefill(results):
     lines = []
     for row in rows(results, "bf16"):
-        if not row["case"].startswith(("decode", "spec", "tree")) and "-kept" not in row["case"]:
+        other = row["case"].startswith(("decode", "spec", "tree", "commit"))
+        if not other and "-kept" not in row["case"] and not row["case"].endswith("-check"):
             shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
             lines.append([row["case"], shape] + timing(row))
     return markdown(["case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us"], lines)
@@ -50,7 +52,7 @@ def decode(results):
     cases = by_case(results, "bf16")
     lines = []
     for case, row in cases.items():
-        if not case.startswith("decode-") or case.endswith(("-ds", "-ring")):
+        if not case.startswith("decode-") or case.endswith(("-ds", "-ring", "-check")):
             continue
         windows = cases.get(case + "-ds")
         above = f'{row["run_us"] - row["empty_us"]:.2f}'
@@ -75,10 +77,33 @@ def states(results):
     return markdown(header, lines)
 
 
+def commits(results):
+    lines = []
+    for row in rows(results, "bf16"):
+        if row["case"].startswith("commit"):
+            shape = f'{row["layers"]} layers, {row["sequences"]} sequences, {row["tokens"] // row["sequences"]} drafts'
+            lines.append([shape] + timing(row))
+    return markdown(["commit", "us", "copy us", "ratio", "over the copy, us"], lines)
+
+
+def checked(results):
+    cases = by_case(results, "bf16")
+    lines = []
+    for case, row in cases.items():
+        if case.endswith("-check"):
+            without = cases[case.removesuffix("-check")]
+            lines.append([f'{without["case"]}, {row["sequences"]} sequences', f'{without["run_us"]:.2f}',
+                          f'{row["run_us"]:.2f}', f'{row["run_us"] - without["run_us"]:+.2f}',
+                          f'{without["launch_us"]:.2f}', f'{row["launch_us"]:.2f}'])
+    return markdown(["case", "us", "checked us", "difference, us", "launch on the host, us", "checked, us"], lines)
+
+
 def overlapped(results):
     plain, overlap = by_case(results, "bf16"), by_case(results, "overlapped")
     lines = []
     for case, row in overlap.items():
+        if case.startswith("commit") or case.endswith("-check"):
+            continue
         before = plain[case]
         above = f'{row["run_us"] - row["empty_us"]:.2f}'
         lines.append([case, f'{before["ratio"]:.3f}', f'{before["copy_plus_us"]:+.2f}'] + timing(row) + [above])
@@ -115,7 +140,7 @@ def warm(results):
 
 def host(results):
     row = by_case(results, "bf16")["8192x8192"]
-    every = list(by_case(results, "bf16").values())
+    every = [r for c, r in by_case(results, "bf16").items() if not c.startswith("commit") and not c.endswith("-check")]
     def least(name):
         return f'{min(r[name] for r in every):.2f}'
     def median(name):
@@ -144,18 +169,19 @@ def replay(results):
     return markdown(header, lines)
 
 
-TABLES = {f.__name__: f for f in (prefill, decode, states, drafts, overlapped, schedules, variants, warm, host, replay)}
+TABLES = {f.__name__: f for f in (prefill, decode, states, drafts, commits, checked, overlapped, schedules, variants,
+                                  warm, host, replay)}
 
 
 def main():
     results = pathlib.Path(sys.argv[1])
     page = pathlib.Path(__file__).parent.parent / "docs" / "performance.md"
     text = page.read_text()
-    for name, table in TABLES.items():
+    for name in re.findall(r"<!-- table (\w+) -->", text):
+        if name not in TABLES:
+            sys.exit(f"docs/performance.md has a place for a table {name}, which nobody makes")
         pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.S)
-        if not pattern.search(text):
-            sys.exit(f"docs/performance.md has no place for the table {name}")
-        text = pattern.sub(lambda m: m.group(1) + table(results) + "\n" + m.group(2), text)
+        text = pattern.sub(lambda m: m.group(1) + TABLES[name](results) + "\n" + m.group(2), text)
     page.write_text(text)
 
 

@@ -114,7 +114,7 @@ typedef struct shortconv_forward_args {
 } shortconv_forward_args;
 
 /* Rows of a report of the checked mode; which is which, violation.hpp says. */
-enum { SHORTCONV_VIOLATIONS = 7 };
+enum { SHORTCONV_VIOLATIONS = 11 };
 
 /* Accepted windows into the pools of all layers. Null = absent. Shapes, defaults and meaning are
  * those of CommitArgs in commit.hpp. */

@@ -82,7 +82,7 @@ def forward(
       activation: None or "silu".
       padded_rows: what rows of skipped sequences, and rows of no sequence, hold afterwards: "zero"
         (also None), "untouched" or "copy" (of x).
-      violations: [7, 2] i64, written: the checked mode's report of bad index values.
+      violations: [11, 2] i64, written: the checked mode's report of bad index values.
       backend: None, "cpu", "cuda" or "reference".
       threads: CPU: how many to use; 0: as many as OpenMP offers.
       programmatic_launch: CUDA: the kernel may start while the one before it is ending.

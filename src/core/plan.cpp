@@ -20,6 +20,12 @@ void check_index_addresses(const Problem& problem, const Addresses& at, Checker&
                 "is null, but the plan has them");
   check.require(problem.initial_state != InitialState::kByFlag || at.has_initial_state != nullptr,
                 "has_initial_state", "is null, but the plan has one");
+  check.require(problem.snapshots == 0 || at.snapshots != nullptr, "snapshots",
+                "is null, but the plan has them");
+  check.require(!problem.has_parents || problem.tokens == 0 || at.parents != nullptr, "parents",
+                "is null, but the plan has them");
+  check.require(!problem.has_window_slots || at.window_slots != nullptr, "window_slots",
+                "is null, but the plan has them");
 }
 
 // The addresses must be those of the arguments the problem was made from, in kind if not in value.
@@ -42,16 +48,10 @@ Status check_addresses(const Problem& problem, const Addresses& at) {
   check_index_addresses(problem, at, check);
   check.require(problem.blocks == 0 || (at.block_sequence != nullptr && at.block_offset != nullptr),
                 "block_sequence", "or block_offset is null, but the plan has them");
-  check.require(problem.snapshots == 0 || at.snapshots != nullptr, "snapshots",
-                "is null, but the plan has them");
-  check.require(!problem.has_parents || at.parents != nullptr, "parents",
-                "is null, but the plan has them");
   const bool no_window_slots =
       problem.has_window_slots && (problem.window_slots == 0 || problem.window_tokens == 0);
   check.require(!problem.has_windows || no_window_slots || at.windows != nullptr, "windows",
                 "is null, but the plan has them");
-  check.require(!problem.has_window_slots || problem.sequences == 0 || at.window_slots != nullptr,
-                "window_slots", "is null, but the plan has them");
   check.require(!problem.has_input_gate || at.input_gate != nullptr, "input_gate",
                 "is null, but the plan has one");
   check.require(problem.epilogue != Epilogue::kOutputGate || at.output_gate != nullptr,

@@ -29,6 +29,14 @@ constexpr auto kWords = std::to_array<Words>({
     {Violation::kParentNotBefore, "parent not before its token",
      "A draft token's parent is neither -1 nor an earlier token; it was taken for a token without "
      "a parent."},
+    {Violation::kSnapshotSlotOutside, "snapshot slot outside",
+     "The pool has no such slot; the snapshot was not taken."},
+    {Violation::kSnapshotSlotShared, "snapshot slot shared",
+     "An earlier row of snapshots has the same slot; what the slot holds afterwards is undefined."},
+    {Violation::kWindowSlotOutside, "window slot outside",
+     "There is no such slot of windows; none of the sequence were captured."},
+    {Violation::kWindowSlotShared, "window slot shared",
+     "An earlier live sequence has the same window slot; the windows there are undefined."},
 });
 static_assert(kWords.size() == kViolations);
 

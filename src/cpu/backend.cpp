@@ -167,14 +167,26 @@ Status plan_cpu(const Problem& p, PlanStorage& storage) {
   return {};
 }
 
+// Known before the work starts, so that heads need not look through the list otherwise.
+bool replaces_histories(const Problem& p, const Addresses& at) {
+  for (std::int64_t number = 0; number < p.snapshots; ++number) {
+    const Snapshot snapshot = snapshot_at(p, at, number);
+    if (snapshot.sequence < 0 || snapshot.sequence >= p.sequences) continue;
+    const Sequence s = sequence_at(p, at, snapshot.sequence);
+    if (is_taken(p, s, snapshot) && replaces_history(s, snapshot)) return true;
+  }
+  return false;
+}
+
 Status run_cpu(const Problem& p, const PlanStorage& storage, const Addresses& at, void*) {
   const auto choice = load_choice<Choice>(storage);
   if (p.has_violations) report_violations(p, at);
   if (p.tokens == 0 || p.channels == 0) return {};
   const std::int64_t items = choice.tiles * choice.channel_blocks;
   const std::int64_t snapshots = p.snapshots * choice.channel_blocks;
+  const bool replaces = replaces_histories(p, at);
   if (choice.threads == 1) {
-    Worker worker(p, choice, at);
+    Worker worker(p, choice, at, replaces);
     for (std::int64_t item = 0; item < snapshots; ++item) worker.take_snapshot(item);
     for (std::int64_t item = 0; item < items; ++item) worker.process(item);
     worker.finish();
@@ -182,7 +194,7 @@ Status run_cpu(const Problem& p, const PlanStorage& storage, const Addresses& at
   }
 #pragma omp parallel num_threads(choice.threads)
   {
-    Worker worker(p, choice, at);
+    Worker worker(p, choice, at, replaces);
     if (snapshots > 0) {
 #pragma omp for schedule(dynamic)  // with its barrier: states are written afterwards
       for (std::int64_t item = 0; item < snapshots; ++item) worker.take_snapshot(item);

@@ -8,22 +8,24 @@
 namespace shortconv::cpu {
 namespace {
 
-// Finds out which sequences have the write slot of an earlier one. Remembering all slots would take
-// an allocation, so only a bit for slots that are equal modulo kBits is kept; where it is set
-// already, the earlier sequences are looked through. That is never needed for distinct slots of a
-// pool of up to kBits, and makes the whole O(sequences^2) at worst.
-class WriteSlots {
+// Finds out which numbers have the slot of an earlier one. Remembering all slots would take an
+// allocation, so only a bit for slots that are equal modulo kBits is kept; where it is set already,
+// the earlier numbers are looked through. That is never needed for distinct slots of a pool of up
+// to kBits, and makes the whole O(numbers^2) at worst.
+class EarlierSlots {
  public:
-  bool shared_with_earlier(const Problem& p, const Addresses& at, std::int64_t sequence) {
-    const std::int64_t slot = live_write_slot(p, at, sequence);
+  /// `slot_of` gives the slot of a number, or -1.
+  template <typename SlotOf>
+  bool shared_with_earlier(std::int64_t number, SlotOf&& slot_of) {
+    const std::int64_t slot = slot_of(number);
     if (slot < 0) return false;
     std::uint64_t& word = seen_[static_cast<std::size_t>(slot % kBits / 64)];
     const std::uint64_t bit = std::uint64_t{1} << (slot % 64);
     const bool seen = (word & bit) != 0;
     word |= bit;
     if (!seen) return false;
-    for (std::int64_t earlier = 0; earlier < sequence; ++earlier) {
-      if (live_write_slot(p, at, earlier) == slot) return true;
+    for (std::int64_t earlier = 0; earlier < number; ++earlier) {
+      if (slot_of(earlier) == slot) return true;
     }
     return false;
   }
@@ -38,11 +40,21 @@ class WriteSlots {
 void report_violations(const Problem& p, const Addresses& at) {
   std::array<std::int64_t, kViolations> counts{}, firsts;
   firsts.fill(-1);
-  WriteSlots slots;
-  for (std::int64_t number = 0; number <= p.sequences; ++number) {
+  EarlierSlots written, windows, snapshots;
+  const auto written_slot = [&](std::int64_t s) { return live_write_slot(p, at, s); };
+  const auto window_slot = [&](std::int64_t s) { return live_window_slot(p, at, s); };
+  const auto snapshot_slot = [&](std::int64_t row) { return taken_snapshot_slot(p, at, row); };
+  for (std::int64_t number = 0; number < violation_numbers(p); ++number) {
     std::uint32_t found = violations_at(p, at, number);
-    if (number < p.sequences && slots.shared_with_earlier(p, at, number)) {
+    if (number < p.sequences && written.shared_with_earlier(number, written_slot)) {
       found |= bit_of(Violation::kWriteSlotShared);
+    }
+    if (p.has_window_slots && number < p.sequences &&
+        windows.shared_with_earlier(number, window_slot)) {
+      found |= bit_of(Violation::kWindowSlotShared);
+    }
+    if (number < p.snapshots && snapshots.shared_with_earlier(number, snapshot_slot)) {
+      found |= bit_of(Violation::kSnapshotSlotShared);
     }
     for (std::size_t v = 0; found != 0; ++v, found >>= 1) {
       if ((found & 1) == 0) continue;

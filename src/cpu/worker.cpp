@@ -116,7 +116,7 @@ void Worker::flat_tile(std::int64_t tile) {
     if (s.skipped) {
       pad_rows(row, last);
     } else {
-      tokens(s, row - s.begin, last - s.begin, row == s.begin);
+      tokens(s, sequence, row - s.begin, last - s.begin, row == s.begin);
     }
     row = last;
   }
@@ -133,7 +133,7 @@ void Worker::chunk(std::int64_t sequence, std::int64_t chunk, bool to_the_end) {
   if (s.skipped) {
     pad_rows(s.begin + first, s.begin + last);
   } else {
-    tokens(s, first, last, chunk == 0);
+    tokens(s, sequence, first, last, chunk == 0);
   }
 }
 
@@ -164,10 +164,12 @@ void Worker::pad_rows(std::int64_t begin, std::int64_t end) {
   }
 }
 
-void Worker::tokens(const Sequence& s, std::int64_t first, std::int64_t last, bool head) {
+void Worker::tokens(const Sequence& s, std::int64_t sequence, std::int64_t first, std::int64_t last,
+                    bool head) {
   if (head) {
     load_history(s);
     write_state(s);
+    if (replaces_histories_) replace_history(s, sequence);
   }
   convolve(s, first, last, head);
 }
@@ -214,11 +216,20 @@ void Worker::take_snapshot(std::int64_t item) {
   const Snapshot snapshot = snapshot_at(p_, at_, item % p_.snapshots);
   if (snapshot.sequence < 0 || snapshot.sequence >= p_.sequences) return;
   const Sequence s = sequence_at(p_, at_, snapshot.sequence);
-  if (!is_taken(p_, s, snapshot)) return;
+  if (!is_taken(p_, s, snapshot) || replaces_history(s, snapshot)) return;
   use_channels(item / p_.snapshots);
   const std::int64_t oldest = snapshot.token - history_of(p_);
   if (oldest < 0) load_history(s);
   keep_inputs(s, oldest, snapshot.token, snapshot.slot);
+}
+
+void Worker::replace_history(const Sequence& s, std::int64_t sequence) {
+  for (std::int64_t number = 0; number < p_.snapshots; ++number) {
+    const Snapshot snapshot = snapshot_at(p_, at_, number);
+    if (snapshot.sequence != sequence || !is_taken(p_, s, snapshot)) continue;
+    if (!replaces_history(s, snapshot)) continue;
+    keep_inputs(s, snapshot.token - history_of(p_), snapshot.token, snapshot.slot);
+  }
 }
 
 // The new window, column by column: rows of x or columns of the old history. What is not a run of

@@ -37,10 +37,12 @@ struct Choice {
 
 class Worker {
  public:
-  Worker(const Problem& problem, const Choice& choice, const Addresses& addresses)
+  Worker(const Problem& problem, const Choice& choice, const Addresses& addresses,
+         bool replaces_histories)
       : p_(problem),
         choice_(choice),
         at_(addresses),
+        replaces_histories_(replaces_histories),
         stream_(choice.stream && reinterpret_cast<std::uintptr_t>(addresses.out) % 64 == 0) {}
 
   /// Streamed stores are ordered by nothing else: every thread calls this after its last item.
@@ -50,7 +52,7 @@ class Worker {
   void process(std::int64_t item);
 
   /// Item = channel block * snapshots + snapshot. All of them before the first process(), which may
-  /// overwrite what they are taken from.
+  /// overwrite what they are taken from, and takes those that replace a history themselves.
   void take_snapshot(std::int64_t item);
 
   // Limits of the stack buffers. 2048 channels make runs of 4 KiB that the hardware prefetches; the
@@ -72,13 +74,16 @@ class Worker {
 
   /// Tokens [first, last) of a sequence (relative to its begin); `head` = this caller owns its
   /// state.
-  void tokens(const Sequence& s, std::int64_t first, std::int64_t last, bool head);
+  void tokens(const Sequence& s, std::int64_t sequence, std::int64_t first, std::int64_t last,
+              bool head);
   /// The same without the state; of a head the history has been loaded.
   void convolve(const Sequence& s, std::int64_t first, std::int64_t last, bool head);
   /// The history as it lies in its slot, or zeros, into raw_history().
   void load_history(const Sequence& s);
   /// The final state, where one is kept; the history has been loaded.
   void write_state(const Sequence& s);
+  /// The snapshots of a sequence that go to the slot it begins from; the history has been loaded.
+  void replace_history(const Sequence& s, std::int64_t sequence);
   /// Inputs [first, end) to the columns of a slot that they have there, one by one.
   void keep_inputs(const Sequence& s, std::int64_t first, std::int64_t end, std::int64_t slot);
   [[nodiscard]] char* raw_history(std::int64_t column) {
@@ -155,6 +160,7 @@ class Worker {
   const Problem& p_;
   const Choice& choice_;
   const Addresses& at_;
+  const bool replaces_histories_;  // there are snapshots that do
   const bool stream_;
   std::int64_t block_ = -1;
   std::int64_t channel_ = 0;  // first of the block

@@ -20,6 +20,7 @@
 #include "cuda/select.hpp"
 #include "cuda/tuning.hpp"
 #include "op/commit.hpp"
+#include "op/violation.hpp"
 #include "shortconv/violation.hpp"
 
 namespace shortconv {
@@ -108,7 +109,9 @@ Status load(Entry entry, int device) {
 }
 
 // Numbers of sequences, and one for the last entry of query_start_loc.
-std::int64_t violation_blocks(const Problem& p) { return p.sequences / kViolationThreads + 1; }
+std::int64_t violation_blocks(const Problem& p) {
+  return (violation_numbers(p) - 1) / kViolationThreads + 1;
+}
 
 Status plan_violations(const Problem& p) {
   if (violation_blocks(p) > kMostBlocks) {

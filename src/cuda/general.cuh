@@ -26,7 +26,7 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
                                          std::int64_t sequence, std::int64_t channel) {
   const int history = history_of<AnyTypes>(p);
   const std::int64_t length = s.end - s.begin;
-  take_snapshots_before<AnyTypes>(p, at, s, sequence, length + 1, channel);
+  take_snapshots<AnyTypes>(p, at, s, sequence, length + 1, false, channel);
   const bool same = p.has_state && p.state_dtype == p.x_dtype;
   const DType kept_dtype = same ? p.x_dtype : DType::kF32;
   const std::int64_t step = 4 / element_bytes(kept_dtype);  // one word an element
@@ -38,6 +38,7 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
                  state_index(p, s.read_slot, history_column(p, s, k - history), channel),
                  kept_dtype, kept, k * step);
   }
+  take_snapshots<AnyTypes>(p, at, s, sequence, length + 1, true, channel);
   // A ring may take more inputs than are kept, so it takes them as they come.
   const std::int64_t first = p.has_ring_positions && s.write_slot >= 0 ? first_kept(p, s) : length;
   const auto put = [&](std::int64_t input, const std::uint32_t* from, std::int64_t index) {
@@ -85,7 +86,9 @@ __global__ void __launch_bounds__(kGeneralThreads)
       return;
     }
     const Sequence s = sequence_at(p, at, snapshot.sequence);
-    if (is_taken(p, s, snapshot)) take_snapshot<AnyTypes>(p, at, s, snapshot, channel);
+    if (is_taken(p, s, snapshot) && !replaces_history(s, snapshot)) {
+      take_snapshot<AnyTypes>(p, at, s, snapshot, channel);
+    }
   } else if (unit >= grid.tiles) {
     pad_outside<AnyTypes>(p, at, channel);
   } else if (p.op == Op::kVerify) {

@@ -30,8 +30,12 @@ __device__ inline ListedSnapshot listed_snapshot(const Call& call, int number) {
 __device__ inline bool is_taken(const Call& call, const ListedSnapshot& snapshot, int length,
                                 const SequenceState& state) {
   return length > 0 && snapshot.token >= 0 && snapshot.token <= length &&
-         usable_slot(call, snapshot.slot) &&
-         !(snapshot.token == length && snapshot.slot == state.write_slot);
+         usable_slot(call, snapshot.slot) && snapshot.slot != state.write_slot;
+}
+
+/// replaces_history of op/sequence.hpp, of a slot that is taken.
+__device__ inline bool replaces_history(const SequenceState& state, int slot) {
+  return state.read_slot >= 0 && slot == state.read_slot;
 }
 
 /// Calls take(token, slot) for the snapshots of a sequence before token `end`. The lanes of a warp,

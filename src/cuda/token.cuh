@@ -267,15 +267,16 @@ __device__ inline void take_snapshot(const Problem& p, const Addresses& at, cons
   }
 }
 
-/// A sequence's snapshots before token `end`, by whoever owns its state and before that is written.
-/// The list is in no order.
+/// A sequence's snapshots before token `end`, by whoever owns its state and before that is written;
+/// or, after that, those that replace its history. The list is in no order.
 template <typename Types>
-__device__ inline void take_snapshots_before(const Problem& p, const Addresses& at,
-                                             const Sequence& s, std::int64_t sequence,
-                                             std::int64_t end, std::int64_t channel) {
+__device__ inline void take_snapshots(const Problem& p, const Addresses& at, const Sequence& s,
+                                      std::int64_t sequence, std::int64_t end, bool replacing,
+                                      std::int64_t channel) {
   for (std::int64_t number = 0; number < p.snapshots; ++number) {
     const Snapshot snapshot = snapshot_at(p, at, number);
-    if (snapshot.sequence == sequence && snapshot.token < end && is_taken(p, s, snapshot)) {
+    if (snapshot.sequence == sequence && snapshot.token < end && is_taken(p, s, snapshot) &&
+        replaces_history(s, snapshot) == replacing) {
       take_snapshot<Types>(p, at, s, snapshot, channel);
     }
   }
@@ -297,9 +298,12 @@ __device__ inline void convolve_part(const Problem& p, const Addresses& at, cons
       convolve_token<Types>(p, at, s, token, channel);
     }
     if constexpr (!Types::kPlain) {
-      take_snapshots_before<Types>(p, at, s, sequence, history_of<Types>(p), channel);
+      take_snapshots<Types>(p, at, s, sequence, history_of<Types>(p), false, channel);
     }
     write_state_of_channel<Types>(p, at, s, channel);
+    if constexpr (!Types::kPlain) {
+      take_snapshots<Types>(p, at, s, sequence, length + 1, true, channel);
+    }
   }
   for (; first < min(end, s.end) - s.begin; ++first) {
     convolve_token<Types>(p, at, s, first, channel);

@@ -2,14 +2,14 @@
 // of the call.
 //
 // Who owns what: one thread of the first kernel sets one word of the report, so that the second one
-// may count with atomics whatever was there before. There a thread owns one sequence and the entry
-// of query_start_loc with its number. Its write slot is compared with those of all earlier
-// sequences, which the block loads into shared memory, 256 at a time. A warp adds what its threads
-// found in one atomic operation.
+// may count with atomics whatever was there before. There a thread owns one sequence, and the entry
+// of query_start_loc and the row of snapshots with its number. Its write slot is compared with
+// those of all earlier sequences, which the block loads into shared memory, 256 at a time; so are
+// slots of windows and of snapshots. A warp adds what its threads found in one atomic operation.
 //
 // Bytes moved: the entries of the index tensors, once by each later block: B^2 / 512 reads of slots
-// for B sequences. No ceiling is aimed at: what counts up to some thousand sequences are the two
-// launches.
+// for B sequences or rows. No ceiling is aimed at: what counts up to some thousand sequences are
+// the two launches.
 #pragma once
 
 #include <cstdint>
@@ -41,16 +41,17 @@ __global__ void __launch_bounds__(kViolationThreads)
   *report_word(p, at, violation, column) = column == kViolationCount ? 0 : ~ReportWord{0};
 }
 
-/// Whether an earlier live sequence has the write slot of the thread's, `number`. All threads of a
-/// block come here together; the last numbers may be beyond the sequences.
-__device__ inline bool shares_write_slot(const Problem& p, const Addresses& at,
-                                         std::int64_t number) {
+/// Whether a number before the thread's has the same slot, of `count` numbers; `slot_of` gives the
+/// slot of one, or -1. All threads of a block come here together, one number after the other.
+template <typename SlotOf>
+__device__ inline bool shares_slot(std::int64_t number, std::int64_t count, SlotOf&& slot_of) {
   __shared__ std::int64_t slots[kViolationThreads];
-  const std::int64_t own = number < p.sequences ? live_write_slot(p, at, number) : -1;
   const std::int64_t first = number - threadIdx.x;  // of the block
+  if (first >= count) return false;
+  const std::int64_t own = number < count ? slot_of(number) : -1;
   bool shared = false;
   for (std::int64_t group = 0; group < first; group += kViolationThreads) {
-    slots[threadIdx.x] = live_write_slot(p, at, group + threadIdx.x);
+    slots[threadIdx.x] = slot_of(group + threadIdx.x);
     __syncthreads();
     for (int i = 0; i < kViolationThreads; ++i) shared |= slots[i] == own;
     __syncthreads();
@@ -58,6 +59,7 @@ __device__ inline bool shares_write_slot(const Problem& p, const Addresses& at,
   slots[threadIdx.x] = own;
   __syncthreads();
   for (int i = 0; i < static_cast<int>(threadIdx.x); ++i) shared |= slots[i] == own;
+  __syncthreads();
   return shared && own >= 0;
 }
 
@@ -65,8 +67,19 @@ __global__ void __launch_bounds__(kViolationThreads)
     count_violations(const __grid_constant__ Problem p, const __grid_constant__ Addresses at) {
   if (p.programmatic_launch) overlap_neighbours();
   const std::int64_t number = std::int64_t{blockIdx.x} * kViolationThreads + threadIdx.x;
-  std::uint32_t found = number <= p.sequences ? violations_at(p, at, number) : 0;
-  if (p.has_state && shares_write_slot(p, at, number)) found |= bit_of(Violation::kWriteSlotShared);
+  std::uint32_t found = number < violation_numbers(p) ? violations_at(p, at, number) : 0;
+  const auto written_slot = [&](std::int64_t s) { return live_write_slot(p, at, s); };
+  const auto window_slot = [&](std::int64_t s) { return live_window_slot(p, at, s); };
+  const auto snapshot_slot = [&](std::int64_t row) { return taken_snapshot_slot(p, at, row); };
+  if (p.has_state && shares_slot(number, p.sequences, written_slot)) {
+    found |= bit_of(Violation::kWriteSlotShared);
+  }
+  if (p.has_window_slots && shares_slot(number, p.sequences, window_slot)) {
+    found |= bit_of(Violation::kWindowSlotShared);
+  }
+  if (p.snapshots > 0 && shares_slot(number, p.snapshots, snapshot_slot)) {
+    found |= bit_of(Violation::kSnapshotSlotShared);
+  }
 
   for (int violation = 0; violation < kViolations; ++violation) {
     const std::uint32_t threads = __ballot_sync(~0u, (found >> violation & 1) != 0);

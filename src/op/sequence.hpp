@@ -213,14 +213,19 @@ SHORTCONV_HOST_DEVICE inline Snapshot snapshot_at(const Problem& p, const Addres
   return {column(0), column(1), column(2)};
 }
 
-/// Whether a snapshot of this sequence is to be taken. That of the final state in the final state's
-/// own slot is there without it.
+/// Whether a snapshot of this sequence is to be taken. In the slot that the final state goes to,
+/// that is what remains.
 SHORTCONV_HOST_DEVICE inline bool is_taken(const Problem& p, const Sequence& s,
                                            const Snapshot& snapshot) {
   const std::int64_t length = s.end - s.begin;
   return !s.skipped && length > 0 && snapshot.token >= 0 && snapshot.token <= length &&
-         usable_slot(p, snapshot.slot) &&
-         !(snapshot.token == length && snapshot.slot == s.write_slot);
+         usable_slot(p, snapshot.slot) && snapshot.slot != s.write_slot;
+}
+
+/// Whether a snapshot that is taken goes to the slot which its sequence begins from: it has to wait
+/// for everybody who reads the history there, the final state among them.
+SHORTCONV_HOST_DEVICE inline bool replaces_history(const Sequence& s, const Snapshot& snapshot) {
+  return s.read_slot >= 0 && snapshot.slot == s.read_slot;
 }
 
 /// Offset of a packed row in x, out or a gate, in elements.

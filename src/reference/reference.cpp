@@ -226,6 +226,7 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       };
       const std::int64_t token = entry(1), slot = entry(2);
       if (entry(0) != sequence || token < 0 || token > tokens || call.is_padding(slot)) continue;
+      if (p.keeps_state && slot == write_slot) continue;  // the final state's
       for (int column = 0; column < history; ++column) {
         const std::int64_t to =
             p.has_ring_positions ? ring_column(token + column) : p.state_base + column;
@@ -328,6 +329,42 @@ void report_violations(const Call& call) {
     for (std::int64_t token = 0; token < call.bound(s + 1) - call.bound(s); ++token) {
       const std::int64_t parent = call.parent(s, call.bound(s) + token, token);
       if (parent < -1 || parent >= token) return true;
+    }
+    return false;
+  });
+
+  const auto snapshot = [&](std::int64_t row, std::int64_t column) {
+    return load_index(p.snapshots_dtype, at.snapshots,
+                      row * p.snapshots_row + column * p.snapshots_column);
+  };
+  const auto names_token = [&](std::int64_t row) {
+    const std::int64_t s = snapshot(row, 0), token = snapshot(row, 1);
+    return s >= 0 && s < p.sequences && works(s) && token >= 0 &&
+           token <= call.bound(s + 1) - call.bound(s);
+  };
+  const auto is_written = [&](std::int64_t row) {  // and not by the final state anyway
+    if (!names_token(row) || call.is_padding(snapshot(row, 2))) return false;
+    const std::int64_t s = snapshot(row, 0);
+    return !(writes(s) && snapshot(row, 2) == write_slot(s));
+  };
+  report(Violation::kSnapshotSlotOutside, p.snapshots,
+         [&](std::int64_t row) { return names_token(row) && outside(snapshot(row, 2)); });
+  report(Violation::kSnapshotSlotShared, p.snapshots, [&](std::int64_t row) {
+    for (std::int64_t earlier = 0; is_written(row) && earlier < row; ++earlier) {
+      if (is_written(earlier) && snapshot(earlier, 2) == snapshot(row, 2)) return true;
+    }
+    return false;
+  });
+  const std::int64_t window_sequences = p.has_window_slots ? p.sequences : 0;
+  report(Violation::kWindowSlotOutside, window_sequences, [&](std::int64_t s) {
+    const std::int64_t slot = call.window_slot(s);
+    return !call.is_padding(read_slot(s)) && slot >= p.window_slots &&
+           !(p.has_null_slot && slot == p.null_slot);
+  });
+  report(Violation::kWindowSlotShared, window_sequences, [&](std::int64_t s) {
+    const auto captured = [&](std::int64_t s) { return works(s) && call.is_captured(s, 0); };
+    for (std::int64_t earlier = 0; captured(s) && earlier < s; ++earlier) {
+      if (captured(earlier) && call.window_slot(earlier) == call.window_slot(s)) return true;
     }
     return false;
   });

@@ -317,7 +317,12 @@ void forward(FuzzedDataProvider& data) {
   }
   if (args.op == SHORTCONV_OP_VERIFY) {
     args.advance_state = option(1);
-    if (!dense) args.parents = indices(tokens, -2, 8);
+    if (data.ConsumeBool()) {
+      shortconv_tensor* parents = make.tensor(
+          dense ? std::vector{batch, tokens} : std::vector{tokens}, data.PickValueInArray(kInts));
+      make.fill_indices(parents, -2, tokens);
+      args.parents = parents;
+    }
     const bool by_slot = data.ConsumeBool();
     if (by_slot) args.window_slots = indices(actual_sequences, -2, slots + 1);
     const std::int32_t dtype = args.state != nullptr ? args.state->dtype : x_dtype;
@@ -342,36 +347,7 @@ void forward(FuzzedDataProvider& data) {
     }
   }
 
-  if (args.op == SHORTCONV_OP_VERIFY) {
-    if (data.ConsumeBool()) {
-      shortconv_tensor* parents = make.tensor(
-          dense ? std::vector{batch, tokens} : std::vector{tokens}, data.PickValueInArray(kInts));
-      make.fill_indices(parents, -2, tokens);
-      args.parents = parents;
-    }
-    args.window_slots = indices(actual_sequences, -2, 4);
-    const std::int32_t dtype = args.state != nullptr ? args.state->dtype : x_dtype;
-    if (args.window_slots != nullptr) {
-      args.windows = make.tensor({small(4), small(6), width - 1, channels}, dtype);
-    } else if (data.ConsumeBool()) {
-      args.windows = make.tensor(dense ? std::vector{batch, tokens, width - 1, channels}
-                                       : std::vector{tokens, width - 1, channels},
-                                 dtype);
-    }
-    args.advance_state = option(1);
-  } else if (data.ConsumeBool()) {
-    const std::int64_t rows_of_list = small(6);
-    shortconv_tensor* snapshots = make.tensor({rows_of_list, 3}, data.PickValueInArray(kInts));
-    make.fill_indices(snapshots, -2, 9);
-    args.snapshots = snapshots;
-  }
-  if (data.ConsumeIntegralInRange<int>(0, 3) == 0) {
-    args.ring_positions = indices(actual_sequences, -2, 40);
-  }
-  if (data.ConsumeIntegralInRange<int>(0, 7) == 0) args.input_gate = make.tensor(rows, x_dtype);
-  if (data.ConsumeIntegralInRange<int>(0, 7) == 0) args.output_gate = make.tensor(rows, x_dtype);
-  args.residual = data.ConsumeIntegralInRange<int>(0, 7) == 0 ? option(1) : 0;
-  args.dilation = data.ConsumeIntegralInRange<int>(0, 7) == 0 ? option(3) : 0;
+  if (one_in(4)) args.violations = make.tensor({SHORTCONV_VIOLATIONS, 2}, SHORTCONV_I64);
 
   shortconv_plan plan{};
   const int planned = shortconv_plan_forward(&args, &plan);

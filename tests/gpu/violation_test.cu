@@ -19,6 +19,8 @@ struct Indices {
   std::int64_t tokens = 0, slots = 0, columns = 5, state_base = 1;
   std::vector<std::int64_t> bounds, read_slots, write_slots, read_offsets;
   std::vector<std::uint8_t> flags;
+  std::vector<std::int64_t> snapshots;     // rows (sequence, token, slot), of a forward call
+  std::vector<std::int64_t> window_slots;  // of a verify call, where there are some
   std::optional<std::int64_t> null_slot;
 
   [[nodiscard]] std::int64_t sequences() const { return static_cast<std::int64_t>(flags.size()); }
@@ -51,9 +53,35 @@ ForwardArgs index_args(const Indices& indices, DType dtype, Device device, Addre
   args.write_slots = view(indices.write_slots, dtype, sequences);
   args.read_offsets = view(indices.read_offsets, dtype, sequences);
   args.has_initial_state = view(indices.flags, DType::kBool, sequences);
+  if (!indices.snapshots.empty()) {
+    const auto rows = static_cast<std::int64_t>(indices.snapshots.size()) / 3;
+    args.snapshots = TensorRef::contiguous(address(indices.snapshots), dtype, {rows, 3}, device);
+  }
+  if (!indices.window_slots.empty()) {
+    args.op = Op::kVerify;
+    args.window_slots = view(indices.window_slots, dtype, sequences);
+  }
   args.null_slot = indices.null_slot;
   args.state_base = indices.state_base;
   return args;
+}
+
+struct Found {
+  Violation violation;
+  std::int64_t count, first;
+};
+// A report with these and no others.
+Words words_of(std::initializer_list<Found> found) {
+  Words words;
+  for (std::size_t v = 0; v < kViolations; ++v) {
+    words[2 * v + kViolationCount] = 0;
+    words[2 * v + kViolationFirst] = -1;
+  }
+  for (const Found& one : found) {
+    words[2 * static_cast<std::size_t>(one.violation) + kViolationCount] = one.count;
+    words[2 * static_cast<std::size_t>(one.violation) + kViolationFirst] = one.first;
+  }
+  return words;
 }
 
 Words cpu_report(const Indices& indices) {
@@ -64,6 +92,9 @@ Words cpu_report(const Indices& indices) {
   args.x = args.out = TensorRef::contiguous(nullptr, DType::kF32, {indices.tokens, 0});
   args.weight = TensorRef::contiguous(nullptr, DType::kF32, {0, 4});
   args.state = TensorRef::contiguous(nullptr, DType::kF32, {indices.slots, indices.columns, 0});
+  if (args.window_slots) {
+    args.windows = TensorRef::contiguous(nullptr, DType::kF32, {indices.slots, 2, 3, 0});
+  }
   args.violations = TensorRef::contiguous(words.data(), DType::kI64, {kViolations, 2});
   const Status status = forward(args);
   EXPECT_TRUE(status.ok()) << status.message();
@@ -80,6 +111,7 @@ class DeviceCall {
         out_(indices.tokens * kChannels * 2 + 4),
         weight_(kChannels * 4 * 2),
         state_(indices.slots * indices.columns * kChannels * 2 + 4),
+        windows_(indices.slots * 2 * 3 * kChannels * 2 + 4),
         report_((2 * kViolations + 2 * kGuard) * 8),
         dtype_(dtype) {
     x_.fill(1);
@@ -92,6 +124,10 @@ class DeviceCall {
     args_.weight = TensorRef::contiguous(weight_.data(), DType::kBF16, {channels, 4}, kGpu);
     args_.state = TensorRef::contiguous(state_.data(), DType::kBF16,
                                         {indices.slots, indices.columns, channels}, kGpu);
+    if (args_.window_slots) {
+      args_.windows = TensorRef::contiguous(windows_.data(), DType::kBF16,
+                                            {indices.slots, 2, 3, channels}, kGpu);
+    }
     args_.violations = TensorRef::contiguous(static_cast<std::int64_t*>(report_.data()) + kGuard,
                                              DType::kI64, {kViolations, 2}, kGpu);
   }
@@ -145,7 +181,7 @@ class DeviceCall {
     return indices_.back()->data();
   }
 
-  DeviceMemory x_, out_, weight_, state_, report_;
+  DeviceMemory x_, out_, weight_, state_, windows_, report_;
   DType dtype_;
   std::vector<std::unique_ptr<DeviceMemory>> indices_;
   ForwardArgs args_;
@@ -167,6 +203,20 @@ Indices random_indices(std::mt19937& random, std::int64_t sequences) {
     if (rarely()) indices.flags[at] = 0;
   }
   if (between(0, 1) == 0) indices.null_slot = between(0, indices.slots + 3);
+  if (between(0, 2) == 0) {
+    for (std::int64_t s = 0; s < sequences; ++s) {
+      indices.window_slots.push_back(rarely() ? between(-2, indices.slots + 3) : s);
+    }
+  } else if (between(0, 1) == 0) {
+    indices.slots *= 2;  // those behind are of snapshots
+    for (std::int64_t row = between(1, 2 * sequences); row > 0; --row) {
+      const std::int64_t slot =
+          rarely() ? between(-2, indices.slots + 3) : sequences + row % sequences;
+      indices.snapshots.insert(indices.snapshots.end(),
+                               {rarely() ? between(-2, sequences + 2) : between(0, sequences - 1),
+                                rarely() ? between(-2, 3) : between(0, 1), slot});
+    }
+  }
   return indices;
 }
 
@@ -175,7 +225,7 @@ class CheckedMode : public GpuTest {};
 TEST_F(CheckedMode, RandomBatchesGiveTheReportOfTheCpu) {
   std::mt19937 random(11);
   std::array<int, kViolations> seen{};
-  for (int repetition = 0; repetition < 120; ++repetition) {
+  for (int repetition = 0; repetition < 200; ++repetition) {
     const std::int64_t sequences = std::uniform_int_distribution<std::int64_t>(1, 900)(random);
     const Indices indices = random_indices(random, sequences);
     DeviceCall call(indices, repetition % 2 == 0 ? DType::kI32 : DType::kI64);
@@ -197,16 +247,38 @@ TEST_F(CheckedMode, SharedSlotsAreFoundAcrossBlocks) {
     Indices indices = Indices::good(sequences);
     DeviceCall good(indices, DType::kI64);
     expect_ok(forward(good.args(), stream_));
-    const Words none = {0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1};
-    EXPECT_EQ(good.report(), none) << sequences;
+    EXPECT_EQ(good.report(), words_of({})) << sequences;
     if (sequences == 1) continue;
     indices.write_slots.back() = indices.write_slots.front();
     indices.bounds.back() = sequences + 1;  // the one number that no sequence has
     DeviceCall bad(indices, DType::kI64);
     expect_ok(forward(bad.args(), stream_));
-    const Words expected = {1, sequences, 0, -1, 0, -1, 0, -1, 1, sequences - 1, 0, -1, 0, -1};
+    const Words expected = words_of({{Violation::kBoundOutside, 1, sequences},
+                                     {Violation::kWriteSlotShared, 1, sequences - 1}});
     EXPECT_EQ(bad.report(), expected) << sequences;
     EXPECT_EQ(bad.report(), cpu_report(indices)) << sequences;
+  }
+}
+
+// Rows of snapshots have numbers of their own, of which there may be more or fewer than sequences.
+TEST_F(CheckedMode, SharedSlotsOfSnapshotsAreFoundAcrossBlocks) {
+  for (const std::int64_t sequences : {1, 256, 700}) {
+    for (const std::int64_t rows : {1, 2, 255, 257, 1500}) {
+      Indices indices = Indices::good(sequences);
+      indices.slots += rows;
+      for (std::int64_t row = 0; row < rows; ++row) {
+        indices.snapshots.insert(indices.snapshots.end(), {row % sequences, 0, sequences + row});
+      }
+      DeviceCall good(indices, DType::kI32);
+      expect_ok(forward(good.args(), stream_));
+      EXPECT_EQ(good.report(), words_of({})) << sequences << ", " << rows;
+      if (rows == 1) continue;
+      indices.snapshots.back() = indices.snapshots[2];
+      DeviceCall bad(indices, DType::kI32);
+      expect_ok(forward(bad.args(), stream_));
+      EXPECT_EQ(bad.report(), words_of({{Violation::kSnapshotSlotShared, 1, rows - 1}}))
+          << sequences << ", " << rows;
+    }
   }
 }
 
@@ -221,7 +293,9 @@ TEST_F(CheckedMode, DecodeIsCheckedToo) {
   args.query_start_loc.reset();
   args.has_initial_state.reset();
   expect_ok(forward(args, stream_));
-  EXPECT_EQ(call.report(), (Words{0, -1, 0, -1, 1, 280, 0, -1, 1, 290, 1, 7, 0, -1}));
+  EXPECT_EQ(call.report(), words_of({{Violation::kReadSlotOutside, 1, 280},
+                                     {Violation::kWriteSlotShared, 1, 290},
+                                     {Violation::kReadOffsetOutside, 1, 7}}));
 }
 
 TEST_F(CheckedMode, EmptyCallsAreReportedToo) {
@@ -229,19 +303,21 @@ TEST_F(CheckedMode, EmptyCallsAreReportedToo) {
   indices.read_slots[30] = 99;
   DeviceCall no_channels(indices, DType::kI32, 0);
   expect_ok(forward(no_channels.args(), stream_));
-  EXPECT_EQ(no_channels.report(), (Words{0, -1, 0, -1, 1, 30, 0, -1, 0, -1, 0, -1, 0, -1}));
+  EXPECT_EQ(no_channels.report(), words_of({{Violation::kReadSlotOutside, 1, 30}}));
   indices.tokens = 0;
   std::fill(indices.bounds.begin(), indices.bounds.end(), 0);
   DeviceCall no_tokens(indices, DType::kI32);
   expect_ok(forward(no_tokens.args(), stream_));
-  EXPECT_EQ(no_tokens.report(), (Words{0, -1, 0, -1, 1, 30, 0, -1, 0, -1, 0, -1, 0, -1}));
+  EXPECT_EQ(no_tokens.report(), words_of({{Violation::kReadSlotOutside, 1, 30}}));
 }
 
 TEST_F(CheckedMode, ChangesNoBitOfOutputsAndStates) {
   std::mt19937 random(5);
   for (int repetition = 0; repetition < 20; ++repetition) {
     Indices indices = random_indices(random, 400);
-    for (std::int64_t s = 0; s < 400; ++s) {  // nothing that is undefined
+    indices.snapshots.clear();  // nothing that is undefined
+    indices.window_slots.clear();
+    for (std::int64_t s = 0; s < 400; ++s) {
       indices.bounds[static_cast<std::size_t>(s)] = s;
       indices.write_slots[static_cast<std::size_t>(s)] = s % 7 == 0 ? 900 : s;
       indices.read_slots[static_cast<std::size_t>(s)] = s % 11 == 0 ? -1 : s;

@@ -70,7 +70,8 @@ TEST(BenchShapes, ResumeDecodesAndEverySecondPrefill) {
 
 TEST(BenchShapes, VeryLargeOnesAreForGpus) {
   for (const Shape& shape : shapes()) {
-    const bool large = shape.tokens() > 16384 || (shape.op == Op::kDecode && shape.tokens() > 256);
+    const bool large = shape.tokens() > 16384 || shape.commit_layers > 4 ||
+                       (shape.op == Op::kDecode && shape.tokens() > 256);
     EXPECT_EQ(shape.gpu_only, large) << shape.name;
   }
 }
@@ -85,6 +86,25 @@ TEST(CallLayout, CountsInputsOutputsAndStatesOncePerDirection) {
     EXPECT_EQ(layout.row_elements(), 12 * 16 * pitch);
     EXPECT_EQ(layout.state_elements(), 3 * 3 * 16);
   }
+}
+
+TEST(CallLayout, CountsOneWindowASequenceAndLayerOfACommit) {
+  const Shape shape{.name = "small",
+                    .description = "",
+                    .channels = 16,
+                    .lengths = {4, 4, 4},
+                    .op = Op::kVerify,
+                    .commit_layers = 5};
+  const CallLayout layout(shape, {});
+  EXPECT_EQ(layout.moved_bytes(), 2 * 5 * 3 * 3 * 16 * 2);
+  EXPECT_EQ(layout.touched_bytes(), layout.moved_bytes());
+  EXPECT_EQ(layout.row_elements(), 0);
+  EXPECT_EQ(layout.window_elements(), 5 * 12 * 3 * 16);
+  EXPECT_EQ(layout.accepted(), (std::vector<std::int32_t>{0, 1, 2}));
+  const CommitArgs args = layout.commit_arguments({}, {});
+  EXPECT_EQ(args.windows.shape[0], 5);
+  EXPECT_EQ(args.windows.shape[2], 12);
+  EXPECT_EQ(args.state.shape[1], 3);
 }
 
 TEST(CallLayout, PitchIsTheDistanceOfRowsAsTheyLieInMemory) {

@@ -56,8 +56,12 @@ TEST(Doctor, every_key_is_read) {
   const Batch batch = parse_batch(
       R"({"tokens": 9, "query_start_loc": [0, 2], "read_slots": [1], "write_slots": [2],
           "read_offsets": [1], "has_initial_state": [true], "slots": 30, "columns": 7, "width": 5,
-          "state_base": 2, "null_slot": -4, "ring_positions": [6]})",
+          "state_base": 2, "null_slot": -4, "ring_positions": [6], "snapshots": [[0, 1, 5]],
+          "window_slots": [3], "windows": 8})",
       "");
+  EXPECT_EQ(batch.snapshots, (std::vector<std::array<std::int64_t, 3>>{{0, 1, 5}}));
+  EXPECT_EQ(batch.window_slots, std::vector<std::int64_t>{3});
+  EXPECT_EQ(batch.windows, 8);
   EXPECT_EQ(batch.ring_positions, std::vector<std::int64_t>{6});
   EXPECT_EQ(batch.tokens, 9);
   EXPECT_EQ(batch.read_slots, std::vector<std::int64_t>{1});
@@ -92,7 +96,15 @@ TEST(Doctor, refusals_name_the_place) {
                  "write_slots has 2 entries, but query_start_loc has 1 sequences");
   expect_refusal(R"({"query_start_loc": [0, 1], "read_slots": [9223372036854775807]})",
                  "is in no pool");
+  expect_refusal(R"({"query_start_loc": [0, 1], "snapshots": [[0, 1, 2], [0, 1]]})",
+                 "snapshots[1] is [0,1], expected [sequence, token, slot]");
+  expect_refusal(R"({"query_start_loc": [0, 1], "snapshots": [[0, 1, true]]})",
+                 "snapshots[0][2] is true, expected a whole number of 64 bits");
+  expect_refusal(R"({"query_start_loc": [0, 1], "window_slots": []})",
+                 "window_slots has 0 entries, but query_start_loc has 1 sequences");
   // What the library refuses.
+  expect_refusal(R"({"query_start_loc": [0, 1], "window_slots": [0], "snapshots": [[0, 1, 2]]})",
+                 "snapshots: go with forward and decode");
   expect_refusal(R"({"query_start_loc": [0, 1], "width": 1})", "width 1 is not supported");
   expect_refusal(R"({"query_start_loc": [0, 1], "tokens": -1})", "x: axis 0 ('tokens') is -1");
   expect_refusal(R"({"query_start_loc": [0, 1], "columns": 2})", "state: has 2 columns");
@@ -110,6 +122,30 @@ TEST(Doctor, rings_have_no_violations) {
                  "read_offsets: and ring_positions exclude each other");
   expect_refusal(R"({"query_start_loc": [0, 1], "ring_positions": [3, 4]})",
                  "ring_positions has 2 entries, but query_start_loc has 1 sequences");
+}
+
+TEST(Doctor, snapshots_and_windows_are_those_of_their_sequences) {
+  const Batch cached = parse_batch(
+      R"({"query_start_loc": [0, 3, 7], "slots": 6, "has_initial_state": [false, true],
+          "snapshots": [[1, 2, 4], [0, 3, 0], [0, 1, 4], [1, 0, 6], [1, 9, 4], [-1, 0, -1]]})",
+      "");
+  const Diagnosis diagnosis = diagnose(cached);
+  EXPECT_TRUE(diagnosis.has(0, Violation::kSnapshotSlotShared));
+  EXPECT_TRUE(diagnosis.has(1, Violation::kSnapshotSlotOutside));
+  EXPECT_FALSE(diagnosis.has(1, Violation::kSnapshotSlotShared));
+  const std::string text = doctor_text(cached, diagnosis, 9);
+  EXPECT_NE(text.find("snapshot slot outside: 1 row, first 3\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("snapshot slot shared: 1 row, first 2\n"), std::string::npos) << text;
+
+  const Batch drafts = parse_batch(
+      R"({"query_start_loc": [0, 3, 7, 7, 8], "window_slots": [2, 2, 2, 5], "windows": 4})", "");
+  const Diagnosis verify = diagnose(drafts);
+  EXPECT_TRUE(verify.has(1, Violation::kWindowSlotShared));
+  EXPECT_TRUE(verify.has(3, Violation::kWindowSlotOutside));
+  EXPECT_EQ(verify.found[0] | verify.found[2], 0u);
+  EXPECT_EQ(verify.report[static_cast<int>(Violation::kWindowSlotShared)].count, 1);
+  EXPECT_FALSE(
+      diagnose(parse_batch(R"({"query_start_loc": [0, 3], "window_slots": [2]})", "")).any());
 }
 
 // Sizes that no memory would hold: nothing of that size is needed.
@@ -193,7 +229,7 @@ TEST(Doctor, marks_agree_with_the_report) {
     return std::uniform_int_distribution(low, high)(random);
   };
   std::array<std::int64_t, kViolations> totals{};
-  for (int repetition = 0; repetition < 500; ++repetition) {
+  for (int repetition = 0; repetition < 1500; ++repetition) {
     Batch batch;
     const int sequences = between(1, 9);
     batch.tokens = 2 * sequences;
@@ -210,6 +246,15 @@ TEST(Doctor, marks_agree_with_the_report) {
       batch.has_initial_state.push_back(static_cast<std::uint8_t>(between(0, 1)));
     }
     batch.query_start_loc.push_back(2 * sequences + between(-1, 1));
+    const bool verify = between(0, 1) == 1;
+    if (verify) {
+      batch.windows = 6;
+      batch.window_slots.emplace();
+      for (int s = 0; s < sequences; ++s) batch.window_slots->push_back(between(-1, 7));
+    }
+    for (int i = verify ? 0 : between(0, 12); i > 0; --i) {
+      batch.snapshots.push_back({between(-1, sequences), between(-1, 3), between(-1, 9)});
+    }
     const Diagnosis diagnosis = diagnose(batch);
     for (int v = 0; v < kViolations; ++v) {
       const auto violation = static_cast<Violation>(v);
@@ -222,6 +267,12 @@ TEST(Doctor, marks_agree_with_the_report) {
       if (violation == Violation::kBoundOutside) {  // of entries, each with up to two sequences
         EXPECT_GE(count, row.count > 0 ? 1 : 0);
         EXPECT_LE(count, 2 * row.count);
+        continue;
+      }
+      if (violation == Violation::kSnapshotSlotOutside ||
+          violation == Violation::kSnapshotSlotShared) {  // of rows, several for one sequence
+        EXPECT_EQ(count > 0, row.count > 0) << name(violation) << " " << repetition;
+        EXPECT_LE(count, row.count);
         continue;
       }
       if (violation == Violation::kBoundsDecrease && first >= 0) ++first;  // the entry that ends it

@@ -1,6 +1,7 @@
 // Random serving runs on the CPU, and some on the reference backend.
 #include <gtest/gtest.h>
 
+#include "../common/capacity_calls.hpp"
 #include "../common/serving_schedule.hpp"
 
 namespace shortconv {
@@ -43,6 +44,47 @@ void run_schedules(BackendId backend, std::uint32_t schedules) {
 }
 
 TEST(Serving, RandomSchedulesEqualOnePassOnTheCpu) { run_schedules(BackendId::kCpu, 2000); }
+
+// One plan serves all steps of a kind, whatever their lengths.
+TEST(Serving, RandomSchedulesOfPlansThatAreKeptEqualOnePass) {
+  constexpr std::uint32_t kSchedules = 300;
+  test::ServingCounts counts;
+  int replays = 0;
+  for (std::uint32_t seed = 0; seed < kSchedules; ++seed) {
+    std::vector<std::vector<char>> blocks;
+    const auto allocate = [&](std::size_t bytes) {
+      blocks.emplace_back(bytes + 64);
+      return static_cast<void*>(blocks.back().data());
+    };
+    test::CapacityCalls calls(allocate, [](const Plan& plan, const Addresses& at) {
+      return [plan, at] { return run(plan, at); };
+    });
+    const test::ServingMemory memory{
+        .allocate = allocate,
+        .forward_and_wait =
+            [&](const ForwardArgs& args) {
+              ForwardArgs chosen = args;
+              chosen.threads = 1;
+              return test::CapacityCalls::takes(chosen) ? calls.run(chosen) : forward(chosen);
+            },
+        .commit_and_wait =
+            [](const CommitArgs& args) {
+              CommitArgs chosen = args;
+              chosen.threads = 1;
+              return commit(chosen);
+            },
+        .device = {}};
+    test::ServingSchedule schedule(memory, seed);
+    schedule.run();
+    if (testing::Test::HasFatalFailure() || testing::Test::HasNonfatalFailure()) {
+      FAIL() << "seed " << seed;
+    }
+    counts += schedule.counts();
+    replays += calls.replays();
+  }
+  counts.expect_enough(kSchedules);
+  EXPECT_GT(replays, 5 * static_cast<int>(kSchedules));
+}
 
 TEST(Serving, RandomSchedulesEqualOnePassOnTheReference) {
   run_schedules(BackendId::kReference, 100);

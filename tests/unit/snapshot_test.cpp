@@ -132,6 +132,91 @@ TEST_P(Snapshots, OfTheFinalStateMayNameItsOwnSlot) {
   }
 }
 
+// A running state that lives in the slot of its block: what remains there is the final state.
+TEST_P(Snapshots, InTheSlotOfTheFinalStateAreNotTaken) {
+  for (const bool ring : {false, true}) {
+    for (const std::int32_t write : {0, 4}) {
+      for (const std::int32_t length : {1, 2, 5, 20}) {
+        for (std::int32_t token = 0; token <= length; ++token) {
+          Call call = snapshot_call({0, length}, GetParam());
+          call.columns = ring ? 7 : 3;
+          call.resize(length);
+          call.flags = {1};
+          call.write_slots = {write};
+          std::int64_t position = 4;
+          if (ring) {
+            call.args.ring_positions = TensorRef::contiguous(&position, DType::kI64, {1});
+          }
+          Call without = call;
+          without.run();
+          Rows rows = {0, token, write, 0, 0, 6};  // and one that needs the history
+          take(call, rows);
+          call.run();
+          EXPECT_EQ(call.out, without.out);
+          for (std::int64_t slot = 0; slot < 6; ++slot) {
+            for (std::int64_t column = 0; column < call.columns; ++column) {
+              EXPECT_EQ(call.state_at(slot, column, 1), without.state_at(slot, column, 1))
+                  << "slot " << slot << ", token " << token << " of " << length;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Blocks of a prefix cache that hold the running state: a block that is full at last keeps the
+// state at its end, in the slot which the call begins from.
+TEST_P(Snapshots, MayReplaceTheHistoryThatTheirSequenceBeginsFrom) {
+  for (const bool ring : {false, true}) {
+    for (const bool in_place : {false, true}) {
+      for (const std::int32_t length : {1, 2, 5, 20}) {
+        for (std::int32_t token = 0; token <= length; ++token) {
+          Call call = snapshot_call({0, length, length + 3}, GetParam());
+          call.columns = ring ? 7 : 5;
+          call.resize(length + 3);
+          call.flags = {1, 1};
+          call.read_slots = {0, 1};
+          call.write_slots = {2, 1};
+          std::vector<std::int64_t> positions = {4, 9};
+          if (ring) {
+            call.args.ring_positions = TensorRef::contiguous(positions.data(), DType::kI64, {2});
+          } else {
+            call.read_offsets = {1, 0};
+            call.args.state_base = 1;
+          }
+          Rows elsewhere = {0, token, 5, 0, 0, 6, 1, 1, 7}, in_place_of_it = elsewhere;
+          in_place_of_it[2] = 0;
+          const auto run = [&](Call& one, Rows& rows) {
+            take(one, rows);
+            ForwardArgs args = one.fill();
+            if (in_place) args.out = args.x;
+            const Status status = forward(args);
+            ASSERT_TRUE(status.ok()) << status.message();
+          };
+          Call other = call;
+          run(other, elsewhere);
+          run(call, in_place_of_it);
+          EXPECT_EQ(call.out, other.out);
+          EXPECT_EQ(call.x, other.x);
+          for (std::int64_t slot = 0; slot < 8; ++slot) {
+            for (std::int64_t column = 0; column < call.columns; ++column) {
+              // Of a ring the columns of the snapshot; an ordered slot keeps the others too.
+              const std::int64_t newest = (4 + token + 6) % 7;
+              const bool of_it = ring ? (newest - column + 7) % 7 < 3 : column >= 1 && column < 4;
+              if (slot == 5 || (slot == 0 && !of_it)) continue;
+              EXPECT_EQ(call.state_at(slot, column, 1),
+                        other.state_at(slot == 0 ? 5 : slot, column, 1))
+                  << "slot " << slot << ", column " << column << ", token " << token << " of "
+                  << length;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Snapshots, AreTakenOfDecodes) {
   Call call = snapshot_call({0, 1, 2}, GetParam());
   Rows rows = {1, 0, 5, 0, 1, 6};

@@ -227,6 +227,72 @@ TEST_P(CheckedMode, DraftsWriteNoSlotUnlessToldTo) {
   expect(call, {{Violation::kWriteSlotShared, {1, 1}}});
 }
 
+TEST_P(CheckedMode, SnapshotSlots) {
+  std::vector<std::int32_t> rows;
+  const auto expect_of = [&](Call call, const std::vector<std::int32_t>& list,
+                             const Expected& expected) {
+    rows = list;
+    call.args.snapshots = TensorRef::contiguous(rows.data(), DType::kI32,
+                                                {static_cast<std::int64_t>(rows.size()) / 3, 3});
+    expect(call, expected);
+  };
+  Call call = make({0, 3, 3, 5, 6});
+  call.slots = 12;
+  call.resize(6);
+  call.read_slots = {0, 1, 2, -1};
+  // Several of a sequence, the final state where it goes anyway, and rows that are left out.
+  expect_of(call, {2, 1, 5,  0, 0, 6, 2, 2, 2, 0, 1, 7, -1, 0, -1, 0, 4,
+                   5, 0, -1, 5, 4, 0, 5, 1, 0, 5, 3, 0, 5,  2, 0,  -7},
+            {});
+  expect_of(call, {0, 0, 12, 0, 3, 1 << 30, 0, 4, 99, 1, 0, 99, 3, 1, 99, -1, 0, 99, 4, 0, 99},
+            {{Violation::kSnapshotSlotOutside, {2, 0}}});
+  expect_of(call, {0, 0, 5, 2, 1, 6, 2, 0, 5, 0, 1, 5}, {{Violation::kSnapshotSlotShared, {2, 2}}});
+  expect_of(call, {2, 2, 2, 2, 2, 2, 2, 1, 2}, {});  // not taken
+  expect_of(call, {2, 2, 2, 2, 0, 7, 0, 0, 7, 0, 0, 12},
+            {{Violation::kSnapshotSlotOutside, {1, 3}}, {Violation::kSnapshotSlotShared, {1, 2}}});
+  call.args.null_slot = 7;
+  expect_of(call, {2, 0, 7, 0, 0, 7}, {});
+  call.args.null_slot = 40;  // outside of the pool, but the caller's word for none
+  expect_of(call, {2, 0, 40, 0, 0, 41}, {{Violation::kSnapshotSlotOutside, {1, 1}}});
+  // More rows than sequences, and the other way round.
+  std::vector<std::int32_t> many;
+  for (std::int32_t i = 0; i < 40; ++i) many.insert(many.end(), {0, i % 4, i == 37 ? 44 : 4 + i});
+  call.slots = 50;
+  call.resize(6);
+  expect_of(call, many, {});
+  many[2] = 44;
+  expect_of(call, many, {{Violation::kSnapshotSlotShared, {1, 37}}});
+  call.bounds = {0, 3, 3, 5, 9};
+  expect_of(call, {0, 0, 5}, {{Violation::kBoundOutside, {1, 4}}});
+}
+
+TEST_P(CheckedMode, WindowSlots) {
+  Call call = make({0, 2, 2, 4, 5, 6});
+  call.args.op = Op::kVerify;
+  call.slots = 9;
+  call.resize(6);
+  call.read_slots = {0, 1, 2, 3, -1};
+  std::vector<float> windows(4 * 2 * 3 * 3);
+  std::vector<std::int32_t> slots;
+  call.args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {4, 2, 3, 3});
+  const auto expect_of = [&](const std::vector<std::int32_t>& list, const Expected& expected) {
+    slots = list;
+    call.args.window_slots = TensorRef::contiguous(slots.data(), DType::kI32, {5});
+    expect(call, expected);
+  };
+  expect_of({3, 3, 0, 1, 3}, {});  // numbers 1 and 4 capture nothing
+  expect_of({-1, -1, -1, 2, -9}, {});
+  expect_of({4, 4, 0, 99, 99}, {{Violation::kWindowSlotOutside, {3, 0}}});
+  expect_of({2, 0, 1, 2, 2}, {{Violation::kWindowSlotShared, {1, 3}}});
+  expect_of({2, 0, 2, 2, 4}, {{Violation::kWindowSlotShared, {2, 2}}});
+  call.args.null_slot = 2;
+  call.read_slots = {0, 1, 4, 3, -1};
+  expect_of({2, 0, 1, 2, 0}, {});
+  expect_of({2, 0, 1, 1, 0}, {{Violation::kWindowSlotShared, {1, 3}}});
+  call.args.null_slot = 77;
+  expect_of({77, 0, 77, 78, 0}, {{Violation::kWindowSlotOutside, {1, 3}}});
+}
+
 TEST_P(CheckedMode, SeveralAtOnceAreCountedApart) {
   Call call = make({-3, 2, 1, 4, 5, 12, 12, 12}, 8);
   call.columns = 4;
@@ -262,7 +328,7 @@ TEST_P(CheckedMode, IndicesOf64BitsAndAnyStride) {
   args.read_offsets = strided(offsets.data(), 3, 3, DType::kI64);
   args.has_initial_state = strided(flags.data(), 3, 2, DType::kBool);  // the last one
   for (const auto& [row, column] :
-       {std::pair{2, 1}, std::pair{1, 7}, std::pair{-3, 1}, std::pair{2, -5}}) {
+       {std::pair{2, 1}, std::pair{1, 11}, std::pair{-3, 1}, std::pair{2, -5}}) {
     Report report(row, column);
     args.violations = report.view();
     const Status status = forward(args);
@@ -447,6 +513,20 @@ TEST(Violations, BothBackendsReportTheSameOnRandomBatches) {
       call.args.op = Op::kVerify;
       call.args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {rows});
     }
+    std::vector<std::int32_t> rows_of_list, window_slots;
+    std::vector<float> windows(6 * 2 * 3 * 3);
+    if (call.args.op == Op::kVerify) {
+      for (int s = 0; s < sequences; ++s) window_slots.push_back(between(-1, 7));
+      call.args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {6, 2, 3, 3});
+      call.args.window_slots = TensorRef::contiguous(window_slots.data(), DType::kI32, {sequences});
+    } else if (between(0, 1) == 0) {
+      const int count = between(0, 20);
+      for (int i = 0; i < count; ++i) {
+        rows_of_list.insert(rows_of_list.end(),
+                            {between(-1, sequences), between(-1, 3), between(-1, 16)});
+      }
+      call.args.snapshots = TensorRef::contiguous(rows_of_list.data(), DType::kI32, {count, 3});
+    }
     std::array<Report, 2> reports;
     for (std::size_t i = 0; i < 2; ++i) {
       Call copy = call;
@@ -500,7 +580,7 @@ TEST(Violations, ReportIsCheckedLikeEveryTensor) {
                        "violations: expected 2 axes [violations, count and first], got 1");
   expect_refusal_after(
       [](ForwardArgs& a, Call&) { a.violations->shape[0] = 5; },
-      "violations: axis 0 ('violations') is 5, but the library made 'violations' = 7");
+      "violations: axis 0 ('violations') is 5, but the library made 'violations' = 11");
   expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->shape[1] = 3; },
                        "violations: axis 1 ('count and first') is 3");
   expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->dtype = DType::kI32; },
@@ -546,7 +626,7 @@ TEST(Violations, ArePartOfTheProblem) {
   Call call({0, 2, 5});
   Problem without, with, transposed;
   ASSERT_TRUE(make_problem(call.fill(), without).ok());
-  Report report, other(1, 6);
+  Report report, other(1, 13);
   call.args.violations = report.view();
   ASSERT_TRUE(make_problem(call.args, with).ok());
   call.args.violations = other.view();
@@ -554,7 +634,7 @@ TEST(Violations, ArePartOfTheProblem) {
   EXPECT_NE(hash(without), hash(with));
   EXPECT_NE(hash(with), hash(transposed));
   EXPECT_NE(to_string(with).find("has_violations=1"), std::string::npos) << to_string(with);
-  EXPECT_NE(to_string(transposed).find("violations_row=1 violations_column=6"), std::string::npos);
+  EXPECT_NE(to_string(transposed).find("violations_row=1 violations_column=13"), std::string::npos);
 }
 
 }  // namespace

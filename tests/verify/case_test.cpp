@@ -45,13 +45,15 @@ TEST(Case, CoversWhatTheLibraryCanDo) {
     EXPECT_TRUE(seen["width"].contains(std::to_string(width))) << width;
   }
   EXPECT_TRUE(seen["state"].contains("none"));
-  EXPECT_EQ(seen["op"].size(), 2u);
+  EXPECT_EQ(seen["op"].size(), 3u);
+  EXPECT_EQ(seen["windows"].size(), 6u);
   EXPECT_TRUE(seen["dilation"].contains("2"));
   EXPECT_TRUE(seen["dilation"].contains("63"));
   EXPECT_EQ(seen["layout"].size(), 3u);
   EXPECT_EQ(seen["initial-state"].size(), 3u);
   EXPECT_EQ(seen["threads"].size(), 4u);
-  for (const std::string_view key : {"bias", "input-gate", "packed", "in-place", "special"}) {
+  for (const std::string_view key : {"bias", "input-gate", "packed", "in-place", "special", "ring",
+                                     "snapshots", "tree", "keeps-state", "violations"}) {
     EXPECT_EQ(seen[key].size(), 2u) << key;
   }
 }
@@ -73,6 +75,29 @@ TEST(Case, CoversTheCornersOfABatch) {
     }
     for (std::int64_t s = 0; s < problem.sequences(); ++s) {
       const std::int64_t read = problem.read_slot(s), write = problem.write_slot(s);
+      const bool verify = problem.op == Op::kVerify;
+      if (verify && problem.live(s)) {
+        seen["windows captured"] += problem.window_offset(s, 0).has_value();
+        seen["windows left out"] += problem.window_slots && !problem.window_offset(s, 0);
+        seen["windows in the slot that is read"] += problem.windows_kind == WindowsKind::kPool &&
+                                                    problem.window_offset(s, 0) &&
+                                                    problem.window_slots->values[s] == read;
+        seen["drafts kept"] += problem.valid_slot(write);
+        seen["drafts kept elsewhere"] += problem.valid_slot(write) && write != read;
+        for (std::int64_t t = 1; problem.parents && t < problem.length(s); ++t) {
+          const std::int64_t parent = problem.parents->values[problem.starts[s] + t];
+          seen["branches"] += parent >= 0 && parent < t - 1;
+          seen["roots"] += parent == -1;
+          seen["bad parents"] += parent < -1 || parent >= t;
+        }
+      }
+      if (problem.ring_positions && problem.live(s)) {
+        seen["ring wrapped around"] += problem.ring_column(s, 0) < problem.history();
+        seen["ring shorter than the call"] += problem.length(s) > problem.state->shape[1];
+        seen["negative positions"] += problem.ring_positions->values[s] < 0;
+        seen["drafts in rings"] += verify && problem.valid_slot(write);
+        seen["trees in rings"] += verify && problem.valid_slot(write) && problem.parents;
+      }
       seen["empty"] += problem.length(s) == 0;
       seen["shorter than the history"] +=
           problem.length(s) > 0 && problem.length(s) < problem.history();
@@ -88,6 +113,25 @@ TEST(Case, CoversTheCornersOfABatch) {
       seen["offset used"] += offset > 0 && offset == problem.read_offset(s);
       seen["offset too small"] += offset < problem.read_offset(s);
       seen["offset too large"] += offset > problem.read_offset(s);
+    }
+  }
+  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+    const Case problem = make_case(seed);
+    for (std::int64_t i = 0; i < problem.snapshot_count(); ++i) {
+      const SnapshotRow row = problem.snapshot(i);
+      seen["snapshots left out"] += !problem.is_taken(row);
+      seen["snapshots in the final state's slot"] +=
+          row.sequence >= 0 && row.sequence < problem.sequences() && problem.live(row.sequence) &&
+          problem.valid_slot(row.slot) && row.token < problem.length(row.sequence) &&
+          row.slot == problem.write_slot(row.sequence);
+      if (!problem.is_taken(row)) continue;
+      const std::int64_t length = problem.length(row.sequence);
+      seen["snapshots taken"] += 1;
+      seen["snapshots before the first token"] += row.token == 0;
+      seen["snapshots of the history"] += row.token > 0 && row.token < problem.history();
+      seen["snapshots of the end"] += row.token == length;
+      seen["snapshots of rings"] += problem.ring_positions.has_value();
+      seen["snapshots in place"] += problem.in_place;
     }
   }
   for (const auto& [corner, count] : seen) EXPECT_GT(count, 10) << corner;
@@ -106,6 +150,34 @@ TEST(Case, LiveSequencesNeverShareAStateThatOneOfThemWrites) {
         ASSERT_NE(problem.read_slot(other), written) << to_string(problem);
         ASSERT_NE(problem.write_slot(other), written) << to_string(problem);
       }
+    }
+  }
+}
+
+TEST(Case, SlotsOfSnapshotsAndWindowsAreNobodyElses) {
+  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+    const Case problem = make_case(seed);
+    std::map<std::int64_t, int> users;  // of a slot: those that read or write it
+    std::map<std::int64_t, int> windows;
+    for (std::int64_t s = 0; s < problem.sequences(); ++s) {
+      if (!problem.live(s)) continue;
+      const std::int64_t read = problem.read_slot(s), write = problem.write_slot(s);
+      ++users[read];
+      if (problem.valid_slot(write) && write != read) ++users[write];
+      if (!problem.window_slots || !problem.window_offset(s, 0)) continue;
+      const std::int64_t slot = problem.window_slots->values[s];
+      ASSERT_EQ(++windows[slot], 1) << to_string(problem);
+      if (problem.windows_kind != WindowsKind::kPool) continue;
+      ASSERT_NE(slot, write) << to_string(problem);
+      if (slot != read) ++users[slot];
+    }
+    if (problem.windows_kind == WindowsKind::kPool) {
+      for (const auto& [slot, count] : windows) ASSERT_EQ(users[slot], 1) << to_string(problem);
+    }
+    for (std::int64_t i = 0; i < problem.snapshot_count(); ++i) {
+      const SnapshotRow row = problem.snapshot(i);
+      if (!problem.is_taken(row)) continue;
+      ASSERT_EQ(++users[row.slot], 1) << to_string(problem);
     }
   }
 }

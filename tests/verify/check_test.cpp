@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "shortconv/capability.hpp"
+#include "verify/commit_case.hpp"
 #include "verify/paths.hpp"
 
 namespace shortconv::tools::verify {
@@ -105,6 +106,30 @@ TEST(Check, FindsAChangedStateAndAByteBesideIt) {
   EXPECT_NE(verdict.find("state: a byte of no element"), std::string::npos) << verdict;
 }
 
+TEST(Check, FindsAChangedWindowAndAByteBesideIt) {
+  const Case problem = find_case([](const Case& c) {
+    return c.windows_kind == WindowsKind::kSlots && c.windows->shape[0] * c.windows->shape[1] > 0 &&
+           c.state->dtype == c.x.dtype;
+  });
+  std::string verdict = verdict_after(problem, [&](const CaseBuffers& after) {
+    flip(after.windows->element(problem.windows->offset({0, 0, 0, 0})));
+  });
+  EXPECT_NE(verdict.find("token, column, channel 0, 0, 0, 0: got"), std::string::npos) << verdict;
+  verdict = verdict_after(problem,
+                          [&](const CaseBuffers& after) { flip(&after.windows->bytes().back()); });
+  EXPECT_NE(verdict.find("windows: a byte of no element"), std::string::npos) << verdict;
+}
+
+TEST(Check, FindsAWrongReport) {
+  const Case problem = find_case([](const Case& c) { return c.violations.has_value(); });
+  const std::string verdict = verdict_after(problem, [&](const CaseBuffers& after) {
+    flip(after.violations->element(problem.violations->offset({0, 0})));
+  });
+  EXPECT_NE(verdict.find("violations 'query_start_loc outside', count: got 1, expected 0"),
+            std::string::npos)
+      << verdict;
+}
+
 TEST(Check, FindsAnInputThatWasWrittenTo) {
   const Case problem = find_case([](const Case& c) { return c.read_slots && c.sequences() > 0; });
   EXPECT_NE(
@@ -147,6 +172,15 @@ TEST_P(Backends, BadValuesLeadNowhere) {
     const Case problem = make_case(seed);
     const auto failure = check_bad_values(problem, GetParam());
     ASSERT_FALSE(failure.has_value()) << *failure << "\n" << to_string(problem);
+  }
+}
+
+TEST_P(Backends, RandomCommitsAgreeWithTheReference) {
+  for (std::uint64_t seed = 0; seed < 1500; ++seed) {
+    const CommitCase problem = make_commit_case(seed);
+    const Verdict verdict = check_commit(problem, GetParam());
+    ASSERT_FALSE(verdict.failure.has_value()) << *verdict.failure << "\n" << to_string(problem);
+    ASSERT_FALSE(verdict.unsupported.has_value()) << *verdict.unsupported;
   }
 }
 

@@ -22,9 +22,16 @@ double input(const Case& problem, const CaseBuffers& before, std::int64_t s, std
     return rounded_to(problem.x.dtype, rounded_to(DType::kF32, x * gate));
   }
   if (!problem.resumed(s)) return 0;
-  const std::int64_t column =
-      problem.state_base + problem.read_offset(s) + problem.history() + token;
+  const std::int64_t column = problem.ring_positions ? problem.ring_column(s, token)
+                                                     : problem.state_base + problem.read_offset(s) +
+                                                           problem.history() + token;
   return before.state->load(problem.state->offset({problem.read_slot(s), column, channel}));
+}
+
+// The input that many steps before a token, along its line of ancestors.
+std::int64_t ancestor(const Case& problem, std::int64_t s, std::int64_t token, std::int64_t steps) {
+  for (; steps > 0; --steps) token = problem.token_before(s, token);
+  return token;
 }
 
 double output(const Case& problem, const CaseBuffers& before, std::int64_t s, std::int64_t token,
@@ -32,7 +39,8 @@ double output(const Case& problem, const CaseBuffers& before, std::int64_t s, st
   double a = problem.bias ? before.bias->load(problem.bias->offset({channel})) : 0;
   for (int tap = 0; tap < problem.width; ++tap) {
     a += before.weight.load(problem.weight.offset({channel, tap})) *
-         input(problem, before, s, token - (problem.width - 1 - tap) * problem.dilation, channel);
+         input(problem, before, s,
+               ancestor(problem, s, token, (problem.width - 1 - tap) * problem.dilation), channel);
   }
   const double y = problem.activation == Activation::kSilu ? a / (1 + std::exp(-a)) : a;
   const std::int64_t row = problem.starts[s] + token;
@@ -75,31 +83,92 @@ TEST(Oracle, TheReferenceComputesWhatTheSpecificationSays) {
   EXPECT_GT(live, 100000);
 }
 
-TEST(Oracle, TheReferenceKeepsTheLastInputsAndNothingElse) {
-  int written = 0;
-  for (std::uint64_t seed = 0; seed < 800; ++seed) {
+// Inputs [first, end) of a sequence, as a state that ends there has them.
+void keep(const Case& problem, const CaseBuffers& before, const TensorBuffer& state, std::int64_t s,
+          std::int64_t first, std::int64_t end, std::int64_t slot) {
+  for (std::int64_t number = first; number < end; ++number) {
+    const std::int64_t column = problem.ring_positions
+                                    ? problem.ring_column(s, number)
+                                    : problem.state_base + problem.history() - (end - number);
+    for (std::int64_t c = 0; c < problem.channels(); ++c) {
+      state.store(problem.state->offset({slot, column, c}), input(problem, before, s, number, c));
+    }
+  }
+}
+
+TEST(Oracle, TheReferenceKeepsTheLastInputsAndSnapshotsAndNothingElse) {
+  int written = 0, snapshots = 0;
+  for (std::uint64_t seed = 0; seed < 1200; ++seed) {
     const Case problem = make_case(seed);
-    if (!problem.state) continue;
+    if (!problem.state || problem.windows_kind == WindowsKind::kPool) continue;
     const CaseBuffers before = make_buffers(problem);
     const CaseBuffers after = before;
     ASSERT_TRUE(run_case(problem, after, BackendId::kReference).ok());
     const TensorBuffer expected = *before.state;
+    for (std::int64_t i = 0; i < problem.snapshot_count(); ++i) {
+      const SnapshotRow row = problem.snapshot(i);
+      if (!problem.is_taken(row)) continue;
+      ++snapshots;
+      keep(problem, before, expected, row.sequence, row.token - problem.history(), row.token,
+           row.slot);
+    }
     for (std::int64_t s = 0; s < problem.sequences(); ++s) {
-      const std::int64_t slot = problem.write_slot(s);
-      if (problem.skipped(s) || problem.length(s) == 0 || !problem.valid_slot(slot)) continue;
+      const std::int64_t slot = problem.write_slot(s), length = problem.length(s);
+      if (!problem.live(s) || !problem.valid_slot(slot)) continue;
       ++written;
-      for (std::int64_t column = 0; column < problem.history(); ++column) {
-        for (std::int64_t c = 0; c < problem.channels(); ++c) {
-          const std::int64_t token = problem.length(s) - problem.history() + column;
-          expected.store(problem.state->offset({slot, problem.state_base + column, c}),
-                         input(problem, before, s, token, c));
-        }
+      std::int64_t first = length - problem.history();
+      if (problem.ring_positions) {
+        const bool holds_history = problem.resumed(s) && slot == problem.read_slot(s);
+        if (problem.op == Op::kVerify) first = -problem.history();
+        first = holds_history ? 0 : std::min<std::int64_t>(first, 0);
+        first = std::max(first, length - problem.state->shape[1]);
       }
+      keep(problem, before, expected, s, first, length, slot);
     }
     const auto difference = compare_states(*after.state, expected, true);
     ASSERT_FALSE(difference.has_value()) << *difference << "\n" << to_string(problem);
   }
   EXPECT_GT(written, 1000);
+  EXPECT_GT(snapshots, 300);
+}
+
+TEST(Oracle, TheReferenceCapturesTheWindowAfterEachToken) {
+  int captured = 0, in_the_pool = 0;
+  for (std::uint64_t seed = 0; seed < 3000; ++seed) {
+    const Case problem = make_case(seed);
+    if (!problem.windows) continue;
+    const bool in_pool = problem.windows_kind == WindowsKind::kPool;
+    const CaseBuffers before = make_buffers(problem);
+    const CaseBuffers after = before;
+    ASSERT_TRUE(run_case(problem, after, BackendId::kReference).ok());
+    const TensorBuffer expected = in_pool ? *before.state : *before.windows;
+    for (std::int64_t s = 0; s < problem.sequences(); ++s) {
+      for (std::int64_t t = 0; problem.live(s) && t < problem.length(s); ++t) {
+        const auto first = problem.window_offset(s, t);
+        if (!first) continue;
+        ++(in_pool ? in_the_pool : captured);
+        const std::size_t axis = problem.windows->shape.size() - 2;
+        for (std::int64_t column = 0; column < problem.history(); ++column) {
+          const std::int64_t number = ancestor(problem, s, t, problem.history() - 1 - column);
+          for (std::int64_t c = 0; c < problem.channels(); ++c) {
+            expected.store(*first + column * problem.windows->strides[axis] +
+                               c * problem.windows->strides[axis + 1],
+                           input(problem, before, s, number, c));
+          }
+        }
+      }
+      // What the others write, which do not roll on.
+      const std::int64_t slot = problem.write_slot(s);
+      if (!in_pool || !problem.live(s) || !problem.valid_slot(slot)) continue;
+      keep(problem, before, expected, s, problem.length(s) - problem.history(), problem.length(s),
+           slot);
+    }
+    const auto difference = in_pool ? compare_states(*after.state, expected, true)
+                                    : compare_windows(*after.windows, expected, true);
+    ASSERT_FALSE(difference.has_value()) << *difference << "\n" << to_string(problem);
+  }
+  EXPECT_GT(captured, 3000);
+  EXPECT_GT(in_the_pool, 200);
 }
 
 }  // namespace

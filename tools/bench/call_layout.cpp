@@ -5,6 +5,8 @@
 #include <numeric>
 #include <random>
 
+#include "shortconv/violation.hpp"
+
 namespace shortconv::tools::bench {
 
 CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
@@ -25,6 +27,7 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
     query_start_loc_.push_back(query_start_loc_.back() + length);
     has_initial_state_.push_back(shape.resumed(s) ? 1 : 0);
     parents_.insert(parents_.end(), shape.parents.begin(), shape.parents.end());
+    if (is_commit()) accepted_.push_back(static_cast<std::int32_t>(s % length));
     if (shape.rings) ring_positions_.push_back(static_cast<std::int32_t>(1000 + 7 * s));
     if (shape.snapshot_tokens == 0) continue;
     for (std::int64_t token = shape.snapshot_tokens; token <= length;
@@ -38,6 +41,7 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
 }
 
 std::int64_t CallLayout::moved_bytes() const {
+  if (is_commit()) return 2 * state_elements() * element_bytes(options_.dtype);
   const std::int64_t resumed = std::ranges::count(has_initial_state_, 1);
   const std::int64_t final_states = shape_.op == Op::kVerify ? 0 : shape_.sequences();
   const std::int64_t written =
@@ -48,6 +52,7 @@ std::int64_t CallLayout::moved_bytes() const {
 }
 
 std::int64_t CallLayout::touched_bytes() const {
+  if (is_commit()) return moved_bytes();
   return (2 * shape_.tokens() * shape_.channels + state_elements() + window_elements()) *
          element_bytes(options_.dtype);
 }
@@ -91,6 +96,10 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
     args.snapshots =
         TensorRef::contiguous(memory.snapshots, DType::kI32, {shape_.snapshots(), 3}, device);
   }
+  if (shape_.checked) {
+    args.violations =
+        TensorRef::contiguous(memory.violations, DType::kI64, {kViolations, 2}, device);
+  }
   if (shape_.op == Op::kDecode) return args;
 
   if (shape_.op == Op::kForward) args.schedule = options_.schedule;  // verify has but one
@@ -105,6 +114,23 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   if (!parents_.empty()) {
     args.parents = TensorRef::contiguous(memory.parents, DType::kI32, {tokens}, device);
   }
+  return args;
+}
+
+CommitArgs CallLayout::commit_arguments(const CallMemory& memory, Device device) const {
+  const std::int64_t sequences = shape_.sequences(), channels = shape_.channels;
+  const std::int64_t history = options_.width - 1;
+  const std::int64_t rows = shape_.tokens() / sequences * history;
+  CommitArgs args;
+  args.windows = TensorRef::contiguous(memory.windows, options_.dtype,
+                                       {layers(), sequences, rows, channels}, device);
+  args.state = TensorRef::contiguous(memory.state, options_.dtype,
+                                     {layers(), sequences, history, channels}, device);
+  args.accepted = TensorRef::contiguous(memory.accepted, DType::kI32, {sequences}, device);
+  args.width = options_.width;
+  args.token_rows = static_cast<std::int32_t>(history);
+  args.backend = options_.backend;
+  args.threads = options_.threads;
   return args;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bench/shapes.hpp"
+#include "shortconv/commit.hpp"
 #include "shortconv/problem.hpp"
 
 namespace shortconv::tools::bench {
@@ -35,6 +36,8 @@ struct CallMemory {
   void* windows = nullptr;
   void* ring_positions = nullptr;
   void* snapshots = nullptr;
+  void* violations = nullptr;
+  void* accepted = nullptr;
 };
 
 class CallLayout {
@@ -42,15 +45,18 @@ class CallLayout {
   CallLayout(const Shape& shape, const CallOptions& options);
 
   /// Of x, and of out: gaps between rows included.
-  [[nodiscard]] std::int64_t row_elements() const { return rows_ * row_pitch_; }
+  [[nodiscard]] std::int64_t row_elements() const { return is_commit() ? 0 : rows_ * row_pitch_; }
   [[nodiscard]] std::int64_t weight_elements() const { return shape_.channels * options_.width; }
   [[nodiscard]] std::int64_t bias_elements() const { return shape_.channels; }
   [[nodiscard]] std::int64_t state_elements() const {
-    return (shape_.sequences() + shape_.snapshots()) * slot_elements();
+    return layers() * (shape_.sequences() + shape_.snapshots()) * slot_elements();
   }
   [[nodiscard]] std::int64_t window_elements() const {
-    return shape_.op == Op::kVerify ? shape_.tokens() * slot_elements() : 0;
+    return shape_.op == Op::kVerify ? layers() * shape_.tokens() * slot_elements() : 0;
   }
+  [[nodiscard]] bool is_commit() const { return shape_.commit_layers > 0; }
+  /// Of each sequence of a commit; empty for calls.
+  [[nodiscard]] const std::vector<std::int32_t>& accepted() const { return accepted_; }
   /// Of all draft tokens; empty for chains.
   [[nodiscard]] const std::vector<std::int32_t>& parents() const { return parents_; }
   /// Of all sequences; empty for ordered states.
@@ -68,7 +74,8 @@ class CallLayout {
   }
 
   /// What a call moves: inputs, outputs, states and windows, each counted once per direction;
-  /// snapshots twice, for their inputs are read again; of rings the tokens alone are written.
+  /// snapshots twice, for their inputs are read again; of rings the tokens alone are written. A
+  /// commit reads and writes one window a sequence and layer.
   /// Weights stay in cache.
   [[nodiscard]] std::int64_t moved_bytes() const;
 
@@ -77,8 +84,10 @@ class CallLayout {
 
   /// Without the lists or the length that its schedule asks for.
   [[nodiscard]] ForwardArgs arguments(const CallMemory& memory, Device device) const;
+  [[nodiscard]] CommitArgs commit_arguments(const CallMemory& memory, Device device) const;
 
  private:
+  [[nodiscard]] std::int64_t layers() const { return is_commit() ? shape_.commit_layers : 1; }
   [[nodiscard]] std::int64_t slot_elements() const {
     return (options_.width - 1) * shape_.channels;
   }
@@ -94,6 +103,7 @@ class CallLayout {
   std::vector<std::int32_t> parents_;
   std::vector<std::int32_t> ring_positions_;
   std::vector<std::int32_t> snapshots_;
+  std::vector<std::int32_t> accepted_;
 };
 
 }  // namespace shortconv::tools::bench

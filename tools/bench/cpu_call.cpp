@@ -5,6 +5,7 @@
 
 #include "common/error.hpp"
 #include "shortconv/schedule.hpp"
+#include "shortconv/violation.hpp"
 
 namespace shortconv::tools::bench {
 
@@ -22,23 +23,37 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
       windows_(options.dtype, layout_.window_elements(), options.threads),
       parents_(layout_.parents()),
       ring_positions_(layout_.ring_positions()),
-      snapshots_(layout_.snapshots()) {
-  args_ = layout_.arguments({.x = x_.data(),
-                             .out = out_.data(),
-                             .weight = weight_.data(),
-                             .bias = bias_.data(),
-                             .state = state_.data(),
-                             .read_slots = read_slots_.data(),
-                             .query_start_loc = query_start_loc_.data(),
-                             .has_initial_state = has_initial_state_.data(),
-                             .parents = parents_.data(),
-                             .windows = windows_.data(),
-                             .ring_positions = ring_positions_.data(),
-                             .snapshots = snapshots_.data()},
-                            {});
+      snapshots_(layout_.snapshots()),
+      accepted_(layout_.accepted()),
+      violations_(2 * kViolations) {
+  const CallMemory memory{.x = x_.data(),
+                          .out = out_.data(),
+                          .weight = weight_.data(),
+                          .bias = bias_.data(),
+                          .state = state_.data(),
+                          .read_slots = read_slots_.data(),
+                          .query_start_loc = query_start_loc_.data(),
+                          .has_initial_state = has_initial_state_.data(),
+                          .parents = parents_.data(),
+                          .windows = windows_.data(),
+                          .ring_positions = ring_positions_.data(),
+                          .snapshots = snapshots_.data(),
+                          .violations = violations_.data(),
+                          .accepted = accepted_.data()};
+  if (layout_.is_commit()) {
+    commit_args_ = layout_.commit_arguments(memory, {});
+  } else {
+    args_ = layout_.arguments(memory, {});
+  }
 }
 
 void CpuCall::prepare() {
+  if (layout_.is_commit()) {
+    CommitProblem problem;
+    require(make_commit_problem(commit_args_, problem));
+    require(make_commit_plan(problem, commit_plan_));
+    return;
+  }
   if (args_.schedule == Schedule::kBlockList) {
     BlockList list = plan_block_list(lengths_);
     block_sequence_ = std::move(list.sequence);
@@ -55,6 +70,9 @@ void CpuCall::prepare() {
   require(make_plan(problem, plan_));
 }
 
-void CpuCall::run() const { require(shortconv::run(plan_, addresses(args_))); }
+void CpuCall::run() const {
+  require(layout_.is_commit() ? shortconv::run(commit_plan_, addresses(commit_args_))
+                              : shortconv::run(plan_, addresses(args_)));
+}
 
 }  // namespace shortconv::tools::bench

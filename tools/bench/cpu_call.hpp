@@ -6,6 +6,7 @@
 
 #include "bench/call_layout.hpp"
 #include "bench/random_buffer.hpp"
+#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::tools::bench {
@@ -27,13 +28,16 @@ class CpuCall {
   CallLayout layout_;
   ForwardArgs args_;
   Plan plan_;
+  CommitArgs commit_args_;  // in their place, of a commit
+  CommitPlan commit_plan_;
   std::vector<std::int64_t> lengths_;
   std::vector<std::int32_t> query_start_loc_;
   std::vector<std::int32_t> read_slots_;
   std::vector<std::uint8_t> has_initial_state_;
   std::vector<std::int32_t> block_sequence_, block_offset_;
   RandomBuffer x_, out_, weight_, bias_, state_, windows_;
-  std::vector<std::int32_t> parents_, ring_positions_, snapshots_;
+  std::vector<std::int32_t> parents_, ring_positions_, snapshots_, accepted_;
+  std::vector<std::int64_t> violations_;
 };
 
 }  // namespace shortconv::tools::bench

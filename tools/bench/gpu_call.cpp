@@ -7,6 +7,7 @@
 #include "bench/random_buffer.hpp"
 #include "common/error.hpp"
 #include "shortconv/schedule.hpp"
+#include "shortconv/violation.hpp"
 
 namespace shortconv::tools::bench {
 namespace {
@@ -69,6 +70,8 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
       parents_(on_gpu(layout_.parents())),
       ring_positions_(on_gpu(layout_.ring_positions())),
       snapshots_(on_gpu(layout_.snapshots())),
+      violations_(2 * kViolations * element_bytes(DType::kI64)),
+      accepted_(on_gpu(layout_.accepted())),
       fetched_(query_start_loc_.bytes()),
       lengths_(shape.lengths) {
   const std::vector<std::byte> table = random_table(options.dtype);
@@ -77,27 +80,38 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
   const int sets = number_of_sets(layout_.touched_bytes(), places_.bytes, cache_bytes);
   for (int set = 0; set < sets; ++set) {
     fill_random(sets_.emplace_back(places_.bytes), table);
+    if (layout_.is_commit()) {
+      const CommitArgs args = layout_.commit_arguments(memory_of(sets_.back()), kGpu);
+      commit_addresses_.push_back(addresses(args));
+      if (set == 0) commit_args_ = args;
+      continue;
+    }
     const ForwardArgs args = arguments_of(sets_.back());
     addresses_.push_back(addresses(args));
     if (set == 0) args_ = args;
   }
 }
 
-ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
+CallMemory GpuCall::memory_of(const GpuBuffer& set) const {
   auto* memory = static_cast<std::byte*>(set.data());
-  ForwardArgs args = layout_.arguments({.x = memory,
-                                        .out = memory + places_.out,
-                                        .weight = weight_.data(),
-                                        .bias = bias_.data(),
-                                        .state = memory + places_.state,
-                                        .read_slots = read_slots_.data(),
-                                        .query_start_loc = query_start_loc_.data(),
-                                        .has_initial_state = has_initial_state_.data(),
-                                        .parents = parents_.data(),
-                                        .windows = memory + places_.windows,
-                                        .ring_positions = ring_positions_.data(),
-                                        .snapshots = snapshots_.data()},
-                                       kGpu);
+  return {.x = memory,
+          .out = memory + places_.out,
+          .weight = weight_.data(),
+          .bias = bias_.data(),
+          .state = memory + places_.state,
+          .read_slots = read_slots_.data(),
+          .query_start_loc = query_start_loc_.data(),
+          .has_initial_state = has_initial_state_.data(),
+          .parents = parents_.data(),
+          .windows = memory + places_.windows,
+          .ring_positions = ring_positions_.data(),
+          .snapshots = snapshots_.data(),
+          .violations = violations_.data(),
+          .accepted = accepted_.data()};
+}
+
+ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
+  ForwardArgs args = layout_.arguments(memory_of(set), kGpu);
   if (args.schedule == Schedule::kBlockList) {
     // The lengths never change here, so neither does the number of entries.
     const std::int64_t entries = std::ssize(plan_block_list(lengths_).sequence);
@@ -135,13 +149,21 @@ void GpuCall::prepare(const GpuStream& stream) {
   if (args_.schedule == Schedule::kSequenceGrid) {
     args_.longest_sequence = *std::ranges::max_element(lengths_);
   }
+  if (layout_.is_commit()) {
+    CommitProblem problem;
+    require(make_commit_problem(commit_args_, problem));
+    require(make_commit_plan(problem, commit_plan_));
+    return;
+  }
   Problem problem;
   require(make_problem(args_, problem));
   require(make_plan(problem, plan_));
 }
 
 void GpuCall::run(int set, void* stream) const {
-  require(shortconv::run(plan_, addresses_[static_cast<std::size_t>(set)], stream));
+  const auto at = static_cast<std::size_t>(set);
+  require(layout_.is_commit() ? shortconv::run(commit_plan_, commit_addresses_[at], stream)
+                              : shortconv::run(plan_, addresses_[at], stream));
 }
 
 void GpuCall::copy(int set, void* stream) const {

@@ -6,6 +6,7 @@
 
 #include "bench/call_layout.hpp"
 #include "common/gpu.hpp"
+#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::tools::bench {
@@ -47,6 +48,7 @@ class GpuCall {
   void copy(int set, void* stream) const;
 
  private:
+  [[nodiscard]] CallMemory memory_of(const GpuBuffer& set) const;
   [[nodiscard]] ForwardArgs arguments_of(const GpuBuffer& set);
   void fetch_lengths(const GpuStream& stream);
   void send_block_list(void* stream);
@@ -54,13 +56,16 @@ class GpuCall {
   CallLayout layout_;
   SetPlaces places_;
   GpuBuffer weight_, bias_, query_start_loc_, read_slots_, has_initial_state_, parents_,
-      ring_positions_, snapshots_, block_list_;
+      ring_positions_, snapshots_, violations_, accepted_, block_list_;
   PinnedBuffer fetched_, sent_;
   std::vector<GpuBuffer> sets_;
   std::vector<Addresses> addresses_;  // of each set
   std::vector<std::int64_t> lengths_;
   ForwardArgs args_;  // with the first set
   Plan plan_;
+  std::vector<CommitAddresses> commit_addresses_;  // in their place, of a commit
+  CommitArgs commit_args_;
+  CommitPlan commit_plan_;
 };
 
 }  // namespace shortconv::tools::bench

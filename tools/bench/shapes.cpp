@@ -172,6 +172,27 @@ Shape tree_shape(std::int64_t sequences, std::int64_t channels) {
   return shape;
 }
 
+/// As a shape of the list, in the checked mode.
+Shape checked_shape(Shape shape) {
+  shape.name += "-check";
+  shape.description += ", in the checked mode";
+  shape.checked = true;
+  return shape;
+}
+
+/// The accepted windows of all layers, in one launch.
+Shape commit_shape(std::int64_t layers, std::int64_t sequences, std::int64_t tokens) {
+  constexpr std::int64_t kMostOnCpu = 4;
+  Shape shape = verify_shape(sequences, tokens, kDecodeChannels);
+  shape.name.replace(0, shape.name.find('-'), "commit" + std::to_string(layers));
+  shape.description = "one of " + std::to_string(tokens) + " windows of " +
+                      std::to_string(sequences) + " sequences in " + std::to_string(layers) +
+                      " layers";
+  shape.commit_layers = layers;
+  shape.gpu_only = layers > kMostOnCpu;
+  return shape;
+}
+
 std::vector<Shape> make_shapes() {
   std::vector<Shape> all = prefill_shapes();
   for (const StateLayout layout : {StateLayout::kChannelInnermost, StateLayout::kWindowInnermost}) {
@@ -192,6 +213,11 @@ std::vector<Shape> make_shapes() {
       all.push_back(tree_shape(sequences, channels));
     }
   }
+  for (const std::string_view name : {"64x128", "1024x8", "64x4", "decode-64"}) {
+    all.push_back(checked_shape(*std::ranges::find(all, name, &Shape::name)));
+  }
+  all.push_back(commit_shape(4, 64, 4));
+  all.push_back(commit_shape(48, 64, 4));
   return all;
 }
 

@@ -31,6 +31,8 @@ struct Shape {
   std::vector<std::int32_t> parents = {};  // verify: the tree of each sequence's draft tokens
   bool rings = false;                      // states are rings, whose newest input stands anywhere
   std::int64_t snapshot_tokens = 0;        // a snapshot after every so many tokens; 0: none
+  bool checked = false;                    // with a report of the checked mode
+  std::int64_t commit_layers = 0;  // a commit of that many layers after such a verify call; 0: none
   bool gpu_only = false;  // left out where a CPU would take long; there, it has to be named
 
   [[nodiscard]] std::int64_t sequences() const { return std::ssize(lengths); }

@@ -70,6 +70,7 @@ nlohmann::ordered_json to_json(const Row& row) {
                                  {"gb_per_s", gigabytes_per_second(row.bytes, row.run_us)},
                                  {"copy_gb_per_s", gigabytes_per_second(row.bytes, row.copy_us)},
                                  {"ratio", row.ratio()}};
+  if (row.shape->commit_layers > 0) json["layers"] = row.shape->commit_layers;
   if (row.gpu) {
     json.update({{"copy_plus_us", row.run_us - row.copy_us},
                  {"mode", name(row.gpu->mode)},

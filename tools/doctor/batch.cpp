@@ -20,11 +20,10 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::array<std::string_view, 12> kKeys = {
-    "tokens",         "query_start_loc", "read_slots",
-    "write_slots",    "read_offsets",    "has_initial_state",
-    "ring_positions", "slots",           "columns",
-    "width",          "state_base",      "null_slot"};
+constexpr std::array<std::string_view, 15> kKeys = {
+    "tokens",       "query_start_loc",   "read_slots",     "write_slots", "read_offsets",
+    "snapshots",    "has_initial_state", "ring_positions", "slots",       "columns",
+    "window_slots", "windows",           "width",          "state_base",  "null_slot"};
 
 // Values from the file, with messages that point at them.
 class Reader {
@@ -51,6 +50,19 @@ class Reader {
     return list<std::int64_t>(
         key, "whole numbers",
         [this](const Json& value, const std::string& place) { return whole_number(value, place); });
+  }
+
+  [[nodiscard]] std::vector<std::array<std::int64_t, 3>> snapshots(const char* key) const {
+    using Row = std::array<std::int64_t, 3>;
+    const auto rows =
+        list<Row>(key, "rows", [this](const Json& value, const std::string& place) -> Row {
+          if (!value.is_array() || value.size() != 3) {
+            fail(fmt::format("{} is {}, expected [sequence, token, slot]", place, shown(value)));
+          }
+          return {whole_number(value[0], place + "[0]"), whole_number(value[1], place + "[1]"),
+                  whole_number(value[2], place + "[2]")};
+        });
+    return rows.value_or(std::vector<Row>{});
   }
 
   [[nodiscard]] std::optional<std::vector<std::uint8_t>> flags(const char* key) const {
@@ -97,21 +109,28 @@ class Reader {
   const std::string& path_;
 };
 
+// As many as just hold these slots; `size` is the key that says how many there are.
+std::int64_t named_slots(const Batch& batch, const Reader& reader,
+                         const std::vector<std::int64_t>& slots, std::string_view size) {
+  std::int64_t count = 0;
+  for (const std::int64_t slot : slots) {
+    if (slot == batch.null_slot) continue;
+    if (slot == std::numeric_limits<std::int64_t>::max()) {
+      reader.fail(fmt::format("slot {} is in no pool; name the pool's size as {}", slot, size));
+    }
+    count = std::max(count, slot + 1);
+  }
+  return count;
+}
+
 // A pool just large enough for the slots that the batch names.
 std::int64_t named_slots(const Batch& batch, const Reader& reader) {
-  std::int64_t slots = 0;
-  const auto count = [&](const std::vector<std::int64_t>& values) {
-    for (const std::int64_t slot : values) {
-      if (slot == batch.null_slot) continue;
-      if (slot == std::numeric_limits<std::int64_t>::max()) {
-        reader.fail(fmt::format("slot {} is in no pool; name the pool's size as slots", slot));
-      }
-      slots = std::max(slots, slot + 1);
-    }
-  };
-  count(batch.read_slots);
-  if (batch.write_slots) count(*batch.write_slots);
-  return slots;
+  std::vector<std::int64_t> slots = batch.read_slots;
+  if (batch.write_slots) {
+    slots.insert(slots.end(), batch.write_slots->begin(), batch.write_slots->end());
+  }
+  for (const auto& row : batch.snapshots) slots.push_back(row[2]);
+  return named_slots(batch, reader, slots, "slots");
 }
 
 }  // namespace
@@ -152,6 +171,16 @@ Batch parse_batch(std::string_view text, const std::string& path) {
   batch.has_initial_state =
       reader.flags("has_initial_state").value_or(std::vector<std::uint8_t>(sequences));
   check_size("has_initial_state", batch.has_initial_state.size());
+
+  batch.snapshots = reader.snapshots("snapshots");
+  batch.window_slots = reader.numbers("window_slots");
+  if (batch.window_slots) check_size("window_slots", batch.window_slots->size());
+  const auto windows = reader.number("windows");
+  if (windows) {
+    batch.windows = *windows;
+  } else if (batch.window_slots) {
+    batch.windows = named_slots(batch, reader, *batch.window_slots, "windows");
+  }
 
   const auto slots = reader.number("slots");
   batch.slots_given = slots.has_value();

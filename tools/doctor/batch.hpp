@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,6 +19,10 @@ struct Batch {
   std::optional<std::vector<std::int64_t>> read_offsets;
   std::optional<std::vector<std::int64_t>> ring_positions;
   std::vector<std::uint8_t> has_initial_state;
+  std::vector<std::array<std::int64_t, 3>> snapshots;     ///< rows (sequence, token, slot)
+  std::optional<std::vector<std::int64_t>> window_slots;  ///< of a verify call, which others have
+                                                          ///< none of
+  std::int64_t windows = 0;                               ///< slots of windows
   std::int64_t slots = 0;
   bool slots_given = false;  ///< else as many as the batch names
   std::int64_t columns = 0;
@@ -28,6 +33,7 @@ struct Batch {
   [[nodiscard]] std::int64_t sequences() const {
     return static_cast<std::int64_t>(query_start_loc.size()) - 1;
   }
+  [[nodiscard]] bool keeps_state() const { return !window_slots || write_slots; }
 };
 
 /// `path` is for messages. Throws CommandError for whatever is not a batch.

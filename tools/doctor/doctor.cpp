@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <memory>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "commands.hpp"
 #include "common/error.hpp"
@@ -44,6 +45,25 @@ Report report_of(const Batch& batch, std::int64_t first, std::int64_t last) {
     args.ring_positions = list(*batch.ring_positions, DType::kI64, sequences);
   }
   args.has_initial_state = list(batch.has_initial_state, DType::kBool, sequences);
+  std::vector<std::array<std::int64_t, 3>> snapshots;  // with numbers of this call
+  for (const auto& [sequence, token, slot] : batch.snapshots) {
+    if (sequence < first || sequence >= last) {
+      snapshots.push_back({-1, token, slot});
+    } else {
+      snapshots.push_back({sequence - first, token, slot});
+    }
+  }
+  if (!snapshots.empty()) {
+    args.snapshots =
+        TensorRef::contiguous(snapshots.data(), DType::kI64, {std::ssize(snapshots), 3});
+  }
+  if (batch.window_slots) {
+    args.op = Op::kVerify;
+    args.window_slots = list(*batch.window_slots, DType::kI64, sequences);
+    args.windows = TensorRef::contiguous(
+        nullptr, DType::kF32,
+        {batch.windows, std::max<std::int64_t>(batch.tokens, 1), batch.width - 1, kChannels});
+  }
   args.violations = TensorRef::contiguous(&report, DType::kI64, {kViolations, 2});
   require(forward(args));
   return report;
@@ -70,10 +90,34 @@ Line line_of(const Batch& batch, std::int64_t sequence) {
   line.end = batch.query_start_loc[s + 1];
   line.tokens = std::max<std::int64_t>(clamped(line.end) - clamped(line.begin), 0);
   line.read = batch.read_slots[s];
-  line.write = batch.write_slots ? (*batch.write_slots)[s] : line.read;
+  line.write = !batch.keeps_state() ? -1 : batch.write_slots ? (*batch.write_slots)[s] : line.read;
   line.skipped = !usable(line.read);
   line.writes = !line.skipped && line.tokens > 0 && usable(line.write);
   return line;
+}
+
+// Who fills a slot that an earlier one fills, of snapshots and of windows.
+void mark_shared(const Batch& batch, Diagnosis& diagnosis) {
+  const auto mark = [&](std::int64_t sequence, Violation violation) {
+    diagnosis.found[static_cast<std::size_t>(sequence)] |= 1u << static_cast<int>(violation);
+  };
+  std::unordered_set<std::int64_t> snapshots, windows;
+  for (const auto& [sequence, token, slot] : batch.snapshots) {
+    if (sequence < 0 || sequence >= batch.sequences()) continue;
+    const Line line = line_of(batch, sequence);
+    const bool exists = !line.skipped && line.tokens > 0 && token >= 0 && token <= line.tokens;
+    const bool usable = slot >= 0 && slot < batch.slots && slot != batch.null_slot;
+    const bool is_final_state = line.writes && slot == line.write;
+    if (!exists || !usable || is_final_state) continue;
+    if (!snapshots.insert(slot).second) mark(sequence, Violation::kSnapshotSlotShared);
+  }
+  for (std::int64_t s = 0; batch.window_slots && s < batch.sequences(); ++s) {
+    const Line line = line_of(batch, s);
+    const std::int64_t slot = (*batch.window_slots)[static_cast<std::size_t>(s)];
+    const bool usable = slot >= 0 && slot < batch.windows && slot != batch.null_slot;
+    if (line.skipped || line.tokens == 0 || !usable) continue;
+    if (!windows.insert(slot).second) mark(s, Violation::kWindowSlotShared);
+  }
 }
 
 std::string kind_of(const Batch& batch, const Line& line, std::int64_t sequence) {
@@ -175,6 +219,7 @@ Diagnosis diagnose(const Batch& batch) {
     diagnosis.found[at] |= 1u << static_cast<int>(Violation::kWriteSlotShared);
     diagnosis.shared_with[at] = writer->second;
   }
+  mark_shared(batch, diagnosis);
   return diagnosis;
 }
 
@@ -194,8 +239,11 @@ std::string doctor_text(const Batch& batch, const Diagnosis& diagnosis, std::int
     if (row.count == 0) continue;
     const bool entries =
         violation == Violation::kBoundOutside || violation == Violation::kBoundsDecrease;
+    const bool rows =
+        violation == Violation::kSnapshotSlotOutside || violation == Violation::kSnapshotSlotShared;
     text += fmt::format("{}: {}, first {}\n  {}\n", name(violation),
                         entries ? counted(row.count, "entry", "entries")
+                        : rows  ? counted(row.count, "row", "rows")
                                 : counted(row.count, "sequence", "sequences"),
                         row.first, describe(violation));
   }

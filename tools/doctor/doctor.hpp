@@ -18,7 +18,8 @@ struct Diagnosis {
   };
   std::array<Row, kViolations> report{};  ///< by Violation
   /// One bit for each Violation of a sequence. An entry of query_start_loc concerns the sequences
-  /// on both sides of it if it is outside, and the one that it ends if it is less than its start.
+  /// on both sides of it if it is outside, and the one that it ends if it is less than its start. A
+  /// row of snapshots concerns its sequence.
   std::vector<std::uint32_t> found;
   /// The first live sequence with the write slot of a later one, for that one; else -1.
   std::vector<std::int64_t> shared_with;

@@ -48,22 +48,6 @@ void fill(const TensorBuffer& buffer, const Filling& filling) {
                    [&](std::int64_t offset) { buffer.store(offset, filling.at(number++)); });
 }
 
-TensorBuffer index_buffer(const IndexTensor& index) {
-  TensorBuffer buffer(index.spec);
-  for (std::size_t i = 0; i < index.values.size(); ++i) {
-    std::byte* element = buffer.element(index.spec.offset({static_cast<std::int64_t>(i)}));
-    // Little endian: the first bytes are the value in any width that holds it.
-    std::memcpy(element, &index.values[i],
-                static_cast<std::size_t>(element_bytes(index.spec.dtype)));
-  }
-  return buffer;
-}
-
-std::optional<TensorBuffer> index_buffer(const std::optional<IndexTensor>& index) {
-  if (!index) return std::nullopt;
-  return index_buffer(*index);
-}
-
 TensorBuffer list_buffer(const std::vector<std::int32_t>& entries) {
   IndexTensor index{dense(DType::kI32, {static_cast<std::int64_t>(entries.size())}), {}};
   index.values.assign(entries.begin(), entries.end());
@@ -76,6 +60,22 @@ std::optional<TensorRef> view_of(const std::optional<TensorBuffer>& buffer) {
 }
 
 }  // namespace
+
+TensorBuffer index_buffer(const IndexTensor& index) {
+  TensorBuffer buffer(index.spec);
+  auto value = index.values.begin();
+  for_each_element(index.spec, [&](std::int64_t offset) {
+    // Little endian: the first bytes are the value in any width that holds it.
+    std::memcpy(buffer.element(offset), &*value++,
+                static_cast<std::size_t>(element_bytes(index.spec.dtype)));
+  });
+  return buffer;
+}
+
+std::optional<TensorBuffer> index_buffer(const std::optional<IndexTensor>& index) {
+  if (!index) return std::nullopt;
+  return index_buffer(*index);
+}
 
 TensorBuffer::TensorBuffer(TensorSpec spec)
     : spec_(std::move(spec)),
@@ -114,13 +114,13 @@ bool TensorBuffer::same_element(std::int64_t offset, const TensorBuffer& other,
                      static_cast<std::size_t>(element_bytes(spec_.dtype))) == 0;
 }
 
-TensorRef TensorBuffer::view() const {
+TensorRef TensorBuffer::view(const TensorSpec& spec) const {
   TensorRef view;
-  view.data = element(spec_.origin);
-  view.dtype = spec_.dtype;
-  view.ndim = static_cast<std::int32_t>(spec_.shape.size());
-  std::ranges::copy(spec_.shape, view.shape);
-  std::ranges::copy(spec_.strides, view.strides);
+  view.data = element(spec.origin);
+  view.dtype = spec.dtype;
+  view.ndim = static_cast<std::int32_t>(spec.shape.size());
+  std::ranges::copy(spec.shape, view.shape);
+  std::ranges::copy(spec.strides, view.strides);
   return view;
 }
 
@@ -128,7 +128,8 @@ std::vector<const TensorBuffer*> CaseBuffers::tensors() const {
   std::vector<const TensorBuffer*> list{&x, &out, &weight};
   for (const std::optional<TensorBuffer>* buffer :
        {&bias, &state, &input_gate, &output_gate, &query_start_loc, &has_initial_state, &read_slots,
-        &write_slots, &read_offsets, &block_sequence, &block_offset}) {
+        &write_slots, &read_offsets, &block_sequence, &block_offset, &ring_positions, &snapshots,
+        &parents, &windows, &window_slots, &violations}) {
     if (*buffer) list.push_back(&**buffer);
   }
   return list;
@@ -146,7 +147,15 @@ CaseBuffers make_buffers(const Case& problem) {
                       .has_initial_state = index_buffer(problem.has_initial_state),
                       .read_slots = index_buffer(problem.read_slots),
                       .write_slots = index_buffer(problem.write_slots),
-                      .read_offsets = index_buffer(problem.read_offsets)};
+                      .read_offsets = index_buffer(problem.read_offsets),
+                      .ring_positions = index_buffer(problem.ring_positions),
+                      .snapshots = index_buffer(problem.snapshots),
+                      .parents = index_buffer(problem.parents),
+                      .window_slots = index_buffer(problem.window_slots)};
+  if (problem.windows && problem.windows_kind != WindowsKind::kPool) {
+    buffers.windows.emplace(*problem.windows);
+  }
+  if (problem.violations) buffers.violations.emplace(*problem.violations);
   fill(buffers.x, filling(Role::kX, problem.x_scale, problem.special_period));
   fill(buffers.weight, filling(Role::kWeight, 0.5, 0));
   if (problem.bias) {
@@ -192,6 +201,16 @@ ForwardArgs make_arguments(const Case& problem, const CaseBuffers& buffers, Back
   arguments.query_start_loc = view_of(buffers.query_start_loc);
   arguments.has_initial_state = view_of(buffers.has_initial_state);
   arguments.initial_state = problem.initial_state;
+  arguments.ring_positions = view_of(buffers.ring_positions);
+  arguments.snapshots = view_of(buffers.snapshots);
+  arguments.parents = view_of(buffers.parents);
+  arguments.windows = view_of(buffers.windows);
+  if (problem.windows_kind == WindowsKind::kPool) {
+    arguments.windows = buffers.state->view(*problem.windows);
+  }
+  arguments.window_slots = view_of(buffers.window_slots);
+  arguments.advance_state = problem.advance_state;
+  arguments.violations = view_of(buffers.violations);
   arguments.activation = problem.activation;
   arguments.padded_rows = problem.padded_rows;
   arguments.input_gate = view_of(buffers.input_gate);

@@ -34,12 +34,18 @@ class TensorBuffer {
   [[nodiscard]] bool same_element(std::int64_t offset, const TensorBuffer& other,
                                   std::int64_t other_offset) const;
 
-  [[nodiscard]] TensorRef view() const;
+  [[nodiscard]] TensorRef view() const { return view(spec_); }
+  /// The same memory as another tensor.
+  [[nodiscard]] TensorRef view(const TensorSpec& spec) const;
 
  private:
   TensorSpec spec_;
   Buffer memory_;
 };
+
+/// Memory with the values of an index tensor.
+[[nodiscard]] TensorBuffer index_buffer(const IndexTensor& index);
+[[nodiscard]] std::optional<TensorBuffer> index_buffer(const std::optional<IndexTensor>& index);
 
 struct CaseBuffers {
   TensorBuffer x, out, weight;  // in place: `out` is not used
@@ -47,6 +53,8 @@ struct CaseBuffers {
   std::optional<TensorBuffer> query_start_loc = {}, has_initial_state = {};
   std::optional<TensorBuffer> read_slots = {}, write_slots = {}, read_offsets = {};
   std::optional<TensorBuffer> block_sequence = {}, block_offset = {};
+  std::optional<TensorBuffer> ring_positions = {}, snapshots = {}, parents = {};
+  std::optional<TensorBuffer> windows = {}, window_slots = {}, violations = {};
 
   [[nodiscard]] const TensorBuffer& result(const Case& problem) const {
     return problem.in_place ? x : out;

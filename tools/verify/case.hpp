@@ -10,49 +10,26 @@
 #include <vector>
 
 #include "shortconv/problem.hpp"
+#include "verify/layout.hpp"
 
 namespace shortconv::tools::verify {
 
-/// A tensor in an allocation of its own.
-struct TensorSpec {
-  DType dtype = DType::kF32;
-  std::vector<std::int64_t> shape;
-  std::vector<std::int64_t> strides;  // in elements
-  std::int64_t origin = 0;            // element of the allocation that has all indices 0
-  std::int64_t elements = 1;          // of the allocation
-
-  [[nodiscard]] std::int64_t offset(std::initializer_list<std::int64_t> index) const;
-
-  /// x and out: rows of all sequences numbered through, whether packed or dense.
-  [[nodiscard]] std::int64_t row_offset(std::int64_t row, std::int64_t channel) const;
-};
-
-[[nodiscard]] TensorSpec dense(DType dtype, std::vector<std::int64_t> shape);
-
-/// Calls `visit` with the offset of every element, the last axis running fastest.
-template <typename Visit>
-void for_each_element(const TensorSpec& spec, Visit&& visit) {
-  std::vector<std::int64_t> index(spec.shape.size());
-  std::int64_t count = 1;
-  for (std::int64_t extent : spec.shape) count *= extent;
-  std::int64_t offset = spec.origin;
-  for (; count > 0; --count) {
-    visit(offset);
-    for (std::size_t axis = index.size(); axis-- > 0;) {
-      offset += spec.strides[axis];
-      if (++index[axis] < spec.shape[axis]) break;
-      offset -= index[axis] * spec.strides[axis];
-      index[axis] = 0;
-    }
-  }
-}
-
-struct IndexTensor {
-  TensorSpec spec;
-  std::vector<std::int64_t> values;
-};
-
 enum class Layout { kTokenMajor, kChannelMajor, kStrided };
+
+/// Where a verify call leaves its windows.
+enum class WindowsKind {
+  kNone,
+  kRows,              // of each row of x
+  kOverlapping,       // the same of a dense chain, in tokens + width - 2 columns
+  kSlots,             // by window_slots
+  kOverlappingSlots,  // both
+  kPool,              // by window_slots in the pool's own columns; no memory of their own
+};
+
+/// A row of the list of snapshots.
+struct SnapshotRow {
+  std::int64_t sequence, token, slot;
+};
 
 struct Case {
   std::uint64_t seed = 0;
@@ -76,7 +53,15 @@ struct Case {
   std::int64_t state_base = 0;
   std::optional<std::int64_t> null_slot;
   std::optional<IndexTensor> query_start_loc, read_slots, write_slots, read_offsets;
-  std::optional<IndexTensor> has_initial_state;
+  std::optional<IndexTensor> has_initial_state, ring_positions, snapshots;
+
+  // kVerify only.
+  bool advance_state = false;
+  WindowsKind windows_kind = WindowsKind::kNone;
+  std::optional<TensorSpec> windows;
+  std::optional<IndexTensor> parents, window_slots;
+
+  std::optional<TensorSpec> violations;
 
   std::vector<std::int64_t> starts;  // first row of each sequence, and the end of the last
 
@@ -92,16 +77,37 @@ struct Case {
   [[nodiscard]] std::int64_t length(std::int64_t sequence) const;
   [[nodiscard]] std::int64_t slots() const { return state ? state->shape[0] : 0; }
   [[nodiscard]] std::int64_t read_slot(std::int64_t sequence) const;
+  /// -1 where a verify call keeps no state.
   [[nodiscard]] std::int64_t write_slot(std::int64_t sequence) const;
+  [[nodiscard]] bool keeps_state() const {
+    return op != Op::kVerify || write_slots || advance_state;
+  }
   /// Columns to skip when reading, clamped to the pool.
   [[nodiscard]] std::int64_t read_offset(std::int64_t sequence) const;
   [[nodiscard]] bool resumed(std::int64_t sequence) const;
+  /// The ring's column of an input of this call; those of the history have numbers below 0.
+  [[nodiscard]] std::int64_t ring_column(std::int64_t sequence, std::int64_t input) const;
+  /// The token before a token, below 0 in the history.
+  [[nodiscard]] std::int64_t token_before(std::int64_t sequence, std::int64_t token) const;
+  [[nodiscard]] std::int64_t snapshot_count() const {
+    return snapshots ? snapshots->spec.shape[0] : 0;
+  }
+  [[nodiscard]] SnapshotRow snapshot(std::int64_t number) const;
+  /// Whether the specification has it written.
+  [[nodiscard]] bool is_taken(const SnapshotRow& snapshot) const;
+  /// First element of the window after a token, in `windows`, or nothing if it is not captured.
+  [[nodiscard]] std::optional<std::int64_t> window_offset(std::int64_t sequence,
+                                                          std::int64_t token) const;
 
   /// Neither negative, nor the null slot, nor beyond the pool.
   [[nodiscard]] bool valid_slot(std::int64_t slot) const;
   /// A sequence with rows that the operator must leave alone.
   [[nodiscard]] bool skipped(std::int64_t sequence) const {
     return !valid_slot(read_slot(sequence));
+  }
+  /// One that reads, computes and writes.
+  [[nodiscard]] bool live(std::int64_t sequence) const {
+    return !skipped(sequence) && length(sequence) > 0;
   }
 };
 

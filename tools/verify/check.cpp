@@ -1,6 +1,7 @@
 #include "verify/check.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +10,7 @@
 #include <utility>
 
 #include "shortconv/capability.hpp"
+#include "shortconv/violation.hpp"
 #include "verify/compare.hpp"
 #include "verify/random.hpp"
 
@@ -19,7 +21,7 @@ struct Expected {
   TensorBuffer exact;      // outputs before rounding
   TensorBuffer activated;  // the same without the epilogue
   TensorBuffer magnitude;  // |bias| + sum |w||v|
-  std::optional<TensorBuffer> state;
+  std::optional<TensorBuffer> state, windows, violations;
 };
 
 TensorBuffer absolute(const TensorBuffer& buffer) {
@@ -52,6 +54,8 @@ Status compute_expected(const Case& problem, const CaseBuffers& inputs, Expected
   }
   expected.exact = std::move(buffers.out);
   expected.state = std::move(buffers.state);
+  expected.windows = buffers.windows;
+  expected.violations = buffers.violations;
 
   reference.epilogue = Epilogue::kNone;
   buffers.output_gate.reset();
@@ -99,19 +103,6 @@ void write_padded_element(const Case& problem, const CaseBuffers& before, std::i
   } else {
     image.store(at, before.x.load(x_at));
   }
-}
-
-// Bytes that belong to no element, guard bands included.
-std::optional<std::string> check_gaps(std::string_view label, const TensorBuffer& before,
-                                      const TensorBuffer& after) {
-  const TensorBuffer image = before;
-  for_each_element(image.spec(),
-                   [&](std::int64_t offset) { copy_element(image, offset, after, offset); });
-  const auto [got, wanted] = std::ranges::mismatch(after.bytes(), image.bytes());
-  if (got == after.bytes().end()) return std::nullopt;
-  const auto origin = after.element(after.spec().origin) - after.bytes().data();
-  return fmt::format("{}: a byte of no element was written, {} bytes from the first element", label,
-                     (got - after.bytes().begin()) - origin);
 }
 
 double operand_of(const Case& problem, const CaseBuffers& before, std::int64_t row,
@@ -181,13 +172,6 @@ std::optional<std::string> check_outputs(const Case& problem, const CaseBuffers&
   return check_gaps("out", before.result(problem), result);
 }
 
-std::optional<std::string> check_unchanged(std::string_view label,
-                                           const std::optional<TensorBuffer>& before,
-                                           const std::optional<TensorBuffer>& after) {
-  if (!before || std::ranges::equal(before->bytes(), after->bytes())) return std::nullopt;
-  return fmt::format("{}: an input was written to", label);
-}
-
 std::optional<std::string> check_inputs(const Case& problem, const CaseBuffers& before,
                                         const CaseBuffers& after) {
   std::optional<std::string> failure;
@@ -205,6 +189,10 @@ std::optional<std::string> check_inputs(const Case& problem, const CaseBuffers& 
       {"read_offsets", &CaseBuffers::read_offsets},
       {"block_sequence", &CaseBuffers::block_sequence},
       {"block_offset", &CaseBuffers::block_offset},
+      {"ring_positions", &CaseBuffers::ring_positions},
+      {"snapshots", &CaseBuffers::snapshots},
+      {"parents", &CaseBuffers::parents},
+      {"window_slots", &CaseBuffers::window_slots},
   };
   for (const auto& [label, tensor] : kInputs) {
     if (!failure) failure = check_unchanged(label, before.*tensor, after.*tensor);
@@ -215,30 +203,97 @@ std::optional<std::string> check_inputs(const Case& problem, const CaseBuffers& 
 std::optional<std::string> check_state(const Case& problem, const CaseBuffers& after,
                                        const Expected& expected) {
   if (!problem.state) return std::nullopt;
-  const bool any_nan = problem.input_gate || problem.state->dtype != problem.x.dtype;
-  if (auto failure = compare_states(*after.state, *expected.state, any_nan)) return failure;
+  if (auto failure = compare_states(*after.state, *expected.state, any_nan(problem))) {
+    return failure;
+  }
   return check_gaps("state", *expected.state, *after.state);
 }
 
-constexpr std::int64_t kSmallest32 = std::numeric_limits<std::int32_t>::min();
-constexpr std::int64_t kLargest32 = std::numeric_limits<std::int32_t>::max();
+std::optional<std::string> check_windows(const Case& problem, const CaseBuffers& after,
+                                         const Expected& expected) {
+  if (!after.windows) return std::nullopt;
+  if (auto failure = compare_windows(*after.windows, *expected.windows, any_nan(problem))) {
+    return failure;
+  }
+  return check_gaps("windows", *expected.windows, *after.windows);
+}
 
-// Replaces some entries by what a careless caller may leave there.
+// Every word, and nothing but the words.
+std::optional<std::string> check_report(const std::optional<TensorBuffer>& got,
+                                        const std::optional<TensorBuffer>& expected) {
+  if (!got) return std::nullopt;
+  const auto word = [](const TensorBuffer& report, int violation, int column) {
+    std::int64_t value = 0;
+    std::memcpy(&value, report.element(report.spec().offset({violation, column})), sizeof value);
+    return value;
+  };
+  for (int v = 0; v < kViolations; ++v) {
+    for (int column = 0; column < 2; ++column) {
+      const std::int64_t value = word(*got, v, column), wanted = word(*expected, v, column);
+      if (value == wanted) continue;
+      return fmt::format("violations '{}', {}: got {}, expected {}",
+                         name(static_cast<Violation>(v)),
+                         column == kViolationCount ? "count" : "first", value, wanted);
+    }
+  }
+  return check_gaps("violations", *expected, *got);
+}
+
+}  // namespace
+
+std::optional<std::string> check_gaps(std::string_view label, const TensorBuffer& before,
+                                      const TensorBuffer& after) {
+  const TensorBuffer image = before;
+  for_each_element(image.spec(),
+                   [&](std::int64_t offset) { copy_element(image, offset, after, offset); });
+  const auto [got, wanted] = std::ranges::mismatch(after.bytes(), image.bytes());
+  if (got == after.bytes().end()) return std::nullopt;
+  const auto origin = after.element(after.spec().origin) - after.bytes().data();
+  return fmt::format("{}: a byte of no element was written, {} bytes from the first element", label,
+                     (got - after.bytes().begin()) - origin);
+}
+
+std::optional<std::string> check_unchanged(std::string_view label,
+                                           const std::optional<TensorBuffer>& before,
+                                           const std::optional<TensorBuffer>& after) {
+  if (!before || std::ranges::equal(before->bytes(), after->bytes())) return std::nullopt;
+  return fmt::format("{}: an input was written to", label);
+}
+
 void scramble(Random& random, const std::optional<TensorBuffer>& index, std::int64_t limit) {
   if (!index) return;
   const TensorSpec& spec = index->spec();
   for_each_element(spec, [&](std::int64_t offset) {
     if (random.chance(0.6)) return;
-    const bool wide = spec.dtype == DType::kI64;
-    const std::int64_t value = random.pick<std::int64_t>(
-        {random.between(-3, limit + 3), random.between(-3, limit + 3), kSmallest32, kLargest32,
-         wide ? kSmallest32 << 32 : -limit, wide ? kLargest32 << 32 : 2 * limit});
+    const std::int64_t value = bad_index(random, spec.dtype, limit);
     std::memcpy(index->element(offset), &value,
                 static_cast<std::size_t>(element_bytes(spec.dtype)));
   });
 }
 
-}  // namespace
+std::optional<std::string> compare_elements(std::string_view axes, const TensorBuffer& got,
+                                            const TensorBuffer& expected, bool any_nan) {
+  std::vector<std::int64_t> offsets;
+  for_each_element(got.spec(), [&](std::int64_t offset) { offsets.push_back(offset); });
+  std::int64_t number = 0;
+  std::optional<std::string> failure;
+  for_each_element(expected.spec(), [&](std::int64_t expected_at) {
+    const std::int64_t at = offsets[number++];
+    if (failure || got.same_element(at, expected, expected_at)) return;
+    const double value = got.load(at);
+    const double wanted = expected.load(expected_at);
+    if (any_nan && both_nan(value, wanted)) return;
+    const std::vector<std::int64_t>& shape = got.spec().shape;
+    std::vector<std::int64_t> index(shape.size());
+    std::int64_t rest = number - 1;
+    for (std::size_t axis = shape.size(); axis-- > 0; rest /= shape[axis]) {
+      index[axis] = rest % shape[axis];
+    }
+    failure =
+        fmt::format("{} {}: got {}, expected {}", axes, fmt::join(index, ", "), value, wanted);
+  });
+  return failure;
+}
 
 std::vector<std::int64_t> owners_of_rows(const Case& problem) {
   std::vector<std::int64_t> owners(static_cast<std::size_t>(problem.rows()), -1);
@@ -259,35 +314,34 @@ std::string locate_row(const Case& problem, std::int64_t row, std::int64_t chann
   return fmt::format("out row {} ({}), channel {}", row, place, channel);
 }
 
+bool any_nan(const Case& problem) {
+  return problem.input_gate || problem.state->dtype != problem.x.dtype;
+}
+
 std::optional<std::string> compare_states(const TensorBuffer& got, const TensorBuffer& expected,
                                           bool any_nan) {
-  const std::vector<std::int64_t>& shape = got.spec().shape;
-  for (std::int64_t slot = 0; slot < shape[0]; ++slot) {
-    for (std::int64_t column = 0; column < shape[1]; ++column) {
-      for (std::int64_t channel = 0; channel < shape[2]; ++channel) {
-        const std::int64_t at = got.spec().offset({slot, column, channel});
-        const std::int64_t expected_at = expected.spec().offset({slot, column, channel});
-        if (got.same_element(at, expected, expected_at)) continue;
-        const double value = got.load(at);
-        const double wanted = expected.load(expected_at);
-        if (any_nan && both_nan(value, wanted)) continue;
-        return fmt::format("state slot {}, column {}, channel {}: got {}, expected {}", slot,
-                           column, channel, value, wanted);
-      }
-    }
-  }
-  return std::nullopt;
+  return compare_elements("state slot, column, channel", got, expected, any_nan);
+}
+
+std::optional<std::string> compare_windows(const TensorBuffer& got, const TensorBuffer& expected,
+                                           bool any_nan) {
+  const bool packed = got.spec().shape.size() == 3;
+  return compare_elements(
+      packed ? "window row, column, channel" : "window sequence or slot, token, column, channel",
+      got, expected, any_nan);
 }
 
 Verdict check_result(const Case& problem, const CaseBuffers& before, const CaseBuffers& after) {
   Verdict verdict;
-  Expected expected{before.out, before.out, before.out, std::nullopt};
+  Expected expected{before.out, before.out, before.out, {}, {}, {}};
   if (const Status status = compute_expected(problem, before, expected); !status.ok()) {
     verdict.failure = "the reference refuses the case: " + status.message();
     return verdict;
   }
   verdict.failure = check_outputs(problem, before, after, expected, verdict);
   if (!verdict.failure) verdict.failure = check_state(problem, after, expected);
+  if (!verdict.failure) verdict.failure = check_windows(problem, after, expected);
+  if (!verdict.failure) verdict.failure = check_report(after.violations, expected.violations);
   if (!verdict.failure) verdict.failure = check_inputs(problem, before, after);
   return verdict;
 }
@@ -311,12 +365,23 @@ std::optional<std::string> check_bad_values(const Case& problem, BackendId backe
   scramble(random, before.read_offsets, problem.state ? problem.state->shape[1] : 0);
   scramble(random, before.block_sequence, problem.sequences());
   scramble(random, before.block_offset, problem.rows());
+  scramble(random, before.ring_positions, problem.state ? problem.state->shape[1] : 0);
+  scramble(random, before.snapshots, std::max(problem.slots(), problem.sequences()));
+  scramble(random, before.parents, problem.rows());
+  scramble(random, before.window_slots, problem.windows ? problem.windows->shape[0] : 0);
   const CaseBuffers after = before;
   const Status status = run_case(problem, after, backend);
   std::optional<std::string> failure;
   if (!status.ok()) failure = "refused: " + status.message();
   if (!failure) failure = check_gaps("out", before.result(problem), after.result(problem));
   if (!failure && problem.state) failure = check_gaps("state", *before.state, *after.state);
+  if (!failure && after.windows) failure = check_gaps("windows", *before.windows, *after.windows);
+  if (!failure && after.violations) {
+    const CaseBuffers reference = before;
+    if (run_case(problem, reference, BackendId::kReference).ok()) {
+      failure = check_report(after.violations, reference.violations);
+    }
+  }
   if (!failure) failure = check_inputs(problem, before, after);
   if (failure) return "with bad bounds, slots and offsets: " + *failure;
   return std::nullopt;

@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "common/error.hpp"
@@ -76,34 +77,63 @@ class Arena {
   std::int64_t used_ = 0;
 };
 
-void move_to_gpu(ForwardArgs& arguments, const Arena& arena) {
-  const auto move = [&](TensorRef& tensor) {
-    tensor.data = arena.address_of(tensor.data);
-    tensor.device = {DeviceType::kCuda, 0};
-  };
-  for (TensorRef* tensor : {&arguments.x, &arguments.out, &arguments.weight}) move(*tensor);
-  for (std::optional<TensorRef>* tensor :
-       {&arguments.bias, &arguments.state, &arguments.input_gate, &arguments.output_gate,
-        &arguments.read_slots, &arguments.write_slots, &arguments.read_offsets,
-        &arguments.query_start_loc, &arguments.has_initial_state, &arguments.block_sequence,
-        &arguments.block_offset}) {
-    if (*tensor) move(**tensor);
-  }
+void move(TensorRef& tensor, const Arena& arena) {
+  tensor.data = arena.address_of(tensor.data);
+  tensor.device = {DeviceType::kCuda, 0};
+}
+void move(std::optional<TensorRef>& tensor, const Arena& arena) {
+  if (tensor) move(*tensor, arena);
 }
 
-}  // namespace
-
-Status forward_on_gpu(ForwardArgs arguments, const CaseBuffers& buffers) {
+Arena& the_arena() {
   static Arena arena;
-  arena.upload(buffers.tensors());
-  move_to_gpu(arguments, arena);
-  const Status status = forward(arguments, arena.stream());
+  return arena;
+}
+
+// `call` gets the arena, whose stream it runs on.
+template <typename Call>
+Status run_on_gpu(const std::vector<const TensorBuffer*>& buffers, Call&& call) {
+  Arena& arena = the_arena();
+  arena.upload(buffers);
+  const Status status = call(arena);
   try {
     arena.download();  // of a refused call as well: it must have changed nothing
   } catch (const CommandError& error) {
     return {Code::kInternal, error.what()};  // so that it is reported with its case
   }
   return status;
+}
+
+}  // namespace
+
+Status forward_on_gpu(ForwardArgs arguments, const CaseBuffers& buffers) {
+  return run_on_gpu(buffers.tensors(), [&](const Arena& arena) {
+    for (TensorRef* tensor : {&arguments.x, &arguments.out, &arguments.weight}) {
+      move(*tensor, arena);
+    }
+    for (std::optional<TensorRef>* tensor :
+         {&arguments.bias, &arguments.state, &arguments.input_gate, &arguments.output_gate,
+          &arguments.read_slots, &arguments.write_slots, &arguments.read_offsets,
+          &arguments.query_start_loc, &arguments.has_initial_state, &arguments.block_sequence,
+          &arguments.block_offset, &arguments.ring_positions, &arguments.snapshots,
+          &arguments.parents, &arguments.windows, &arguments.window_slots, &arguments.violations}) {
+      move(*tensor, arena);
+    }
+    return forward(arguments, arena.stream());
+  });
+}
+
+Status commit_on_gpu(CommitArgs arguments, const std::vector<const TensorBuffer*>& buffers) {
+  return run_on_gpu(buffers, [&](const Arena& arena) {
+    for (TensorRef* tensor : {&arguments.windows, &arguments.state, &arguments.accepted}) {
+      move(*tensor, arena);
+    }
+    for (std::optional<TensorRef>* tensor :
+         {&arguments.slots, &arguments.second_slots, &arguments.query_start_loc}) {
+      move(*tensor, arena);
+    }
+    return commit(arguments, arena.stream());
+  });
 }
 
 }  // namespace shortconv::tools::verify

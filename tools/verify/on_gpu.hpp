@@ -1,6 +1,7 @@
 // A case on the GPU: its buffers are copied there, guard bands and poison included, and back.
 #pragma once
 
+#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 #include "verify/buffers.hpp"
 
@@ -9,5 +10,9 @@ namespace shortconv::tools::verify {
 /// Makes the call that `arguments` describe by their host addresses. Waits for it, so that what
 /// goes wrong on the GPU is a Status of this call.
 [[nodiscard]] Status forward_on_gpu(ForwardArgs arguments, const CaseBuffers& buffers);
+
+/// The same of a commit, with all tensors it may touch.
+[[nodiscard]] Status commit_on_gpu(CommitArgs arguments,
+                                   const std::vector<const TensorBuffer*>& buffers);
 
 }  // namespace shortconv::tools::verify

@@ -22,20 +22,33 @@ struct Step {
   std::vector<std::int64_t> count;  // tokens of this one
 };
 
+IndexTensor index_of(std::vector<std::int64_t> values) {
+  const auto entries = static_cast<std::int64_t>(values.size());
+  return {dense(DType::kI64, {entries}), std::move(values)};
+}
+
+// What a forward call over the same tokens computes: drafts in a chain are tokens like any others.
+Case as_forward(const Case& problem) {
+  Case plain = problem;
+  plain.op = Op::kForward;
+  if (!problem.keeps_state()) {
+    plain.write_slots = index_of(std::vector<std::int64_t>(problem.sequences(), -1));
+  }
+  plain.advance_state = false;
+  plain.windows_kind = WindowsKind::kNone;
+  plain.windows.reset();
+  plain.window_slots.reset();
+  return plain;
+}
+
 bool can_carry(const Case& problem) {
   if (!problem.state) return false;
   const DType state = problem.state->dtype;
   if (state != problem.x.dtype && state != DType::kF32) return false;
   for (std::int64_t s = 0; s < problem.sequences(); ++s) {
-    const bool live = !problem.skipped(s) && problem.length(s) > 0;
-    if (live && !problem.valid_slot(problem.write_slot(s))) return false;
+    if (problem.live(s) && !problem.valid_slot(problem.write_slot(s))) return false;
   }
   return true;
-}
-
-IndexTensor index_of(std::vector<std::int64_t> values) {
-  const auto entries = static_cast<std::int64_t>(values.size());
-  return {dense(DType::kI64, {entries}), std::move(values)};
 }
 
 bool zeroed_for_decode(const Case& problem, const Step& step, std::int64_t s) {
@@ -47,7 +60,7 @@ bool zeroed_for_decode(const Case& problem, const Step& step, std::int64_t s) {
 Case case_of_step(const Case& problem, const Step& step) {
   Case part = problem;
   const std::int64_t sequences = problem.sequences();
-  std::vector<std::int64_t> read, write, offsets, flags;
+  std::vector<std::int64_t> read, write, offsets, flags, positions;
   part.starts = {0};
   for (std::int64_t s = 0; s < sequences; ++s) {
     const bool first = step.done[s] == 0;
@@ -58,12 +71,19 @@ Case case_of_step(const Case& problem, const Step& step) {
     write.push_back(problem.write_slot(s));
     offsets.push_back(first && !zeroed ? problem.read_offset(s) : 0);
     flags.push_back(!first || problem.resumed(s) ? 1 : 0);
+    if (problem.ring_positions) positions.push_back(problem.ring_column(s, 0) + step.done[s]);
     part.starts.push_back(part.starts.back() + (step.op == Op::kDecode ? 1 : step.count[s]));
   }
   part.op = step.op;
   part.read_slots = index_of(read);
   part.write_slots = index_of(write);
-  part.read_offsets = index_of(offsets);
+  if (problem.ring_positions) {
+    part.ring_positions = index_of(positions);
+  } else {
+    part.read_offsets = index_of(offsets);
+  }
+  part.snapshots.reset();
+  part.violations.reset();
   if (step.op == Op::kDecode) {
     part.initial_state = InitialState::kAll;
     part.has_initial_state.reset();
@@ -95,7 +115,8 @@ void copy_row(const TensorBuffer& to, std::int64_t to_row, const TensorBuffer& f
 
 // Decode continues every sequence from its slot, so one that starts from zeros needs them there.
 void clear_history(const Case& problem, const TensorBuffer& state, std::int64_t slot) {
-  for (std::int64_t column = 0; column < problem.history(); ++column) {
+  const std::int64_t columns = problem.ring_positions ? problem.state->shape[1] : problem.history();
+  for (std::int64_t column = 0; column < columns; ++column) {
     for (std::int64_t channel = 0; channel < problem.channels(); ++channel) {
       state.store(state.spec().offset({slot, problem.state_base + column, channel}), 0);
     }
@@ -106,11 +127,41 @@ void clear_history(const Case& problem, const TensorBuffer& state, std::int64_t 
 struct Result {
   Case problem;  // says where things lie
   TensorBuffer out;
-  std::optional<TensorBuffer> state;
+  std::optional<TensorBuffer> state, windows;
 };
 
-std::optional<std::string> compare(const Case& original, const Result& expected,
-                                   const Result& got) {
+// What another series of calls leaves in the pool in its own way: slots of snapshots and windows,
+// and older columns of rings. There `expected` becomes `got`.
+void pass_over(const Case& original, const TensorBuffer& expected, const TensorBuffer& got) {
+  const auto bytes = static_cast<std::size_t>(element_bytes(got.spec().dtype));
+  const auto column = [&](std::int64_t slot, std::int64_t column) {
+    for (std::int64_t channel = 0; channel < original.channels(); ++channel) {
+      std::memcpy(expected.element(expected.spec().offset({slot, column, channel})),
+                  got.element(got.spec().offset({slot, column, channel})), bytes);
+    }
+  };
+  const std::int64_t columns = got.spec().shape[1];
+  for (std::int64_t i = 0; i < original.snapshot_count(); ++i) {
+    const SnapshotRow row = original.snapshot(i);
+    if (!original.is_taken(row)) continue;
+    for (std::int64_t k = 0; k < columns; ++k) column(row.slot, k);
+  }
+  for (std::int64_t s = 0; s < original.sequences(); ++s) {
+    if (!original.live(s)) continue;
+    if (original.windows_kind == WindowsKind::kPool && original.window_offset(s, 0)) {
+      for (std::int64_t k = 0; k < columns; ++k) column(original.window_slots->values[s], k);
+    }
+    const std::int64_t slot = original.write_slot(s);
+    if (!original.ring_positions || !original.valid_slot(slot)) continue;
+    const std::int64_t length = original.length(s);
+    for (std::int64_t input = length - columns; input < length - original.history(); ++input) {
+      column(slot, original.ring_column(s, input));
+    }
+  }
+}
+
+std::optional<std::string> compare(const Case& original, const Result& expected, const Result& got,
+                                   bool same_calls) {
   const std::vector<std::int64_t> owners = owners_of_rows(original);
   for (std::int64_t row = 0; row < original.rows(); ++row) {
     if (owners[row] < 0) continue;
@@ -126,8 +177,11 @@ std::optional<std::string> compare(const Case& original, const Result& expected,
     }
   }
   if (!expected.state) return std::nullopt;
-  const bool any_nan = original.input_gate || original.state->dtype != original.x.dtype;
-  return compare_states(*got.state, *expected.state, any_nan);
+  const TensorBuffer state = *expected.state;
+  if (!same_calls) pass_over(original, state, *got.state);
+  auto failure = compare_states(*got.state, state, any_nan(original));
+  if (failure || !same_calls || !expected.windows) return failure;
+  return compare_windows(*got.windows, *expected.windows, any_nan(original));
 }
 
 std::optional<std::string> run_whole(const Case& problem, BackendId backend,
@@ -135,7 +189,8 @@ std::optional<std::string> run_whole(const Case& problem, BackendId backend,
   CaseBuffers buffers = make_buffers(problem);
   const Status status = run_case(problem, buffers, backend);
   if (!status.ok()) return "refused: " + status.message() + "\n" + to_string(problem);
-  result = Result{problem, buffers.result(problem), std::move(buffers.state)};
+  result = Result{problem, buffers.result(problem), std::move(buffers.state),
+                  std::move(buffers.windows)};
   return std::nullopt;
 }
 
@@ -145,7 +200,7 @@ std::optional<std::string> run_in_steps(const Case& problem, BackendId backend, 
   Random random(problem.seed + static_cast<std::uint64_t>(most_tokens));
   CaseBuffers whole = make_buffers(problem);
   Result made{problem, TensorBuffer(dense(problem.out.dtype, problem.x.shape)),
-              std::move(whole.state)};
+              std::move(whole.state), std::nullopt};
   Step step{op, std::vector<std::int64_t>(problem.sequences()),
             std::vector<std::int64_t>(problem.sequences())};
   for (;;) {
@@ -199,24 +254,32 @@ std::optional<std::string> check_paths(const Case& problem, BackendId backend) {
 
   const Case other = with_other_layouts(problem, problem.seed);
   auto failure = run_whole(other, backend, got);
-  if (!failure) failure = compare(problem, *expected, *got);
+  if (!failure) failure = compare(problem, *expected, *got, true);
   if (failure)
     return fmt::format("stored and scheduled otherwise: {}\nas {}", *failure, to_string(other));
 
-  if (!can_carry(problem)) return std::nullopt;
+  if (problem.parents) return std::nullopt;
+  Case plain = problem;
+  if (problem.op == Op::kVerify) {
+    plain = as_forward(problem);
+    failure = run_whole(plain, backend, got);
+    if (!failure) failure = compare(problem, *expected, *got, false);
+    if (failure) return "through forward: " + *failure;
+  }
+  if (!can_carry(plain)) return std::nullopt;
   std::int64_t longest = 0;
-  for (std::int64_t s = 0; s < problem.sequences(); ++s) {
-    longest = std::max(longest, problem.length(s));
+  for (std::int64_t s = 0; s < plain.sequences(); ++s) {
+    longest = std::max(longest, plain.length(s));
   }
   for (std::int64_t most_tokens : {std::int64_t{2}, longest / 2 + 1}) {
     if (longest > 20 * most_tokens) continue;  // too many calls to be worth their time
-    failure = run_in_steps(problem, backend, Op::kForward, most_tokens, got);
-    if (!failure) failure = compare(problem, *expected, *got);
+    failure = run_in_steps(plain, backend, Op::kForward, most_tokens, got);
+    if (!failure) failure = compare(problem, *expected, *got, false);
     if (failure) return fmt::format("in steps of up to {} tokens: {}", most_tokens, *failure);
   }
   if (longest > 40) return std::nullopt;
-  failure = run_in_steps(problem, backend, Op::kDecode, 1, got);
-  if (!failure) failure = compare(problem, *expected, *got);
+  failure = run_in_steps(plain, backend, Op::kDecode, 1, got);
+  if (!failure) failure = compare(problem, *expected, *got, false);
   if (failure) return "token by token through decode: " + *failure;
   return std::nullopt;
 }

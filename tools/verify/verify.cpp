@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "commands.hpp"
@@ -21,14 +22,33 @@
 #include "shortconv/capability.hpp"
 #include "verify/case.hpp"
 #include "verify/check.hpp"
+#include "verify/commit_case.hpp"
 #include "verify/paths.hpp"
 #include "verify/random.hpp"
 
 namespace shortconv::tools {
 namespace {
 
-using verify::Case;
 using verify::Verdict;
+
+// One in so many seeds stands for a commit.
+constexpr std::uint64_t kCommits = 12;
+
+using Case = std::variant<verify::Case, verify::CommitCase>;
+
+Case make_case(std::uint64_t seed) {
+  if (verify::mix(seed ^ kCommits) % kCommits == 0) return verify::make_commit_case(seed);
+  return verify::make_case(seed);
+}
+auto traits(const Case& problem) {
+  return std::visit([](const auto& one) { return verify::traits(one); }, problem);
+}
+std::string to_string(const Case& problem) {
+  return std::visit([](const auto& one) { return verify::to_string(one); }, problem);
+}
+std::uint64_t seed_of(const Case& problem) {
+  return std::visit([](const auto& one) { return one.seed; }, problem);
+}
 
 struct Options {
   std::int64_t cases = 1000;
@@ -63,9 +83,9 @@ Filter parse_filter(const std::vector<std::string>& only) {
 
 bool matches(const Case& problem, const Filter& filter) {
   if (filter.empty()) return true;
-  const auto traits = verify::traits(problem);
+  const auto having = traits(problem);
   return std::ranges::all_of(filter, [&](const auto& wanted) {
-    return std::ranges::any_of(traits, [&](const auto& trait) {
+    return std::ranges::any_of(having, [&](const auto& trait) {
       return trait.first == wanted.first && trait.second == wanted.second;
     });
   });
@@ -79,7 +99,7 @@ class Cases {
   Case next() {
     constexpr int kMostMisses = 200000;  // a few seconds
     for (int miss = 0; miss < kMostMisses; ++miss) {
-      Case problem = verify::make_case(verify::mix(seed_ + drawn_++) >> 32);  // short to retype
+      Case problem = make_case(verify::mix(seed_ + drawn_++) >> 32);  // short to retype
       if (matches(problem, filter_)) return problem;
     }
     throw CommandError(kExitUsage,
@@ -106,15 +126,11 @@ struct Totals {
 
 // A share, because the further checks of a case take several times as long as the case. From its
 // seed, so that a repetition does the same.
-bool is_checked_further(const Case& problem) { return verify::mix(~problem.seed) % 4 == 0; }
+bool is_checked_further(const verify::Case& problem) { return verify::mix(~problem.seed) % 4 == 0; }
 
-void run_one(const Case& problem, BackendId backend, Totals& totals) {
-  ++totals.cases;
+Verdict check(const verify::Case& problem, BackendId backend, Totals& totals) {
   Verdict verdict = verify::check_case(problem, backend);
-  if (verdict.unsupported) {
-    ++totals.unsupported[*verdict.unsupported];
-    return;
-  }
+  if (verdict.unsupported) return verdict;
   if (is_checked_further(problem)) {
     if (!verdict.failure) verdict.failure = verify::check_paths(problem, backend);
     if (!verdict.failure) verdict.failure = verify::check_bad_values(problem, backend);
@@ -122,10 +138,22 @@ void run_one(const Case& problem, BackendId backend, Totals& totals) {
   Rounding& rounding = totals.rounding[name(problem.out.dtype)];
   rounding.outputs += verdict.outputs;
   rounding.correct += verdict.correctly_rounded;
+  return verdict;
+}
+
+Verdict check(const verify::CommitCase& problem, BackendId backend, Totals&) {
+  return verify::check_commit(problem, backend);
+}
+
+void run_one(const Case& problem, BackendId backend, Totals& totals) {
+  ++totals.cases;
+  const Verdict verdict =
+      std::visit([&](const auto& one) { return check(one, backend, totals); }, problem);
+  if (verdict.unsupported) ++totals.unsupported[*verdict.unsupported];
   if (!verdict.failure) return;
   ++totals.failures;
   fmt::print("FAILED {}\n  {}\n  repeat with: shortconv verify --case-seed {} --backend {}\n\n",
-             to_string(problem), *verdict.failure, problem.seed, name(backend));
+             to_string(problem), *verdict.failure, seed_of(problem), name(backend));
   std::fflush(stdout);
 }
 
@@ -154,7 +182,7 @@ void run_verify(const Options& options) {
   const Filter filter = parse_filter(options.only);
   Totals totals;
   if (options.case_seed) {
-    const Case problem = verify::make_case(*options.case_seed);
+    const Case problem = make_case(*options.case_seed);
     run_one(problem, backend, totals);
     if (totals.failures == 0) fmt::print("{}", to_string(problem));
   } else {
