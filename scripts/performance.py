@@ -18,11 +18,12 @@ def rows(results, name):
 
 
 def drafts(results):
+    in_order = by_case(results, "slots-in-order")
     lines = []
     for row in rows(results, "bf16"):
         if row["case"].startswith(("spec", "tree")):
-            lines.append([row["case"]] + timing(row))
-    return markdown(["case", "us", "copy us", "ratio", "over the copy, us"], lines)
+            lines.append([row["case"]] + timing(row) + [f'{in_order[row["case"]]["ratio"]:.3f}'])
+    return markdown(["case", "us", "copy us", "ratio", "over the copy, us", "slots in order: ratio"], lines)
 
 
 def by_case(results, name, schedule="flat"):
@@ -39,13 +40,16 @@ def timing(row):
 
 
 def prefill(results):
+    in_order = by_case(results, "slots-in-order")
     lines = []
     for row in rows(results, "bf16"):
         other = row["case"].startswith(("decode", "spec", "tree", "commit"))
         if not other and "-kept" not in row["case"] and not row["case"].endswith("-check"):
             shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
-            lines.append([row["case"], shape] + timing(row))
-    return markdown(["case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us"], lines)
+            lines.append([row["case"], shape] + timing(row) + [f'{in_order[row["case"]]["ratio"]:.3f}'])
+    header = ["case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us",
+              "slots in order: ratio"]
+    return markdown(header, lines)
 
 
 def decode(results):
@@ -125,10 +129,10 @@ def schedules(results):
 
 
 def variants(results):
-    names = ["bf16", "f16", "f32", "pitch-1.5", "pitch-2"] + [f"width-{w}" for w in (2, 3, 5, 6, 7, 8)]
+    names = ["bf16", "slots-in-order", "bias", "f16", "f32", "pitch-1.5", "pitch-2"] + [f"width-{w}" for w in (2, 3, 5, 6, 7, 8)]
     tables = {name: by_case(results, name) for name in names}
     cases = ["8192x8192", "8x1024", "64x128", "256x32", "skewed", "decode-256"]
-    labels = {"bf16": "bf16, width 4", "pitch-1.5": "row pitch 1.5 x channels", "pitch-2": "row pitch 2 x channels"}
+    labels = {"bf16": "bf16, width 4", "bias": "with a bias", "pitch-1.5": "row pitch 1.5 x channels", "pitch-2": "row pitch 2 x channels"}
     lines = [[labels.get(n, n.replace("-", " "))] + [f'{tables[n][c]["ratio"]:.3f}' for c in cases] for n in names]
     return markdown(["ratio to the copy"] + cases, lines)
 

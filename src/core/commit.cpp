@@ -66,8 +66,10 @@ void check_windows(const CommitArgs& args, Checker& check, Sizes& sizes, CommitP
   if (!args.query_start_loc) problem.windows_sequence = windows.strides[1];
   const std::int64_t rows = sizes.rows.value;
   problem.tokens = rows < window_rows ? 0 : (rows - window_rows) / args.token_rows + 1;
-  // A product only where there is a second token: one stride may be anything if it is never taken.
-  problem.windows_token = problem.tokens > 1 ? args.token_rows * problem.windows_row : 0;
+  // A product only where there is a second token: a stride may be anything if it is never taken.
+  const bool empty = problem.layers == 0 || problem.channels == 0 || sizes.sequences.value == 0;
+  const bool taken = problem.tokens > 1 && !empty;
+  problem.windows_token = taken ? args.token_rows * problem.windows_row : 0;
 }
 
 void check_query_start_loc(const CommitArgs& args, Checker& check, Sizes& sizes,

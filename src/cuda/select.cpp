@@ -134,8 +134,10 @@ Kernel kernel_of(const Problem& p) {
   }
   if (p.in_place) return Kernel::kGeneral;
   if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
+    // As many sequences as tokens and no states: bounds that leave room for all there could be.
+    const bool spare = !p.has_state && p.sequences >= p.tokens;
     const bool short_sequences =
-        p.tokens < kTileTokens * p.sequences && features_of(p) == Features::kPlain;
+        p.tokens < kTileTokens * p.sequences && !spare && features_of(p) == Features::kPlain;
     return short_sequences ? Kernel::kShortSequences : Kernel::kTiles;
   }
   if (features_of(p) == Features::kPlain && p.x_token == 1 && p.out_token == 1)

@@ -225,7 +225,7 @@ class CheckedMode : public GpuTest {};
 TEST_F(CheckedMode, RandomBatchesGiveTheReportOfTheCpu) {
   std::mt19937 random(11);
   std::array<int, kViolations> seen{};
-  for (int repetition = 0; repetition < 200; ++repetition) {
+  for (int repetition = 0; repetition < 600; ++repetition) {
     const std::int64_t sequences = std::uniform_int_distribution<std::int64_t>(1, 900)(random);
     const Indices indices = random_indices(random, sequences);
     DeviceCall call(indices, repetition % 2 == 0 ? DType::kI32 : DType::kI64);

@@ -228,6 +228,9 @@ TEST(CudaSelect, HeadsTakeAWaveOfBlocksUnlessTheyBeginAllSequences) {
   EXPECT_EQ(decodes.kernel, Kernel::kShortSequences);
   EXPECT_TRUE(decodes.grid.heads_begin);
   EXPECT_EQ(decodes.grid.head_rounds, 1u);
+  Problem room = packed_batch(8192, 8192, 8192);  // for more sequences than there are
+  room.has_state = false;
+  EXPECT_EQ(kernel_of(room), Kernel::kTiles);
 }
 
 TEST(CudaSelect, PromptsAmongDraftsAreCutIntoTiles) {
