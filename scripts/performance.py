@@ -137,6 +137,21 @@ def variants(results):
     return markdown(["ratio to the copy"] + cases, lines)
 
 
+def rivals(results):
+    found = {}
+    for row in json.loads((results / "rivals.json").read_text())["rows"]:
+        found.setdefault(row["case"], {})[row["rival"]] = row
+    gpu = ["shortconv", "sglang", "vllm", "fla", "torch"]
+    host = ["shortconv", "as sglang", "as vllm", "as fla", "as causal_conv1d", "sglang", "vllm", "fla"]
+    lines = []
+    for case, row in found.items():
+        def figure(name, key):
+            return f'{row[name][key]:.2f}' if name in row and "error" not in row[name] else "-"
+        lines.append([case, f'{row["shortconv"]["copy_us"]:.2f}'] + [figure(name, "gpu_us") for name in gpu] +
+                     [figure(name, "host_us") for name in host])
+    return markdown(["case", "copy"] + gpu + ["host: shortconv"] + host[1:], lines)
+
+
 def warm(results):
     return markdown(["case", "us", "copy us", "ratio", "over the copy, us"],
                     [[row["case"]] + timing(row) for row in rows(results, "warm")])
@@ -174,7 +189,7 @@ def replay(results):
 
 
 TABLES = {f.__name__: f for f in (prefill, decode, states, drafts, commits, checked, overlapped, schedules, variants,
-                                  warm, host, replay)}
+                                  rivals, warm, host, replay)}
 
 
 def main():

@@ -69,9 +69,9 @@ struct Call {
   std::int64_t parents_sequence = 0;
 
   // What few calls need.
-  FastDivisor ring_columns;             // of a pool of rings,
-  bool has_rings = false;               // which this says
-  bool residual = false, silu = false;  // for those that know all features
+  FastDivisor ring_columns;  // of a pool of rings,
+  bool has_rings = false;    // which this says
+  bool residual = false;
   PaddedRows padded_rows = PaddedRows::kZero;
   DType ring_positions_dtype = DType::kI32, snapshots_dtype = DType::kI32;
   std::int32_t history = 0, ring_position_bytes = 0, snapshots = 0;
@@ -153,7 +153,6 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   }
   call.ring_positions_dtype = p.ring_positions_dtype;
   call.has_window_slots = p.has_window_slots;
-  call.silu = p.activation == Activation::kSilu;
   call.residual = p.epilogue == Epilogue::kResidual;
   call.snapshots_dtype = p.snapshots_dtype;
   call.window_slots_dtype = p.window_slots_dtype;

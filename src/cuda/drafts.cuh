@@ -2,9 +2,8 @@
 // behind. Trees are in trees.cuh.
 //
 // Who owns what: a thread owns 4 adjacent channels (8 or 16 bytes a row) of one sequence, and takes
-// its tokens in strips of 8, whose windows are in its registers. The final state, where one is
-// kept, is written last. In a batch with prompts among the drafts what follows a sequence's first
-// strip is left to tiles of packed rows, as in tile.cuh.
+// its tokens in strips of 8, whose windows are in its registers. In a batch with prompts among the
+// drafts what follows a sequence's first strip is left to tiles of packed rows, as in tile.cuh.
 //
 // Bytes moved: x and out once, the state once, and for each captured window width - 1 inputs (one
 // where windows overlap). The ceiling is a copy of these bytes.
@@ -163,9 +162,15 @@ __global__ void __launch_bounds__(kDraftThreads,
   const CapturedWindows windows =
       windows_of<kFeatures>(call, sequence, beginning.first, beginning.length);
   const int chained = splits ? min(beginning.length, kTileTokens) : beginning.length;
+  // It may be that none of the tokens stay: then a ring needs all of the history. Windows by slot
+  // may lie where the final state finds its history, so that comes first; here it is in registers.
+  if constexpr (kFeatures == Features::kAll) {
+    Kernel::Tiles::write_states(call, tile, beginning, -Kernel::kHistory, true, channel);
+  }
   Kernel::chain(call, tile, windows, chained, channel, taps, rows);
-  // It may be that none of the tokens stay: then a ring needs all of the history.
-  Kernel::Tiles::write_states(call, tile, beginning, -Kernel::kHistory, true, channel);
+  if constexpr (kFeatures != Features::kAll) {
+    Kernel::Tiles::write_states(call, tile, beginning, -Kernel::kHistory, true, channel);
+  }
 }
 
 }  // namespace shortconv::cuda

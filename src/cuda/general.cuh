@@ -101,8 +101,11 @@ __global__ void __launch_bounds__(kGeneralThreads)
       }
     }
     if (s.begin >= s.end || s.skipped) return;
+    // Either may go to where the history of the other lies.
+    const bool elsewhere = s.write_slot != s.read_slot;
+    if (elsewhere) write_state_of_channel<AnyTypes>(p, at, s, channel);
     capture_windows<AnyTypes>(p, at, s, unit, channel);
-    write_state_of_channel<AnyTypes>(p, at, s, channel);
+    if (!elsewhere) write_state_of_channel<AnyTypes>(p, at, s, channel);
   } else if (p.in_place) {
     const Sequence s = sequence_at(p, at, unit);
     if (s.begin >= s.end) return;

@@ -14,9 +14,6 @@
 
 namespace shortconv::cuda {
 
-/// Of the instances that know all features; they ask the call.
-inline constexpr Activation kFullActivation = Activation::kSilu;
-
 /// There are none with other weights: the kernel they stand for has none either.
 template <typename T, typename TWeight, int kWidth, Activation kActivation>
 Entry chunks_entry() {
@@ -31,8 +28,8 @@ template <typename T, typename TWeight, int kWidth, Activation kActivation>
 inline const Kernels kTable{
     .tiles =
         reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, Features::kPlain>),
-    .full_tiles = reinterpret_cast<Entry>(
-        &convolve_tiles<T, TWeight, kWidth, kFullActivation, Features::kAll>),
+    .full_tiles =
+        reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, Features::kAll>),
     .short_sequences = reinterpret_cast<Entry>(
         &convolve_short_sequences<T, TWeight, kWidth, kActivation, Features::kPlain>),
     .decode =
@@ -49,12 +46,12 @@ inline const Kernels kTable{
                                                kSmallDecodeThreads, Features::kPlain>),
     .drafts = reinterpret_cast<Entry>(
         &convolve_drafts<T, TWeight, kWidth, kActivation, Features::kPlain>),
-    .full_drafts = reinterpret_cast<Entry>(
-        &convolve_drafts<T, TWeight, kWidth, kFullActivation, Features::kAll>),
+    .full_drafts =
+        reinterpret_cast<Entry>(&convolve_drafts<T, TWeight, kWidth, kActivation, Features::kAll>),
     .trees =
         reinterpret_cast<Entry>(&convolve_trees<T, TWeight, kWidth, kActivation, Features::kPlain>),
-    .full_trees = reinterpret_cast<Entry>(
-        &convolve_trees<T, TWeight, kWidth, kFullActivation, Features::kAll>),
+    .full_trees =
+        reinterpret_cast<Entry>(&convolve_trees<T, TWeight, kWidth, kActivation, Features::kAll>),
     .columns = reinterpret_cast<Entry>(&convolve_columns<T, kWidth, kActivation>),
     .chunks = chunks_entry<T, TWeight, kWidth, kActivation>(),
 };

@@ -335,35 +335,22 @@ struct TileKernel {
     return max(held ? 0 : min(needed, 0), beginning.length - columns);
   }
 
-  /// The snapshots of a sequence that reach back into its history, then its final state, then a
-  /// snapshot that replaces the history: what is read from the slot it comes from is read before
-  /// that may be written.
+  /// The snapshots of a sequence that reach back into its history, then its final state: what is
+  /// read from the slot it comes from is read before that may be written.
   __device__ static void write_states(const Call& call, const TileRows& tile,
                                       const Beginning& beginning, int needed, bool inside,
                                       int channel) {
     if constexpr (kFeatures == Features::kAll) {
       for_own_snapshots(call, kFullWarp, beginning.sequence, beginning.length, beginning.state,
                         kHistory, [&](int token, int slot) {
-                          if (!inside || replaces_history(beginning.state, slot)) return;
+                          if (!inside) return;
                           write_state(call, tile, beginning, token, slot, token - kHistory,
                                       channel);
                         });
     }
-    if (inside && beginning.state.write_slot >= 0) {
-      write_state(call, tile, beginning, beginning.length, beginning.state.write_slot,
-                  first_kept(call, beginning, needed), channel);
-    }
-    if constexpr (kFeatures == Features::kAll) {
-      // Where the final state goes to the slot of the history, no snapshot does.
-      const bool kept = beginning.state.read_slot == beginning.state.write_slot;
-      if (beginning.state.read_slot < 0 || kept) return;
-      for_own_snapshots(call, kFullWarp, beginning.sequence, beginning.length, beginning.state,
-                        beginning.length + 1, [&](int token, int slot) {
-                          if (!inside || !replaces_history(beginning.state, slot)) return;
-                          write_state(call, tile, beginning, token, slot, token - kHistory,
-                                      channel);
-                        });
-    }
+    if (!inside || beginning.state.write_slot < 0) return;
+    write_state(call, tile, beginning, beginning.length, beginning.state.write_slot,
+                first_kept(call, beginning, needed), channel);
   }
 
   /// Another one of the list: it lies in x, which nobody writes.
@@ -375,8 +362,7 @@ struct TileKernel {
     }
     Beginning beginning;
     const TileRows tile = head_of<kFeatures>(call, snapshot.sequence, beginning);
-    const bool taken = is_taken(call, snapshot, beginning.length, beginning.state);
-    if (!taken || replaces_history(beginning.state, snapshot.slot)) return;
+    if (!is_taken(call, snapshot, beginning.length, beginning.state)) return;
     do {
       if (!channels.inside(call)) return;
       write_state(call, tile, beginning, snapshot.token, snapshot.slot, snapshot.token - kHistory,

@@ -3,8 +3,7 @@
 // Who owns what: a thread owns 4 adjacent channels of one sequence, as in drafts.cuh. Its history
 // and the first rows of its tree stand in shared memory, where it finds them by number; rows
 // further on it reads again from the caches. Which rows a token's line consists of, all lanes of
-// a warp find out at once, each for another token. The final state, which only rings keep, is
-// written last.
+// a warp find out at once, each for another token.
 //
 // Bytes moved: x and out once, the state once, width - 1 inputs for each captured window. The
 // ceiling is a copy of these bytes.
@@ -139,6 +138,10 @@ __global__ void __launch_bounds__(kDraftThreads,
     load_words(rows_after(x, call.x_step, t), rows[0]);
     copy_words(rows[0], shared.rows[kHistory + t][thread]);
   }
+  // As in drafts.cuh.
+  if constexpr (kFeatures == Features::kAll) {
+    Kernel::Tiles::write_states(call, tile, beginning, -kHistory, inside, channel);
+  }
   for (int base = 0; base < length; base += Kernel::kStrip) {
     if (base > 0) Kernel::find_lines(call, parents, base, length, shared.line[thread / 32]);
     if (!inside) continue;
@@ -150,9 +153,9 @@ __global__ void __launch_bounds__(kDraftThreads,
                                              shared);
     }
   }
-  if (!inside) return;
-  // It may be that none of the tokens stay: then a ring needs all of the history.
-  Kernel::Tiles::write_states(call, tile, beginning, -kHistory, true, channel);
+  if constexpr (kFeatures != Features::kAll) {
+    Kernel::Tiles::write_states(call, tile, beginning, -kHistory, inside, channel);
+  }
 }
 
 }  // namespace shortconv::cuda
