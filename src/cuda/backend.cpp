@@ -108,7 +108,7 @@ Status load(Entry entry, int device) {
   return {};
 }
 
-// Numbers of sequences, and one for the last entry of query_start_loc.
+// A thread takes one number of those that rules are about.
 std::int64_t violation_blocks(const Problem& p) {
   return (violation_numbers(p) - 1) / kViolationThreads + 1;
 }

@@ -23,9 +23,8 @@ struct Call {
   // 48 bytes to the first boundary of a cache line, for parameters begin at 0x210, then 64 each.
   FastDivisor channel_blocks;
   std::uint32_t head_blocks = 0;
-  std::int32_t channels = 0;
-  std::int32_t tokens =
-      0;  // of a stream: all packed ones, or those of one sequence of a dense batch
+  // Tokens are those of a stream: all packed ones, or one sequence of a dense batch.
+  std::int32_t channels = 0, tokens = 0;
   const void* x = nullptr;
   std::int32_t x_step = 0;  // bytes from one row to the next, as all steps
   bool programmatic_launch = false, has_query_start_loc = false, heads_begin = false;

@@ -1,4 +1,4 @@
-// Index preparation: lists of snapshots, parents of draft trees.
+// Index preparation: lists of snapshots, parents of draft trees, bounds of numbered sequences.
 //
 // Who owns what: a thread owns a row of the list, and finds its sequence by search; of the trees it
 // owns a sequence, whose links it follows in the order of the tokens. Nothing is shared. Sequences

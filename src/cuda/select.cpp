@@ -234,8 +234,8 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
 
 /// Heads begin every sequence where there is little to do, so that a tile has one thing to do and
 /// the call is over sooner, and where sequences are short, so that most of the work is theirs.
-/// Tiles do otherwise, which is less work; then most heads have nothing to do, and together they
-/// take no more than a wave of blocks.
+/// Tiles do otherwise, which is less work; then most heads have nothing to do: each takes several
+/// groups of channels, and together they take no more than a wave of blocks.
 void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Launch& launch) {
   Grid& grid = launch.grid;
   const bool short_sequences = launch.kernel == Kernel::kShortSequences;

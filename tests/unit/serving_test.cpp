@@ -7,6 +7,17 @@
 namespace shortconv {
 namespace {
 
+/// Whether all is well so far.
+bool run_schedule(const test::ServingMemory& memory, std::uint32_t seed,
+                  test::ServingCounts& counts) {
+  test::ServingSchedule schedule(memory, seed);
+  schedule.run();
+  counts += schedule.counts();
+  if (!testing::Test::HasFailure()) return true;
+  ADD_FAILURE() << "seed " << seed;
+  return false;
+}
+
 void run_schedules(BackendId backend, std::uint32_t schedules) {
   test::ServingCounts counts;
   for (std::uint32_t seed = 0; seed < schedules; ++seed) {
@@ -33,12 +44,7 @@ void run_schedules(BackendId backend, std::uint32_t schedules) {
                                            return commit(chosen);
                                          },
                                      .device = {}};
-    test::ServingSchedule schedule(memory, seed);
-    schedule.run();
-    if (testing::Test::HasFatalFailure() || testing::Test::HasNonfatalFailure()) {
-      FAIL() << "seed " << seed;
-    }
-    counts += schedule.counts();
+    if (!run_schedule(memory, seed, counts)) return;
   }
   counts.expect_enough(static_cast<int>(schedules));
 }
@@ -74,12 +80,7 @@ TEST(Serving, RandomSchedulesOfPlansThatAreKeptEqualOnePass) {
               return commit(chosen);
             },
         .device = {}};
-    test::ServingSchedule schedule(memory, seed);
-    schedule.run();
-    if (testing::Test::HasFatalFailure() || testing::Test::HasNonfatalFailure()) {
-      FAIL() << "seed " << seed;
-    }
-    counts += schedule.counts();
+    if (!run_schedule(memory, seed, counts)) return;
     replays += calls.replays();
   }
   counts.expect_enough(kSchedules);

@@ -119,9 +119,7 @@ CommitCase make_commit_case(std::uint64_t seed) {
   CommitCase problem;
   problem.seed = seed;
   const Capabilities& can = capabilities();
-  problem.width = random.chance(0.9)
-                      ? random.pick(can.widths)
-                      : static_cast<int>(random.between(can.widths.back() + 1, can.max_width));
+  problem.width = make_width(random);
   problem.form = random.pick({CommitForm::kDense, CommitForm::kOverlapping, CommitForm::kPacked,
                               CommitForm::kPackedWindows});
   problem.threads = random.pick({1, 1, 1, 2, 3});

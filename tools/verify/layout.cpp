@@ -82,6 +82,12 @@ std::string describe(std::string_view label, const std::optional<IndexTensor>& i
   return fmt::format("  {} {} = {}\n", label, describe(index->spec), fmt::join(index->values, " "));
 }
 
+int make_width(Random& random) {
+  const Capabilities& can = capabilities();
+  if (random.chance(0.9)) return random.pick(can.widths);
+  return static_cast<int>(random.between(can.widths.back() + 1, can.max_width));
+}
+
 std::vector<std::int64_t> shuffled(Random& random, std::int64_t count) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(count));
   std::iota(order.begin(), order.end(), 0);

@@ -72,6 +72,9 @@ struct Spread {
 /// A list of i32 or i64.
 [[nodiscard]] IndexTensor make_index(Random& random, std::vector<std::int64_t> values);
 
+/// Mostly one that has kernels of its own.
+[[nodiscard]] int make_width(Random& random);
+
 /// Indices of [0, count) in random order.
 [[nodiscard]] std::vector<std::int64_t> shuffled(Random& random, std::int64_t count);
 

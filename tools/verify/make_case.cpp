@@ -489,9 +489,7 @@ Case make_case(std::uint64_t seed) {
   Case problem;
   problem.seed = seed;
   const Capabilities& can = capabilities();
-  problem.width = random.chance(0.9)
-                      ? random.pick(can.widths)
-                      : static_cast<int>(random.between(can.widths.back() + 1, can.max_width));
+  problem.width = make_width(random);
   if (random.chance(0.12)) {
     const int most = (can.max_width - 1) / (problem.width - 1);
     problem.dilation = std::min(most, random.pick({2, 3, 4, most}));
