@@ -27,7 +27,7 @@ struct DraftKernel {
   // Not inlined, nor is the next: beside the way of a live sequence they cost 5% of a small call.
   __device__ __noinline__ static void fill_sequence(const Call& call, int sequence, int channel) {
     const Bounds rows = rows_of(call, stated_bounds(call, sequence));
-    const int stream = call.has_query_start_loc ? 0 : sequence;
+    const Stream stream = stream_of(call, sequence);
     for (int row = rows.begin; row < rows.end; ++row) Tiles::fill_row(call, stream, row, channel);
   }
 
@@ -37,8 +37,8 @@ struct DraftKernel {
     const int tokens = call.tokens;
     const int begin = call.sequences > 0 ? min(max(stated_begin(call, 0), 0), tokens) : tokens;
     const int end = max(call.sequences > 0 ? stated_begin(call, call.sequences) : tokens, begin);
-    for (int row = 0; row < begin; ++row) Tiles::fill_row(call, 0, row, channel);
-    for (int row = end; row < tokens; ++row) Tiles::fill_row(call, 0, row, channel);
+    for (int row = 0; row < begin; ++row) Tiles::fill_row(call, {}, row, channel);
+    for (int row = end; row < tokens; ++row) Tiles::fill_row(call, {}, row, channel);
   }
 
   /// Where windows overlap, all but the newest input are in the one before.
@@ -53,18 +53,6 @@ struct DraftKernel {
     } else {
       store_columns<T, kHistory, kTileGroup>(to, call.window_column, call.window_channel,
                                              call.window_form, window);
-    }
-  }
-
-  /// 8 tokens from number `base` on, in place of those that there are not the last one again.
-  __device__ static void load_tokens(const Call& call, const TileRows& tile, int base, int length,
-                                     int channel, Rows& rows) {
-    const int tokens = min(kTileTokens, length - base);
-    const T* x = x_at<T>(call, tile.stream, tile.first + base, channel);
-#pragma unroll
-    for (int t = 0; t < kTileTokens; ++t) {
-      if (t == kTileTokens / 2 && tokens <= t) break;
-      load_words(rows_after(x, call.x_step, min(t, tokens - 1)), rows[kHistory + t]);
     }
   }
 
@@ -92,8 +80,8 @@ struct DraftKernel {
     classify_tile<kHistory>(call, tile);
     if (tile.mask != 0) {
       // They are of the sequence that comes into the tile from before.
-      const int sequence =
-          call.has_query_start_loc ? find_sequence_by_warp(call, tile.first) : tile.stream;
+      const int sequence = call.has_query_start_loc ? find_sequence(call, tile.first, 0, 1).number
+                                                    : tile.stream.sequence;
       const Bounds bounds = rows_of(call, stated_bounds(call, sequence));
       const CapturedWindows windows =
           windows_of<kFeatures>(call, sequence, bounds.begin, bounds.end - bounds.begin);
@@ -101,7 +89,9 @@ struct DraftKernel {
         store_windows(call, windows, tile.first - bounds.begin, tile.mask, channel, rows);
       }
       Tiles::convolve(call, taps, tile.mask, rows);
-      if (inside) Tiles::store(call, tile, tile.first, tile.mask, channel, rows);
+      if (inside) {
+        Tiles::store(call, out_at<T>(call, tile.stream, tile.first, channel), tile.mask, rows);
+      }
     }
     if (tile.padding != 0 && inside) Tiles::fill_padding(call, tile, channel);
   }
@@ -111,14 +101,15 @@ struct DraftKernel {
                                const DraftTaps& taps, Rows& rows) {
     for (int base = 0; base < length; base += kTileTokens) {
       const int tokens = min(kTileTokens, length - base);
-      load_tokens(call, tile, base, length, channel, rows);
+      const int first = tile.first + base;
+      Tiles::load_tokens(call, x_at<T>(call, tile.stream, first, channel), tokens, rows);
       const std::uint32_t mask = tile_rows_between(0, tokens);
       store_windows(call, windows, base, mask, channel, rows);
       Words next[kHistory];
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(rows[kTileTokens + k], next[k]);
       Tiles::convolve(call, taps, mask, rows);
-      Tiles::store(call, tile, tile.first + base, mask, channel, rows);
+      Tiles::store(call, out_at<T>(call, tile.stream, first, channel), mask, rows);
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(next[k], rows[k]);
     }
@@ -157,7 +148,8 @@ __global__ void __launch_bounds__(kDraftThreads,
   if (beginning.length == 0) return;
   typename Kernel::DraftTaps taps;
   typename Kernel::Rows rows;
-  Kernel::Tiles::load_history(call, beginning, channel, rows);
+  Kernel::Tiles::load_history(call, beginning, channel,
+                              reinterpret_cast<typename Kernel::Words(&)[Kernel::kHistory]>(rows));
   taps.load(call.weights(), channel);
   const CapturedWindows windows =
       windows_of<kFeatures>(call, sequence, beginning.first, beginning.length);
@@ -165,11 +157,11 @@ __global__ void __launch_bounds__(kDraftThreads,
   // It may be that none of the tokens stay: then a ring needs all of the history. Windows by slot
   // may lie where the final state finds its history, so that comes first; here it is in registers.
   if constexpr (kFeatures == Features::kAll) {
-    Kernel::Tiles::write_states(call, tile, beginning, -Kernel::kHistory, true, channel);
+    Kernel::Tiles::write_states(call, beginning, -Kernel::kHistory, true, channel);
   }
   Kernel::chain(call, tile, windows, chained, channel, taps, rows);
   if constexpr (kFeatures != Features::kAll) {
-    Kernel::Tiles::write_states(call, tile, beginning, -Kernel::kHistory, true, channel);
+    Kernel::Tiles::write_states(call, beginning, -Kernel::kHistory, true, channel);
   }
 }
 

@@ -34,13 +34,13 @@ inline const Kernels kTable{
         &convolve_short_sequences<T, TWeight, kWidth, kActivation, Features::kPlain>),
     .decode =
         reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
-                                               kDecodeThreads, Features::kPlain>),
+                                               decode_threads(kWidth, false), Features::kPlain>),
     .full_decode =
         reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
-                                               kDecodeThreads, Features::kAll>),
+                                               decode_threads(kWidth, false), Features::kAll>),
     .ring_decode =
         reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
-                                               kRingDecodeThreads, Features::kRings>),
+                                               decode_threads(kWidth, true), Features::kRings>),
     .small_decode =
         reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup,
                                                kSmallDecodeThreads, Features::kPlain>),

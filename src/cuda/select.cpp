@@ -210,7 +210,7 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
       threads = kTileThreads;
       return kTileThreads * kTileGroup;
     case Kernel::kDecode:
-      threads = features_of(p) == Features::kRings ? kRingDecodeThreads : kDecodeThreads;
+      threads = decode_threads(p.width, features_of(p) == Features::kRings);
       return threads * group_of(p, kernel);
     case Kernel::kSmallDecode:
       threads = kSmallDecodeThreads;

@@ -3,8 +3,9 @@
 //
 // Who owns what: a thread owns 4 adjacent channels (8 or 16 bytes a row) of a strip of 8 rows. The
 // packed rows are cut into tiles of 8. A tile convolves the rows of the sequence that comes into it
-// from before, then those of the sequence that begins in it, starting from the initial state, and
-// writes the final state of that one: every slot is read and written by one thread, in that order.
+// from before and those of the sequence that begins in it, in one go, with the window exchanged for
+// the initial state at the joint; and writes the final state of the latter: every slot is read and
+// written by one thread, in that order.
 // Sequences of fewer than 8 tokens (decodes, draft tokens) are left to blocks of their own, the
 // heads, so that a tile never has more than one beginning: dozens of them one after the other would
 // outlast everything else. A beginning takes at least width - 1 tokens, if need be from the next
@@ -13,7 +14,8 @@
 //
 // How: a strip is width - 1 rows of history and 8 rows of tokens in registers; only where the
 // history comes from differs. A tile's loads go out before it is known whose rows they are: a row's
-// data does not depend on that. While they are under way the warp searches query_start_loc. Where
+// data does not depend on that. While they are under way the warp searches query_start_loc. A tile
+// near which no sequence begins or ends has a way of its own, on which nothing else is asked. Where
 // sequences are so short on average that heads do most of the work, the search comes first.
 //
 // Bytes moved: x once (plus, from the L2 cache, 3 of 8 rows again at width 4), out once, states
@@ -56,11 +58,23 @@ struct TileChannels {
   }
 };
 
-/// 8 rows of x and out. What tiles cut up is a stream: all packed rows, or one sequence of a dense
-/// batch. Bit t of `mask` says that row first + t is to be convolved with the rows before it, of
-/// `padding` that it follows the padding policy.
+/// What tiles cut up: all packed rows, or one sequence of a dense batch; and where its rows begin,
+/// in elements. To add zeros costs less than to choose, for then the compiler multiplies in any
+/// case.
+struct Stream {
+  int sequence = 0;
+  std::int64_t x = 0, out = 0;
+};
+
+__device__ inline Stream stream_of(const Call& call, int sequence) {
+  if (call.has_query_start_loc) return {};
+  return {sequence, sequence * call.x_sequence, sequence * call.out_sequence};
+}
+
+/// 8 rows of x and out. Bit t of `mask` says that row first + t is to be convolved with the rows
+/// before it, of `padding` that it follows the padding policy.
 struct TileRows {
-  int stream = 0;
+  Stream stream;
   int first = 0;
   std::uint32_t mask = 0, padding = 0;
   int beginning = -1;  // the sequence to be started here, or -1
@@ -112,7 +126,7 @@ __device__ inline TileRows head_of(const Call& call, int sequence, Beginning& be
   beginning = beginning_of<kFeatures>(call, sequence);
   TileRows tile;
   tile.first = beginning.first;
-  if (!call.has_query_start_loc) tile.stream = sequence;
+  tile.stream = stream_of(call, sequence);
   return tile;
 }
 
@@ -126,57 +140,67 @@ __device__ inline std::uint32_t tile_rows_between(int from, int to) {
 
 /// The thread's channels in a row of a stream.
 template <typename T>
-__device__ inline const T* x_at(const Call& call, int stream, int row, int channel) {
-  const T* x = rows_after(static_cast<const T*>(call.x) + channel, call.x_step, row);
-  return call.has_query_start_loc ? x : x + stream * call.x_sequence;
+__device__ inline const T* x_at(const Call& call, const Stream& stream, int row, int channel) {
+  return rows_after(static_cast<const T*>(call.x) + stream.x + channel, call.x_step, row);
 }
 template <typename T>
-__device__ inline T* out_at(const Call& call, int stream, int row, int channel) {
+__device__ inline T* out_at(const Call& call, const Stream& stream, int row, int channel) {
+  return rows_after(static_cast<T*>(call.out) + stream.out + channel, call.out_step, row);
+}
+
+/// The same by the number of a sequence, for those who would keep a Stream in registers for long.
+template <typename T>
+__device__ inline const T* x_of(const Call& call, int sequence, int row, int channel) {
+  const T* x = rows_after(static_cast<const T*>(call.x) + channel, call.x_step, row);
+  return call.has_query_start_loc ? x : x + sequence * call.x_sequence;
+}
+template <typename T>
+__device__ inline T* out_of(const Call& call, int sequence, int row, int channel) {
   T* out = rows_after(static_cast<T*>(call.out) + channel, call.out_step, row);
-  return call.has_query_start_loc ? out : out + stream * call.out_sequence;
+  return call.has_query_start_loc ? out : out + sequence * call.out_sequence;
 }
 
 /// The rows of a tile; what is to be done with them is not known yet.
 __device__ inline TileRows tile_of(const Call& call, int number) {
   TileRows tile;
   if (!call.has_query_start_loc) {
-    tile.stream = static_cast<int>(call.sequence_tiles.divide(number));
-    number -= tile.stream * static_cast<int>(call.sequence_tiles.divisor());
+    const auto sequence = static_cast<int>(call.sequence_tiles.divide(number));
+    tile.stream = stream_of(call, sequence);
+    number -= sequence * static_cast<int>(call.sequence_tiles.divisor());
   }
   tile.first = number * kTileTokens;
   return tile;
 }
 
-/// Finds that out for a tile of packed rows. Most tiles lie inside one sequence; what has to be
-/// known for that is loaded together rather than one after the other.
+/// Finds that out for a tile of packed rows, or returns that all of them come in from before, as
+/// those of most tiles, and leaves the mask alone.
 template <int kHistory>
-__device__ inline void classify_packed_tile(const Call& call, TileRows& tile) {
+__device__ inline bool classify_packed_tile(const Call& call, TileRows& tile) {
   const int first = tile.first, tokens = call.tokens;
   // Tokens of a sequence that whoever begins it convolves at least.
   const int begun = call.heads_begin ? kTileTokens : kHistory;
-  const int sequence = find_sequence_by_warp(call, first);
-  if (sequence >= 0 && first + kTileTokens <= tokens) {
-    const StatedIndex slot = read_slot_of(call, sequence);
-    const int begin = stated_begin(call, sequence);
-    const int end = stated_begin(call, sequence + 1);
-    const bool usable = usable_slot(call, slot.value());
-    const bool inside = static_cast<int>(begin + begun <= first) | static_cast<int>(begin == first);
-    if (static_cast<int>(usable) & static_cast<int>(inside) &
-        static_cast<int>(end >= first + kTileTokens)) {
-      if (begin == first) {
-        tile.beginning = sequence;
-      } else {
-        tile.mask = kAllTileRows;
-      }
-      return;
+  if (call.sequences == 1) {  // no search to wait for
+    const bool usable = usable_slot(call, read_slot_of(call, 0).value());
+    const int begin = stated_begin(call, 0), end = stated_begin(call, 1);
+    if (static_cast<int>(usable) & static_cast<int>(begin + begun <= first) &
+        static_cast<int>(end >= first + kTileTokens) &
+        static_cast<int>(first + kTileTokens <= tokens)) {
+      return true;
     }
+  }
+  const auto [sequence, begins, alone] = find_sequence(call, first, begun, kTileTokens);
+  if (alone && first + kTileTokens <= tokens &&
+      usable_slot(call, read_slot_of(call, sequence).value())) {
+    if (!begins) return true;
+    if (!call.heads_begin) tile.beginning = sequence;
+    return false;
   }
   // A lane looks at one of the sequences from there on.
   std::uint32_t live = 0, owned = 0;
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int sequences = call.sequences;
   for (int base = max(sequence, 0); base < sequences; base += 32) {
-    bool more = false, begins = false;
+    bool more = false, starts = false;
     if (base + lane < sequences) {
       const StatedIndex slot = read_slot_of(call, base + lane);
       const Bounds rows = rows_of(call, stated_bounds(call, base + lane));
@@ -185,38 +209,43 @@ __device__ inline void classify_packed_tile(const Call& call, TileRows& tile) {
       more = from < kTileTokens && rows.begin < tokens;
       if (usable) owned |= tile_rows_between(from, to);
       if (usable && to - from >= kTileTokens) {
-        begins = from >= 0 && more;
+        starts = from >= 0 && more;
         if (from < 0) live |= tile_rows_between(from + begun, to);
       }
     }
-    const unsigned beginning = __ballot_sync(kFullWarp, begins);
+    const unsigned beginning = __ballot_sync(kFullWarp, starts);
     if (beginning != 0) tile.beginning = base + __ffs(beginning) - 1;
     if (!__shfl_sync(kFullWarp, static_cast<int>(more), 31)) break;
   }
   tile.mask = __reduce_or_sync(kFullWarp, live);
   tile.padding = ~__reduce_or_sync(kFullWarp, owned) & tile_rows_between(0, tokens - first);
+  if (call.heads_begin) tile.beginning = -1;
+  return false;
 }
 
 /// The same for a tile of a dense batch.
-__device__ inline void classify_dense_tile(const Call& call, TileRows& tile) {
+__device__ inline bool classify_dense_tile(const Call& call, TileRows& tile) {
   const int rows = call.tokens - tile.first;
-  if (!usable_slot(call, read_slot_of(call, tile.stream).value())) {
+  if (!usable_slot(call, read_slot_of(call, tile.stream.sequence).value())) {
     tile.padding = tile_rows_between(0, rows);
   } else if (tile.first > 0) {
     tile.mask = tile_rows_between(0, rows);
-  } else if (rows >= kTileTokens) {
-    tile.beginning = tile.stream;
+    return rows >= kTileTokens;
+  } else if (rows >= kTileTokens && !call.heads_begin) {
+    tile.beginning = tile.stream.sequence;
   }
+  return false;
+}
+
+template <int kHistory>
+__device__ inline bool lies_inside(const Call& call, TileRows& tile) {
+  return call.has_query_start_loc ? classify_packed_tile<kHistory>(call, tile)
+                                  : classify_dense_tile(call, tile);
 }
 
 template <int kHistory>
 __device__ inline void classify_tile(const Call& call, TileRows& tile) {
-  if (call.has_query_start_loc) {
-    classify_packed_tile<kHistory>(call, tile);
-  } else {
-    classify_dense_tile(call, tile);
-  }
-  if (call.heads_begin) tile.beginning = -1;
+  if (lies_inside<kHistory>(call, tile)) tile.mask = kAllTileRows;
 }
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
@@ -230,7 +259,7 @@ struct TileKernel {
   using Rows = Words[kRows];  // oldest history first; afterwards the results from the front
 
   /// The tile's rows and the history before them. In place of those that the stream does not have
-  /// others of its rows, which no row of the mask looks call.
+  /// others of its rows, which no row of the mask looks at.
   __device__ static void load_tile(const Call& call, const TileRows& tile, int channel,
                                    Rows& rows) {
     if (tile.first >= kHistory && tile.first + kTileTokens <= call.tokens) {
@@ -247,8 +276,7 @@ struct TileKernel {
   }
 
   __device__ static void load_history(const Call& call, const Beginning& beginning, int channel,
-                                      Rows& rows) {
-    auto& history = reinterpret_cast<Words(&)[kHistory]>(rows);
+                                      Words (&history)[kHistory]) {
     if (beginning.state.read_slot >= 0) {
       cuda::load_history<T, kHistory, kTileGroup, kFeatures>(call, beginning.state, channel,
                                                              history);
@@ -258,31 +286,20 @@ struct TileKernel {
     }
   }
 
-  /// The state and the first tokens of the sequence that begins in the tile. `loaded`: if it begins
-  /// with the tile, they are there already.
-  __device__ static std::uint32_t load_beginning(const Call& call, const TileRows& tile,
-                                                 const Beginning& beginning, bool loaded,
-                                                 int channel, Rows& rows) {
-    const int in_tile = tile.first + kTileTokens - beginning.first;
-    const int tokens = min(beginning.length, max(in_tile, kHistory));
-    load_history(call, beginning, channel, rows);
-    if (!loaded || beginning.first != tile.first) {
-      const T* x = x_at<T>(call, tile.stream, beginning.first, channel);
+  /// `tokens` rows from x on, 1 to 8; in place of those that there are not the last one again.
+  __device__ static void load_tokens(const Call& call, const T* x, int tokens, Rows& rows) {
 #pragma unroll
-      for (int t = 0; t < kTileTokens; ++t) {
-        if (t == kTileTokens / 2 && tokens <= t) break;
-        load_words(rows_after(x, call.x_step, min(t, tokens - 1)), rows[kHistory + t]);
-      }
+    for (int t = 0; t < kTileTokens; ++t) {
+      if (t == kTileTokens / 2 && tokens <= t) break;
+      load_words(rows_after(x, call.x_step, min(t, tokens - 1)), rows[kHistory + t]);
     }
-    return tile_rows_between(0, tokens);
   }
 
   /// An input of the sequence, wherever it lies; its history has numbers below 0.
-  __device__ static void load_input(const Call& call, const TileRows& tile,
-                                    const Beginning& beginning, int input, int channel,
-                                    Words& words) {
+  __device__ static void load_input(const Call& call, const Beginning& beginning, int input,
+                                    int channel, Words& words) {
     if (input >= 0) {
-      load_words(x_at<T>(call, tile.stream, beginning.first + input, channel), words);
+      load_words(x_of<T>(call, beginning.sequence, beginning.first + input, channel), words);
     } else if (beginning.state.read_slot >= 0) {
       int column = beginning.state.read_column + kHistory + input;
       if (is_ring<kFeatures>(call)) column = wrapped(call, column);
@@ -294,19 +311,18 @@ struct TileKernel {
 
   /// The last inputs before token `end` to a slot. All are read before the first is written. A ring
   /// takes those from number `first` on, which may be fewer, for it has the others, or more.
-  __device__ static void write_state(const Call& call, const TileRows& tile,
-                                     const Beginning& beginning, int end, int slot, int first,
-                                     int channel) {
+  __device__ static void write_state(const Call& call, const Beginning& beginning, int end,
+                                     int slot, int first, int channel) {
     const int oldest = end - kHistory;
     Words columns[kHistory];
     if (oldest >= 0) {
-      const T* x = x_at<T>(call, tile.stream, beginning.first + oldest, channel);
+      const T* x = x_of<T>(call, beginning.sequence, beginning.first + oldest, channel);
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) load_words(nth_row(x, call.x_step, k), columns[k]);
     } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) {
-        load_input(call, tile, beginning, oldest + k, channel, columns[k]);
+        load_input(call, beginning, oldest + k, channel, columns[k]);
       }
     }
     if (!is_ring<kFeatures>(call)) {
@@ -316,7 +332,7 @@ struct TileKernel {
     const int next = beginning.state.ring_column;
     for (int input = first; input < oldest; ++input) {
       Words words;
-      load_input(call, tile, beginning, input, channel, words);
+      load_input(call, beginning, input, channel, words);
       store_state_column<T, kTileGroup>(call, slot, wrapped(call, next + input), channel, words);
     }
 #pragma unroll
@@ -337,19 +353,17 @@ struct TileKernel {
 
   /// The snapshots of a sequence that reach back into its history, then its final state: what is
   /// read from the slot it comes from is read before that may be written.
-  __device__ static void write_states(const Call& call, const TileRows& tile,
-                                      const Beginning& beginning, int needed, bool inside,
-                                      int channel) {
+  __device__ static void write_states(const Call& call, const Beginning& beginning, int needed,
+                                      bool inside, int channel) {
     if constexpr (kFeatures == Features::kAll) {
       for_own_snapshots(call, kFullWarp, beginning.sequence, beginning.length, beginning.state,
                         kHistory, [&](int token, int slot) {
                           if (!inside) return;
-                          write_state(call, tile, beginning, token, slot, token - kHistory,
-                                      channel);
+                          write_state(call, beginning, token, slot, token - kHistory, channel);
                         });
     }
     if (!inside || beginning.state.write_slot < 0) return;
-    write_state(call, tile, beginning, beginning.length, beginning.state.write_slot,
+    write_state(call, beginning, beginning.length, beginning.state.write_slot,
                 first_kept(call, beginning, needed), channel);
   }
 
@@ -360,24 +374,35 @@ struct TileKernel {
     if (snapshot.token < kHistory || snapshot.sequence < 0 || snapshot.sequence >= call.sequences) {
       return;
     }
-    Beginning beginning;
-    const TileRows tile = head_of<kFeatures>(call, snapshot.sequence, beginning);
+    const Beginning beginning = beginning_of<kFeatures>(call, snapshot.sequence);
     if (!is_taken(call, snapshot, beginning.length, beginning.state)) return;
     do {
       if (!channels.inside(call)) return;
-      write_state(call, tile, beginning, snapshot.token, snapshot.slot, snapshot.token - kHistory,
+      write_state(call, beginning, snapshot.token, snapshot.slot, snapshot.token - kHistory,
                   channels.first(call));
     } while (channels.next(call, rounds));
   }
 
-  /// In place: results take the registers of inputs that are not needed again. Two channels at a
-  /// time, which keeps the fp32 window in few registers.
+  static constexpr int kNoJoint = -1;
+  /// The last row at which a joint may be: a beginning has kHistory tokens in one tile.
+  static constexpr int kLastJoint = kTileTokens - kHistory;
+
   __device__ static void convolve(const Call& call, const TileTaps& taps, std::uint32_t mask,
                                   Rows& rows) {
+    convolve_joined<false>(call, taps, mask, kNoJoint, nullptr, rows);
+  }
+
+  /// In place: results take the registers of inputs that are not needed again. Two channels at a
+  /// time, which keeps the fp32 window in few registers. From row `joint` on the rows are those of
+  /// a sequence that begins there, and what stands before them is its history.
+  template <bool kMayJoin>
+  __device__ static void convolve_joined(const Call& call, const TileTaps& taps, std::uint32_t mask,
+                                         int joint, const Words* history, Rows& rows) {
 #pragma unroll
     for (int pair = 0; pair < kTileGroup / 2; ++pair) {
       // Never happens, but the compiler does not know it, and cannot take all sums at once and
-      // spill some: 71 us instead of 66 for 8192 x 8192 with 16 bytes a thread.
+      // spill some: 71 us instead of 66 for 8192 x 8192 with 16 bytes a thread. Nor can it where a
+      // strip may end after half of its rows.
       if (pair > 0 && !__any_sync(kFullWarp, mask != 0)) break;
       float2 window[kWidth];
 #pragma unroll
@@ -386,6 +411,10 @@ struct TileKernel {
       for (int t = 0; t < kTileTokens; ++t) {
         // Short sequences are done.
         if (t == kTileTokens / 2 && mask >> t == 0) break;
+        if (kMayJoin && t <= kLastJoint && t == joint) {
+#pragma unroll
+          for (int k = 0; k < kHistory; ++k) window[k] = unpack_pair<T>(history[k], pair);
+        }
         window[kHistory] = unpack_pair<T>(rows[kHistory + t], pair);
         float2 sum = taps.bias(pair);
 #pragma unroll
@@ -400,10 +429,8 @@ struct TileKernel {
     }
   }
 
-  /// Results of the rows of the mask, from row `first` on.
-  __device__ static void store(const Call& call, const TileRows& tile, int first,
-                               std::uint32_t mask, int channel, const Rows& rows) {
-    T* out = out_at<T>(call, tile.stream, first, channel);
+  /// Results of the rows of the mask.
+  __device__ static void store(const Call& call, T* out, std::uint32_t mask, const Rows& rows) {
     if (mask == kAllTileRows) {
 #pragma unroll
       for (int t = 0; t < kTileTokens; ++t) store_words(nth_row(out, call.out_step, t), rows[t]);
@@ -415,19 +442,23 @@ struct TileKernel {
     }
   }
 
-  /// The tokens with which a sequence begins, then its final state.
-  __device__ static void begin(const Call& call, const TileRows& tile, const Beginning& beginning,
-                               bool loaded, const TileChannels& channels, const TileTaps& taps,
-                               Rows& rows) {
+  /// The tokens with which a sequence begins, up to 8, then its final state.
+  __device__ static void begin(const Call& call, const Beginning& beginning,
+                               const TileChannels& channels, const TileTaps& taps, Rows& rows) {
     const int channel = channels.first(call);
-    const std::uint32_t mask = load_beginning(call, tile, beginning, loaded, channel, rows);
+    const int tokens = min(beginning.length, kTileTokens);
+    const std::uint32_t mask = tile_rows_between(0, tokens);
+    load_history(call, beginning, channel, reinterpret_cast<Words(&)[kHistory]>(rows));
+    load_tokens(call, x_of<T>(call, beginning.sequence, beginning.first, channel), tokens, rows);
     convolve(call, taps, mask, rows);
     const bool inside = channels.inside(call);
-    if (inside) store(call, tile, beginning.first, mask, channel, rows);
-    write_states(call, tile, beginning, beginning.length - kHistory, inside, channel);
+    if (inside) {
+      store(call, out_of<T>(call, beginning.sequence, beginning.first, channel), mask, rows);
+    }
+    write_states(call, beginning, beginning.length - kHistory, inside, channel);
   }
 
-  __device__ static void fill_row(const Call& call, int stream, int row, int channel) {
+  __device__ static void fill_row(const Call& call, const Stream& stream, int row, int channel) {
     if (call.padded_rows == PaddedRows::kUntouched) return;
     Words words;
     clear_words(words);
@@ -468,7 +499,8 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
   TileChannels channels;
   Beginning beginning;
   std::uint32_t rounds = 1;
-  bool rows_loaded = false, taps_loaded = true;
+  int tokens = 0;       // of a beginning that are convolved here
+  bool loaded = false;  // the rows
   std::uint32_t unit_block = blockIdx.x;
   if constexpr (kFeatures == Features::kAll) {
     if (unit_block < call.snapshot_blocks) {
@@ -489,6 +521,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     tile = head_of<kFeatures>(call, static_cast<int>(sequence), beginning);
     if (beginning.length == 0) return;
     if (!call.heads_begin && beginning.length >= kTileTokens) return;
+    tokens = min(beginning.length, kTileTokens);
   } else {
     const std::uint32_t number = unit_block - call.head_blocks;
     const std::uint32_t unit = call.channel_blocks.divide(number);
@@ -497,25 +530,57 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     tile = tile_of(call, static_cast<int>(unit));
     Kernel::load_tile(call, tile, channel, rows);
     taps.load(call.weights(), channel);
-    classify_tile<Kernel::kHistory>(call, tile);
-    if (tile.mask != 0) {
-      Kernel::convolve(call, taps, tile.mask, rows);
+    if (lies_inside<Kernel::kHistory>(call, tile)) {
+      // All rows, which the compiler is not to know, see convolve_joined.
+      const std::uint32_t mask = call.channels != 0 ? kAllTileRows : 0;
+      Kernel::convolve(call, taps, mask, rows);
       if (channels.inside(call)) {
-        Kernel::store(call, tile, tile.first, tile.mask, channel, rows);
+        Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), kAllTileRows, rows);
       }
+      return;
     }
     if (tile.padding != 0 && channels.inside(call)) {
       Kernel::fill_padding(call, tile, channel);
     }
-    if (tile.beginning < 0) return;
-    beginning = beginning_of<kFeatures>(call, tile.beginning);
-    rows_loaded = taps_loaded = tile.mask == 0;
+    if (tile.beginning >= 0) {
+      beginning = beginning_of<kFeatures>(call, tile.beginning);
+      const int in_tile = tile.first + kTileTokens - beginning.first;
+      tokens = min(beginning.length, max(in_tile, Kernel::kHistory));
+    }
+    if (tile.mask == 0 && tokens == 0) return;
+    loaded = true;
   }
-  do {
-    if (!taps_loaded) taps.load(call.weights(), channels.first(call));
-    Kernel::begin(call, tile, beginning, rows_loaded, channels, taps, rows);
-    rows_loaded = taps_loaded = false;
-  } while (channels.next(call, rounds));
+  // Rows of a sequence that comes into the tile, of one that begins in it, or of both; or, after
+  // those that come in, of a beginning that reaches into the next tile.
+  while (true) {
+    const int channel = channels.first(call);
+    const bool inside = channels.inside(call);
+    const int joint = beginning.first - tile.first;
+    const bool joined = tokens > 0 && joint <= Kernel::kLastJoint;
+    typename Kernel::Words history[Kernel::kHistory];
+    if (joined) {
+      Kernel::load_history(call, beginning, channel, history);
+      tile.mask |= tile_rows_between(joint, joint + tokens);
+    }
+    if (!loaded) {
+      Kernel::load_tokens(call, x_at<T>(call, tile.stream, tile.first, channel), tokens, rows);
+    }
+    Kernel::template convolve_joined<true>(call, taps, tile.mask, joined ? joint : Kernel::kNoJoint,
+                                           history, rows);
+    if (inside) {
+      Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), tile.mask, rows);
+    }
+    loaded = false;
+    if (joined) {
+      Kernel::write_states(call, beginning, beginning.length - Kernel::kHistory, inside, channel);
+      if (!channels.next(call, rounds)) return;
+      taps.load(call.weights(), channels.first(call));
+    } else {
+      if (tokens == 0) return;
+      tile.first = beginning.first;
+      tile.mask = 0;
+    }
+  }
 }
 
 /// The same for batches of short sequences: heads begin all of them, tiles search first, and a
@@ -530,11 +595,10 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
   if (blockIdx.x < call.head_blocks) {
     const std::uint32_t sequence = call.head_channel_blocks.divide(blockIdx.x);
     const TileChannels channels(blockIdx.x - sequence * call.head_channel_blocks.divisor());
-    Beginning beginning;
     taps.load(call.weights(), channels.first(call));  // under way during the lookup
-    const TileRows tile = head_of<kFeatures>(call, static_cast<int>(sequence), beginning);
+    const Beginning beginning = beginning_of<kFeatures>(call, static_cast<int>(sequence));
     if (beginning.length == 0) return;
-    Kernel::begin(call, tile, beginning, false, channels, taps, rows);
+    Kernel::begin(call, beginning, channels, taps, rows);
     return;
   }
   const std::uint32_t number = blockIdx.x - call.head_blocks;
@@ -550,7 +614,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
       taps.load(call.weights(), channel);
       Kernel::convolve(call, taps, tile.mask, rows);
       if (channels.inside(call)) {
-        Kernel::store(call, tile, tile.first, tile.mask, channel, rows);
+        Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), tile.mask, rows);
       }
     }
     if (tile.padding != 0 && channels.inside(call)) {

@@ -117,8 +117,10 @@ __global__ void __launch_bounds__(kDraftThreads,
   if (length == 0) return;
   typename Kernel::DraftTaps taps;
   typename Kernel::Rows rows;
-  Kernel::Tiles::load_history(call, beginning, channel, rows);
-  Kernel::Drafts::load_tokens(call, tile, 0, length, channel, rows);
+  Kernel::Tiles::load_history(call, beginning, channel,
+                              reinterpret_cast<typename Kernel::Words(&)[kHistory]>(rows));
+  const T* x = x_at<T>(call, tile.stream, tile.first, channel);
+  Kernel::Tiles::load_tokens(call, x, min(length, kTileTokens), rows);
   taps.load(call.weights(), channel);
   const CapturedWindows windows = windows_of<kFeatures>(call, sequence, beginning.first, length);
 
@@ -132,7 +134,6 @@ __global__ void __launch_bounds__(kDraftThreads,
   for (int row = 0; row < Kernel::Tiles::kRows && row < Kernel::Shared::kRows; ++row) {
     copy_words(rows[row], shared.rows[row][thread]);
   }
-  const T* x = x_at<T>(call, tile.stream, tile.first, channel);
   T* out = out_at<T>(call, tile.stream, tile.first, channel);
   for (int t = kTileTokens; t < length && kHistory + t < Kernel::Shared::kRows; ++t) {
     load_words(rows_after(x, call.x_step, t), rows[0]);
@@ -140,7 +141,7 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   // As in drafts.cuh.
   if constexpr (kFeatures == Features::kAll) {
-    Kernel::Tiles::write_states(call, tile, beginning, -kHistory, inside, channel);
+    Kernel::Tiles::write_states(call, beginning, -kHistory, inside, channel);
   }
   for (int base = 0; base < length; base += Kernel::kStrip) {
     if (base > 0) Kernel::find_lines(call, parents, base, length, shared.line[thread / 32]);
@@ -154,7 +155,7 @@ __global__ void __launch_bounds__(kDraftThreads,
     }
   }
   if constexpr (kFeatures != Features::kAll) {
-    Kernel::Tiles::write_states(call, tile, beginning, -kHistory, inside, channel);
+    Kernel::Tiles::write_states(call, beginning, -kHistory, inside, channel);
   }
 }
 

@@ -49,11 +49,9 @@ inline constexpr int kShortSequenceRounds = 16;
 inline constexpr int kSnapshotRounds = 8;
 
 /// Threads of a block of decode. With permuted slots 256 x 8192 take 10.60 us with 32 and 10.64
-/// with 64, window-innermost 10.80 and 11.13; 256 rings 9.33 and 9.10. Narrower windows would be
-/// better off with 64: width 2, 256 x 8192, has 1.276 times the copy with 32, and had 1.150 in an
-/// earlier run.
-inline constexpr int kDecodeThreads = 32;
-inline constexpr int kRingDecodeThreads = 64;
+/// with 64, window-innermost 10.80 and 11.13; 256 rings 9.33 and 9.10; width 2 7.44 and 6.81, width
+/// 3 8.72 and 8.55. Width 5 and fp32 are the same with both.
+constexpr int decode_threads(int width, bool rings) { return rings || width < 4 ? 64 : 32; }
 inline constexpr int kSmallDecodeThreads = 64;
 
 /// Blocks of decode that a multiprocessor is to hold; 0: as many as come. A few registers more than
