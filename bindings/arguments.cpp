@@ -97,7 +97,7 @@ std::int32_t Arguments::small_integer(std::string_view name, std::optional<std::
   return static_cast<std::int32_t>(value);
 }
 
-bool Arguments::flag(std::string_view name) { return integer(name, 0) != 0; }
+bool Arguments::flag(std::string_view name, bool absent) { return integer(name, absent) != 0; }
 
 void* Arguments::stream(std::string_view name, const TensorRef& tensor) {
   const TVMFFIAny& value = next();

@@ -38,7 +38,7 @@ class Arguments {
                                      std::optional<std::int64_t> if_none = {});
   [[nodiscard]] std::int32_t small_integer(std::string_view name,
                                            std::optional<std::int64_t> if_none = {});
-  [[nodiscard]] bool flag(std::string_view name);
+  [[nodiscard]] bool flag(std::string_view name, bool absent = false);
 
   /// A value by its name in the capability list. None stands for `if_none`.
   template <typename T>

@@ -122,7 +122,7 @@ Status forward_call(Arguments in) {
   args.backend = in.named("backend", known.backends, BackendId::kAuto);
   in.tensor("violations", args.violations);
   args.threads = in.small_integer("threads", 0);
-  args.programmatic_launch = in.flag("programmatic_launch");
+  args.programmatic_launch = in.flag("programmatic_launch", true);
   void* stream = in.stream("stream", args.x);
   in.end();
   apply_layout(call, args);

@@ -107,8 +107,9 @@ struct ForwardArgs {
   std::optional<TensorRef> violations = {};  ///< [kViolations, 2] i64, written: the checked mode
                                              ///< reports bad index values here, violation.hpp
   std::int32_t threads = 0;                  ///< CPU: how many to use; 0 = as many as OpenMP offers
-  bool programmatic_launch = false;  ///< CUDA: start while the kernel before is ending; waits
-                                     ///< for it before touching memory (from Hopper on)
+  bool programmatic_launch = true;  ///< CUDA, from Hopper on: may start while the kernel before is
+                                    ///< ending, which small calls gain by; waits for it before
+                                    ///< touching memory
 };
 
 /// Everything that decides a kernel and nothing that changes from call to call: no addresses. Made

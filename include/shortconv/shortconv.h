@@ -96,7 +96,7 @@ typedef struct shortconv_forward_args {
   int32_t backend;
   int32_t schedule;
   int32_t threads;
-  int32_t programmatic_launch; /* 0 or 1: see ForwardArgs */
+  int32_t programmatic_launch; /* 0 or 1: see ForwardArgs, where it is 1 by default */
   /* Since the second version of this struct. */
   const shortconv_tensor* parents;    /* verify: [tokens], or [batch, tokens], i32 or i64 */
   const shortconv_tensor* windows;    /* verify: [tokens, width-1, channels], or [batch, ...] */

@@ -185,7 +185,7 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   return refuse_unaligned(argument);
 }
 
-Status launch_kernel(const Problem& p, Entry entry, std::int64_t blocks, std::int32_t threads,
+Status launch_kernel(Entry entry, std::int64_t blocks, std::int32_t threads, bool overlaps,
                      void** arguments, void* stream) {
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -195,21 +195,19 @@ Status launch_kernel(const Problem& p, Entry entry, std::int64_t blocks, std::in
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &overlap;
-  config.numAttrs = p.programmatic_launch ? 1 : 0;
+  config.numAttrs = overlaps ? 1 : 0;
   return cuda_status("launch", cudaLaunchKernelExC(&config, entry, arguments));
 }
 
-// Both kernels wait for the one before them as the kernel of the call does, so that launches may
-// overlap here too.
 Status run_violations(const Problem& p, const Addresses& at, void* stream) {
   void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at)};
   constexpr std::int32_t kWarp = 32;  // a thread for each word of the report
   static_assert(2 * kViolations <= kWarp);
-  if (Status status = launch_kernel(p, clear_report_kernel(), 1, kWarp, arguments, stream);
+  if (Status status = launch_kernel(clear_report_kernel(), 1, kWarp, false, arguments, stream);
       !status.ok()) {
     return status;
   }
-  return launch_kernel(p, count_violations_kernel(), violation_blocks(p), kViolationThreads,
+  return launch_kernel(count_violations_kernel(), violation_blocks(p), kViolationThreads, false,
                        arguments, stream);
 }
 
@@ -228,10 +226,11 @@ Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& a
   if (takes_call(launch.kernel)) {
     Call call = call_of(p, at, launch.grid);
     void* arguments[] = {&call};
-    return launch_kernel(p, entry, launch.blocks, launch.threads, arguments, stream);
+    return launch_kernel(entry, launch.blocks, launch.threads, launch.grid.overlaps, arguments,
+                         stream);
   }
   void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &launch.grid};
-  return launch_kernel(p, entry, launch.blocks, launch.threads, arguments, stream);
+  return launch_kernel(entry, launch.blocks, launch.threads, false, arguments, stream);
 }
 
 Status plan_commit(const CommitProblem& p, PlanStorage& storage) {

@@ -59,7 +59,6 @@ __global__ void __launch_bounds__(kChunkThreads)
                     const __grid_constant__ Grid grid) {
   constexpr int kHistory = kWidth - 1;
   using Types = Typed<T>;
-  if (p.programmatic_launch) overlap_neighbours();
   const std::uint32_t unit = grid.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
   const std::int64_t channel = std::int64_t{block} * kChunkChannels + 2 * threadIdx.x;

@@ -55,7 +55,6 @@ __global__ void __launch_bounds__(32 * kColumnWarps)
   constexpr int kTokens = kColumnTokens<T>;
   constexpr int kVectors = (kHistory + kTokens - 1) / kTokens + 1;  // the last one is the own
   using Types = Typed<T>;
-  if (p.programmatic_launch) overlap_neighbours();
   const std::uint32_t unit = grid.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);

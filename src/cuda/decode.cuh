@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features:
     decode_tokens(const __grid_constant__ Call call) {
   constexpr int kHistory = kWidth - 1;
   constexpr int kWords = kWordsOf<T, kGroup>;
-  if (call.programmatic_launch) overlap_neighbours();
+  if (call.overlaps) overlap_neighbours();
   const std::uint32_t sequence = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - sequence * call.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kThreads + threadIdx.x) * kGroup;

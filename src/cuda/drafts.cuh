@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kDraftThreads,
                                   resident_tiles(sizeof(T), kWidth) * kTileThreads / kDraftThreads)
     convolve_drafts(const __grid_constant__ Call call) {
   using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;
-  if (call.programmatic_launch) overlap_neighbours();
+  if (call.overlaps) overlap_neighbours();
   const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kDraftThreads + threadIdx.x) * kTileGroup;

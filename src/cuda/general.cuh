@@ -12,7 +12,6 @@
 
 #include "cuda/chunk.cuh"
 #include "cuda/grid.hpp"
-#include "cuda/memory.cuh"
 #include "cuda/token.cuh"
 #include "cuda/tuning.hpp"
 
@@ -74,7 +73,6 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
 __global__ void __launch_bounds__(kGeneralThreads)
     convolve_general(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                      const __grid_constant__ Grid grid) {
-  if (p.programmatic_launch) overlap_neighbours();
   const std::uint32_t unit = grid.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
   const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;

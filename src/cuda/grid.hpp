@@ -65,6 +65,7 @@ struct Grid {
   bool heads_begin = false;
   StateForm state_form = StateForm::kElements;
   StateForm window_form = StateForm::kElements;  // of captured windows
+  bool overlaps = false;     // launched to start while the kernel before is ending
   bool packed_taps = false;  // weights and bias without gaps, aligned to 16 bytes
 };
 

@@ -262,6 +262,23 @@ void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Laun
   launch.blocks = taken + grid.head_blocks + tiles * tile_blocks;
 }
 
+/// Whether a call is over sooner if it may start while the kernel before is ending.
+bool gains_by_overlap(const Launch& launch) {
+  switch (launch.kernel) {
+    case Kernel::kTiles:
+    case Kernel::kShortSequences:
+    case Kernel::kDecode:
+    case Kernel::kSmallDecode:
+      return launch.blocks <= kOverlapUpTo;
+    case Kernel::kDrafts:
+      return true;
+    case Kernel::kTrees:
+      return launch.blocks >= kOverlapTreesFrom;
+    default:
+      return false;  // not measured
+  }
+}
+
 Launch launch_of(const Problem& p, Kernel kernel) {
   Launch launch;
   launch.kernel = kernel;
@@ -284,6 +301,7 @@ Launch launch_of(const Problem& p, Kernel kernel) {
     launch.blocks = (units + tiles_of(p, kTileTokens, launch.grid)) * blocks;
   }
   launch.grid.window_form = window_form(p, group_of(p, kernel));
+  launch.grid.overlaps = p.programmatic_launch && gains_by_overlap(launch);
   launch.grid.packed_taps =
       p.weight_tap == 1 && p.weight_channel == p.width && (!p.has_bias || p.bias_channel == 1);
   return launch;

@@ -281,7 +281,7 @@ template <typename T, typename TWeight, int kWidth, Activation kActivation, Feat
 __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
     convolve_tiles(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
-  if (call.programmatic_launch) overlap_neighbours();
+  if (call.overlaps) overlap_neighbours();
   typename Kernel::Rows rows;
   typename Kernel::TileTaps taps;
   TileRows tile;
@@ -378,7 +378,7 @@ template <typename T, typename TWeight, int kWidth, Activation kActivation, Feat
 __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
     convolve_short_sequences(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
-  if (call.programmatic_launch) overlap_neighbours();
+  if (call.overlaps) overlap_neighbours();
   typename Kernel::Rows rows;
   typename Kernel::TileTaps taps;
   if (blockIdx.x < call.head_blocks) {

@@ -66,6 +66,15 @@ inline constexpr int kSmallDecodeGroup = 4;
 
 inline constexpr int kDraftThreads = 64;
 
+/// Blocks up to which prefill and decode start while the kernel before is ending (programmatic
+/// dependent launch), us without -> with: decode of 1 x 8192 1.81 -> 1.35, 64 (2048 blocks) 4.21 ->
+/// 3.72, 128 (4096) 5.95 -> 6.96; 16 sequences of 4 tokens (1056) 3.53 -> 3.09, 1319 x 2048 in 5
+/// (2720) 5.98 -> 6.24, 8192 x 8192 65.6 -> 79.8. Each block waits once, which costs those that
+/// have many. Verify gains however many there are, 256 chains of 4 x 8192 27.4 -> 26.7; trees but
+/// for small ones: 64 of 7 x 8192 (2048) 12.2 -> 11.4, x 4096 (1024) 7.7 -> 8.3.
+inline constexpr std::int64_t kOverlapUpTo = 16 * 132;
+inline constexpr std::int64_t kOverlapTreesFrom = 2048;
+
 // Channel-major: warps a block, and channels that a warp takes in turn with what it found out about
 // its tokens.
 inline constexpr int kColumnWarps = 4;

@@ -15,7 +15,6 @@
 #include <cstdint>
 
 #include "cuda/grid.hpp"
-#include "cuda/memory.cuh"
 #include "cuda/tuning.hpp"
 #include "op/violation.hpp"
 
@@ -34,7 +33,6 @@ __device__ inline ReportWord* report_word(const Problem& p, const Addresses& at,
 
 __global__ void __launch_bounds__(kViolationThreads)
     clear_report(const __grid_constant__ Problem p, const __grid_constant__ Addresses at) {
-  if (p.programmatic_launch) overlap_neighbours();
   const auto violation = static_cast<int>(threadIdx.x / 2);
   const auto column = static_cast<int>(threadIdx.x % 2);
   if (violation >= kViolations) return;
@@ -65,7 +63,6 @@ __device__ inline bool shares_slot(std::int64_t number, std::int64_t count, Slot
 
 __global__ void __launch_bounds__(kViolationThreads)
     count_violations(const __grid_constant__ Problem p, const __grid_constant__ Addresses at) {
-  if (p.programmatic_launch) overlap_neighbours();
   const std::int64_t number = std::int64_t{blockIdx.x} * kViolationThreads + threadIdx.x;
   std::uint32_t found = number < violation_numbers(p) ? violations_at(p, at, number) : 0;
   const auto written_slot = [&](std::int64_t s) { return live_write_slot(p, at, s); };

@@ -247,6 +247,28 @@ TEST(CudaSelect, PromptsAmongDraftsAreCutIntoTiles) {
   EXPECT_FALSE(chosen(p).aligned.grid.heads_begin);
 }
 
+TEST(CudaSelect, CallsOverlapWhereThatIsFasterAndAllowed) {
+  const auto overlaps = [](Problem p, bool allowed) {
+    p.programmatic_launch = allowed;
+    return chosen(p).aligned.grid.overlaps;
+  };
+  Problem chains = packed_batch(256 * 4, 8192, 256);
+  chains.op = Op::kVerify;
+  Problem trees = chains;
+  trees.has_parents = true;
+  for (const Problem& p : {decode_batch(8192, 1), decode_batch(8192, 64), decode_batch(2048, 256),
+                           packed_batch(64, 8192, 16), chains, trees}) {
+    EXPECT_TRUE(overlaps(p, true)) << to_string(p);
+    EXPECT_FALSE(overlaps(p, false)) << to_string(p);
+  }
+  trees.sequences = 32;
+  Problem general = decode_batch(8192, 1);
+  general.dilation = 2;
+  for (const Problem& p : {decode_batch(8192, 128), packed_batch(8192, 8192, 1), trees, general}) {
+    EXPECT_FALSE(overlaps(p, true)) << to_string(p);
+  }
+}
+
 TEST(CudaSelect, DenseBatchesOfLongSequencesNeedNoHeads) {
   Problem p = packed_batch(10000, 8192, 10);
   p.has_query_start_loc = false;
