@@ -63,6 +63,9 @@ struct ForwardArgs {
   std::optional<TensorRef>
       read_offsets;             ///< [sequences]; columns to skip when reading, clamped to the pool
   std::int64_t state_base = 0;  ///< first column that belongs to the history
+  bool keeps_older = false;  ///< the columns before state_base hold older inputs, which move along:
+                             ///< a slot's first state_base + history columns are its newest inputs
+                             ///< afterwards. Not for kVerify; schedule flat
   std::optional<std::int64_t> null_slot;  ///< a slot that means padding, as every negative one does
   /// [sequences] i32 or i64: the inputs of each sequence before this call. Slots are then rings:
   /// input number n of a sequence lies in column n modulo columns. A negative position counts as 0.
@@ -166,6 +169,7 @@ struct Problem {
   std::int64_t slots = 0;
   std::int64_t state_columns = 0;
   std::int64_t state_base = 0;
+  std::int64_t older_columns = 0;  ///< of those before state_base: all with keeps_older, else none
   std::int64_t null_slot = 0;
   std::int64_t longest_sequence = 0;
   std::int64_t blocks = 0;

@@ -102,7 +102,7 @@ typedef struct shortconv_forward_args {
   const shortconv_tensor* windows;    /* verify: [tokens, width-1, channels], or [batch, ...] */
   const shortconv_tensor* violations; /* [SHORTCONV_VIOLATIONS, 2] i64: see violation.hpp */
   int32_t advance_state;              /* 0 or 1; verify */
-  int32_t reserved;                   /* 0 */
+  int32_t keeps_older;                /* 0 or 1; until the third version `reserved`, 0 */
   /* Since the third version of this struct. */
   const shortconv_tensor* ring_positions; /* [sequences] i32 or i64 */
   const shortconv_tensor* snapshots;      /* [snapshots, 3] i32 or i64: sequence, token, slot */

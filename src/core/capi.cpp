@@ -142,7 +142,8 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   to.violations = optional_tensor(args.violations);
   if (Status status = narrow("advance_state", args.advance_state, to.advance_state); !status.ok())
     return status;
-  if (args.reserved != 0) return invalid("reserved: is not 0");
+  if (Status status = narrow("keeps_older", args.keeps_older, to.keeps_older); !status.ok())
+    return status;
   to.ring_positions = optional_tensor(args.ring_positions);
   to.snapshots = optional_tensor(args.snapshots);
   to.window_slots = optional_tensor(args.window_slots);

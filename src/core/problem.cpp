@@ -236,6 +236,7 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
     check.require(!args.write_slots && !args.read_offsets, "state",
                   "is absent, but write_slots or read_offsets address it");
     check.require(!args.ring_positions, "state", "is absent, but ring_positions address it");
+    check.require(!args.keeps_older, "state", "is absent, but keeps_older is about its columns");
     return;
   }
   if (args.ring_positions) {
@@ -267,6 +268,21 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
   problem.state_slot = state.strides[0];
   problem.state_column = state.strides[1];
   problem.state_channel = state.strides[2];
+}
+
+void check_older(const ForwardArgs& args, Checker& check, Problem& problem) {
+  if (!args.keeps_older) return;
+  check.require(args.op != Op::kVerify, "keeps_older",
+                "goes with forward and decode; expected false in a verify call");
+  check.require(!args.ring_positions, "keeps_older",
+                "does not go with ring_positions: all columns of a ring hold inputs");
+  check.require(!args.read_offsets, "keeps_older",
+                "does not go with read_offsets: all histories begin at state_base");
+  check.require(!args.snapshots, "keeps_older",
+                "does not go with snapshots, which hold the history alone");
+  check.require(args.schedule == Schedule::kFlat, "schedule",
+                "is not flat, the only one that has keeps_older");
+  problem.older_columns = args.state_base;
 }
 
 void check_snapshots(const ForwardArgs& args, Checker& check, Problem& problem) {
@@ -497,6 +513,7 @@ Status make_problem(const ForwardArgs& args, Problem& problem) {
   if (check.ok()) check_epilogue(args, check, sizes, made);
   if (check.ok()) check_query_start_loc(args, check, sizes, made);
   if (check.ok()) check_state(args, check, sizes, made);
+  if (check.ok()) check_older(args, check, made);
   if (check.ok()) check_snapshots(args, check, made);
   if (check.ok()) check_drafts(args, check, sizes, made);
   if (check.ok()) check_schedule(args, check, sizes, made);

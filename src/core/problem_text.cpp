@@ -60,6 +60,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("slots", p.slots);
   visit("state_columns", p.state_columns);
   visit("state_base", p.state_base);
+  visit("older_columns", p.older_columns);
   visit("null_slot", p.null_slot);
   visit("longest_sequence", p.longest_sequence);
   visit("blocks", p.blocks);

@@ -201,14 +201,23 @@ void Worker::load_history(const Sequence& s) {
 
 void Worker::keep_inputs(const Sequence& s, std::int64_t first, std::int64_t end,
                          std::int64_t slot) {
+  const int history = history_of(p_);
+  const char* const zeros = raw_history(0);  // where there is no history
   for (std::int64_t input = first; input < end; ++input) {
     char* to = state(slot, kept_column(p_, s, input, end), channel_);
     if (input >= 0) {
       move_inputs(s.begin + input, to, p_.state_channel, p_.state_dtype, stage_);
-    } else {
-      copy_run(raw_history(history_of(p_) + input), 1, p_.state_dtype, to, p_.state_channel,
-               p_.state_dtype, channels_);
+      continue;
     }
+    const char* from = zeros;
+    std::int64_t stride = 1;
+    if (input >= -history) {
+      from = raw_history(history + input);
+    } else if (s.read_slot >= 0) {
+      from = state(s.read_slot, history_column(p_, s, input), channel_);
+      stride = p_.state_channel;
+    }
+    copy_run(from, stride, p_.state_dtype, to, p_.state_channel, p_.state_dtype, channels_);
   }
 }
 
@@ -236,7 +245,7 @@ void Worker::replace_history(const Sequence& s, std::int64_t sequence) {
 // channels in the state's type already becomes one in the stage.
 void Worker::write_state(const Sequence& s) {
   if (s.write_slot < 0) return;
-  if (p_.has_ring_positions) {
+  if (p_.has_ring_positions || p_.older_columns > 0) {
     return keep_inputs(s, first_kept(p_, s), s.end - s.begin, s.write_slot);
   }
   const int history = history_of(p_);

@@ -84,7 +84,8 @@ class Worker {
   void write_state(const Sequence& s);
   /// The snapshots of a sequence that go to the slot it begins from; the history has been loaded.
   void replace_history(const Sequence& s, std::int64_t sequence);
-  /// Inputs [first, end) to the columns of a slot that they have there, one by one.
+  /// Inputs [first, end) to the columns of a slot that they have there, one by one upwards: those
+  /// older than the history are still in their slot, and nothing is read after it was overwritten.
   void keep_inputs(const Sequence& s, std::int64_t first, std::int64_t end, std::int64_t slot);
   [[nodiscard]] char* raw_history(std::int64_t column) {
     return reinterpret_cast<char*>(results_) + column * pitch_ * element_bytes(p_.state_dtype);

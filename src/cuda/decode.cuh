@@ -62,7 +62,16 @@ __global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features:
   // is taken apart, which waits for it.
   Taps<TWeight, kWidth, kGroup> taps;
   auto& history = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns);
-  if (call.state_form == StateForm::kWindowVectors) {
+  // With an older column a window has kWidth columns, before and after.
+  const bool keeps_older = kFeatures == Features::kAll && call.keeps_older;
+  if (keeps_older && call.state_form == StateForm::kWindowVectors) {
+    std::uint32_t window[kWidth * kWords], older_first[kWidth][kWords];
+    load_window<T, kWidth, kGroup>(call, s.read_slot, 0, channel, window);
+    taps.load(call.weights(), channel);
+    split_columns<T, kWidth, kGroup>(window, older_first);
+#pragma unroll
+    for (int k = 0; k < kHistory; ++k) copy_words(older_first[k + 1], history[k]);
+  } else if (call.state_form == StateForm::kWindowVectors) {
     std::uint32_t window[kHistory * kWords];
     load_window<T, kHistory, kGroup>(call, s.read_slot, s.read_column, channel, window);
     taps.load(call.weights(), channel);
@@ -108,6 +117,12 @@ __global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features:
     });
   }
   if (s.write_slot < 0) return;
+  if (keeps_older) {
+    store_columns<T, kWidth, kGroup>(state_element<T>(call, s.write_slot, 0, channel),
+                                     call.state_column, call.state_channel, call.state_form,
+                                     columns);
+    return;
+  }
   // A ring that holds the older inputs gets the token alone, one that is a run of windows all.
   if (is_ring<kFeatures>(call) && s.write_slot == s.read_slot &&
       call.state_form != StateForm::kWindowVectors) {

@@ -38,14 +38,20 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
                  kept_dtype, kept, k * step);
   }
   take_snapshots<AnyTypes>(p, at, s, sequence, length + 1, true, channel);
-  // A ring may take more inputs than are kept, so it takes them as they come.
-  const std::int64_t first = p.has_ring_positions && s.write_slot >= 0 ? first_kept(p, s) : length;
+  // Rings and older columns may take more inputs than are kept, so they take them as they come.
+  const bool as_they_come = p.has_ring_positions || p.older_columns > 0;
+  const std::int64_t first = as_they_come && s.write_slot >= 0 ? first_kept(p, s) : length;
   const auto put = [&](std::int64_t input, const std::uint32_t* from, std::int64_t index) {
     move_element(kept_dtype, from, index, p.state_dtype, at.state,
                  state_index(p, s.write_slot, kept_column(p, s, input, length), channel));
   };
   for (std::int64_t input = first; input < 0; ++input) {
-    put(input, kept, (history + input) * step);
+    if (input < -history) {
+      move_input<AnyTypes>(p, at, s, input, channel, at.state,
+                           state_index(p, s.write_slot, kept_column(p, s, input, length), channel));
+    } else {
+      put(input, kept, (history + input) * step);
+    }
   }
   int oldest = 0;
   for (std::int64_t row = s.begin; row < s.end; ++row) {
@@ -63,7 +69,7 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
     kept[oldest] = newest;
     oldest = oldest + 1 < history ? oldest + 1 : 0;
   }
-  if (s.write_slot < 0 || p.has_ring_positions) return;
+  if (s.write_slot < 0 || as_they_come) return;
   for (int k = 0; k < history; ++k) {
     const int place = oldest + k < history ? oldest + k : oldest + k - history;
     put(length - history + k, kept, place * step);

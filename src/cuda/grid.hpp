@@ -37,7 +37,7 @@ class FastDivisor {
 enum class Features : std::uint8_t {
   kPlain,  // ordered states
   kRings,  // also rings; decode has an instance for them, the others take kAll
-  kAll,    // also snapshots, windows by slot, the residual, long chains among drafts
+  kAll,  // also snapshots, windows by slot, an older column, the residual, long chains among drafts
 };
 
 /// How a group of adjacent channels lies in a state slot.

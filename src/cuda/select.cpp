@@ -64,13 +64,13 @@ bool countable(const Problem& p) {
 
 StateForm state_form(const Problem& p, std::int64_t group) {
   if (!p.has_state || !keeps_groups(p.slots, p.state_slot, group)) return StateForm::kElements;
-  const std::int64_t history = p.width - 1;
+  const std::int64_t window = p.width - 1 + p.older_columns;
   if (p.state_channel == 1 && keeps_groups(p.state_columns, p.state_column, group)) {
     return StateForm::kChannelVectors;
   }
   // A pool with more columns than the window has gaps between one channel's window and the next.
-  if (p.state_columns == history && p.state_channel == history &&
-      (history == 1 || p.state_column == 1)) {
+  if (p.state_columns == window && p.state_channel == window &&
+      (window == 1 || p.state_column == 1)) {
     return StateForm::kWindowVectors;
   }
   return StateForm::kElements;
@@ -127,12 +127,12 @@ Kernel kernel_of(const Problem& p) {
     return chunks && countable(p) ? Kernel::kChunks : Kernel::kGeneral;
   }
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
-      own_or_f32_weights(p) && countable(p)) {
+      p.older_columns <= 1 && own_or_f32_weights(p) && countable(p)) {
     const bool small = p.tokens * p.channels <= kSmallDecode && features_of(p) == Features::kPlain;
     const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
     if (token_major(p, group_of(p, decode))) return decode;
   }
-  if (p.in_place) return Kernel::kGeneral;
+  if (p.in_place || p.older_columns > 0) return Kernel::kGeneral;
   if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
     // As many sequences as tokens and no states: bounds that leave room for all there could be.
     const bool spare = !p.has_state && p.sequences >= p.tokens;
@@ -334,8 +334,8 @@ std::string_view name(Kernel kernel) {
 }
 
 Features features_of(const Problem& p) {
-  const bool all = p.snapshots > 0 || p.has_window_slots || p.epilogue == Epilogue::kResidual ||
-                   splits_chains(p);
+  const bool all = p.snapshots > 0 || p.has_window_slots || p.older_columns > 0 ||
+                   p.epilogue == Epilogue::kResidual || splits_chains(p);
   return all ? Features::kAll : p.has_ring_positions ? Features::kRings : Features::kPlain;
 }
 

@@ -153,7 +153,7 @@ SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addres
 
 // Inputs of a sequence have numbers: its tokens in this call from 0, its history below.
 
-/// The column of the read slot where an input of the history lies.
+/// The column of the read slot where an input of the history lies, or an older one.
 SHORTCONV_HOST_DEVICE inline std::int64_t history_column(const Problem& p, const Sequence& s,
                                                          std::int64_t input) {
   const std::int64_t column = s.read_column + history_of(p) + input;
@@ -173,7 +173,7 @@ SHORTCONV_HOST_DEVICE inline std::int64_t kept_column(const Problem& p, const Se
 SHORTCONV_HOST_DEVICE inline std::int64_t first_kept(const Problem& p, const Sequence& s) {
   const std::int64_t length = s.end - s.begin;
   const std::int64_t history = history_of(p);
-  if (!p.has_ring_positions) return length - history;
+  if (!p.has_ring_positions) return length - history - p.older_columns;
   std::int64_t first = p.op == Op::kVerify ? -history : length - history;
   if (first > 0 || s.read_slot == s.write_slot) first = 0;
   return first > length - p.state_columns ? first : length - p.state_columns;

@@ -185,7 +185,11 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
   };
   std::vector<Raw> inputs(static_cast<std::size_t>(history + tokens));
   std::vector<double> values(inputs.size());
+  std::vector<Raw> older(static_cast<std::size_t>(p.older_columns));  // than the history
   for (std::int64_t channel = 0; channel < p.channels; ++channel) {
+    for (std::int64_t column = 0; column < p.older_columns; ++column) {
+      older[column] = resumed ? raw(p.state_dtype, call.state(read_slot, column, channel)) : Raw{};
+    }
     for (int column = 0; column < history; ++column) {
       const std::int64_t from = p.has_ring_positions ? ring_column(column) : oldest + column;
       inputs[column] = resumed ? raw(p.state_dtype, call.state(read_slot, from, channel)) : Raw{};
@@ -248,8 +252,9 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       }
       continue;
     }
-    for (int column = 0; column < history; ++column) {
-      store_raw(inputs[tokens + column], p.state_dtype,
+    for (std::int64_t column = -p.older_columns; column < history; ++column) {
+      const std::int64_t number = tokens + column;
+      store_raw(number < 0 ? older[p.older_columns + number] : inputs[number], p.state_dtype,
                 call.state(write_slot, p.state_base + column, channel));
     }
   }

@@ -264,6 +264,27 @@ static void appends_to_a_ring_and_takes_a_snapshot(void) {
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 
+/* One column before the history of one, which moves along if asked for. */
+static void moves_older_columns_along(void) {
+  float x[1] = {5}, y[1] = {0}, w[2] = {1, 0}, state[2] = {3, 4};
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 1, 1), ty = tensor(y, SHORTCONV_F32, 1, 1);
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 1, 2), ts = tensor(state, SHORTCONV_F32, 1, 2);
+  shortconv_forward_args args = {.struct_size = sizeof args, .op = SHORTCONV_OP_DECODE};
+  ts.ndim = 3; /* [1 slot, 2 columns, 1 channel] */
+  ts.shape[2] = ts.strides[2] = ts.strides[1] = 1;
+  args.x = &tx, args.out = &ty, args.weight = &tw, args.state = &ts;
+  args.state_base = 1;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
+  CHECK(y[0] == 4 && state[0] == 3 && state[1] == 5);
+  x[0] = 6;
+  args.keeps_older = 1;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
+  CHECK(y[0] == 5 && state[0] == 5 && state[1] == 6);
+  args.keeps_older = 2;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "keeps_older: is 2; expected 0 or 1") != NULL);
+}
+
 static void plans_block_lists(void) {
   const int64_t lengths[5] = {1, 9, 2, 17, 4};
   int32_t sequence[8], offset[8];
@@ -287,6 +308,7 @@ int main(void) {
   finds_parents_of_a_tree();
   finds_bounds_of_numbered_sequences();
   appends_to_a_ring_and_takes_a_snapshot();
+  moves_older_columns_along();
   plans_block_lists();
   printf("%d failures\n", failures);
   return failures != 0;

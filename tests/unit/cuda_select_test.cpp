@@ -173,6 +173,54 @@ TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
   EXPECT_EQ(kernel_of(dilated), Kernel::kGeneral);
 }
 
+TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
+  for (const int width : capabilities().widths) {
+    for (const auto& [dtype, name] : capabilities().dtypes) {
+      const auto text = [&] { return ::testing::Message() << name << ", width " << width; };
+      Problem decode = decode_batch(512, 7);
+      decode.x_dtype = decode.out_dtype = decode.weight_dtype = decode.state_dtype = dtype;
+      decode.width = width;
+      decode.state_columns = width;
+      decode.state_slot = width * 512;
+      decode.state_base = decode.older_columns = 1;
+      EXPECT_EQ(kernel_of(decode), Kernel::kDecode) << text() << ", a small one";
+      EXPECT_EQ(features_of(decode), Features::kAll);
+      EXPECT_EQ(chosen(decode).aligned.grid.state_form, StateForm::kChannelVectors);
+
+      Problem windows = decode;  // [slots, channels, width]
+      windows.state_column = 1;
+      windows.state_channel = width;
+      EXPECT_EQ(kernel_of(windows), Kernel::kDecode) << text();
+      EXPECT_EQ(chosen(windows).aligned.grid.state_form, StateForm::kWindowVectors) << text();
+      windows.state_columns = windows.state_channel = width + 1;
+      windows.state_slot = (width + 1) * 512;
+      EXPECT_EQ(chosen(windows).aligned.grid.state_form, StateForm::kElements)
+          << text() << ", a column behind the history";
+      Problem stays = decode;
+      stays.state_column = 1;
+      stays.state_channel = width;
+      stays.older_columns = 0;
+      EXPECT_EQ(chosen(stays).aligned.grid.state_form, StateForm::kElements) << text();
+
+      for (int change = 0; change < 4; ++change) {
+        Problem other = decode;
+        if (change == 0) other.state_base = other.older_columns = 2;
+        if (change == 1) other.initial_state = InitialState::kByFlag;
+        if (change == 2) other.sequence_tokens = 2, other.tokens *= 2;
+        if (change == 3) other.has_query_start_loc = true, other.op = Op::kForward;
+        EXPECT_EQ(kernel_of(other), Kernel::kGeneral) << text() << ", change " << change;
+      }
+      decode.in_place = true;
+      EXPECT_EQ(kernel_of(decode), Kernel::kDecode) << text();
+    }
+  }
+  Problem columns = packed_batch(1000, 512, 7);
+  columns.x_token = columns.out_token = 1;
+  columns.x_channel = columns.out_channel = 1000;
+  columns.older_columns = 1;
+  EXPECT_EQ(kernel_of(columns), Kernel::kGeneral);
+}
+
 TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {
   Problem columns = packed_batch(1000, 511, 7);
   columns.x_token = columns.out_token = 1;
