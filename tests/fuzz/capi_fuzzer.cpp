@@ -308,6 +308,7 @@ void forward(FuzzedDataProvider& data) {
   }
   const auto one_in = [&](int n) { return data.ConsumeIntegralInRange<int>(0, n - 1) == 0; };
   if (one_in(3)) args.ring_positions = indices(actual_sequences, -4, 40);
+  if (one_in(4)) args.keeps_older = option(1);
   if (one_in(3)) {
     shortconv_tensor* list = make.tensor({small(6), 3}, data.PickValueInArray(kInts));
     make.fill_indices(list, -1, actual_sequences, 0);

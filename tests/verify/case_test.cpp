@@ -53,7 +53,7 @@ TEST(Case, CoversWhatTheLibraryCanDo) {
   EXPECT_EQ(seen["initial-state"].size(), 3u);
   EXPECT_EQ(seen["threads"].size(), 4u);
   for (const std::string_view key : {"bias", "input-gate", "packed", "in-place", "special", "ring",
-                                     "snapshots", "tree", "keeps-state", "violations"}) {
+                                     "older", "snapshots", "tree", "keeps-state", "violations"}) {
     EXPECT_EQ(seen[key].size(), 2u) << key;
   }
 }

@@ -97,7 +97,7 @@ void keep(const Case& problem, const CaseBuffers& before, const TensorBuffer& st
 }
 
 TEST(Oracle, TheReferenceKeepsTheLastInputsAndSnapshotsAndNothingElse) {
-  int written = 0, snapshots = 0;
+  int written = 0, snapshots = 0, moved = 0;
   for (std::uint64_t seed = 0; seed < 1200; ++seed) {
     const Case problem = make_case(seed);
     if (!problem.state || problem.windows_kind == WindowsKind::kPool) continue;
@@ -116,7 +116,7 @@ TEST(Oracle, TheReferenceKeepsTheLastInputsAndSnapshotsAndNothingElse) {
       const std::int64_t slot = problem.write_slot(s), length = problem.length(s);
       if (!problem.live(s) || !problem.valid_slot(slot)) continue;
       ++written;
-      std::int64_t first = length - problem.history();
+      std::int64_t first = length - problem.history() - problem.older();
       if (problem.ring_positions) {
         const bool holds_history = problem.resumed(s) && slot == problem.read_slot(s);
         if (problem.op == Op::kVerify) first = -problem.history();
@@ -124,12 +124,14 @@ TEST(Oracle, TheReferenceKeepsTheLastInputsAndSnapshotsAndNothingElse) {
         first = std::max(first, length - problem.state->shape[1]);
       }
       keep(problem, before, expected, s, first, length, slot);
+      moved += problem.older() > 0 && problem.resumed(s) && first < -problem.history();
     }
     const auto difference = compare_states(*after.state, expected, true);
     ASSERT_FALSE(difference.has_value()) << *difference << "\n" << to_string(problem);
   }
   EXPECT_GT(written, 1000);
   EXPECT_GT(snapshots, 300);
+  EXPECT_GT(moved, 50);
 }
 
 TEST(Oracle, TheReferenceCapturesTheWindowAfterEachToken) {

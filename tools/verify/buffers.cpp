@@ -197,6 +197,7 @@ ForwardArgs make_arguments(const Case& problem, const CaseBuffers& buffers, Back
   arguments.write_slots = view_of(buffers.write_slots);
   arguments.read_offsets = view_of(buffers.read_offsets);
   arguments.state_base = problem.state_base;
+  arguments.keeps_older = problem.keeps_older;
   arguments.null_slot = problem.null_slot;
   arguments.query_start_loc = view_of(buffers.query_start_loc);
   arguments.has_initial_state = view_of(buffers.has_initial_state);

@@ -162,6 +162,7 @@ std::vector<std::pair<std::string_view, std::string>> traits(const Case& problem
       {"padded-rows", text(name(problem.padded_rows))},
       {"initial-state", text(name_of(problem.initial_state))},
       {"in-place", yes(problem.in_place)},
+      {"older", yes(problem.older() > 0)},
       {"ring", yes(problem.ring_positions.has_value())},
       {"snapshots", yes(problem.snapshots.has_value())},
       {"tree", yes(problem.parents.has_value())},
@@ -185,7 +186,8 @@ std::string to_string(const Case& problem) {
     text += fmt::format("  output_gate {}\n", describe(*problem.output_gate));
   }
   if (problem.state) {
-    text += fmt::format("  state {}, base {}\n", describe(*problem.state), problem.state_base);
+    text += fmt::format("  state {}, base {}{}\n", describe(*problem.state), problem.state_base,
+                        problem.keeps_older ? ", keeps_older" : "");
   }
   text += describe("query_start_loc", problem.query_start_loc);
   text += describe("read_slots", problem.read_slots);

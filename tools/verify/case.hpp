@@ -51,6 +51,7 @@ struct Case {
   std::optional<TensorSpec> bias, state;
   std::optional<TensorSpec> input_gate, output_gate;
   std::int64_t state_base = 0;
+  bool keeps_older = false;
   std::optional<std::int64_t> null_slot;
   std::optional<IndexTensor> query_start_loc, read_slots, write_slots, read_offsets;
   std::optional<IndexTensor> has_initial_state, ring_positions, snapshots;
@@ -70,6 +71,8 @@ struct Case {
 
   [[nodiscard]] std::int64_t rows() const;
   [[nodiscard]] std::int64_t history() const { return std::int64_t{width - 1} * dilation; }
+  /// Columns before the history that move along with it.
+  [[nodiscard]] std::int64_t older() const { return keeps_older ? state_base : 0; }
   [[nodiscard]] std::int64_t channels() const { return x.shape.back(); }
   [[nodiscard]] std::int64_t sequences() const {
     return static_cast<std::int64_t>(starts.size()) - 1;

@@ -392,7 +392,7 @@ void make_ring_positions(Random& random, Case& problem) {
 // Which sequences begin from their slot, and from which of its columns.
 void make_history(Random& random, Case& problem) {
   const std::int64_t sequences = problem.sequences();
-  if (!problem.ring_positions && random.chance(0.25)) {
+  if (!problem.ring_positions && !problem.keeps_older && random.chance(0.25)) {
     IndexTensor offsets = make_index(random, std::vector<std::int64_t>(sequences));
     for (std::int64_t& offset : offsets.values) {
       offset = random.chance(0.05)
@@ -456,6 +456,7 @@ void make_state(Random& random, Case& problem) {
                           : random.pick<std::int64_t>({0, 0, 0, 1, 3, problem.width}));
     problem.state = lay_out_state(random, dtype, slots, columns, problem.channels());
     if (!ring) problem.state_base = random.between(0, columns - history);
+    problem.keeps_older = !ring && !verify && !snapshots && random.chance(0.4);
   }
   make_slots(random, problem, slots, has_state && (!tree || ring));
   if (!has_state) return;
@@ -472,7 +473,8 @@ void make_schedule(Random& random, Case& problem) {
   const bool verify = problem.op == Op::kVerify;
   problem.in_place = !verify && problem.out.dtype == problem.x.dtype && random.chance(0.15);
   problem.schedule = Schedule::kFlat;
-  if (problem.in_place || verify || problem.snapshots || !problem.query_start_loc) return;
+  const bool flat = problem.in_place || verify || problem.snapshots || problem.keeps_older;
+  if (flat || !problem.query_start_loc) return;
   if (random.chance(0.5)) return;
   problem.schedule = random.pick(capabilities().schedules).value;
   std::int64_t longest = 0;

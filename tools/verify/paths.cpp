@@ -79,7 +79,7 @@ Case case_of_step(const Case& problem, const Step& step) {
   part.write_slots = index_of(write);
   if (problem.ring_positions) {
     part.ring_positions = index_of(positions);
-  } else {
+  } else if (!problem.keeps_older) {
     part.read_offsets = index_of(offsets);
   }
   part.snapshots.reset();
@@ -115,10 +115,12 @@ void copy_row(const TensorBuffer& to, std::int64_t to_row, const TensorBuffer& f
 
 // Decode continues every sequence from its slot, so one that starts from zeros needs them there.
 void clear_history(const Case& problem, const TensorBuffer& state, std::int64_t slot) {
-  const std::int64_t columns = problem.ring_positions ? problem.state->shape[1] : problem.history();
-  for (std::int64_t column = 0; column < columns; ++column) {
+  const std::int64_t first = problem.state_base - problem.older();
+  const std::int64_t end =
+      problem.ring_positions ? problem.state->shape[1] : problem.state_base + problem.history();
+  for (std::int64_t column = first; column < end; ++column) {
     for (std::int64_t channel = 0; channel < problem.channels(); ++channel) {
-      state.store(state.spec().offset({slot, problem.state_base + column, channel}), 0);
+      state.store(state.spec().offset({slot, column, channel}), 0);
     }
   }
 }
