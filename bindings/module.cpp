@@ -109,6 +109,7 @@ Status forward_call(Arguments in) {
   in.tensor("write_slots", args.write_slots);
   args.state_base = in.integer("state_base", 0);
   args.residual = in.flag("residual");
+  args.keeps_older = in.flag("keeps_older");
 
   in.tensor("read_offsets", args.read_offsets);
   in.tensor("snapshots", args.snapshots);

@@ -32,6 +32,7 @@ def forward(
     write_slots: Optional[Array] = None,
     read_offsets: Optional[Array] = None,
     state_base: int = 0,
+    keeps_older: bool = False,
     null_slot: Optional[int] = None,
     ring_positions: Optional[Array] = None,
     snapshots: Optional[Array] = None,
@@ -64,6 +65,8 @@ def forward(
       write_slots: [sequences]; where final states go. None: as read_slots; negative: not kept.
       read_offsets: [sequences]; columns to skip when reading, clamped to the pool.
       state_base: first column of the state that belongs to the history.
+      keeps_older: the columns before state_base hold older inputs, which move along: a slot's first
+        state_base + history columns are its newest inputs afterwards. False: they stay as they are.
       null_slot: a slot that means padding.
       ring_positions: [sequences]; slots are rings: how many inputs each sequence has had before
         this call. Its input number n lies in column n modulo columns.
@@ -102,6 +105,7 @@ def forward(
         and read_offsets is None and snapshots is None and input_gate is None
         and output_gate is None and dilation == 1 and backend is None and violations is None
         and threads == 0 and programmatic_launch is False and stream is None
+        and keeps_older is False
     ):  # nearly always, and each argument less saves time
         _core.forward(
             _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
@@ -111,8 +115,8 @@ def forward(
     _core.forward(
         _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
         initial_state, activation, null_slot, padded_rows, ring_positions, write_slots, state_base,
-        residual, read_offsets, snapshots, None, None, None, None, input_gate, output_gate,
-        dilation, backend, violations, threads, programmatic_launch, stream,
+        residual, keeps_older, read_offsets, snapshots, None, None, None, None, input_gate,
+        output_gate, dilation, backend, violations, threads, programmatic_launch, stream,
     )
     return out
 
@@ -128,6 +132,7 @@ def decode(
     write_slots: Optional[Array] = None,
     read_offsets: Optional[Array] = None,
     state_base: int = 0,
+    keeps_older: bool = False,
     null_slot: Optional[int] = None,
     ring_positions: Optional[Array] = None,
     snapshots: Optional[Array] = None,
@@ -163,6 +168,7 @@ def decode(
         and read_offsets is None and snapshots is None and input_gate is None
         and output_gate is None and dilation == 1 and backend is None and violations is None
         and threads == 0 and programmatic_launch is False and stream is None
+        and keeps_older is False
     ):
         _core.forward(
             _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
@@ -172,8 +178,8 @@ def decode(
     _core.forward(
         _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
         activation, null_slot, padded_rows, ring_positions, write_slots, state_base, residual,
-        read_offsets, snapshots, None, None, None, None, input_gate, output_gate, dilation,
-        backend, violations, threads, programmatic_launch, stream,
+        keeps_older, read_offsets, snapshots, None, None, None, None, input_gate, output_gate,
+        dilation, backend, violations, threads, programmatic_launch, stream,
     )
     return out
 
@@ -234,8 +240,8 @@ def verify(
     _core.forward(
         _core.VERIFY, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
         None, activation, null_slot, padded_rows, ring_positions, write_slots, state_base, residual,
-        read_offsets, None, parents, windows, window_slots, advance_state, input_gate, output_gate,
-        1, backend, violations, threads, programmatic_launch, stream,
+        None, read_offsets, None, parents, windows, window_slots, advance_state, input_gate,
+        output_gate, 1, backend, violations, threads, programmatic_launch, stream,
     )
     return out
 

@@ -27,11 +27,11 @@ _library.define(
     " Tensor(b!)? state=None, Tensor? read_slots=None, Tensor? query_start_loc=None,"
     " Tensor? has_initial_state=None, bool initial_state=False, str? activation=None,"
     " int? null_slot=None, str? padded_rows=None, Tensor? ring_positions=None,"
-    " Tensor? write_slots=None, int state_base=0, bool residual=False, Tensor? read_offsets=None,"
-    " Tensor? snapshots=None, Tensor? parents=None, Tensor(c!)? windows=None,"
-    " Tensor? window_slots=None, bool advance_state=False, Tensor? input_gate=None,"
-    " Tensor? output_gate=None, int dilation=1, str? backend=None, Tensor(d!)? violations=None,"
-    " int threads=0, bool programmatic_launch=False) -> ()")
+    " Tensor? write_slots=None, int state_base=0, bool residual=False, bool keeps_older=False,"
+    " Tensor? read_offsets=None, Tensor? snapshots=None, Tensor? parents=None,"
+    " Tensor(c!)? windows=None, Tensor? window_slots=None, bool advance_state=False,"
+    " Tensor? input_gate=None, Tensor? output_gate=None, int dilation=1, str? backend=None,"
+    " Tensor(d!)? violations=None, int threads=0, bool programmatic_launch=False) -> ()")
 _library.define(
     "commit(Tensor windows, Tensor(a!) state, Tensor accepted, *, int width, int? token_rows=None,"
     " Tensor? slots=None, Tensor? second_slots=None, Tensor? query_start_loc=None,"

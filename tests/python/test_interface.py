@@ -55,6 +55,7 @@ def test_every_argument_reaches_its_place(function):
         "initial_state": ("all", TypeError), "advance_state": ("yes", TypeError),
         "programmatic_launch": ("yes", TypeError), "tokens": (-1, ValueError),
         "block_tokens": (0, ValueError), "residual": ("yes", TypeError),
+        "keeps_older": ("yes", TypeError),
         "dilation": (0, ValueError),
     }
     named = {"state_base": "state"}  # that is where the columns are missing

@@ -87,6 +87,32 @@ def test_dense_batches(arrays, random):
         assert_close(out[row], oracle.convolve(np.zeros((2, 16)), x[row], weight))
 
 
+def test_older_columns_move_along(arrays, random):
+    width, older, slots = 4, 2, np.array([3, 0, 1], np.int32)
+    p = problem(random, [2, 7, 1], 24, width, 5)
+    pool = random.standard_normal((5, older + width - 1, 24), np.float32)
+    expected = pool.copy()
+    for begin, end, slot in zip(p["bounds"][:-1], p["bounds"][1:], slots):
+        expected[slot] = np.concatenate([pool[slot], p["x"][begin:end]])[-pool.shape[1] :]
+    y, _ = oracle.forward(p["x"], p["weight"], bounds=p["bounds"], state=pool[:, older:],
+                          slots=slots, resumed=[1, 1, 1])
+    for backend in arrays.backends:
+        state = arrays.of(pool.copy())
+        out = shortconv.forward(
+            arrays.of(p["x"]), arrays.of(p["weight"]), state=state, state_base=older,
+            keeps_older=True, read_slots=arrays.of(slots), query_start_loc=arrays.of(p["bounds"]),
+            initial_state=True, backend=backend)
+        assert_close(arrays.numpy(out), y)
+        np.testing.assert_array_equal(arrays.numpy(state), expected)
+
+        state, x = arrays.of(pool.copy()), random.standard_normal((3, 24), np.float32)
+        shortconv.decode(arrays.of(x), arrays.of(p["weight"]), state=state, state_base=older,
+                         keeps_older=True, backend=backend)
+        moved = pool.copy()
+        moved[:3] = np.concatenate([pool[:3, 1:], x[:, None]], axis=1)
+        np.testing.assert_array_equal(arrays.numpy(state), moved)
+
+
 def test_verify_walks_trees_and_keeps_windows(arrays, random):
     width, channels, tokens = 4, 16, 6
     p = problem(random, [tokens, tokens], channels, width, 5)

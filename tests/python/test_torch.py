@@ -200,14 +200,16 @@ def test_the_compiled_operators_take_every_argument():
 # The operator hands its arguments on by position.
 @pytest.mark.parametrize("name, value", [
     ("activation", "relu"), ("padded_rows", "nan"), ("state_base", 99), ("residual", True),
-    ("advance_state", True), ("dilation", 0), ("backend", "abacus"), ("threads", -1)])
+    ("keeps_older", True), ("advance_state", True), ("dilation", 0), ("backend", "abacus"),
+    ("threads", -1)])
 def test_arguments_of_the_compiled_operator_reach_their_places(device, name, value):
     x, weight, bias, state = tensors(device)
-    gate = {"input_gate": x} if name == "residual" else {}
+    against = {"residual": {"input_gate": x},
+               "keeps_older": {"read_offsets": bounds_of(device, 0)}}.get(name, {})
     named = {"state_base": "state", "advance_state": "op"}.get(name, name)
     with pytest.raises(ValueError, match=f"^{named}: "):
         torch.ops.shortconv.run(0, x, torch.empty_like(x), weight, bias, state=state,
-                                **{name: value}, **gate)
+                                **{name: value}, **against)
 
 
 def test_functions_of_other_libraries_are_compiled_whole(device):

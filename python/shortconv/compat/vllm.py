@@ -181,7 +181,7 @@ def causal_conv1d_update(
     conv.run(
         VERIFY | layout, rows, to, weight, bias, conv_state, read_slots, query_start_loc, None,
         False, silu_or_none(activation), null_block_id, "copy" if out is None else None, None, None,
-        0, False, num_accepted_tokens - 1, None, None,
+        0, False, False, num_accepted_tokens - 1, None, None,
         rolling_windows(conv_state, weight.shape[1], drafts), slots)
     if out is None:
         rows.copy_(to)

@@ -118,7 +118,7 @@ def causal_conv1d_update(
     out = conv.run(
         VERIFY | CHANNELS_FIRST | STATE_CHANNELS_FIRST, rows, torch.empty_like(rows), weight, bias,
         conv_state, conv_state_indices, None, None, False, activation, pad_slot_id, None, None,
-        None, 0, False, offsets, None, parents, windows, None if windows is None else slots,
+        None, 0, False, False, offsets, None, parents, windows, None if windows is None else slots,
         advance)
     return out.squeeze(2) if x.dim() == 2 else out
 
