@@ -122,6 +122,24 @@ def test_shapes_of_a_decode(device):
         assert torch.equal(y, plain if added is None else plain + added)
 
 
+@types
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_caches_of_more_columns_and_slots(device, dtype, width):
+    x, weight = make(device, dtype, 3, 96), make(device, dtype, 96, width)
+    for columns, slots, innermost in itertools.product(
+            [width - 1, width, width + 3], [3, 5], ["columns", "channels"]):
+        cache = make(device, dtype, slots, 96, columns)
+        if innermost == "channels":
+            cache = cache.transpose(1, 2).contiguous().transpose(1, 2)
+        expected_cache = cache.clone()
+        expected_cache[:3] = torch.cat([cache[:3], x[:, :, None]], 2)[:, :, 1:]
+        history = torch.cat([cache[:3, :, :1], cache[:3, :, columns + 1 - width :]], 2)
+        expected, _ = causal_conv1d(x[:, None], weight, initial_state=history)
+        y, returned = causal_conv1d_update(x, cache, weight=weight)
+        assert returned is cache and torch.equal(cache, expected_cache)
+        assert torch.equal(y, expected.view(3, 96))
+
+
 def test_prefill_with_a_cache_shorter_than_the_width(device):
     x, weight = make(device, torch.float32, 2, 7, 32), make(device, torch.float32, 32, 4)
     whole, final = causal_conv1d(x, weight, output_final_state=True)

@@ -4,8 +4,6 @@ import importlib
 import sys
 from typing import Any, Callable, Dict, Optional, Union
 
-from shortconv import torch as conv
-from shortconv._core import DECODE, STATE_CHANNELS_FIRST
 from shortconv.torch import torch
 
 Tensor = torch.Tensor
@@ -40,44 +38,6 @@ def rolling_windows(state: Tensor, width: int, tokens: int) -> Tensor:
                          f"tokens need {width - 2 + tokens}")
     slot, channel, column = state.stride()
     return state.as_strided((slots, tokens, width - 1, channels), (slot, column, column, channel))
-
-
-def update_all_columns(
-    x: Tensor, state: Tensor, weight: Tensor, bias: Optional[Tensor], activation: Optional[str],
-    slots: Optional[Tensor], bounds: Optional[Tensor] = None, null_slot: Optional[int] = None,
-    padded_rows: Optional[str] = None,
-) -> Tensor:
-    """Resumes sequences, after which all columns of a slot are its newest inputs.
-
-    Args:
-      x: [sequences, tokens, channels], or [tokens, channels] with bounds [sequences + 1].
-      state: [slots, columns >= width - 1, channels]; the history is its last columns.
-    """
-    columns, history = state.shape[1], weight.shape[1] - 1
-    where = {"state": state, "read_slots": slots, "query_start_loc": bounds, "null_slot": null_slot}
-    if columns == history:
-        return conv.forward(x, weight, bias, initial_state=True, activation=activation,
-                            padded_rows=padded_rows, **where)
-    # Outputs come from a call that writes no state; a convolution of columns + 1 taps keeps as many
-    # inputs, and nobody reads what it computes.
-    out = conv.verify(x, weight, bias, state_base=columns - history, activation=activation,
-                      padded_rows=padded_rows, **where)
-    taps = weight.new_zeros(()).expand(weight.shape[0], columns + 1)
-    conv.forward(x, taps, initial_state=True, **where)
-    return out
-
-
-def decode_and_shift(op: int, x: Tensor, out: Tensor, weight: Tensor, bias: Optional[Tensor],
-                     state: Tensor, activation: Optional[str]) -> Tensor:
-    """update_all_columns for one token of each slot and `width` columns, one more than the history.
-
-    Args:
-      op: layouts of x and out, which have a row for each slot.
-      state: [slots, channels, width].
-    """
-    state.select(2, 0).copy_(state.select(2, 1))
-    return conv.run(op | DECODE | STATE_CHANNELS_FIRST, x, out, weight, bias, state, None, None,
-                    None, False, activation, None, None, None, None, 1)
 
 
 def last_inputs(x: Tensor, bounds: Tensor, count: int) -> Tensor:

@@ -11,14 +11,8 @@ import functools
 from typing import Any, Callable, Optional, Tuple
 
 from shortconv import torch as conv
-from shortconv._core import FLATTENED, FORWARD, STATE_CHANNELS_FIRST
-from shortconv.compat._common import (
-    Tensor,
-    decode_and_shift,
-    install_functions,
-    silu_or_none,
-    update_all_columns,
-)
+from shortconv._core import DECODE, FLATTENED, FORWARD, STATE_CHANNELS_FIRST
+from shortconv.compat._common import Tensor, install_functions, silu_or_none
 from shortconv.torch import torch
 
 
@@ -147,14 +141,16 @@ def causal_conv1d_update(
       y, contiguous, shape of x, and the cache.
     """
     weight, activation = _taps_of(weight), silu_or_none(activation)
-    slots, channels, columns = cache.shape
-    if x.dim() <= 3 and x.numel() == slots * channels and columns == weight.shape[1]:
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        y = decode_and_shift(FLATTENED, x, out, weight, bias, cache, activation)
-    else:
-        rows = x.reshape(-1, 1, weight.shape[0])
-        out = update_all_columns(rows, cache.transpose(1, 2), weight, bias, activation, None)
-        y = out.reshape(x.shape).contiguous()
+    shape = x.shape
+    if len(shape) > 3:
+        x = x.reshape(-1, weight.shape[0])
+    y = conv.run(
+        DECODE | STATE_CHANNELS_FIRST | FLATTENED, x,
+        torch.empty_like(x, memory_format=torch.contiguous_format), weight, bias, cache, None, None,
+        None, False, activation, None, None, None, None,
+        cache.shape[2] - weight.shape[1] + 1, False, True)
+    if len(shape) > 3:
+        y = y.view(shape)
     return (y if residual is None else y.add_(residual)), cache
 
 
@@ -190,8 +186,11 @@ def short_convolution(
     if cu_seqlens is None:
         y, cache = causal_conv1d_update(x, cache, residual, taps, bias, activation)
     else:  # as many tokens as sequences may still be lengths 2 and 0
-        y = update_all_columns(x.reshape(sequences, -1), cache.transpose(1, 2), taps, bias,
-                               silu_or_none(activation), None, cu_seqlens).reshape(x.shape)
+        rows = x.reshape(sequences, -1)
+        y = conv.run(
+            FORWARD | STATE_CHANNELS_FIRST, rows, torch.empty_like(rows), taps, bias, cache, None,
+            cu_seqlens, None, True, silu_or_none(activation), None, None, None, None,
+            cache.shape[2] - taps.shape[1] + 1, False, True).reshape(x.shape)
         y = y if residual is None else y.add_(residual)
     return y, (cache if output_final_state else None)
 

@@ -4,12 +4,7 @@ from typing import Any, Optional, Tuple, Union
 
 from shortconv import torch as conv
 from shortconv._core import CHANNELS_FIRST, DECODE, FLATTENED, FORWARD, STATE_CHANNELS_FIRST
-from shortconv.compat._common import (
-    Tensor,
-    decode_and_shift,
-    silu_or_none,
-    update_all_columns,
-)
+from shortconv.compat._common import Tensor, silu_or_none
 from shortconv.torch import torch
 
 
@@ -112,19 +107,11 @@ def causal_conv1d_update(
     """
     activation = silu_or_none(activation)
     layout = 0 if x.dim() == 2 else CHANNELS_FIRST
-    if cache_seqlens is not None or conv_state.shape[2] == weight.shape[1] - 1:
-        return conv.run(
-            DECODE | layout | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
-            conv_state, conv_state_indices, None, None, False, activation, None, None,
-            cache_seqlens)
-    single = conv_state_indices is None and (x.dim() == 2 or x.shape[2] == 1)
-    if single and conv_state.shape[::2] == (x.shape[0], weight.shape[1]):
-        return decode_and_shift(layout, x, torch.empty_like(x), weight, bias, conv_state,
-                                activation)
-    rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
-    out = update_all_columns(rows, conv_state.transpose(1, 2), weight, bias, activation,
-                             conv_state_indices)
-    return out.squeeze(1) if x.dim() == 2 else out.transpose(1, 2)
+    ordered = cache_seqlens is None
+    return conv.run(
+        DECODE | layout | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias, conv_state,
+        conv_state_indices, None, None, False, activation, None, None, cache_seqlens, None,
+        conv_state.shape[2] - weight.shape[1] + 1 if ordered else 0, False, ordered)
 
 
 def causal_conv1d_ref(

@@ -4,7 +4,7 @@ from typing import Any, Optional
 
 from shortconv import torch as conv
 from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST
-from shortconv.compat._common import Tensor, silu_or_none, update_all_columns
+from shortconv.compat._common import Tensor, silu_or_none
 from shortconv.compat.sglang import triton
 from shortconv.compat.sglang.triton import PAD_SLOT_ID
 from shortconv.torch import torch
@@ -48,15 +48,10 @@ def causal_conv1d_update(
     The history is the last width - 1 columns of conv_state, all of which move along, or, with
     cache_seqlens [batch] int, those before this position of a ring.
     """
-    activation = silu_or_none(activation)
-    if cache_seqlens is not None or conv_state.shape[2] == weight.shape[1] - 1:
-        layout = STATE_CHANNELS_FIRST if x.dim() == 2 else CHANNELS_FIRST | STATE_CHANNELS_FIRST
-        conv.run(
-            DECODE | layout, x, x, weight, bias, conv_state, conv_state_indices, None, None, False,
-            activation, pad_slot_id, "untouched", cache_seqlens)
-        return x
-    rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
-    rows.copy_(update_all_columns(
-        rows, conv_state.transpose(1, 2), weight, bias, activation, conv_state_indices,
-        null_slot=pad_slot_id, padded_rows="copy"))
+    layout = STATE_CHANNELS_FIRST if x.dim() == 2 else CHANNELS_FIRST | STATE_CHANNELS_FIRST
+    ordered = cache_seqlens is None
+    conv.run(
+        DECODE | layout, x, x, weight, bias, conv_state, conv_state_indices, None, None, False,
+        silu_or_none(activation), pad_slot_id, "untouched", cache_seqlens, None,
+        conv_state.shape[2] - weight.shape[1] + 1 if ordered else 0, False, ordered)
     return x
