@@ -141,7 +141,7 @@ def rivals(results):
     found = {}
     for row in json.loads((results / "rivals.json").read_text())["rows"]:
         found.setdefault(row["case"], {})[row["rival"]] = row
-    gpu = ["shortconv", "sglang", "vllm", "fla", "torch"]
+    gpu = ["shortconv", "sglang", "vllm", "fla", "as fla", "torch"]
     host = ["shortconv", "as sglang", "as vllm", "as fla", "as causal_conv1d", "sglang", "vllm", "fla"]
     lines = []
     for case, row in found.items():

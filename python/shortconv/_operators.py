@@ -48,7 +48,7 @@ def forward(
     violations: Optional[Array] = None,
     backend: Optional[str] = None,
     threads: int = 0,
-    programmatic_launch: bool = False,
+    programmatic_launch: bool = True,
     stream: Any = None,
 ) -> Array:
     """Convolves a ragged or dense batch and keeps the state of each sequence.
@@ -88,7 +88,8 @@ def forward(
       violations: [11, 2] i64, written: the checked mode's report of bad index values.
       backend: None, "cpu", "cuda" or "reference".
       threads: CPU: how many to use; 0: as many as OpenMP offers.
-      programmatic_launch: CUDA: the kernel may start while the one before it is ending.
+      programmatic_launch: CUDA: the kernel may start while the one before it is ending, where that
+        is faster; it waits for that one before it touches memory.
       stream: CUDA: a stream's handle or an object with __cuda_stream__. None: the current stream of
         the library that x comes from.
 
@@ -104,7 +105,7 @@ def forward(
         ring_positions is None and write_slots is None and state_base == 0 and residual is False
         and read_offsets is None and snapshots is None and input_gate is None
         and output_gate is None and dilation == 1 and backend is None and violations is None
-        and threads == 0 and programmatic_launch is False and stream is None
+        and threads == 0 and programmatic_launch is True and stream is None
         and keeps_older is False
     ):  # nearly always, and each argument less saves time
         _core.forward(
@@ -146,7 +147,7 @@ def decode(
     violations: Optional[Array] = None,
     backend: Optional[str] = None,
     threads: int = 0,
-    programmatic_launch: bool = False,
+    programmatic_launch: bool = True,
     stream: Any = None,
 ) -> Array:
     """Convolves one or a few new tokens of each sequence; every sequence continues from its slot.
@@ -167,7 +168,7 @@ def decode(
         ring_positions is None and write_slots is None and state_base == 0 and residual is False
         and read_offsets is None and snapshots is None and input_gate is None
         and output_gate is None and dilation == 1 and backend is None and violations is None
-        and threads == 0 and programmatic_launch is False and stream is None
+        and threads == 0 and programmatic_launch is True and stream is None
         and keeps_older is False
     ):
         _core.forward(
@@ -211,7 +212,7 @@ def verify(
     violations: Optional[Array] = None,
     backend: Optional[str] = None,
     threads: int = 0,
-    programmatic_launch: bool = False,
+    programmatic_launch: bool = True,
     stream: Any = None,
 ) -> Array:
     """Convolves draft tokens, as chains or as trees, and leaves states alone unless asked.

@@ -31,7 +31,7 @@ _library.define(
     " Tensor? read_offsets=None, Tensor? snapshots=None, Tensor? parents=None,"
     " Tensor(c!)? windows=None, Tensor? window_slots=None, bool advance_state=False,"
     " Tensor? input_gate=None, Tensor? output_gate=None, int dilation=1, str? backend=None,"
-    " Tensor(d!)? violations=None, int threads=0, bool programmatic_launch=False) -> ()")
+    " Tensor(d!)? violations=None, int threads=0, bool programmatic_launch=True) -> ()")
 _library.define(
     "commit(Tensor windows, Tensor(a!) state, Tensor accepted, *, int width, int? token_rows=None,"
     " Tensor? slots=None, Tensor? second_slots=None, Tensor? query_start_loc=None,"

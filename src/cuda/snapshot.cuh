@@ -33,6 +33,11 @@ __device__ inline bool is_taken(const Call& call, const ListedSnapshot& snapshot
          usable_slot(call, snapshot.slot) && snapshot.slot != state.write_slot;
 }
 
+/// Whether it goes to the slot which its sequence begins from: replaces_history of op/sequence.hpp.
+__device__ inline bool replaces_history(const SequenceState& state, int slot) {
+  return state.read_slot >= 0 && slot == state.read_slot;
+}
+
 /// Calls take(token, slot) for the snapshots of a sequence before token `end`. The lanes of a warp,
 /// from the first one on, look for them together.
 template <typename Take>

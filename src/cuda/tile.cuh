@@ -140,20 +140,40 @@ struct TileKernel {
     return max(held ? 0 : min(needed, 0), beginning.length - columns);
   }
 
-  /// The snapshots of a sequence that reach back into its history, then its final state: what is
-  /// read from the slot it comes from is read before that may be written.
+  /// The snapshots that replace the history of their sequence, after all that needs it. Not
+  /// inlined: few calls have any, and all would give up registers for them.
+  __device__ __noinline__ static void replace_history(const Call& call, int sequence, bool inside,
+                                                      int channel) {
+    const Beginning beginning = beginning_of<kFeatures>(call, sequence);
+    for_own_snapshots(call, kFullWarp, sequence, beginning.length, beginning.state,
+                      beginning.length + 1, [&](int token, int slot) {
+                        if (!inside || !replaces_history(beginning.state, slot)) return;
+                        write_state(call, beginning, token, slot, token - kHistory, channel);
+                      });
+  }
+
+  /// The snapshots of a sequence that reach back into its history, then its final state, then those
+  /// that replace the history: what is read from the slot it comes from is read before that may be
+  /// written.
   __device__ static void write_states(const Call& call, const Beginning& beginning, int needed,
                                       bool inside, int channel) {
     if constexpr (kFeatures == Features::kAll) {
       for_own_snapshots(call, kFullWarp, beginning.sequence, beginning.length, beginning.state,
                         kHistory, [&](int token, int slot) {
-                          if (!inside) return;
+                          if (!inside || replaces_history(beginning.state, slot)) return;
                           write_state(call, beginning, token, slot, token - kHistory, channel);
                         });
     }
-    if (!inside || beginning.state.write_slot < 0) return;
-    write_state(call, beginning, beginning.length, beginning.state.write_slot,
-                first_kept(call, beginning, needed), channel);
+    if (inside && beginning.state.write_slot >= 0) {
+      write_state(call, beginning, beginning.length, beginning.state.write_slot,
+                  first_kept(call, beginning, needed), channel);
+    }
+    if constexpr (kFeatures == Features::kAll) {
+      // Where the final state goes to the slot of the history, no snapshot does.
+      const bool may = call.snapshots > 0 && beginning.state.read_slot >= 0 &&
+                       beginning.state.read_slot != beginning.state.write_slot;
+      if (may) replace_history(call, beginning.sequence, inside, channel);
+    }
   }
 
   /// Another one of the list: it lies in x, which nobody writes.
@@ -164,7 +184,8 @@ struct TileKernel {
       return;
     }
     const Beginning beginning = beginning_of<kFeatures>(call, snapshot.sequence);
-    if (!is_taken(call, snapshot, beginning.length, beginning.state)) return;
+    const bool taken = is_taken(call, snapshot, beginning.length, beginning.state);
+    if (!taken || replaces_history(beginning.state, snapshot.slot)) return;
     do {
       if (!channels.inside(call)) return;
       write_state(call, beginning, snapshot.token, snapshot.slot, snapshot.token - kHistory,

@@ -127,6 +127,8 @@ TEST(Case, CoversTheCornersOfABatch) {
       if (!problem.is_taken(row)) continue;
       const std::int64_t length = problem.length(row.sequence);
       seen["snapshots taken"] += 1;
+      seen["snapshots that replace a history"] +=
+          problem.resumed(row.sequence) && row.slot == problem.read_slot(row.sequence);
       seen["snapshots before the first token"] += row.token == 0;
       seen["snapshots of the history"] += row.token > 0 && row.token < problem.history();
       seen["snapshots of the end"] += row.token == length;
@@ -177,6 +179,8 @@ TEST(Case, SlotsOfSnapshotsAndWindowsAreNobodyElses) {
     for (std::int64_t i = 0; i < problem.snapshot_count(); ++i) {
       const SnapshotRow row = problem.snapshot(i);
       if (!problem.is_taken(row)) continue;
+      // A history may be replaced by a snapshot of the sequence that alone begins from it.
+      if (row.slot == problem.read_slot(row.sequence)) --users[row.slot];
       ASSERT_EQ(++users[row.slot], 1) << to_string(problem);
     }
   }

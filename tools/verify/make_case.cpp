@@ -303,7 +303,10 @@ void make_snapshots(Random& random, Case& problem, SlotUse& use) {
     } else if (random.chance(0.1) && problem.valid_slot(problem.write_slot(row.sequence))) {
       row.slot = problem.write_slot(row.sequence);
     } else {
-      row.slot = use.take(random, problem);
+      const std::int64_t own = problem.resumed(row.sequence) ? problem.read_slot(row.sequence) : -1;
+      const bool replaces = own >= 0 && use.readers[own] == 1 && use.writers[own] == 0;
+      row.slot = replaces && random.chance(0.3) ? own : use.take(random, problem);
+      if (row.slot == own && replaces) ++use.writers[own];
     }
     list.values.insert(list.values.end(), {row.sequence, row.token, row.slot});
   }

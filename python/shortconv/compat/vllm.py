@@ -11,7 +11,7 @@ Source: https://github.com/vllm-project/vllm, vllm/model_executor/layers/mamba/o
 """
 
 import os
-from typing import Any, Callable, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Union
 
 from shortconv import torch as conv
 from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST, VERIFY
@@ -70,54 +70,21 @@ def causal_conv1d_fn(
     Returns:
       [channels, tokens], laid out as x.
     """
-    read_slots, write_slots, blocks = _slots(cache_indices, initial_state_idx), None, None
+    read_slots, write_slots, snapshots = _slots(cache_indices, initial_state_idx), None, None
     if block_idx_last_scheduled_token is not None:
         write_slots = _slots(cache_indices, block_idx_last_scheduled_token)
         if num_computed_tokens is not None and block_size_to_align > 0:
             tokens, sequences = x.shape[1], len(query_start_loc) - 1
-            rows = torch.empty(tokens // block_size_to_align + sequences, 3, dtype=torch.int64,
-                               device=x.device)
+            snapshots = torch.empty(tokens // block_size_to_align + sequences, 3,
+                                    dtype=torch.int64, device=x.device)
             conv.block_snapshots(
                 query_start_loc, num_computed_tokens, cache_indices, tokens=tokens,
-                block_tokens=block_size_to_align, snapshots=rows)
-            blocks = _states_inside(
-                rows, x.transpose(0, 1), query_start_loc.long(), conv_states.transpose(1, 2),
-                read_slots.long(), has_initial_state, null_block_id, weight.shape[1] - 1)
-    out = conv.run(
+                block_tokens=block_size_to_align, snapshots=snapshots)
+    return conv.run(
         FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
         conv_states, read_slots, query_start_loc, has_initial_state, False,
-        silu_or_none(activation), null_block_id, None, None, write_slots)
-    if blocks is not None:
-        windows, slots = blocks
-        conv.commit(windows[None], conv_states.transpose(1, 2)[None], torch.zeros_like(slots),
-                    width=weight.shape[1], slots=slots, null_slot=null_block_id)
-    return out
-
-
-def _states_inside(
-    snapshots: Tensor, x: Tensor, bounds: Tensor, state: Tensor, read_slots: Tensor,
-    resumed: Optional[Tensor], null_slot: Optional[int], history: int,
-) -> Tuple[Tensor, Tensor]:
-    """States inside of sequences, as commit takes them: [rows, width - 1, channels] and slots.
-
-    Not by the core's snapshots: a block that was not full yet is read by its sequence and then
-    written, and those want slots that the call does not read.
-    """
-    sequence = snapshots[:, 0].clamp(min=0)
-    # Inputs before the sequence's first are columns of its initial state.
-    offset = snapshots[:, 1:2] + torch.arange(-history, 0, device=x.device)
-    rows = (bounds[sequence, None] + offset).clamp(0, max(x.shape[0] - 1, 0))
-    slot = read_slots[sequence]
-    before = state[slot.clamp(min=0)[:, None], (offset + history).clamp(0, history - 1)]
-    if resumed is None:
-        before = torch.zeros_like(before)
-    else:
-        before = torch.where(resumed[sequence, None, None].bool(), before, 0)
-    windows = torch.where((offset >= 0)[..., None], x[rows].to(state.dtype), before)
-    live = (snapshots[:, 0] >= 0) & (slot >= 0)
-    if null_slot is not None:
-        live &= slot != null_slot
-    return windows, torch.where(live, snapshots[:, 2], -1)
+        silu_or_none(activation), null_block_id, None, None, write_slots, 0, False, False,
+        None, snapshots)
 
 
 def causal_conv1d_update(
