@@ -137,6 +137,11 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
     if (Status status = require_current(p.device, "x"); !status.ok()) return status;
     choice.aligned_entry = entry_of(p, choice.aligned.kernel);
     choice.otherwise_entry = entry_of(p, choice.otherwise.kernel);
+    if (choice.aligned.replacing_blocks > 0) {
+      if (Status status = load(replace_histories_kernel(), p.device.index); !status.ok()) {
+        return status;
+      }
+    }
     for (const Entry entry : {choice.aligned_entry, choice.otherwise_entry}) {
       if (Status status = load(entry, p.device.index); !status.ok()) return status;
     }
@@ -211,6 +216,14 @@ Status run_violations(const Problem& p, const Addresses& at, void* stream) {
                        arguments, stream);
 }
 
+Status replace_histories(const Problem& p, const Addresses& at, std::int64_t blocks, void* stream) {
+  Grid grid;
+  grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks / p.snapshots));
+  void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &grid};
+  return launch_kernel(replace_histories_kernel(), blocks, kGeneralThreads, false, arguments,
+                       stream);
+}
+
 Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& at, void* stream) {
   const auto choice = load_choice<Choice>(storage);
   if (choice.aligned.blocks == 0 && !p.has_violations) return {};
@@ -226,8 +239,12 @@ Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& a
   if (takes_call(launch.kernel)) {
     Call call = call_of(p, at, launch.grid);
     void* arguments[] = {&call};
-    return launch_kernel(entry, launch.blocks, launch.threads, launch.grid.overlaps, arguments,
-                         stream);
+    if (Status status = launch_kernel(entry, launch.blocks, launch.threads, launch.grid.overlaps,
+                                      arguments, stream);
+        !status.ok() || launch.replacing_blocks == 0) {
+      return status;
+    }
+    return replace_histories(p, at, launch.replacing_blocks, stream);
   }
   void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &launch.grid};
   return launch_kernel(entry, launch.blocks, launch.threads, false, arguments, stream);

@@ -5,4 +5,6 @@ namespace shortconv::cuda {
 
 Entry general_kernel() { return reinterpret_cast<Entry>(&convolve_general); }
 
+Entry replace_histories_kernel() { return reinterpret_cast<Entry>(&replace_histories); }
+
 }  // namespace shortconv::cuda

@@ -135,4 +135,21 @@ __global__ void __launch_bounds__(kGeneralThreads)
   }
 }
 
+/// The snapshots that replace the history of their sequence, in a launch after that of the tiles,
+/// of which any may need it. A thread owns one channel of a snapshot.
+__global__ void __launch_bounds__(kGeneralThreads)
+    replace_histories(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
+                      const __grid_constant__ Grid grid) {
+  const std::uint32_t number = grid.channel_blocks.divide(blockIdx.x);
+  const std::uint32_t block = blockIdx.x - number * grid.channel_blocks.divisor();
+  const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;
+  if (channel >= p.channels) return;
+  const Snapshot snapshot = snapshot_at(p, at, number);
+  if (snapshot.sequence < 0 || snapshot.sequence >= p.sequences) return;
+  const Sequence s = sequence_at(p, at, snapshot.sequence);
+  if (is_taken(p, s, snapshot) && replaces_history(s, snapshot)) {
+    take_snapshot<AnyTypes>(p, at, s, snapshot, channel);
+  }
+}
+
 }  // namespace shortconv::cuda

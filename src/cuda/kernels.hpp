@@ -28,7 +28,8 @@ const Kernels& kernels_f32(int width, Activation activation, bool f32_weights);
 const Kernels& kernels_f16(int width, Activation activation, bool f32_weights);
 const Kernels& kernels_bf16(int width, Activation activation, bool f32_weights);
 
-Entry general_kernel();  // general.cuh
+Entry general_kernel();            // general.cuh
+Entry replace_histories_kernel();  // general.cuh
 
 // violation.cuh: one block, then blocks for sequences + 1 numbers.
 Entry clear_report_kernel();

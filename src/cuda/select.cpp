@@ -262,6 +262,13 @@ void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Laun
   launch.blocks = taken + grid.head_blocks + tiles * tile_blocks;
 }
 
+/// Tiles cannot know which of them are done with a history. One that a snapshot may replace is not
+/// the slot that the final state goes to.
+std::int64_t replacing_blocks(const Problem& p, Kernel kernel) {
+  const bool may = kernel == Kernel::kTiles && p.has_write_slots;
+  return may ? p.snapshots * divide_up(p.channels, kGeneralThreads) : 0;
+}
+
 /// Whether a call is over sooner if it may start while the kernel before is ending.
 bool gains_by_overlap(const Launch& launch) {
   switch (launch.kernel) {
@@ -301,6 +308,7 @@ Launch launch_of(const Problem& p, Kernel kernel) {
     launch.blocks = (units + tiles_of(p, kTileTokens, launch.grid)) * blocks;
   }
   launch.grid.window_form = window_form(p, group_of(p, kernel));
+  launch.replacing_blocks = replacing_blocks(p, kernel);
   launch.grid.overlaps = p.programmatic_launch && gains_by_overlap(launch);
   launch.grid.packed_taps =
       p.weight_tap == 1 && p.weight_channel == p.width && (!p.has_bias || p.bias_channel == 1);
@@ -347,9 +355,10 @@ Status select(const Problem& p, Choice& choice) {
   choice.aligned = launch_of(p, kernel);
   choice.otherwise = choice.alignment == 1 ? choice.aligned : launch_of(p, Kernel::kGeneral);
   for (const Launch* launch : {&choice.aligned, &choice.otherwise}) {
-    if (launch->blocks > kMostBlocks) {
+    const std::int64_t blocks = std::max(launch->blocks, launch->replacing_blocks);
+    if (blocks > kMostBlocks) {
       return {Code::kUnsupported,
-              concat("x: needs ", launch->blocks, " blocks of kernel '", name(launch->kernel),
+              concat("x: needs ", blocks, " blocks of kernel '", name(launch->kernel),
                      "'; a grid has at most ", kMostBlocks)};
     }
   }

@@ -41,6 +41,7 @@ struct Launch {
   std::int64_t blocks = 0;
   std::int32_t threads = 0;
   Grid grid;
+  std::int64_t replacing_blocks = 0;  // of replace_histories, which follows unless there are none
 };
 
 /// What make_plan keeps. Addresses decide between the two at the call: `aligned` needs x and out at

@@ -140,21 +140,9 @@ struct TileKernel {
     return max(held ? 0 : min(needed, 0), beginning.length - columns);
   }
 
-  /// The snapshots that replace the history of their sequence, after all that needs it. Not
-  /// inlined: few calls have any, and all would give up registers for them.
-  __device__ __noinline__ static void replace_history(const Call& call, int sequence, bool inside,
-                                                      int channel) {
-    const Beginning beginning = beginning_of<kFeatures>(call, sequence);
-    for_own_snapshots(call, kFullWarp, sequence, beginning.length, beginning.state,
-                      beginning.length + 1, [&](int token, int slot) {
-                        if (!inside || !replaces_history(beginning.state, slot)) return;
-                        write_state(call, beginning, token, slot, token - kHistory, channel);
-                      });
-  }
-
-  /// The snapshots of a sequence that reach back into its history, then its final state, then those
-  /// that replace the history: what is read from the slot it comes from is read before that may be
-  /// written.
+  /// The snapshots of a sequence that reach back into its history, then its final state: what is
+  /// read from the slot it comes from is read before that may be written. Snapshots that replace
+  /// the history are left to replace_histories.
   __device__ static void write_states(const Call& call, const Beginning& beginning, int needed,
                                       bool inside, int channel) {
     if constexpr (kFeatures == Features::kAll) {
@@ -164,16 +152,9 @@ struct TileKernel {
                           write_state(call, beginning, token, slot, token - kHistory, channel);
                         });
     }
-    if (inside && beginning.state.write_slot >= 0) {
-      write_state(call, beginning, beginning.length, beginning.state.write_slot,
-                  first_kept(call, beginning, needed), channel);
-    }
-    if constexpr (kFeatures == Features::kAll) {
-      // Where the final state goes to the slot of the history, no snapshot does.
-      const bool may = call.snapshots > 0 && beginning.state.read_slot >= 0 &&
-                       beginning.state.read_slot != beginning.state.write_slot;
-      if (may) replace_history(call, beginning.sequence, inside, channel);
-    }
+    if (!inside || beginning.state.write_slot < 0) return;
+    write_state(call, beginning, beginning.length, beginning.state.write_slot,
+                first_kept(call, beginning, needed), channel);
   }
 
   /// Another one of the list: it lies in x, which nobody writes.

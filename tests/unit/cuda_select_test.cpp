@@ -136,6 +136,17 @@ TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
   EXPECT_EQ(kernel_of(drafts), Kernel::kTrees);
 }
 
+TEST(CudaSelect, HistoriesAreReplacedAfterTilesWhereFinalStatesGoElsewhere) {
+  Problem p = packed_batch(8192, 1000, 8);
+  p.snapshots = 5;
+  EXPECT_EQ(chosen(p).aligned.replacing_blocks, 0);
+  p.has_write_slots = true;
+  EXPECT_EQ(chosen(p).aligned.replacing_blocks, 5 * 8);
+  EXPECT_EQ(chosen(p).otherwise.replacing_blocks, 0);  // general: does it itself
+  p.snapshots = 0;
+  EXPECT_EQ(chosen(p).aligned.replacing_blocks, 0);
+}
+
 TEST(CudaSelect, SnapshotsInXAreBlocksBeforeTheOthers) {
   Problem p = packed_batch(1000, 4096, 7);
   const auto choose = [&] {
