@@ -63,7 +63,8 @@ __global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features:
   Taps<TWeight, kWidth, kGroup> taps;
   auto& history = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns);
   // With an older column a window has kWidth columns, before and after.
-  const bool keeps_older = kFeatures == Features::kAll && call.keeps_older;
+  const bool keeps_older =
+      kFeatures == Features::kOlder || (kFeatures == Features::kAll && call.keeps_older);
   if (keeps_older && call.state_form == StateForm::kWindowVectors) {
     std::uint32_t window[kWidth * kWords], older_first[kWidth][kWords];
     load_window<T, kWidth, kGroup>(call, s.read_slot, 0, channel, window);

@@ -41,9 +41,15 @@ inline const Kernels kTable{
     .ring_decode =
         reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
                                                decode_threads(kWidth, true), Features::kRings>),
+    .older_decode =
+        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
+                                               decode_threads(kWidth, false), Features::kOlder>),
     .small_decode =
         reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup,
                                                kSmallDecodeThreads, Features::kPlain>),
+    .small_older_decode =
+        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup,
+                                               kSmallDecodeThreads, Features::kOlder>),
     .drafts = reinterpret_cast<Entry>(
         &convolve_drafts<T, TWeight, kWidth, kActivation, Features::kPlain>),
     .full_drafts =

@@ -12,14 +12,15 @@ using Entry = const void*;
 
 struct Kernels {
   // Those named full know all Features.
-  Entry tiles, full_tiles;                 // tile.cuh
-  Entry short_sequences;                   // tile.cuh
-  Entry decode, full_decode, ring_decode;  // decode.cuh, 16 bytes a thread
-  Entry small_decode;                      // decode.cuh, 4 channels a thread
-  Entry drafts, full_drafts;               // drafts.cuh
-  Entry trees, full_trees;                 // trees.cuh
-  Entry columns;                           // columns.cuh
-  Entry chunks;                            // chunk.cuh
+  Entry tiles, full_tiles;  // tile.cuh
+  Entry short_sequences;    // tile.cuh
+  // decode.cuh, 16 bytes a thread, and 4 channels a thread
+  Entry decode, full_decode, ring_decode, older_decode;
+  Entry small_decode, small_older_decode;
+  Entry drafts, full_drafts;  // drafts.cuh
+  Entry trees, full_trees;    // trees.cuh
+  Entry columns;              // columns.cuh
+  Entry chunks;               // chunk.cuh
 };
 
 /// One per element type of x, each in its own file so that they compile side by side. `width` is

@@ -128,7 +128,9 @@ Kernel kernel_of(const Problem& p) {
   }
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
       p.older_columns <= 1 && own_or_f32_weights(p) && countable(p)) {
-    const bool small = p.tokens * p.channels <= kSmallDecode && features_of(p) == Features::kPlain;
+    const Features features = features_of(p);
+    const bool small = p.tokens * p.channels <= kSmallDecode &&
+                       (features == Features::kPlain || features == Features::kOlder);
     const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
     if (token_major(p, group_of(p, decode))) return decode;
   }
@@ -342,9 +344,11 @@ std::string_view name(Kernel kernel) {
 }
 
 Features features_of(const Problem& p) {
-  const bool all = p.snapshots > 0 || p.has_window_slots || p.older_columns > 0 ||
-                   p.epilogue == Epilogue::kResidual || splits_chains(p);
-  return all ? Features::kAll : p.has_ring_positions ? Features::kRings : Features::kPlain;
+  const bool all = p.snapshots > 0 || p.has_window_slots || p.epilogue == Epilogue::kResidual ||
+                   splits_chains(p);
+  if (all) return Features::kAll;
+  if (p.older_columns > 0) return Features::kOlder;
+  return p.has_ring_positions ? Features::kRings : Features::kPlain;
 }
 
 Status select(const Problem& p, Choice& choice) {

@@ -12,7 +12,7 @@ namespace shortconv::cuda {
 
 template <Features kFeatures>
 __device__ inline bool is_ring(const Call& call) {
-  return kFeatures != Features::kPlain && call.has_rings;
+  return (kFeatures == Features::kRings || kFeatures == Features::kAll) && call.has_rings;
 }
 
 /// The row at which a sequence begins as it stands in memory: good for comparisons, a bad value may

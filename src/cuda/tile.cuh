@@ -175,8 +175,11 @@ struct TileKernel {
   }
 
   static constexpr int kNoJoint = -1;
-  /// The last row at which a joint may be: a beginning has kHistory tokens in one tile.
-  static constexpr int kLastJoint = kTileTokens - kHistory;
+  /// The last row at which a joint may be: a beginning has kHistory tokens in one tile. Wider
+  /// windows join nothing, for the registers that hold both histories; they take one after the
+  /// other.
+  static constexpr bool kJoins = kWidth <= kWidestJoined;
+  static constexpr int kLastJoint = kJoins ? kTileTokens - kHistory : 0;
 
   __device__ static void convolve(const Call& call, const TileTaps& taps, std::uint32_t mask,
                                   Rows& rows) {
@@ -339,7 +342,8 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
       tokens = min(beginning.length, max(in_tile, Kernel::kHistory));
     }
     if (tile.mask == 0 && tokens == 0) return;
-    loaded = true;
+    loaded = tile.mask != 0 || beginning.first - tile.first <= Kernel::kLastJoint;
+    if (!loaded) tile.first = beginning.first;
   }
   // Rows of a sequence that comes into the tile, of one that begins in it, or of both; or, after
   // those that come in, of a beginning that reaches into the next tile.
@@ -348,16 +352,17 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     const bool inside = channels.inside(call);
     const int joint = beginning.first - tile.first;
     const bool joined = tokens > 0 && joint <= Kernel::kLastJoint;
-    typename Kernel::Words history[Kernel::kHistory];
+    typename Kernel::Words apart[Kernel::kHistory];
     if (joined) {
-      Kernel::load_history(call, beginning, channel, history);
+      auto& in_rows = reinterpret_cast<typename Kernel::Words(&)[Kernel::kHistory]>(rows);
+      Kernel::load_history(call, beginning, channel, Kernel::kJoins ? apart : in_rows);
       tile.mask |= tile_rows_between(joint, joint + tokens);
     }
     if (!loaded) {
       Kernel::load_tokens(call, x_at<T>(call, tile.stream, tile.first, channel), tokens, rows);
     }
-    Kernel::template convolve_joined<true>(call, taps, tile.mask, joined ? joint : Kernel::kNoJoint,
-                                           history, rows);
+    Kernel::template convolve_joined<Kernel::kJoins>(
+        call, taps, tile.mask, joined ? joint : Kernel::kNoJoint, apart, rows);
     if (inside) {
       Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), tile.mask, rows);
     }

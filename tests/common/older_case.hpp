@@ -279,7 +279,8 @@ class OlderCase {
 
 /// One token a sequence and one older column: each width and type of the lists, each layout.
 template <typename Check>
-void for_each_decode_of_one_older_column(Check&& check) {
+void for_each_decode_of_one_older_column(std::int64_t sequences, std::int64_t channels,
+                                         Check&& check) {
   for (const int width : capabilities().widths) {
     for (const auto& [dtype, name] : capabilities().dtypes) {
       for (const PoolLayout layout :
@@ -289,7 +290,8 @@ void for_each_decode_of_one_older_column(Check&& check) {
           shape.width = width;
           shape.x = shape.out = shape.weight = shape.state = dtype;
           shape.layout = layout;
-          shape.channels = 520;  // more than a block of threads takes
+          shape.channels = channels;
+          shape.lengths.assign(static_cast<std::size_t>(sequences), 1);
           shape.in_place = shape.own_write_slots = elsewhere;
           check(shape);
           if (testing::Test::HasFatalFailure()) {

@@ -194,14 +194,22 @@ TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
       decode.state_columns = width;
       decode.state_slot = width * 512;
       decode.state_base = decode.older_columns = 1;
-      EXPECT_EQ(kernel_of(decode), Kernel::kDecode) << text() << ", a small one";
-      EXPECT_EQ(features_of(decode), Features::kAll);
+      EXPECT_EQ(kernel_of(decode), Kernel::kSmallDecode) << text();
+      EXPECT_EQ(features_of(decode), Features::kOlder);
+      Problem residual = decode;
+      residual.epilogue = Epilogue::kResidual;
+      EXPECT_EQ(kernel_of(residual), Kernel::kDecode) << text();
+      EXPECT_EQ(features_of(residual), Features::kAll);
+      Problem large = decode_batch(8192, 65);
+      large.state_columns = large.width;
+      large.state_base = large.older_columns = 1;
+      EXPECT_EQ(kernel_of(large), Kernel::kDecode);
       EXPECT_EQ(chosen(decode).aligned.grid.state_form, StateForm::kChannelVectors);
 
       Problem windows = decode;  // [slots, channels, width]
       windows.state_column = 1;
       windows.state_channel = width;
-      EXPECT_EQ(kernel_of(windows), Kernel::kDecode) << text();
+      EXPECT_EQ(kernel_of(windows), Kernel::kSmallDecode) << text();
       EXPECT_EQ(chosen(windows).aligned.grid.state_form, StateForm::kWindowVectors) << text();
       windows.state_columns = windows.state_channel = width + 1;
       windows.state_slot = (width + 1) * 512;
@@ -222,7 +230,7 @@ TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
         EXPECT_EQ(kernel_of(other), Kernel::kGeneral) << text() << ", change " << change;
       }
       decode.in_place = true;
-      EXPECT_EQ(kernel_of(decode), Kernel::kDecode) << text();
+      EXPECT_EQ(kernel_of(decode), Kernel::kSmallDecode) << text();
     }
   }
   Problem columns = packed_batch(1000, 512, 7);
