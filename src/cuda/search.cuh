@@ -41,7 +41,9 @@ __device__ inline FoundSequence find_sequence(const Call& call, int row, int bef
   const int count = __popc(__ballot_sync(kFullWarp, begun && probe < high));
   const bool near =
       (bound != row && bound > row - before && bound < row + after) || (begun && probe >= high);
-  return {base + count - 1, __any_sync(kFullWarp, bound == row) != 0, !__any_sync(kFullWarp, near)};
+  const int number = base + count - 1;
+  return {number, __any_sync(kFullWarp, bound == row) != 0,
+          number >= 0 && !__any_sync(kFullWarp, near)};
 }
 
 }  // namespace shortconv::cuda

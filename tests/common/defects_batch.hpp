@@ -20,6 +20,20 @@ TEST_P(Defects, RowsOfNobodyAreWritten) {
   }
   expect_rows(call, {.call = old, .begin = 2}, 3);
   expect_rows(call, {.call = old, .begin = 5}, 4);
+  // Whole tiles of them too, with a valid slot in front of the list's first entry.
+  Call tiles = make({24, 44, 64}, {}, 100);
+  std::fill(tiles.out.begin(), tiles.out.end(), std::numeric_limits<float>::quiet_NaN());
+  Call before = tiles;
+  std::vector<std::int32_t> slots{0, 1, 2};
+  ForwardArgs args = tiles.fill();
+  args.write_slots = TensorRef::contiguous(slots.data(), DType::kI32, {2});
+  args.read_slots = TensorRef::contiguous(slots.data() + 1, DType::kI32, {2});
+  run(args);
+  for (std::int64_t row = 0; row < 100; ++row) {
+    if (row < 24 || row >= 64) expect_value(tiles, row, 0.0f);
+  }
+  expect_rows(tiles, {.call = before, .begin = 24}, 20);
+  expect_rows(tiles, {.call = before, .begin = 44}, 20);
 }
 
 // Rows of padded sequences stayed uninitialised, in prefill and in decode (all Triton kernels).

@@ -157,8 +157,9 @@ std::vector<std::int64_t> make_sequences(Random& random, Case& problem, std::int
   const double form = static_cast<double>(random.between(0, 99));
   if (form < 60) {  // packed
     const auto lengths = pick_lengths(random, problem.history(), most_rows);
-    const std::int64_t before = random.chance(0.3) ? random.between(1, 9) : 0;
-    const std::int64_t after = random.chance(0.3) ? random.between(1, 9) : 0;
+    const auto some = [&] { return random.between(1, random.chance(0.3) ? 40 : 9); };
+    const std::int64_t before = random.chance(0.3) ? some() : 0;
+    const std::int64_t after = random.chance(0.3) ? some() : 0;
     problem.starts = starts_of(lengths, before);
     problem.query_start_loc = make_index(random, problem.starts);
     if (random.chance(0.25)) problem.op = Op::kVerify;
