@@ -76,6 +76,19 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
   }
 }
 
+/// Takes one of the list, unless it lies before a token below `first`, and if it replaces the history of its
+/// sequence or does not, as wanted.
+__device__ inline void take_listed_snapshot(const Problem& p, const Addresses& at,
+                                            std::int64_t number, std::int64_t first, bool replacing,
+                                            std::int64_t channel) {
+  const Snapshot snapshot = snapshot_at(p, at, number);
+  if (snapshot.token < first || snapshot.sequence < 0 || snapshot.sequence >= p.sequences) return;
+  const Sequence s = sequence_at(p, at, snapshot.sequence);
+  if (is_taken(p, s, snapshot) && replaces_history(s, snapshot) == replacing) {
+    take_snapshot<AnyTypes>(p, at, s, snapshot, channel);
+  }
+}
+
 __global__ void __launch_bounds__(kGeneralThreads)
     convolve_general(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                      const __grid_constant__ Grid grid) {
@@ -84,15 +97,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
   const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;
   if (channel >= p.channels) return;
   if (unit >= grid.tiles && p.snapshots > 0 && !p.in_place) {
-    const Snapshot snapshot = snapshot_at(p, at, unit - grid.tiles);
-    if (snapshot.token < history_of<AnyTypes>(p) || snapshot.sequence < 0 ||
-        snapshot.sequence >= p.sequences) {
-      return;
-    }
-    const Sequence s = sequence_at(p, at, snapshot.sequence);
-    if (is_taken(p, s, snapshot) && !replaces_history(s, snapshot)) {
-      take_snapshot<AnyTypes>(p, at, s, snapshot, channel);
-    }
+    take_listed_snapshot(p, at, unit - grid.tiles, history_of<AnyTypes>(p), false, channel);
   } else if (unit >= grid.tiles) {
     pad_outside<AnyTypes>(p, at, channel);
   } else if (p.op == Op::kVerify) {
@@ -144,12 +149,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
   const std::uint32_t block = blockIdx.x - number * grid.channel_blocks.divisor();
   const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;
   if (channel >= p.channels) return;
-  const Snapshot snapshot = snapshot_at(p, at, number);
-  if (snapshot.sequence < 0 || snapshot.sequence >= p.sequences) return;
-  const Sequence s = sequence_at(p, at, snapshot.sequence);
-  if (is_taken(p, s, snapshot) && replaces_history(s, snapshot)) {
-    take_snapshot<AnyTypes>(p, at, s, snapshot, channel);
-  }
+  take_listed_snapshot(p, at, number, 0, true, channel);
 }
 
 }  // namespace shortconv::cuda

@@ -1,6 +1,6 @@
 // What the CUDA files offer to the plain C++ ones: the entry points of their kernels. All take
-// a Call by value or (Problem, Addresses, Grid), select.hpp knows which, those of the checked mode
-// (Problem, Addresses).
+// a Call by value or (Problem, Addresses, Grid), select.hpp knows which, replace_histories the
+// latter, those of the checked mode (Problem, Addresses).
 #pragma once
 
 #include "shortconv/problem.hpp"
