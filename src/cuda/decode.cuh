@@ -31,33 +31,48 @@ __global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features:
     decode_tokens(const __grid_constant__ Call call) {
   constexpr int kHistory = kWidth - 1;
   constexpr int kWords = kWordsOf<T, kGroup>;
-  if (call.overlaps) overlap_neighbours();
-  const std::uint32_t sequence = call.channel_blocks.divide(blockIdx.x);
+  if (call.overlaps) let_next_start();
+  const std::uint32_t sequence = of_each_lane(call.channel_blocks.divide(blockIdx.x));
   const std::uint32_t block = blockIdx.x - sequence * call.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kThreads + threadIdx.x) * kGroup;
   // The lanes that stay, which look through the list of snapshots.
   const unsigned lanes =
       kFeatures == Features::kAll ? __ballot_sync(kFullWarp, channel < call.channels) : kFullWarp;
   if (channel >= call.channels) return;
+  // A call of few sequences is one way from parameters to slot to state to result: what can be
+  // known before the slot, and before the kernel in front is done, is not to stand behind them.
+  const T* x = static_cast<const T*>(call.x) + sequence * call.x_sequence + channel;
+  T* out = static_cast<T*>(call.out) + sequence * call.out_sequence + channel;
+  const T* pool = state_element<T>(call, 0, 0, channel);
+  pin(x);
+  pin(out);
+  pin(pool);
+  std::int64_t slot_step = call.state_slot;
+  pin(slot_step);
+  if (call.overlaps) wait_for_previous();
 
   std::uint32_t columns[kWidth][kWords];  // the window, newest last
-  load_words(static_cast<const T*>(call.x) + sequence * call.x_sequence + channel,
-             columns[kHistory]);
-  T* out = static_cast<T*>(call.out) + sequence * call.out_sequence + channel;
-  SequenceState s = state_of(call, stated_state<kFeatures>(call, static_cast<int>(sequence)));
-  if (s.skipped) {
+  StatedState stated;
+  stated.read = read_slot_of(call, static_cast<int>(sequence));
+  load_words(x, columns[kHistory]);
+  load_rare_state<kFeatures>(call, static_cast<int>(sequence), stated);
+  // A ring without further columns is read as it lies, before it is known where it begins.
+  const bool whole_ring = is_ring<kFeatures>(call) && call.ring_columns.divisor() == kHistory;
+  const T* from = pool;
+  if (!is_ring<kFeatures>(call)) {
+    const int column = call.has_read_offsets ? first_column(call, stated) : call.state_base;
+    from += column * call.state_column;
+    pin(from);
+  }
+  SequenceState s;
+  s.read_slot = stated.read.value();
+  if (!usable_slot(call, s.read_slot)) {
     if (call.padded_rows == PaddedRows::kUntouched) return;
     if (call.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);
     store_words(out, columns[kHistory]);
     return;
   }
-  // A ring without further columns is read as it lies, before it is known where it begins.
-  const bool whole_ring = is_ring<kFeatures>(call) && call.ring_columns.divisor() == kHistory;
-  if (whole_ring) {
-    s.read_column = 0;
-  } else {
-    settle_ring<kFeatures>(call, s);
-  }
+  from += s.read_slot * slot_step;
   // The weights are asked for after the state, which comes from further away, and before a window
   // is taken apart, which waits for it.
   Taps<TWeight, kWidth, kGroup> taps;
@@ -65,23 +80,25 @@ __global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features:
   // With an older column a window has kWidth columns, before and after.
   const bool keeps_older =
       kFeatures == Features::kOlder || (kFeatures == Features::kAll && call.keeps_older);
+  s.ring_position = stated.ring_position;
+  if (!whole_ring) settle_ring<kFeatures>(call, s);
   if (keeps_older && call.state_form == StateForm::kWindowVectors) {
     std::uint32_t window[kWidth * kWords], older_first[kWidth][kWords];
-    load_window<T, kWidth, kGroup>(call, s.read_slot, 0, channel, window);
+    load_window<T, kWidth, kGroup>(pool + s.read_slot * call.state_slot, window);
     taps.load(call.weights(), channel);
     split_columns<T, kWidth, kGroup>(window, older_first);
 #pragma unroll
     for (int k = 0; k < kHistory; ++k) copy_words(older_first[k + 1], history[k]);
   } else if (call.state_form == StateForm::kWindowVectors) {
     std::uint32_t window[kHistory * kWords];
-    load_window<T, kHistory, kGroup>(call, s.read_slot, s.read_column, channel, window);
+    load_window<T, kHistory, kGroup>(from, window);
     taps.load(call.weights(), channel);
     split_columns<T, kHistory, kGroup>(window, history);
   } else {
-    if (whole_ring) {
-      load_state<T, kHistory, kGroup>(call, s.read_slot, 0, channel, history);
-    } else {
+    if (is_ring<kFeatures>(call) && !whole_ring) {
       load_history<T, kHistory, kGroup, kFeatures>(call, s, channel, history);
+    } else {
+      load_state<T, kHistory, kGroup>(call, from, history);
     }
     taps.load(call.weights(), channel);
   }
@@ -89,6 +106,7 @@ __global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features:
     settle_ring<kFeatures>(call, s);
     rotate(history, s.read_column);
   }
+  s.write_slot = written_slot(call, stated);
 
   std::uint32_t result[kWords];
   convolve_window<T, kActivation, kFeatures>(call, taps, columns, result);

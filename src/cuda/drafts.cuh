@@ -24,6 +24,20 @@ struct DraftKernel {
   using Rows = typename Tiles::Rows;  // history, then tokens
   using DraftTaps = typename Tiles::TileTaps;
 
+  /// A sequence and its first rows, which go out before it is known where its history lies.
+  __device__ static TileRows first_strip(const Call& call, int sequence, int channel,
+                                         Beginning& beginning, Rows& rows) {
+    TileRows tile;
+    tile.stream = stream_of(call, sequence);
+    beginning = beginning_of<kFeatures>(call, sequence, [&](const Bounds& bounds) {
+      tile.first = bounds.begin;
+      const int length = bounds.end - bounds.begin;  // 0: a row all the same, which nobody looks at
+      const T* x = x_at<T>(call, tile.stream, min(bounds.begin, call.tokens - 1), channel);
+      Tiles::load_tokens(call, x, min(max(length, 1), kTileTokens), rows);
+    });
+    return tile;
+  }
+
   // Not inlined, nor is the next: beside the way of a live sequence they cost 5% of a small call.
   __device__ __noinline__ static void fill_sequence(const Call& call, int sequence, int channel) {
     const Bounds rows = rows_of(call, stated_bounds(call, sequence));
@@ -96,13 +110,16 @@ struct DraftKernel {
     if (tile.padding != 0 && inside) Tiles::fill_padding(call, tile, channel);
   }
 
+  /// All tokens; the rows of the first strip are there.
   __device__ static void chain(const Call& call, const TileRows& tile,
                                const CapturedWindows& windows, int length, int channel,
                                const DraftTaps& taps, Rows& rows) {
     for (int base = 0; base < length; base += kTileTokens) {
       const int tokens = min(kTileTokens, length - base);
       const int first = tile.first + base;
-      Tiles::load_tokens(call, x_at<T>(call, tile.stream, first, channel), tokens, rows);
+      if (base > 0) {
+        Tiles::load_tokens(call, x_at<T>(call, tile.stream, first, channel), tokens, rows);
+      }
       const std::uint32_t mask = tile_rows_between(0, tokens);
       store_windows(call, windows, base, mask, channel, rows);
       Words next[kHistory];
@@ -139,7 +156,8 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   const int sequence = static_cast<int>(unit);
   Beginning beginning;
-  const TileRows tile = head_of<kFeatures>(call, sequence, beginning);
+  typename Kernel::Rows rows;
+  const TileRows tile = Kernel::first_strip(call, sequence, channel, beginning, rows);
   if (beginning.state.skipped) {
     if (splits) return;  // tiles do that
     Kernel::fill_sequence(call, sequence, channel);
@@ -147,7 +165,6 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   if (beginning.length == 0) return;
   typename Kernel::DraftTaps taps;
-  typename Kernel::Rows rows;
   Kernel::Tiles::load_history(call, beginning, channel,
                               reinterpret_cast<typename Kernel::Words(&)[Kernel::kHistory]>(rows));
   taps.load(call.weights(), channel);

@@ -135,14 +135,42 @@ __device__ inline void clear_words(std::uint32_t (&words)[kWords]) {
   for (int i = 0; i < kWords; ++i) words[i] = 0;
 }
 
+/// Keeps the compiler from putting off what an address in global memory or a number is computed
+/// with.
+template <typename T>
+__device__ inline void pin(T*& address) {
+  asm volatile("" : "+l"(address));
+  __builtin_assume(__isGlobal(address));
+}
+__device__ inline void pin(std::int64_t& number) { asm volatile("" : "+l"(number)); }
+
+/// The same number, but not known to be the same in all lanes. What is loaded from where it leads
+/// the assembler would move to uniform registers, and wait for it as soon as it is asked for.
+__device__ inline std::uint32_t of_each_lane(std::uint32_t number) {
+  std::uint32_t zero;
+  asm("shr.u32 %0, %1, 10;" : "=r"(zero) : "r"(threadIdx.x));  // no block has so many threads
+  return number + zero;
+}
+
 /// Programmatic dependent launch: lets the next kernel of the stream start its blocks, which wait
-/// for this one all the same, and waits until the one before has finished and its writes can be
-/// seen.
-__device__ inline void overlap_neighbours() {
+/// for this one all the same.
+__device__ inline void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// Waits until the kernel before has finished and its writes can be seen. Before that no memory may
+/// be touched.
+__device__ inline void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+__device__ inline void overlap_neighbours() {
+  let_next_start();
+  wait_for_previous();
 }
 
 }  // namespace shortconv::cuda

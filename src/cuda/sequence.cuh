@@ -125,8 +125,7 @@ struct StatedState {
 };
 
 template <Features kFeatures>
-__device__ inline StatedState stated_state(const Call& call, int sequence) {
-  StatedState stated;
+__device__ inline void load_rare_state(const Call& call, int sequence, StatedState& stated) {
   if (call.has_write_slots) {
     stated.write =
         stated_index(call.write_slots, call.write_slots_dtype, call.write_slot_bytes, sequence);
@@ -139,6 +138,12 @@ __device__ inline StatedState stated_state(const Call& call, int sequence) {
     stated.ring_position = stated_index(call.ring_positions, call.ring_positions_dtype,
                                         call.ring_position_bytes, sequence);
   }
+}
+
+template <Features kFeatures>
+__device__ inline StatedState stated_state(const Call& call, int sequence) {
+  StatedState stated;
+  load_rare_state<kFeatures>(call, sequence, stated);
   stated.read = read_slot_of(call, sequence);
   stated.resumed = call.initial_state == InitialState::kAll;
   load_byte_if(
@@ -148,19 +153,29 @@ __device__ inline StatedState stated_state(const Call& call, int sequence) {
   return stated;
 }
 
+/// The slot that the final state goes to, or -1.
+__device__ inline int written_slot(const Call& call, const StatedState& stated) {
+  const int slot = call.has_write_slots ? stated.write.value() : stated.read.value();
+  return call.keeps_state && usable_slot(call, slot) ? slot : -1;
+}
+
+/// The column in which an ordered history begins.
+__device__ inline int first_column(const Call& call, const StatedState& stated) {
+  const std::int64_t offset = stated.offset.wide(call.read_offsets_dtype);
+  return call.state_base + static_cast<int>(clamped(offset, 0, call.last_read_offset));
+}
+
 /// A ring's columns are settled later.
 __device__ inline SequenceState state_of(const Call& call, const StatedState& stated) {
   const int read = stated.read.value();
-  const int write = call.has_write_slots ? stated.write.value() : read;
   SequenceState state;
   state.ring_position = stated.ring_position;
   state.skipped = !usable_slot(call, read);
   if (state.skipped || !call.has_state) return state;
-  if (call.keeps_state && usable_slot(call, write)) state.write_slot = write;
+  state.write_slot = written_slot(call, stated);
   if (stated.resumed == 0) return state;
   state.read_slot = read;
-  const std::int64_t offset = stated.offset.wide(call.read_offsets_dtype);
-  state.read_column = call.state_base + static_cast<int>(clamped(offset, 0, call.last_read_offset));
+  state.read_column = first_column(call, stated);
   return state;
 }
 

@@ -20,12 +20,11 @@ __device__ inline T* state_element(const Call& call, std::int64_t slot, std::int
          channel * call.state_channel;
 }
 
-/// One column for `kElements` channels.
+/// One column for `kElements` channels; `from` is its element of the first of them, as in what
+/// follows.
 template <typename T, int kElements>
-__device__ inline void load_state_column(const Call& call, std::int64_t slot, std::int64_t column,
-                                         std::int64_t channel,
+__device__ inline void load_state_column(const Call& call, const T* from,
                                          std::uint32_t (&words)[kWordsOf<T, kElements>]) {
-  const T* from = state_element<T>(call, slot, column, channel);
   if (call.state_form == StateForm::kChannelVectors) {
     load_words(from, words);
     return;
@@ -37,11 +36,9 @@ __device__ inline void load_state_column(const Call& call, std::int64_t slot, st
 
 /// StateForm::kWindowVectors as it lies in memory: [channel][column].
 template <typename T, int kColumns, int kElements>
-__device__ inline void load_window(const Call& call, std::int64_t slot, std::int64_t column,
-                                   std::int64_t channel,
+__device__ inline void load_window(const T* from,
                                    std::uint32_t (&window)[kColumns * kWordsOf<T, kElements>]) {
   constexpr int kWords = kWordsOf<T, kElements>;
-  const T* from = state_element<T>(call, slot, column, channel);
 #pragma unroll
   for (int k = 0; k < kColumns; ++k) {
     load_words(from + k * kElements,
@@ -49,23 +46,21 @@ __device__ inline void load_window(const Call& call, std::int64_t slot, std::int
   }
 }
 
-/// kColumns columns from `column` on.
+/// kColumns columns.
 template <typename T, int kColumns, int kElements>
-__device__ inline void load_state(const Call& call, std::int64_t slot, std::int64_t column,
-                                  std::int64_t channel,
+__device__ inline void load_state(const Call& call, const T* from,
                                   std::uint32_t (&columns)[kColumns][kWordsOf<T, kElements>]) {
-  const T* from = state_element<T>(call, slot, column, channel);
   if (call.state_form == StateForm::kChannelVectors) {
 #pragma unroll
     for (int k = 0; k < kColumns; ++k, from += call.state_column) load_words(from, columns[k]);
   } else if (call.state_form == StateForm::kWindowVectors) {
     std::uint32_t window[kColumns * kWordsOf<T, kElements>];
-    load_window<T, kColumns, kElements>(call, slot, column, channel, window);
+    load_window<T, kColumns, kElements>(from, window);
     split_columns<T, kColumns, kElements>(window, columns);
   } else {
 #pragma unroll
-    for (int k = 0; k < kColumns; ++k) {
-      load_state_column<T, kElements>(call, slot, column + k, channel, columns[k]);
+    for (int k = 0; k < kColumns; ++k, from += call.state_column) {
+      load_state_column<T, kElements>(call, from, columns[k]);
     }
   }
 }
@@ -76,13 +71,15 @@ __device__ inline void load_history(const Call& call, const SequenceState& state
                                     std::int64_t channel,
                                     std::uint32_t (&columns)[kHistory][kWordsOf<T, kElements>]) {
   if (!is_ring<kFeatures>(call)) {
-    load_state<T, kHistory, kElements>(call, state.read_slot, state.read_column, channel, columns);
+    load_state<T, kHistory, kElements>(
+        call, state_element<T>(call, state.read_slot, state.read_column, channel), columns);
     return;
   }
 #pragma unroll
   for (int k = 0; k < kHistory; ++k) {
-    load_state_column<T, kElements>(call, state.read_slot, wrapped(call, state.read_column + k),
-                                    channel, columns[k]);
+    const int column = wrapped(call, state.read_column + k);
+    load_state_column<T, kElements>(call, state_element<T>(call, state.read_slot, column, channel),
+                                    columns[k]);
   }
 }
 

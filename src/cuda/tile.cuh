@@ -92,7 +92,8 @@ struct TileKernel {
     } else if (beginning.state.read_slot >= 0) {
       int column = beginning.state.read_column + kHistory + input;
       if (is_ring<kFeatures>(call)) column = wrapped(call, column);
-      load_state_column<T, kTileGroup>(call, beginning.state.read_slot, column, channel, words);
+      load_state_column<T, kTileGroup>(
+          call, state_element<T>(call, beginning.state.read_slot, column, channel), words);
     } else {
       clear_words(words);
     }

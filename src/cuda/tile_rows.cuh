@@ -81,10 +81,12 @@ __device__ inline Bounds rows_of(const Call& call, Bounds stated) {
   return {begin, max(min(stated.end, call.tokens), begin)};
 }
 
-template <Features kFeatures>
-__device__ inline Beginning beginning_of(const Call& call, int sequence) {
+/// Calls meanwhile(bounds) as soon as these are known.
+template <Features kFeatures, typename Meanwhile>
+__device__ inline Beginning beginning_of(const Call& call, int sequence, Meanwhile&& meanwhile) {
   const StatedState stated = stated_state<kFeatures>(call, sequence);
   const Bounds rows = rows_of(call, stated_bounds(call, sequence));
+  meanwhile(rows);
   Beginning beginning;
   beginning.sequence = sequence;
   beginning.state = state_of(call, stated);
@@ -92,6 +94,11 @@ __device__ inline Beginning beginning_of(const Call& call, int sequence) {
   beginning.first = rows.begin;
   beginning.length = beginning.state.skipped ? 0 : rows.end - rows.begin;
   return beginning;
+}
+
+template <Features kFeatures>
+__device__ inline Beginning beginning_of(const Call& call, int sequence) {
+  return beginning_of<kFeatures>(call, sequence, [](const Bounds&) {});
 }
 
 /// What a head does: a tile of its own, that begins with the sequence.

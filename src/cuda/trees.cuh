@@ -108,7 +108,8 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   const int sequence = static_cast<int>(unit);
   Beginning beginning;
-  const TileRows tile = head_of<kFeatures>(call, sequence, beginning);
+  typename Kernel::Rows rows;
+  const TileRows tile = Kernel::Drafts::first_strip(call, sequence, channel, beginning, rows);
   const int length = beginning.length;
   if (beginning.state.skipped) {
     if (inside) Kernel::Drafts::fill_sequence(call, sequence, channel);
@@ -116,11 +117,9 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   if (length == 0) return;
   typename Kernel::DraftTaps taps;
-  typename Kernel::Rows rows;
   Kernel::Tiles::load_history(call, beginning, channel,
                               reinterpret_cast<typename Kernel::Words(&)[kHistory]>(rows));
   const T* x = x_at<T>(call, tile.stream, tile.first, channel);
-  Kernel::Tiles::load_tokens(call, x, min(length, kTileTokens), rows);
   taps.load(call.weights(), channel);
   const CapturedWindows windows = windows_of<kFeatures>(call, sequence, beginning.first, length);
 
