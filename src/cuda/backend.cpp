@@ -63,6 +63,8 @@ Entry entry_of(const Problem& p, Kernel kernel) {
       return plain ? kernels_of(p).tiles : kernels_of(p).full_tiles;
     case Kernel::kShortSequences:
       return kernels_of(p).short_sequences;
+    case Kernel::kSmallTiles:
+      return kernels_of(p).small_tiles;
     case Kernel::kDecode:
       if (features == Features::kRings) return kernels_of(p).ring_decode;
       if (features == Features::kOlder) return kernels_of(p).older_decode;

@@ -76,8 +76,8 @@ __device__ inline void convolve_in_place(const Problem& p, const Addresses& at, 
   }
 }
 
-/// Takes one of the list, unless it lies before a token below `first`, and if it replaces the history of its
-/// sequence or does not, as wanted.
+/// Takes one of the list, unless it lies before a token below `first`, and if it replaces the
+/// history of its sequence or does not, as wanted.
 __device__ inline void take_listed_snapshot(const Problem& p, const Addresses& at,
                                             std::int64_t number, std::int64_t first, bool replacing,
                                             std::int64_t channel) {

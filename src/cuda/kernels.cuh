@@ -32,6 +32,8 @@ inline const Kernels kTable{
         reinterpret_cast<Entry>(&convolve_tiles<T, TWeight, kWidth, kActivation, Features::kAll>),
     .short_sequences = reinterpret_cast<Entry>(
         &convolve_short_sequences<T, TWeight, kWidth, kActivation, Features::kPlain>),
+    .small_tiles = reinterpret_cast<Entry>(
+        &convolve_small_tiles<T, TWeight, kWidth, kActivation, Features::kPlain>),
     .decode =
         reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
                                                decode_threads(kWidth, false), Features::kPlain>),

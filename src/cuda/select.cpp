@@ -105,11 +105,25 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
     case Kernel::kDrafts:
     case Kernel::kTrees:
       return kTileGroup;
+    case Kernel::kSmallTiles:
+      return kSmallTileGroup;
     case Kernel::kChunks:
       return 2;
     default:
       return 1;
   }
+}
+
+/// Of token-major rows: the kernel of schedule flat.
+Kernel tiles_kernel_of(const Problem& p) {
+  if (features_of(p) != Features::kPlain) return Kernel::kTiles;
+  // As many sequences as tokens and no states: bounds that leave room for all there could be.
+  const bool spare = !p.has_state && p.sequences >= p.tokens;
+  if (p.tokens < kTileTokens * p.sequences && !spare) return Kernel::kShortSequences;
+  const std::int64_t tiles = dense(p) ? p.sequences * divide_up(p.sequence_tokens, kTileTokens)
+                                      : divide_up(p.tokens, kTileTokens);
+  const std::int64_t groups = divide_up(p.channels, kTileThreads * kTileGroup);
+  return (p.sequences + tiles) * groups <= kSmallTilesUpTo ? Kernel::kSmallTiles : Kernel::kTiles;
 }
 
 Kernel kernel_of(const Problem& p) {
@@ -136,11 +150,7 @@ Kernel kernel_of(const Problem& p) {
   }
   if (p.in_place || p.older_columns > 0) return Kernel::kGeneral;
   if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
-    // As many sequences as tokens and no states: bounds that leave room for all there could be.
-    const bool spare = !p.has_state && p.sequences >= p.tokens;
-    const bool short_sequences =
-        p.tokens < kTileTokens * p.sequences && !spare && features_of(p) == Features::kPlain;
-    return short_sequences ? Kernel::kShortSequences : Kernel::kTiles;
+    return tiles_kernel_of(p);
   }
   if (features_of(p) == Features::kPlain && p.x_token == 1 && p.out_token == 1)
     return Kernel::kColumns;
@@ -180,6 +190,7 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
   switch (kernel) {
     case Kernel::kTiles:  // heads, then tiles
     case Kernel::kShortSequences:
+    case Kernel::kSmallTiles:
       return p.sequences + tiles_of(p, kTileTokens, grid);
     case Kernel::kDecode:
     case Kernel::kSmallDecode:
@@ -211,6 +222,9 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
     case Kernel::kShortSequences:
       threads = kTileThreads;
       return kTileThreads * kTileGroup;
+    case Kernel::kSmallTiles:
+      threads = kSmallTileThreads;
+      return kSmallTileThreads * kSmallTileGroup;
     case Kernel::kDecode:
       threads = decode_threads(p.width, features_of(p) == Features::kRings);
       return threads * group_of(p, kernel);
@@ -276,6 +290,7 @@ bool gains_by_overlap(const Launch& launch) {
   switch (launch.kernel) {
     case Kernel::kTiles:
     case Kernel::kShortSequences:
+    case Kernel::kSmallTiles:
     case Kernel::kDecode:
     case Kernel::kSmallDecode:
       return launch.blocks <= kOverlapUpTo;
@@ -286,6 +301,11 @@ bool gains_by_overlap(const Launch& launch) {
     default:
       return false;  // not measured
   }
+}
+
+bool cuts_tiles(Kernel kernel) {
+  return kernel == Kernel::kTiles || kernel == Kernel::kShortSequences ||
+         kernel == Kernel::kSmallTiles;
 }
 
 Launch launch_of(const Problem& p, Kernel kernel) {
@@ -302,7 +322,7 @@ Launch launch_of(const Problem& p, Kernel kernel) {
   launch.grid.tiles = static_cast<std::uint32_t>(units);
   launch.grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks));
   launch.grid.state_form = state_form(p, group_of(p, kernel));
-  if (kernel == Kernel::kTiles || kernel == Kernel::kShortSequences) {
+  if (cuts_tiles(kernel)) {
     split_tiles(p, units - p.sequences, blocks, launch);
   }
   if (kernel == Kernel::kDrafts && splits_chains(p)) {
@@ -325,6 +345,8 @@ std::string_view name(Kernel kernel) {
       return "tiles";
     case Kernel::kShortSequences:
       return "short sequences";
+    case Kernel::kSmallTiles:
+      return "small tiles";
     case Kernel::kDecode:
       return "decode";
     case Kernel::kSmallDecode:

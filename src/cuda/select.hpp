@@ -16,6 +16,7 @@ inline constexpr std::int64_t kMostBlocks = 0x7fffffff;
 enum class Kernel : std::uint8_t {
   kTiles,
   kShortSequences,
+  kSmallTiles,
   kDecode,
   kSmallDecode,
   kDrafts,

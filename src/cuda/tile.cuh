@@ -37,14 +37,16 @@
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures,
+          int kThreads = kTileThreads, int kGroup = kTileGroup>
 struct TileKernel {
+  using Channels = TileChannels<kThreads, kGroup>;
   static constexpr int kHistory = kWidth - 1;
   static constexpr int kRows = kHistory + kTileTokens;
-  static constexpr int kWords = kWordsOf<T, kTileGroup>;
+  static constexpr int kWords = kWordsOf<T, kGroup>;
   static_assert(kHistory <= kTileTokens, "the body must find every window in x");
   using Words = std::uint32_t[kWords];
-  using TileTaps = Taps<TWeight, kWidth, kTileGroup>;
+  using TileTaps = Taps<TWeight, kWidth, kGroup>;
   using Rows = Words[kRows];  // oldest history first; afterwards the results from the front
 
   /// The tile's rows and the history before them. In place of those that the stream does not have
@@ -67,8 +69,7 @@ struct TileKernel {
   __device__ static void load_history(const Call& call, const Beginning& beginning, int channel,
                                       Words (&history)[kHistory]) {
     if (beginning.state.read_slot >= 0) {
-      cuda::load_history<T, kHistory, kTileGroup, kFeatures>(call, beginning.state, channel,
-                                                             history);
+      cuda::load_history<T, kHistory, kGroup, kFeatures>(call, beginning.state, channel, history);
     } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) clear_words(history[k]);
@@ -92,7 +93,7 @@ struct TileKernel {
     } else if (beginning.state.read_slot >= 0) {
       int column = beginning.state.read_column + kHistory + input;
       if (is_ring<kFeatures>(call)) column = wrapped(call, column);
-      load_state_column<T, kTileGroup>(
+      load_state_column<T, kGroup>(
           call, state_element<T>(call, beginning.state.read_slot, column, channel), words);
     } else {
       clear_words(words);
@@ -116,20 +117,20 @@ struct TileKernel {
       }
     }
     if (!is_ring<kFeatures>(call)) {
-      store_state<T, kHistory, kTileGroup>(call, slot, channel, columns);
+      store_state<T, kHistory, kGroup>(call, slot, channel, columns);
       return;
     }
     const int next = beginning.state.ring_column;
     for (int input = first; input < oldest; ++input) {
       Words words;
       load_input(call, beginning, input, channel, words);
-      store_state_column<T, kTileGroup>(call, slot, wrapped(call, next + input), channel, words);
+      store_state_column<T, kGroup>(call, slot, wrapped(call, next + input), channel, words);
     }
 #pragma unroll
     for (int k = 0; k < kHistory; ++k) {
       if (oldest + k < first) continue;
-      store_state_column<T, kTileGroup>(call, slot, wrapped(call, next + oldest + k), channel,
-                                        columns[k]);
+      store_state_column<T, kGroup>(call, slot, wrapped(call, next + oldest + k), channel,
+                                    columns[k]);
     }
   }
 
@@ -159,7 +160,7 @@ struct TileKernel {
   }
 
   /// Another one of the list: it lies in x, which nobody writes.
-  __device__ static void take_snapshot(const Call& call, int number, TileChannels channels,
+  __device__ static void take_snapshot(const Call& call, int number, Channels channels,
                                        std::uint32_t rounds) {
     const ListedSnapshot snapshot = listed_snapshot(call, number);
     if (snapshot.token < kHistory || snapshot.sequence < 0 || snapshot.sequence >= call.sequences) {
@@ -194,7 +195,7 @@ struct TileKernel {
   __device__ static void convolve_joined(const Call& call, const TileTaps& taps, std::uint32_t mask,
                                          int joint, const Words* history, Rows& rows) {
 #pragma unroll
-    for (int pair = 0; pair < kTileGroup / 2; ++pair) {
+    for (int pair = 0; pair < kGroup / 2; ++pair) {
       // Never happens, but the compiler does not know it, and cannot take all sums at once and
       // spill some: 71 us instead of 66 for 8192 x 8192 with 16 bytes a thread. Nor can it where a
       // strip may end after half of its rows.
@@ -237,10 +238,16 @@ struct TileKernel {
     }
   }
 
-  /// The tokens with which a sequence begins, up to 8, then its final state.
-  __device__ static void begin(const Call& call, const Beginning& beginning,
-                               const TileChannels& channels, const TileTaps& taps, Rows& rows) {
+  /// A head that begins its sequence, whichever it is: up to 8 tokens, then the final state.
+  __device__ static void begin(const Call& call) {
+    const std::uint32_t sequence = call.head_channel_blocks.divide(blockIdx.x);
+    const Channels channels(blockIdx.x - sequence * call.head_channel_blocks.divisor());
     const int channel = channels.first(call);
+    TileTaps taps;
+    taps.load(call.weights(), channel);  // under way during the lookup
+    const Beginning beginning = beginning_of<kFeatures>(call, static_cast<int>(sequence));
+    if (beginning.length == 0) return;
+    Rows rows;
     const int tokens = min(beginning.length, kTileTokens);
     const std::uint32_t mask = tile_rows_between(0, tokens);
     load_history(call, beginning, channel, reinterpret_cast<Words(&)[kHistory]>(rows));
@@ -291,7 +298,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
   typename Kernel::Rows rows;
   typename Kernel::TileTaps taps;
   TileRows tile;
-  TileChannels channels;
+  typename Kernel::Channels channels;
   Beginning beginning;
   std::uint32_t rounds = 1;
   int tokens = 0;       // of a beginning that are convolved here
@@ -301,8 +308,8 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     if (unit_block < call.snapshot_blocks) {
       const std::uint32_t snapshot = call.snapshot_channel_blocks.divide(unit_block);
       const std::uint32_t block = unit_block - snapshot * call.snapshot_channel_blocks.divisor();
-      Kernel::take_snapshot(call, static_cast<int>(snapshot), TileChannels(block * kSnapshotRounds),
-                            kSnapshotRounds);
+      Kernel::take_snapshot(call, static_cast<int>(snapshot),
+                            typename Kernel::Channels(block * kSnapshotRounds), kSnapshotRounds);
       return;
     }
     unit_block -= call.snapshot_blocks;
@@ -311,7 +318,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     const std::uint32_t sequence = call.head_channel_blocks.divide(unit_block);
     const std::uint32_t block = unit_block - sequence * call.head_channel_blocks.divisor();
     rounds = call.head_rounds;
-    channels = TileChannels(block * rounds);
+    channels = typename Kernel::Channels(block * rounds);
     taps.load(call.weights(), channels.first(call));  // under way during the lookup
     tile = head_of<kFeatures>(call, static_cast<int>(sequence), beginning);
     if (beginning.length == 0) return;
@@ -320,7 +327,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
   } else {
     const std::uint32_t number = unit_block - call.head_blocks;
     const std::uint32_t unit = call.channel_blocks.divide(number);
-    channels = TileChannels(number - unit * call.channel_blocks.divisor());
+    channels = typename Kernel::Channels(number - unit * call.channel_blocks.divisor());
     const int channel = channels.first(call);
     tile = tile_of(call, static_cast<int>(unit));
     Kernel::load_tile(call, tile, channel, rows);
@@ -387,23 +394,16 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
     convolve_short_sequences(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.overlaps) overlap_neighbours();
-  typename Kernel::Rows rows;
-  typename Kernel::TileTaps taps;
-  if (blockIdx.x < call.head_blocks) {
-    const std::uint32_t sequence = call.head_channel_blocks.divide(blockIdx.x);
-    const TileChannels channels(blockIdx.x - sequence * call.head_channel_blocks.divisor());
-    taps.load(call.weights(), channels.first(call));  // under way during the lookup
-    const Beginning beginning = beginning_of<kFeatures>(call, static_cast<int>(sequence));
-    if (beginning.length == 0) return;
-    Kernel::begin(call, beginning, channels, taps, rows);
-    return;
-  }
+  if (blockIdx.x < call.head_blocks) return Kernel::begin(call);
   const std::uint32_t number = blockIdx.x - call.head_blocks;
   const std::uint32_t unit = call.channel_blocks.divide(number);
-  TileChannels channels((number - unit * call.channel_blocks.divisor()) * kShortSequenceRounds);
+  typename Kernel::Channels channels((number - unit * call.channel_blocks.divisor()) *
+                                     kShortSequenceRounds);
   TileRows tile = tile_of(call, static_cast<int>(unit));
   classify_tile<Kernel::kHistory>(call, tile);
   if ((tile.mask | tile.padding) == 0) return;
+  typename Kernel::Rows rows;
+  typename Kernel::TileTaps taps;
   do {
     const int channel = channels.first(call);
     if (tile.mask != 0) {
@@ -418,6 +418,40 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
       Kernel::fill_padding(call, tile, channel);
     }
   } while (channels.next(call, kShortSequenceRounds));
+}
+
+/// The same for calls of no more than a wave of blocks, in which nothing hides the way of one
+/// thread: heads begin all sequences, and twice as many threads have half as many channels.
+template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
+__global__ void __launch_bounds__(kSmallTileThreads, small_tile_blocks(sizeof(T), kWidth))
+    convolve_small_tiles(const __grid_constant__ Call call) {
+  using Kernel =
+      TileKernel<T, TWeight, kWidth, kActivation, kFeatures, kSmallTileThreads, kSmallTileGroup>;
+  if (call.overlaps) overlap_neighbours();
+  if (blockIdx.x < call.head_blocks) return Kernel::begin(call);
+  const std::uint32_t number = blockIdx.x - call.head_blocks;
+  const std::uint32_t unit = call.channel_blocks.divide(number);
+  const typename Kernel::Channels channels(number - unit * call.channel_blocks.divisor());
+  const int channel = channels.first(call);
+  TileRows tile = tile_of(call, static_cast<int>(unit));
+  typename Kernel::Rows rows;
+  typename Kernel::TileTaps taps;
+  Kernel::load_tile(call, tile, channel, rows);
+  taps.load(call.weights(), channel);
+  if (lies_inside<Kernel::kHistory>(call, tile)) {
+    Kernel::convolve(call, taps, kAllTileRows, rows);
+    if (channels.inside(call)) {
+      Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), kAllTileRows, rows);
+    }
+    return;
+  }
+  if (tile.mask != 0) {
+    Kernel::convolve(call, taps, tile.mask, rows);
+    if (channels.inside(call)) {
+      Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), tile.mask, rows);
+    }
+  }
+  if (tile.padding != 0 && channels.inside(call)) Kernel::fill_padding(call, tile, channel);
 }
 
 }  // namespace shortconv::cuda

@@ -12,23 +12,25 @@
 
 namespace shortconv::cuda {
 
-/// A thread's channels. Threads beyond the last ones read those and write nothing.
+/// The kGroup channels of a thread. Threads beyond the last ones read those and write nothing.
+template <int kThreads, int kGroup>
 struct TileChannels {
   int wanted = 0;
 
   __device__ TileChannels() = default;
   __device__ explicit TileChannels(std::uint32_t block)
-      : wanted(static_cast<int>(block * kTileThreads + threadIdx.x) * kTileGroup) {}
+      : wanted(static_cast<int>(block * kThreads + threadIdx.x) * kGroup) {}
 
-  __device__ int first(const Call& call) const { return min(wanted, call.channels - kTileGroup); }
+  __device__ int first(const Call& call) const { return min(wanted, call.channels - kGroup); }
   __device__ bool inside(const Call& call) const { return wanted < call.channels; }
   /// Moves on to the next group of channels of the `rounds`, a power of two, that a block takes in
   /// turn; whether there is one. Counting them would take a register from the rows.
   __device__ bool next(const Call& call, std::uint32_t rounds) {
-    wanted += kTileThreads * kTileGroup;
-    const std::uint32_t group = static_cast<std::uint32_t>(wanted) / (kTileThreads * kTileGroup);
+    constexpr int kBlock = kThreads * kGroup;
+    wanted += kBlock;
+    const std::uint32_t group = static_cast<std::uint32_t>(wanted) / kBlock;
     return (group & (rounds - 1)) != 0 &&
-           group * kTileThreads * kTileGroup < static_cast<std::uint32_t>(call.channels);
+           group * kBlock < static_cast<std::uint32_t>(call.channels);
   }
 };
 

@@ -38,6 +38,18 @@ inline constexpr std::int64_t kWaveOfTiles = 32 * 132;
 /// 64 of 128 x 8192 (70 thousand) 71.0 and 69.0, 256 of 32 x 8192 84.0 and 74.9.
 inline constexpr std::int64_t kHeadsBeginUpTo = 8 * kWaveOfTiles;
 
+/// Blocks up to which a tile's threads have 2 channels instead of 4: 1319 x 2048 in 5 (3 thousand)
+/// takes 5.38 us so and 6.00 with 4; 1024 x 8192 (8 thousand) 11.08 and 10.75.
+inline constexpr std::int64_t kSmallTilesUpTo = kWaveOfTiles;
+inline constexpr int kSmallTileGroup = 2;
+inline constexpr int kSmallTileThreads = 64;
+
+/// As tile_blocks. 1319 x 2048 takes 5.38 us with 20 blocks, 5.65 with 16, and with 24,
+/// which spill, 0.36 more than with 20.
+constexpr int small_tile_blocks(std::size_t element_bytes, int width) {
+  return element_bytes == 2 && width <= 4 ? 20 : 16;
+}
+
 /// Groups of channels that a head takes in turn, at least, where most have nothing to do: while
 /// they find that out, all of the GPU waits. 64 sequences of 128 tokens x 8192: 68.5 us with
 /// one, 67.7 with 4. More take too long where they have: 137 sequences, some of them short, 73.4 us

@@ -288,9 +288,14 @@ TEST(CudaSelect, HeadsTakeAWaveOfBlocksUnlessTheyBeginAllSequences) {
     EXPECT_GE(tiles.grid.head_rounds, kFewestHeadRounds) << sequences;
   }
   const Launch small = chosen(packed_batch(1319, 2048, 5)).aligned;
-  EXPECT_EQ(small.kernel, Kernel::kTiles);
+  EXPECT_EQ(small.kernel, Kernel::kSmallTiles);
   EXPECT_TRUE(small.grid.heads_begin);
   EXPECT_EQ(small.grid.head_rounds, 1u);
+  EXPECT_LE(small.blocks, kSmallTilesUpTo);
+  const Launch larger = chosen(packed_batch(2100, 2048, 5)).aligned;
+  EXPECT_EQ(larger.kernel, Kernel::kTiles);
+  EXPECT_GT(larger.blocks, kSmallTilesUpTo);
+  EXPECT_TRUE(larger.grid.heads_begin);
   const Launch decodes = chosen(packed_batch(8191, 8192, 1024)).aligned;
   EXPECT_EQ(decodes.kernel, Kernel::kShortSequences);
   EXPECT_TRUE(decodes.grid.heads_begin);
@@ -390,7 +395,7 @@ TEST(CudaSelect, StatesAreVectorsWhereTheirLayoutAllowsIt) {
 }
 
 TEST(CudaSelect, AddressesThatAreNotAlignedGoTheLongWay) {
-  const Choice tiles = chosen(packed_batch(1000, 512, 7));
+  const Choice tiles = chosen(packed_batch(100000, 512, 7));
   alignas(64) static std::uint16_t memory[64];
   const auto launch = [&](const Choice& choice, int x, int out, int state, int weight) {
     Launch launch;
@@ -407,6 +412,9 @@ TEST(CudaSelect, AddressesThatAreNotAlignedGoTheLongWay) {
   EXPECT_EQ(launch(tiles, 0, 4, 1, 0).grid.state_form, StateForm::kElements);
   EXPECT_TRUE(launch(tiles, 0, 4, 8, 0).grid.packed_taps);
   EXPECT_FALSE(launch(tiles, 0, 4, 8, 1).grid.packed_taps);
+  const Choice small = chosen(packed_batch(1000, 512, 7));
+  EXPECT_EQ(launch(small, 0, 2, 8, 0).kernel, Kernel::kSmallTiles) << "4 bytes are enough";
+  EXPECT_EQ(launch(small, 1, 2, 8, 0).kernel, Kernel::kGeneral);
   const Choice decode = chosen(decode_batch(8192, 256));
   EXPECT_EQ(launch(decode, 0, 8, 8, 0).kernel, Kernel::kDecode);
   EXPECT_EQ(launch(decode, 4, 8, 8, 0).kernel, Kernel::kGeneral) << "decode wants 16 bytes";
