@@ -264,7 +264,7 @@ void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Laun
           ? 1
           : std::min(std::max(std::bit_ceil(waves), kFewestHeadRounds), std::bit_ceil(most)));
   const std::int64_t head_blocks = divide_up(groups, grid.head_rounds);
-  const bool needed = grid.heads_begin || !dense(p);
+  const bool needed = grid.heads_begin || !dense(p) || p.sequence_tokens < kTileTokens;
   grid.head_channel_blocks = FastDivisor(static_cast<std::uint32_t>(head_blocks));
   grid.head_blocks = static_cast<std::uint32_t>(needed ? p.sequences * head_blocks : 0);
   const std::int64_t tile_blocks =

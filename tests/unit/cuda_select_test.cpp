@@ -351,6 +351,18 @@ TEST(CudaSelect, DenseBatchesOfLongSequencesNeedNoHeads) {
   EXPECT_EQ(chosen(p).aligned.grid.head_blocks, 2500u * 8192 / (kTileThreads * kTileGroup));
 }
 
+TEST(CudaSelect, DenseBatchesOfShortSequencesNeedHeadsHoweverLargeTheyAre) {
+  Problem p = packed_batch(4 * 2500, 8192, 2500);
+  p.has_query_start_loc = false;
+  p.sequence_tokens = 4;
+  p.epilogue = Epilogue::kResidual;  // not in the kernel for short sequences
+  const Launch tiles = chosen(p).aligned;
+  EXPECT_EQ(tiles.kernel, Kernel::kTiles);
+  EXPECT_FALSE(tiles.grid.heads_begin);
+  const std::int64_t groups = 8192 / (kTileThreads * kTileGroup);
+  EXPECT_GE(tiles.grid.head_blocks * tiles.grid.head_rounds, 2500 * groups);
+}
+
 TEST(CudaSelect, GridsFollowFromShapesAlone) {
   const Problem p = packed_batch(1000, 512, 7);
   Problem other = p;
