@@ -18,7 +18,7 @@ namespace shortconv::cuda {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
 struct DraftKernel {
-  using Tiles = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
+  using Tiles = TileKernel<T, TWeight, kWidth, kActivation, kFeatures, kDraftThreads, kDraftGroup>;
   static constexpr int kHistory = kWidth - 1;
   using Words = typename Tiles::Words;
   using Rows = typename Tiles::Rows;  // history, then tokens
@@ -65,8 +65,8 @@ struct DraftKernel {
         call.window_form == StateForm::kChannelVectors) {
       store_words(to + (kHistory - 1) * call.window_column, window[kHistory - 1]);
     } else {
-      store_columns<T, kHistory, kTileGroup>(to, call.window_column, call.window_channel,
-                                             call.window_form, window);
+      store_columns<T, kHistory, kDraftGroup>(to, call.window_column, call.window_channel,
+                                              call.window_form, window);
     }
   }
 
@@ -134,15 +134,14 @@ struct DraftKernel {
 };
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(kDraftThreads,
-                                  resident_tiles(sizeof(T), kWidth) * kTileThreads / kDraftThreads)
+__global__ void __launch_bounds__(kDraftThreads, draft_blocks(sizeof(T), kWidth))
     convolve_drafts(const __grid_constant__ Call call) {
   using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.overlaps) overlap_neighbours();
   const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
-  const int channel = static_cast<int>(block * kDraftThreads + threadIdx.x) * kTileGroup;
-  const int last = call.channels - kTileGroup;
+  const int channel = static_cast<int>(block * kDraftThreads + threadIdx.x) * kDraftGroup;
+  const int last = call.channels - kDraftGroup;
   const bool splits = kFeatures == Features::kAll && call.heads_begin;
   if (splits && unit >= call.tiles) {
     Kernel::convolve_tile(call, static_cast<int>(unit - call.tiles), min(channel, last),

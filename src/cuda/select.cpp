@@ -33,6 +33,10 @@ bool specialised_width(const Problem& p) {
   return std::ranges::find(kWidths.all, p.width) != kWidths.all.end();
 }
 
+std::size_t bytes_of_x(const Problem& p) {
+  return static_cast<std::size_t>(element_bytes(p.x_dtype));
+}
+
 bool dense(const Problem& p) { return !p.has_query_start_loc; }
 
 /// Rows of x and out come in whole groups of `group` adjacent channels.
@@ -102,9 +106,10 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
       return kSmallDecodeGroup;
     case Kernel::kTiles:
     case Kernel::kShortSequences:
+      return tile_group(bytes_of_x(p));
     case Kernel::kDrafts:
     case Kernel::kTrees:
-      return kTileGroup;
+      return kDraftGroup;
     case Kernel::kSmallTiles:
       return kSmallTileGroup;
     case Kernel::kChunks:
@@ -122,15 +127,16 @@ Kernel tiles_kernel_of(const Problem& p) {
   if (p.tokens < kTileTokens * p.sequences && !spare) return Kernel::kShortSequences;
   const std::int64_t tiles = dense(p) ? p.sequences * divide_up(p.sequence_tokens, kTileTokens)
                                       : divide_up(p.tokens, kTileTokens);
-  const std::int64_t groups = divide_up(p.channels, kTileThreads * kTileGroup);
-  return (p.sequences + tiles) * groups <= kSmallTilesUpTo ? Kernel::kSmallTiles : Kernel::kTiles;
+  const std::int64_t groups = divide_up(p.channels, kTileChannels);
+  const std::int64_t most = small_tiles_up_to(bytes_of_x(p), p.width);
+  return (p.sequences + tiles) * groups <= most ? Kernel::kSmallTiles : Kernel::kTiles;
 }
 
 Kernel kernel_of(const Problem& p) {
   const bool gated = p.has_input_gate || p.epilogue == Epilogue::kOutputGate;
   if (gated || p.dilation != 1 || !one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
-    const bool drafts = token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p);
+    const bool drafts = token_major(p, kDraftGroup) && own_or_f32_weights(p) && countable(p);
     if (!drafts) return Kernel::kGeneral;
     return p.has_parents ? Kernel::kTrees : Kernel::kDrafts;
   }
@@ -149,7 +155,7 @@ Kernel kernel_of(const Problem& p) {
     if (token_major(p, group_of(p, decode))) return decode;
   }
   if (p.in_place || p.older_columns > 0) return Kernel::kGeneral;
-  if (token_major(p, kTileGroup) && own_or_f32_weights(p) && countable(p)) {
+  if (token_major(p, group_of(p, Kernel::kTiles)) && own_or_f32_weights(p) && countable(p)) {
     return tiles_kernel_of(p);
   }
   if (features_of(p) == Features::kPlain && p.x_token == 1 && p.out_token == 1)
@@ -220,11 +226,9 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
   switch (kernel) {
     case Kernel::kTiles:
     case Kernel::kShortSequences:
-      threads = kTileThreads;
-      return kTileThreads * kTileGroup;
     case Kernel::kSmallTiles:
-      threads = kSmallTileThreads;
-      return kSmallTileThreads * kSmallTileGroup;
+      threads = kTileChannels / static_cast<std::int32_t>(group_of(p, kernel));
+      return kTileChannels;
     case Kernel::kDecode:
       threads = decode_threads(p.width, features_of(p) == Features::kRings);
       return threads * group_of(p, kernel);
@@ -234,7 +238,7 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
     case Kernel::kDrafts:
     case Kernel::kTrees:
       threads = kDraftThreads;
-      return kDraftThreads * kTileGroup;
+      return kDraftThreads * kDraftGroup;
     case Kernel::kColumns:
       threads = 32 * kColumnWarps;
       return kColumnWarps * kColumnChannels;

@@ -1,16 +1,16 @@
 // Schedule flat on token-major rows, whatever the sequences are. The grid follows from shapes
 // alone.
 //
-// Who owns what: a thread owns 4 adjacent channels (8 or 16 bytes a row) of a strip of 8 rows. The
-// packed rows are cut into tiles of 8. A tile convolves the rows of the sequence that comes into it
-// from before and those of the sequence that begins in it, in one go, with the window exchanged for
-// the initial state at the joint; and writes the final state of the latter: every slot is read and
-// written by one thread, in that order.
-// Sequences of fewer than 8 tokens (decodes, draft tokens) are left to blocks of their own, the
-// heads, so that a tile never has more than one beginning: dozens of them one after the other would
-// outlast everything else. A beginning takes at least width - 1 tokens, if need be from the next
-// tile, so that what comes into a tile from before finds its window in x. In small calls heads
-// begin the long sequences too, with their first 8 tokens: more work, sooner done.
+// Who owns what: a thread owns 4 adjacent channels (2 of fp32; 8 bytes a row) of a strip of 8 rows.
+// The packed rows are cut into tiles of 8. A tile convolves the rows of the sequence that comes
+// into it from before and those of the sequence that begins in it, in one go, with the window
+// exchanged for the initial state at the joint; and writes the final state of the latter: every
+// slot is read and written by one thread, in that order. Sequences of fewer than 8 tokens (decodes,
+// draft tokens) are left to blocks of their own, the heads, so that a tile never has more than one
+// beginning: dozens of them one after the other would outlast everything else. A beginning takes at
+// least width - 1 tokens, if need be from the next tile, so that what comes into a tile from before
+// finds its window in x. In small calls heads begin the long sequences too, with their first 8
+// tokens: more work, sooner done.
 //
 // How: a strip is width - 1 rows of history and 8 rows of tokens in registers; only where the
 // history comes from differs. A tile's loads go out before it is known whose rows they are: a row's
@@ -38,7 +38,7 @@
 namespace shortconv::cuda {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures,
-          int kThreads = kTileThreads, int kGroup = kTileGroup>
+          int kThreads = tile_threads(sizeof(T)), int kGroup = tile_group(sizeof(T))>
 struct TileKernel {
   using Channels = TileChannels<kThreads, kGroup>;
   static constexpr int kHistory = kWidth - 1;
@@ -291,7 +291,7 @@ constexpr int resident_tiles(std::size_t element_bytes, int width) {
 }
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
+__global__ void __launch_bounds__(tile_threads(sizeof(T)), resident_tiles(sizeof(T), kWidth))
     convolve_tiles(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.overlaps) overlap_neighbours();
@@ -390,7 +390,7 @@ __global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth
 /// The same for batches of short sequences: heads begin all of them, tiles search first, and a
 /// block of a tile takes several groups of channels in turn.
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(kTileThreads, resident_tiles(sizeof(T), kWidth))
+__global__ void __launch_bounds__(tile_threads(sizeof(T)), resident_tiles(sizeof(T), kWidth))
     convolve_short_sequences(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.overlaps) overlap_neighbours();

@@ -90,8 +90,7 @@ struct TreeKernel {
 };
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(kDraftThreads,
-                                  resident_tiles(sizeof(T), kWidth) * kTileThreads / kDraftThreads)
+__global__ void __launch_bounds__(kDraftThreads, draft_blocks(sizeof(T), kWidth))
     convolve_trees(const __grid_constant__ Call call) {
   using Kernel = TreeKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   constexpr int kHistory = kWidth - 1;
@@ -99,8 +98,8 @@ __global__ void __launch_bounds__(kDraftThreads,
   const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
   const int thread = static_cast<int>(threadIdx.x);
-  const int wanted = (static_cast<int>(block) * kDraftThreads + thread) * kTileGroup;
-  const int channel = min(wanted, call.channels - kTileGroup);
+  const int wanted = (static_cast<int>(block) * kDraftThreads + thread) * kDraftGroup;
+  const int channel = min(wanted, call.channels - kDraftGroup);
   const bool inside = wanted == channel;  // the other lanes help to find the lines
   if (unit >= call.tiles) {
     if (inside) Kernel::Drafts::fill_outside(call, channel);

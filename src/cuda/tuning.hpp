@@ -12,16 +12,22 @@ namespace shortconv::cuda {
 // block one after the other: 67.9. The kernel takes 66.2 with 32 threads, 66.5 with 64, 66.8 with
 // 128.
 inline constexpr int kTileTokens = 8;
-inline constexpr int kTileGroup = 4;
-inline constexpr int kTileThreads = 32;
+inline constexpr int kTileChannels = 128;  // of a block
+/// Adjacent channels that a thread moves together: 8 bytes a row. fp32 with 16 bytes takes 1.059
+/// times the copy for 1024 x 8192 instead of 1.042, at width 6 1.110 on the skewed batch instead of
+/// 1.061.
+constexpr int tile_group(std::size_t element_bytes) { return 8 / static_cast<int>(element_bytes); }
+constexpr int tile_threads(std::size_t element_bytes) {
+  return kTileChannels / tile_group(element_bytes);
+}
 
 /// Blocks a multiprocessor is to hold, which bounds the registers; more than 32 it cannot. Width 4
 /// takes 66.2 us with 32 blocks and 67.7 with 28. Ratios to the copy: width 3, which spills with
 /// 32, 1.018 with 28; width 5 with 24 1.088, with 20 1.169; width 8, which spills with 24, 1.749
-/// and 1.297. fp32 rows need twice the registers: width 4 with 24 blocks 1.018, with 20 1.015, and
-/// on the skewed batch 1.057 and 1.042.
+/// and 1.297. Blocks of fp32 have twice the threads: width 6 with 14 blocks 1.029, with 12 1.035;
+/// width 8, which spills with 14, 1.127, with 12 1.111, with 10 1.178.
 constexpr int tile_blocks(std::size_t element_bytes, int width) {
-  if (element_bytes == 4) return width <= 4 ? 20 : 16;
+  if (element_bytes == 4) return width <= 4 ? 16 : width <= 7 ? 14 : 12;
   if (width == 3) return 28;
   return width <= 4 ? 32 : width <= 7 ? 24 : 20;
 }
@@ -38,16 +44,21 @@ inline constexpr std::int64_t kWaveOfTiles = 32 * 132;
 /// 64 of 128 x 8192 (70 thousand) 71.0 and 69.0, 256 of 32 x 8192 84.0 and 74.9.
 inline constexpr std::int64_t kHeadsBeginUpTo = 8 * kWaveOfTiles;
 
-/// Blocks up to which a tile's threads have 2 channels instead of 4: 1319 x 2048 in 5 (3 thousand)
-/// takes 5.38 us so and 6.00 with 4; 1024 x 8192 (8 thousand) 11.08 and 10.75.
-inline constexpr std::int64_t kSmallTilesUpTo = kWaveOfTiles;
+/// Blocks up to which a tile's threads have 2 channels and heads begin all sequences: 1319 x 2048
+/// in 5 (2.7 thousand) takes 5.36 us so, 6.00 with 4 channels; 512 x 8192 (4.2 thousand) 6.79 and
+/// 6.94, at width 6 7.73 and 7.37, fp32 10.53 and 11.15; 1024 x 8192 (8.3 thousand) 11.08
+/// and 10.75.
+constexpr std::int64_t small_tiles_up_to(std::size_t element_bytes, int width) {
+  return element_bytes == 2 && width > 4 ? kWaveOfTiles * 3 / 4 : kWaveOfTiles;
+}
 inline constexpr int kSmallTileGroup = 2;
-inline constexpr int kSmallTileThreads = 64;
+inline constexpr int kSmallTileThreads = kTileChannels / kSmallTileGroup;
 
 /// As tile_blocks. 1319 x 2048 takes 5.38 us with 20 blocks, 5.65 with 16, and with 24,
 /// which spill, 0.36 more than with 20.
 constexpr int small_tile_blocks(std::size_t element_bytes, int width) {
-  return element_bytes == 2 && width <= 4 ? 20 : 16;
+  if (element_bytes == 2) return width <= 4 ? 20 : 16;
+  return width <= 7 ? 16 : 12;
 }
 
 /// Groups of channels that a head takes in turn, at least, where most have nothing to do: while
@@ -81,6 +92,13 @@ inline constexpr std::int64_t kSmallDecode = 64 * 8192;
 inline constexpr int kSmallDecodeGroup = 4;
 
 inline constexpr int kDraftThreads = 64;
+inline constexpr int kDraftGroup = 4;
+
+/// As tile_blocks.
+constexpr int draft_blocks(std::size_t element_bytes, int width) {
+  if (element_bytes == 4) return width <= 4 ? 10 : 8;
+  return tile_blocks(element_bytes, width) / 2;
+}
 
 /// Blocks up to which prefill and decode start while the kernel before is ending (programmatic
 /// dependent launch), us without -> with: decode of 1 x 8192 1.81 -> 1.35, 64 (2048 blocks) 4.21 ->

@@ -158,7 +158,7 @@ TEST(CudaSelect, SnapshotsInXAreBlocksBeforeTheOthers) {
   EXPECT_EQ(without.aligned.grid.snapshot_blocks, 0u);
   p.snapshots = 5;
   const Choice with = choose();
-  const std::uint32_t each = 4096 / (kTileThreads * kTileGroup * kSnapshotRounds);
+  const std::uint32_t each = 4096 / (kTileChannels * kSnapshotRounds);
   EXPECT_EQ(with.aligned.grid.snapshot_channel_blocks.divisor(), each);
   EXPECT_EQ(with.aligned.grid.snapshot_blocks, 5 * each);
   EXPECT_EQ(with.aligned.blocks, without.aligned.blocks + 5 * each);
@@ -262,7 +262,7 @@ TEST(CudaSelect, GridsCoverRowsAndChannels) {
     for (const std::int64_t channels : {4, 252, 256, 260, 8192}) {
       const Launch tiles = chosen(packed_batch(tokens, channels, 3)).aligned;
       const auto covers = [&](std::int64_t blocks, std::int64_t rounds) {
-        const std::int64_t each = rounds * kTileThreads * kTileGroup;
+        const std::int64_t each = rounds * kTileChannels;
         return blocks * each >= channels && (blocks - 1) * each < channels;
       };
       const std::int64_t across = tiles.grid.channel_blocks.divisor();
@@ -291,10 +291,10 @@ TEST(CudaSelect, HeadsTakeAWaveOfBlocksUnlessTheyBeginAllSequences) {
   EXPECT_EQ(small.kernel, Kernel::kSmallTiles);
   EXPECT_TRUE(small.grid.heads_begin);
   EXPECT_EQ(small.grid.head_rounds, 1u);
-  EXPECT_LE(small.blocks, kSmallTilesUpTo);
+  EXPECT_LE(small.blocks, small_tiles_up_to(2, 4));
   const Launch larger = chosen(packed_batch(2100, 2048, 5)).aligned;
   EXPECT_EQ(larger.kernel, Kernel::kTiles);
-  EXPECT_GT(larger.blocks, kSmallTilesUpTo);
+  EXPECT_GT(larger.blocks, small_tiles_up_to(2, 4));
   EXPECT_TRUE(larger.grid.heads_begin);
   const Launch decodes = chosen(packed_batch(8191, 8192, 1024)).aligned;
   EXPECT_EQ(decodes.kernel, Kernel::kShortSequences);
@@ -348,7 +348,7 @@ TEST(CudaSelect, DenseBatchesOfLongSequencesNeedNoHeads) {
   EXPECT_EQ(chosen(p).aligned.grid.head_blocks, 0u);
   p.sequence_tokens = 4;
   p.sequences = 2500;
-  EXPECT_EQ(chosen(p).aligned.grid.head_blocks, 2500u * 8192 / (kTileThreads * kTileGroup));
+  EXPECT_EQ(chosen(p).aligned.grid.head_blocks, 2500u * 8192 / kTileChannels);
 }
 
 TEST(CudaSelect, DenseBatchesOfShortSequencesNeedHeadsHoweverLargeTheyAre) {
@@ -359,7 +359,7 @@ TEST(CudaSelect, DenseBatchesOfShortSequencesNeedHeadsHoweverLargeTheyAre) {
   const Launch tiles = chosen(p).aligned;
   EXPECT_EQ(tiles.kernel, Kernel::kTiles);
   EXPECT_FALSE(tiles.grid.heads_begin);
-  const std::int64_t groups = 8192 / (kTileThreads * kTileGroup);
+  const std::int64_t groups = 8192 / kTileChannels;
   EXPECT_GE(tiles.grid.head_blocks * tiles.grid.head_rounds, 2500 * groups);
 }
 
