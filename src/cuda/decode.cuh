@@ -97,8 +97,14 @@ __global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features:
   } else {
     if (is_ring<kFeatures>(call) && !whole_ring) {
       load_history<T, kHistory, kGroup, kFeatures>(call, s, channel, history);
+    } else if (call.state_form == StateForm::kChannelVectors) {
+#pragma unroll
+      for (int k = 0; k < kHistory; ++k, from += call.state_column) load_words(from, history[k]);
     } else {
-      load_state<T, kHistory, kGroup>(call, from, history);
+#pragma unroll
+      for (int k = 0; k < kHistory; ++k, from += call.state_column) {
+        load_state_column<T, kGroup>(call, from, history[k]);
+      }
     }
     taps.load(call.weights(), channel);
   }
@@ -106,7 +112,8 @@ __global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features:
     settle_ring<kFeatures>(call, s);
     rotate(history, s.read_column);
   }
-  s.write_slot = written_slot(call, stated);
+  const int write = call.has_write_slots ? stated.write.value() : s.read_slot;
+  if (call.keeps_state && usable_slot(call, write)) s.write_slot = write;
 
   std::uint32_t result[kWords];
   convolve_window<T, kActivation, kFeatures>(call, taps, columns, result);

@@ -153,12 +153,6 @@ __device__ inline StatedState stated_state(const Call& call, int sequence) {
   return stated;
 }
 
-/// The slot that the final state goes to, or -1.
-__device__ inline int written_slot(const Call& call, const StatedState& stated) {
-  const int slot = call.has_write_slots ? stated.write.value() : stated.read.value();
-  return call.keeps_state && usable_slot(call, slot) ? slot : -1;
-}
-
 /// The column in which an ordered history begins.
 __device__ inline int first_column(const Call& call, const StatedState& stated) {
   const std::int64_t offset = stated.offset.wide(call.read_offsets_dtype);
@@ -168,11 +162,12 @@ __device__ inline int first_column(const Call& call, const StatedState& stated) 
 /// A ring's columns are settled later.
 __device__ inline SequenceState state_of(const Call& call, const StatedState& stated) {
   const int read = stated.read.value();
+  const int write = call.has_write_slots ? stated.write.value() : read;
   SequenceState state;
   state.ring_position = stated.ring_position;
   state.skipped = !usable_slot(call, read);
   if (state.skipped || !call.has_state) return state;
-  state.write_slot = written_slot(call, stated);
+  if (call.keeps_state && usable_slot(call, write)) state.write_slot = write;
   if (stated.resumed == 0) return state;
   state.read_slot = read;
   state.read_column = first_column(call, stated);

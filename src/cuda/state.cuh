@@ -46,10 +46,12 @@ __device__ inline void load_window(const T* from,
   }
 }
 
-/// kColumns columns.
+/// kColumns columns from `column` on.
 template <typename T, int kColumns, int kElements>
-__device__ inline void load_state(const Call& call, const T* from,
+__device__ inline void load_state(const Call& call, std::int64_t slot, std::int64_t column,
+                                  std::int64_t channel,
                                   std::uint32_t (&columns)[kColumns][kWordsOf<T, kElements>]) {
+  const T* from = state_element<T>(call, slot, column, channel);
   if (call.state_form == StateForm::kChannelVectors) {
 #pragma unroll
     for (int k = 0; k < kColumns; ++k, from += call.state_column) load_words(from, columns[k]);
@@ -59,8 +61,9 @@ __device__ inline void load_state(const Call& call, const T* from,
     split_columns<T, kColumns, kElements>(window, columns);
   } else {
 #pragma unroll
-    for (int k = 0; k < kColumns; ++k, from += call.state_column) {
-      load_state_column<T, kElements>(call, from, columns[k]);
+    for (int k = 0; k < kColumns; ++k) {
+      load_state_column<T, kElements>(call, state_element<T>(call, slot, column + k, channel),
+                                      columns[k]);
     }
   }
 }
@@ -71,8 +74,7 @@ __device__ inline void load_history(const Call& call, const SequenceState& state
                                     std::int64_t channel,
                                     std::uint32_t (&columns)[kHistory][kWordsOf<T, kElements>]) {
   if (!is_ring<kFeatures>(call)) {
-    load_state<T, kHistory, kElements>(
-        call, state_element<T>(call, state.read_slot, state.read_column, channel), columns);
+    load_state<T, kHistory, kElements>(call, state.read_slot, state.read_column, channel, columns);
     return;
   }
 #pragma unroll

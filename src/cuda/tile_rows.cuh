@@ -17,7 +17,7 @@ template <int kThreads, int kGroup>
 struct TileChannels {
   int wanted = 0;
 
-  __device__ TileChannels() = default;
+  TileChannels() = default;
   __device__ explicit TileChannels(std::uint32_t block)
       : wanted(static_cast<int>(block * kThreads + threadIdx.x) * kGroup) {}
 
