@@ -11,29 +11,12 @@
 // activation 67.5.
 #pragma once
 
+#include "cuda/arithmetic.cuh"
 #include "cuda/sequence.cuh"
 #include "op/epilogue.hpp"
 #include "shortconv/problem.hpp"
 
 namespace shortconv::cuda {
-
-__device__ inline float exp2_approximate(float value) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
-  return result;
-}
-
-__device__ inline float reciprocal_approximate(float value) {
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
-  return result;
-}
-
-__device__ inline float multiply_add_saturated(float a, float b, float c) {
-  float result;
-  asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(a), "f"(b), "f"(c));
-  return result;
-}
 
 __device__ inline float silu(float a) {
   constexpr float kMinusLog2e = -1.44269504f;

@@ -1,0 +1,100 @@
+// What device code finds without an include, for the emulated device; the compiler is told to
+// include this first.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <source_location>
+#include <utility>
+
+#include "block.hpp"
+
+#define __global__
+#define __device__
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __noinline__
+#define __shared__ static  // one block runs at a time
+
+inline shortconv::emulated::Index threadIdx, blockIdx;
+
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) uint4 {
+  std::uint32_t x, y, z, w;
+};
+
+using std::max;
+using std::min;
+
+inline int __popc(unsigned value) { return std::popcount(value); }
+inline int __ffs(unsigned value) { return value == 0 ? 0 : std::countr_zero(value) + 1; }
+inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
+inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+
+/// Rounds down. The product is exact in fp64.
+inline float __fmul_rd(float a, float b) {
+  const double exact = static_cast<double>(a) * static_cast<double>(b);
+  const auto nearest = static_cast<float>(exact);
+  return static_cast<double>(nearest) > exact ? std::nextafter(nearest, -INFINITY) : nearest;
+}
+
+/// Byte i of the result is the one of y:x that digit i of the selector names.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const std::uint64_t bytes = std::uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned from = selector >> (4 * i) & 7;
+    result |= static_cast<unsigned>(bytes >> (8 * from) & 0xff) << (8 * i);
+  }
+  return result;
+}
+
+inline unsigned long long atomicAdd(unsigned long long* word, unsigned long long value) {
+  return std::exchange(*word, *word + value);
+}
+inline unsigned long long atomicMin(unsigned long long* word, unsigned long long value) {
+  return std::exchange(*word, min(*word, value));
+}
+
+// Questions to the warp: block.hpp says what is wrong with one.
+using shortconv::emulated::ask;
+using shortconv::emulated::Question;
+using Place = std::source_location;
+
+inline unsigned __ballot_sync(unsigned mask, bool value, Place place = Place::current()) {
+  unsigned result = 0;
+  const auto& values = ask(Question::kBallot, mask, value, place).values;
+  for (unsigned lane = 0; lane < values.size(); ++lane) result |= values[lane] << lane;
+  return result;
+}
+inline unsigned __reduce_or_sync(unsigned mask, unsigned value, Place place = Place::current()) {
+  unsigned result = 0;
+  for (const unsigned other : ask(Question::kOr, mask, value, place).values) result |= other;
+  return result;
+}
+inline int __any_sync(unsigned mask, bool value, Place place = Place::current()) {
+  return __reduce_or_sync(mask, value, place) != 0;
+}
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int from, Place place = Place::current()) {
+  static_assert(sizeof(T) == sizeof(unsigned));
+  const auto& answers = ask(Question::kShuffle, mask, std::bit_cast<unsigned>(value), place);
+  const unsigned lane = static_cast<unsigned>(from) % 32;
+  if ((answers.lanes >> lane & 1) == 0) {
+    shortconv::emulated::fail("takes what a lane says that has ended", place);
+  }
+  return std::bit_cast<T>(answers.values[lane]);
+}
+inline void __syncwarp(unsigned mask = ~0u, Place place = Place::current()) {
+  (void)ask(Question::kSync, mask, 0, place);
+}
+inline void __syncthreads(Place place = Place::current()) {
+  shortconv::emulated::wait_for_block(place);
+}

@@ -1,0 +1,106 @@
+#include "fast_case.hpp"
+
+#include <numeric>
+#include <utility>
+
+#include "shortconv/capability.hpp"
+#include "verify/random.hpp"
+
+namespace shortconv::tools::verify {
+namespace {
+
+constexpr std::int64_t kGroup = 4;  // channels
+
+/// Aligned and without gaps; the last two axes may change places.
+TensorSpec packed(Random& random, DType dtype, const std::vector<std::int64_t>& shape, bool swaps) {
+  Order order(shape.size());
+  std::iota(order.begin(), order.end(), 0);
+  if (swaps) std::swap(order[order.size() - 1], order[order.size() - 2]);
+  TensorSpec spec = lay_out(random, dtype, shape, order, {.padding = 0});
+  spec.elements -= std::exchange(spec.origin, 0);
+  return spec;
+}
+
+bool overlap(WindowsKind kind) {
+  return kind == WindowsKind::kOverlapping || kind == WindowsKind::kOverlappingSlots;
+}
+
+TensorSpec packed_windows(Random& random, const Case& problem) {
+  const std::vector<std::int64_t>& shape = problem.windows->shape;
+  const DType dtype = problem.state->dtype;
+  if (!overlap(problem.windows_kind)) return packed(random, dtype, shape, random.chance(0.4));
+  const std::int64_t columns = std::max<std::int64_t>(shape[1] + shape[2] - 1, 0);
+  TensorSpec spec = dense(dtype, {shape[0], columns, shape[3]});
+  spec.strides = {spec.strides[0], spec.strides[1], spec.strides[1], spec.strides[2]};
+  spec.shape = shape;
+  return spec;
+}
+
+void pack(Random& random, Case& problem) {
+  if (problem.layout != Layout::kChannelMajor) {
+    problem.layout = Layout::kTokenMajor;
+    problem.x = packed(random, problem.x.dtype, problem.x.shape, false);
+    problem.out = problem.x;
+  }
+  if (random.chance(0.8)) {
+    problem.weight = packed(random, problem.weight.dtype, problem.weight.shape, false);
+    if (problem.bias) problem.bias = dense(problem.bias->dtype, problem.bias->shape);
+  }
+  if (!problem.state) return;
+  const TensorSpec& state = problem.state.emplace(
+      packed(random, problem.state->dtype, problem.state->shape, random.chance(0.4)));
+  if (!problem.windows) return;
+  if (problem.windows_kind == WindowsKind::kPool) {
+    problem.windows->strides = {state.strides[0], state.strides[1], state.strides[1],
+                                state.strides[2]};
+    problem.windows->origin = problem.state_base * state.strides[1];
+    problem.windows->elements = state.elements;
+  } else {
+    problem.windows = packed_windows(random, problem);
+  }
+}
+
+void use_type(Case& problem, DType dtype) {
+  problem.weight.dtype = problem.weight.dtype == problem.x.dtype ? dtype : DType::kF32;
+  problem.x.dtype = dtype;
+  problem.out.dtype = dtype;
+  if (problem.bias) problem.bias->dtype = problem.weight.dtype;
+  if (problem.state) problem.state->dtype = dtype;
+  if (problem.windows) problem.windows->dtype = dtype;
+}
+
+bool decodes_single_tokens(const Case& problem) {
+  return problem.op == Op::kDecode && problem.rows() == problem.sequences();
+}
+
+/// A history of one more column, where there is room.
+void keep_one_older(Case& problem) {
+  const bool ordered = !problem.ring_positions && !problem.snapshots;
+  if (!ordered || problem.state->shape[1] == problem.history()) return;
+  problem.keeps_older = true;
+  problem.state_base = 1;
+  problem.read_offsets.reset();
+}
+
+}  // namespace
+
+Case make_fast_case(std::uint64_t seed, DType dtype) {
+  Random random(seed);
+  const bool wants_decode = random.chance(0.25);
+  for (;;) {
+    Case problem = make_case(seed = mix(seed));
+    const bool groups = problem.channels() % kGroup == 0 || problem.layout == Layout::kChannelMajor;
+    if (problem.dilation != 1 || problem.width > capabilities().widths.back() || !groups) continue;
+    if (wants_decode && !decodes_single_tokens(problem)) continue;
+    if (decodes_single_tokens(problem) && random.chance(0.4)) keep_one_older(problem);
+    problem.input_gate.reset();
+    problem.output_gate.reset();
+    if (problem.epilogue == Epilogue::kOutputGate) problem.epilogue = Epilogue::kNone;
+    use_type(problem, dtype);
+    if (random.chance(0.9)) pack(random, problem);
+    if (problem.in_place) problem.out = problem.x;
+    return problem;
+  }
+}
+
+}  // namespace shortconv::tools::verify

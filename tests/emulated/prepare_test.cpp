@@ -1,0 +1,50 @@
+// Index preparation on the emulated device.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "../common/prepare_case.hpp"
+#include "runtime.hpp"
+
+namespace shortconv::test {
+namespace {
+
+/// The call leaves every tensor, guard bands included, as the rules say.
+template <typename Case>
+void expect_prepared(const Case& one) {
+  std::vector<GuardedTensor> tensors = one.tensors(), expected = tensors;
+  one.expect(expected);
+  std::vector<void*> bases;
+  for (GuardedTensor& tensor : tensors) bases.push_back(tensor.memory.data());
+  const Status status = prepare(one.args(tensors, bases, emulated::kDevice));
+  ASSERT_TRUE(status.ok()) << status.message();
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    EXPECT_TRUE(tensors[i].memory == expected[i].memory) << "tensor " << i;
+  }
+}
+
+TEST(Prepared, IndicesAreWhatTheRulesSay) {
+  for (std::uint32_t seed = 0; seed < 200; ++seed) {
+    emulated::begin(seed);
+    expect_prepared(SnapshotCase(seed));
+    expect_prepared(TreeCase(seed));
+    if (seed % 4 == 0) expect_prepared(NumbersCase(seed));
+    if (HasFailure()) FAIL() << "seed " << seed;
+  }
+  NumbersCase many;  // of which a block takes 8192 in a turn
+  many.batch = 2;
+  many.tokens = 8193;
+  for (std::int64_t i = 0; i < many.batch * many.tokens; ++i) many.numbers.push_back(i / 7 % 5 - 1);
+  for (const std::int64_t sequences : {std::int64_t{5000}, std::int64_t{1}}) {
+    many.sequences = sequences;
+    expect_prepared(many);
+  }
+  int kernels = 0;
+  for (const emulated::KernelUse& use : emulated::kernel_uses()) {
+    if (use.launches >= 40) ++kernels;
+  }
+  EXPECT_EQ(kernels, 3);
+}
+
+}  // namespace
+}  // namespace shortconv::test

@@ -1,0 +1,93 @@
+// In place of src/cuda/memory.cuh on the emulated device: the same functions without inline
+// assembly. Each access has to be aligned to all that it takes in one instruction there.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <type_traits>
+
+#include "block.hpp"
+
+namespace shortconv::cuda {
+
+inline void require_alignment(const void* address, std::size_t bytes) {
+  if (reinterpret_cast<std::uintptr_t>(address) % bytes == 0) return;
+  emulated::fail("an access of " + std::to_string(bytes) + " bytes is not aligned to them");
+}
+
+template <int kWords>
+void load_words(const void* from, std::uint32_t (&words)[kWords]) {
+  static_assert(kWords == 1 || kWords % 2 == 0);
+  require_alignment(from, kWords % 4 == 0 ? 16 : kWords % 2 == 0 ? 8 : 4);
+  std::memcpy(words, from, sizeof words);
+}
+
+template <int kWords>
+void load_kept_words(const void* from, std::uint32_t (&words)[kWords]) {
+  load_words(from, words);
+}
+
+template <int kWords>
+void store_words(void* to, const std::uint32_t (&words)[kWords]) {
+  static_assert(kWords == 1 || kWords % 2 == 0);
+  require_alignment(to, kWords % 4 == 0 ? 16 : kWords % 2 == 0 ? 8 : 4);
+  std::memcpy(to, words, sizeof words);
+}
+
+inline void load_word_if(bool wanted, const void* from, std::uint32_t& word) {
+  if (!wanted) return;
+  require_alignment(from, sizeof word);
+  std::memcpy(&word, from, sizeof word);
+}
+
+inline void load_byte_if(bool wanted, const void* from, std::uint32_t& byte) {
+  if (wanted) byte = *static_cast<const std::uint8_t*>(from);
+}
+
+inline void load_kept_int_if(bool wanted, const void* from, int& value) {
+  if (!wanted) return;
+  require_alignment(from, sizeof value);
+  std::memcpy(&value, from, sizeof value);
+}
+
+inline int load_kept_int(const void* from) {
+  int value = 0;
+  load_kept_int_if(true, from, value);
+  return value;
+}
+
+/// Of addresses that are only computed and lead nowhere there are many, from null among them.
+template <typename T>
+T* rows_after(T* from, std::int32_t row_bytes, std::int32_t rows) {
+  const std::int64_t bytes = std::int64_t{row_bytes} * rows;
+  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(from) +
+                              static_cast<std::uintptr_t>(bytes));
+}
+
+template <typename T>
+T* nth_row(T* from, std::int32_t row_bytes, int row) {
+  return rows_after(from, row_bytes, row);
+}
+
+template <int kWords>
+void copy_words(const std::uint32_t (&from)[kWords], std::uint32_t (&to)[kWords]) {
+  std::memcpy(to, from, sizeof from);
+}
+
+template <int kWords>
+void clear_words(std::uint32_t (&words)[kWords]) {
+  std::memset(words, 0, sizeof words);
+}
+
+template <typename T>
+void pin(T&) {}
+
+inline std::uint32_t of_each_lane(std::uint32_t number) { return number; }
+
+// One kernel is done before the next one starts.
+inline void let_next_start() {}
+inline void wait_for_previous() {}
+inline void overlap_neighbours() {}
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,16 @@
+// Before src/cuda/tuning.hpp on the emulated device. The sizes at which another kernel or another
+// way through one is faster are variables here: a small problem is to go all ways.
+#pragma once
+
+#define kHeadsBeginUpTo kMeasuredHeadsBeginUpTo
+#define kSmallDecode kMeasuredSmallDecode
+#include_next "cuda/tuning.hpp"
+#undef kHeadsBeginUpTo
+#undef kSmallDecode
+
+namespace shortconv::cuda {
+
+inline std::int64_t kHeadsBeginUpTo = kMeasuredHeadsBeginUpTo;
+inline std::int64_t kSmallDecode = kMeasuredSmallDecode;
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,44 @@
+// Stands in for the header of the CUDA toolkit: the part of the runtime that src/cuda/backend.cpp
+// uses, for the emulated device of runtime.cpp. So the tests need no toolkit, and run in any build.
+#pragma once
+
+#include <cstddef>
+
+enum cudaError_t { cudaSuccess, cudaErrorLaunchFailure, cudaErrorInvalidDeviceFunction };
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+using cudaStream_t = struct CUstream_st*;
+
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
+
+struct cudaFuncAttributes {};
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor;
+};
+
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaGetLastError();
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* entry);
+
+/// Returns when the kernel is done.
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* entry,
+                                void** arguments);
