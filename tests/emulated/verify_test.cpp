@@ -69,16 +69,16 @@ std::optional<std::string> failure_of(const Verdict& verdict) {
 
 TEST_P(Cases, OfFastKernelsAgreeWithTheReference) {
   check_fast_cases(
-      4000, [](const Case& problem) { return failure_of(check_case(problem, BackendId::kCuda)); });
+      1500, [](const Case& problem) { return failure_of(check_case(problem, BackendId::kCuda)); });
   expect_launches_of(name(GetParam()));
 }
 
 TEST_P(Cases, OfFastKernelsGiveTheSameBitsOnEveryPath) {
-  check_fast_cases(300, [](const Case& problem) { return check_paths(problem, BackendId::kCuda); });
+  check_fast_cases(250, [](const Case& problem) { return check_paths(problem, BackendId::kCuda); });
 }
 
 TEST_P(Cases, OfFastKernelsWithBadValuesLeadNowhere) {
-  check_fast_cases(2000,
+  check_fast_cases(1000,
                    [](const Case& problem) { return check_bad_values(problem, BackendId::kCuda); });
   expect_launches_of(name(GetParam()));
 }
