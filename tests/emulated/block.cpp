@@ -5,7 +5,6 @@
 #include <memory>
 #include <span>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "device.hpp"
@@ -97,9 +96,9 @@ class Block {
     leave(thread.fiber->context, main_);
   }
 
-  [[noreturn]] void fail(std::string what) {
+  [[noreturn]] void fail(std::string_view what) {
     failure_ = "thread " + std::to_string(current_) + " of block " + std::to_string(blockIdx.x) +
-               ": " + std::move(what);
+               ": " + std::string(what);
     for (;;) leave(threads_[current_].fiber->context, main_);
   }
 
@@ -257,15 +256,11 @@ std::optional<std::string> run_block(int threads, std::mt19937& random,
   return block.run(threads, random, body);
 }
 
-void fail(std::string what) { block.fail(std::move(what)); }
+void fail(std::string_view what) { block.fail(what); }
 
 const Answers& ask(Question question, std::uint32_t mask, std::uint32_t value,
                    const std::source_location& place) {
   return block.ask(question, mask, value, place);
-}
-
-void fail(std::string what, const std::source_location& place) {
-  fail(std::move(what) + " at " + text_of(place));
 }
 
 void wait_for_block(const std::source_location& place) { block.wait_for_all(place); }

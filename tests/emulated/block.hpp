@@ -14,6 +14,7 @@
 #include <random>
 #include <source_location>
 #include <string>
+#include <string_view>
 
 namespace shortconv::emulated {
 
@@ -31,11 +32,9 @@ inline constexpr int kWarp = 32;
 
 // What follows is for the threads of a block.
 
-/// Says what the block did wrong, and does not return.
-[[noreturn]] void fail(std::string what);
-
-/// The same of what lanes do together.
-[[noreturn]] void fail(std::string what, const std::source_location& place);
+/// Says what the block did wrong, and does not return: callers may hold nothing that has to be
+/// freed.
+[[noreturn]] void fail(std::string_view what);
 
 enum class Question : std::uint8_t { kBallot, kOr, kShuffle, kSync };
 struct Answers {

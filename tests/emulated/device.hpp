@@ -88,7 +88,7 @@ T __shfl_sync(unsigned mask, T value, int from, Place place = Place::current()) 
   const auto& answers = ask(Question::kShuffle, mask, std::bit_cast<unsigned>(value), place);
   const unsigned lane = static_cast<unsigned>(from) % 32;
   if ((answers.lanes >> lane & 1) == 0) {
-    shortconv::emulated::fail("takes what a lane says that has ended", place);
+    shortconv::emulated::fail("a shuffle from a lane that has ended");
   }
   return std::bit_cast<T>(answers.values[lane]);
 }

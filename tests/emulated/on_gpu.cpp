@@ -2,6 +2,8 @@
 // guard bands may not even be read, of which the address sanitizer takes care.
 #include "verify/on_gpu.hpp"
 
+#include <span>
+
 #include "runtime.hpp"
 
 #ifdef SHORTCONV_ADDRESS_SANITIZER
@@ -14,28 +16,42 @@
 namespace shortconv::tools::verify {
 namespace {
 
-/// Nobody may touch the guard bands as long as one of these lives.
+/// Nobody may touch the guard bands as long as one of these lives. Those of indices are 0
+/// meanwhile, which leads to a row or slot where their -1 would lead nowhere.
 class Guards {
  public:
   explicit Guards(const std::vector<const TensorBuffer*>& buffers) : buffers_(buffers) {
-    for (const TensorBuffer* buffer : buffers_) {
-      const std::byte* first = buffer->element(0);
-      const std::byte* begin = buffer->bytes().data();
-      const std::byte* end = begin + buffer->bytes().size();
-      const auto band = static_cast<std::size_t>(first - begin);  // as long at the other end
-      ASAN_POISON_MEMORY_REGION(begin, band);
-      ASAN_POISON_MEMORY_REGION(end - band, band);
-    }
+    for_each_band([](std::span<std::byte> band, bool index) {
+      if (index) invert(band);
+      ASAN_POISON_MEMORY_REGION(band.data(), band.size());
+    });
   }
   ~Guards() {
-    for (const TensorBuffer* buffer : buffers_) {
-      ASAN_UNPOISON_MEMORY_REGION(buffer->bytes().data(), buffer->bytes().size());
-    }
+    for_each_band([](std::span<std::byte> band, bool index) {
+      ASAN_UNPOISON_MEMORY_REGION(band.data(), band.size());
+      if (index) invert(band);
+    });
   }
   Guards(const Guards&) = delete;
   Guards& operator=(const Guards&) = delete;
 
  private:
+  template <typename Use>
+  void for_each_band(Use&& use) const {
+    for (const TensorBuffer* buffer : buffers_) {
+      const std::span<std::byte> bytes = buffer->bytes();
+      const auto band = static_cast<std::size_t>(buffer->element(0) - bytes.data());
+      const DType dtype = buffer->spec().dtype;
+      const bool index = dtype == DType::kI32 || dtype == DType::kI64;
+      use(bytes.first(band), index);
+      use(bytes.last(band), index);
+    }
+  }
+  /// What was written there stays a difference.
+  static void invert(std::span<std::byte> band) {
+    for (std::byte& byte : band) byte = ~byte;
+  }
+
   const std::vector<const TensorBuffer*>& buffers_;
 };
 
