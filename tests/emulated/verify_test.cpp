@@ -25,7 +25,7 @@ constexpr std::uint64_t kShare = 1;
 #endif
 
 /// The least launches that make a kernel one that was tested.
-constexpr std::int64_t kEnough = 10;
+constexpr std::int64_t kEnough = 8 / kShare;
 
 void expect_launches_of(std::string_view instances) {
   int kernels = 0;
