@@ -128,7 +128,7 @@ Kernel tiles_kernel_of(const Problem& p) {
   const std::int64_t tiles = dense(p) ? p.sequences * divide_up(p.sequence_tokens, kTileTokens)
                                       : divide_up(p.tokens, kTileTokens);
   const std::int64_t groups = divide_up(p.channels, kTileChannels);
-  const std::int64_t most = small_tiles_up_to(bytes_of_x(p), p.width);
+  const std::int64_t most = kSmallTilesUpTo * small_tiles_quarters(bytes_of_x(p), p.width) / 4;
   return (p.sequences + tiles) * groups <= most ? Kernel::kSmallTiles : Kernel::kTiles;
 }
 
@@ -260,7 +260,7 @@ void split_tiles(const Problem& p, std::int64_t tiles, std::int64_t groups, Laun
   Grid& grid = launch.grid;
   const bool short_sequences = launch.kernel == Kernel::kShortSequences;
   const std::int64_t heads = p.sequences * groups;
-  grid.heads_begin = short_sequences || heads + tiles * groups <= kHeadsBeginUpTo;
+  grid.heads_begin = launch.kernel != Kernel::kTiles || heads + tiles * groups <= kHeadsBeginUpTo;
   const auto waves = static_cast<std::uint64_t>(divide_up(heads, kWaveOfTiles));
   const auto most = static_cast<std::uint64_t>(groups);
   grid.head_rounds = static_cast<std::uint32_t>(

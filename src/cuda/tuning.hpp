@@ -49,8 +49,9 @@ inline constexpr std::int64_t kHeadsBeginUpTo = 8 * kWaveOfTiles;
 /// 6.94, at width 6 7.73 and 7.37, fp32 10.53 and 11.15; 1024 x 8192 (8.3 thousand) 11.08
 /// and 10.75.
 inline constexpr std::int64_t kSmallTilesUpTo = kWaveOfTiles;
-inline std::int64_t small_tiles_up_to(std::size_t element_bytes, int width) {
-  return element_bytes == 2 && width > 4 ? kSmallTilesUpTo * 3 / 4 : kSmallTilesUpTo;
+/// The part of them up to which that holds, in quarters.
+constexpr int small_tiles_quarters(std::size_t element_bytes, int width) {
+  return element_bytes == 2 && width > 4 ? 3 : 4;
 }
 inline constexpr int kSmallTileGroup = 2;
 inline constexpr int kSmallTileThreads = kTileChannels / kSmallTileGroup;

@@ -52,6 +52,7 @@ constexpr Field kFields[] = {
     {"tiles", &Kernels::tiles, Kernel::kTiles},
     {"full_tiles", &Kernels::full_tiles, Kernel::kTiles},
     {"short_sequences", &Kernels::short_sequences, Kernel::kShortSequences},
+    {"small_tiles", &Kernels::small_tiles, Kernel::kSmallTiles},
     {"decode", &Kernels::decode, Kernel::kDecode},
     {"full_decode", &Kernels::full_decode, Kernel::kDecode},
     {"ring_decode", &Kernels::ring_decode, Kernel::kDecode},
@@ -167,9 +168,11 @@ std::vector<KernelUse> kernel_uses() { return entries().uses; }
 
 void begin(std::uint64_t number) {
   order.seed(static_cast<std::uint32_t>(number));
-  const bool large = order() % 2 == 0;
-  cuda::kHeadsBeginUpTo = large ? 0 : cuda::kMeasuredHeadsBeginUpTo;
-  cuda::kSmallDecode = large ? 0 : cuda::kMeasuredSmallDecode;
+  // A small call, one of more than a wave of blocks, a large one.
+  const auto size = order() % 3;
+  cuda::kSmallTilesUpTo = size == 0 ? cuda::kMeasuredSmallTilesUpTo : 0;
+  cuda::kSmallDecode = size == 0 ? cuda::kMeasuredSmallDecode : 0;
+  cuda::kHeadsBeginUpTo = size == 2 ? 0 : cuda::kMeasuredHeadsBeginUpTo;
 }
 
 ForwardArgs on_device(ForwardArgs a) {

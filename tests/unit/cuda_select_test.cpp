@@ -291,10 +291,10 @@ TEST(CudaSelect, HeadsTakeAWaveOfBlocksUnlessTheyBeginAllSequences) {
   EXPECT_EQ(small.kernel, Kernel::kSmallTiles);
   EXPECT_TRUE(small.grid.heads_begin);
   EXPECT_EQ(small.grid.head_rounds, 1u);
-  EXPECT_LE(small.blocks, small_tiles_up_to(2, 4));
+  EXPECT_LE(small.blocks, kSmallTilesUpTo);
   const Launch larger = chosen(packed_batch(2100, 2048, 5)).aligned;
   EXPECT_EQ(larger.kernel, Kernel::kTiles);
-  EXPECT_GT(larger.blocks, small_tiles_up_to(2, 4));
+  EXPECT_GT(larger.blocks, kSmallTilesUpTo);
   EXPECT_TRUE(larger.grid.heads_begin);
   const Launch decodes = chosen(packed_batch(8191, 8192, 1024)).aligned;
   EXPECT_EQ(decodes.kernel, Kernel::kShortSequences);

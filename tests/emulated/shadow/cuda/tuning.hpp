@@ -4,13 +4,16 @@
 
 #define kHeadsBeginUpTo kMeasuredHeadsBeginUpTo
 #define kSmallDecode kMeasuredSmallDecode
+#define kSmallTilesUpTo kMeasuredSmallTilesUpTo
 #include_next "cuda/tuning.hpp"
 #undef kHeadsBeginUpTo
 #undef kSmallDecode
+#undef kSmallTilesUpTo
 
 namespace shortconv::cuda {
 
 inline std::int64_t kHeadsBeginUpTo = kMeasuredHeadsBeginUpTo;
 inline std::int64_t kSmallDecode = kMeasuredSmallDecode;
+inline std::int64_t kSmallTilesUpTo = kMeasuredSmallTilesUpTo;
 
 }  // namespace shortconv::cuda
