@@ -108,6 +108,12 @@ def forward(
         and threads == 0 and programmatic_launch is True and stream is None
         and keeps_older is False
     ):  # nearly always, and each argument less saves time
+        if null_slot is None and padded_rows is None:
+            _core.forward(
+                _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
+                has_initial_state, initial_state, activation,
+            )
+            return out
         _core.forward(
             _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
             has_initial_state, initial_state, activation, null_slot, padded_rows,
@@ -171,6 +177,12 @@ def decode(
         and threads == 0 and programmatic_launch is True and stream is None
         and keeps_older is False
     ):
+        if null_slot is None and padded_rows is None:
+            _core.forward(
+                _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state,
+                None, activation,
+            )
+            return out
         _core.forward(
             _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
             activation, null_slot, padded_rows,

@@ -73,9 +73,10 @@ def causal_conv1d(
     final = None
     if output_final_state:
         final, positions = _rings(x, weight.shape[1], initial_state, cu_seqlens)
+        adds_x = (None, 0, True) if itself else ()  # each argument less saves time
         y = conv.run(
             op | STATE_CHANNELS_FIRST, x, out, weight, bias, final, None, cu_seqlens, None,
-            initial_state is not None, activation, None, None, positions, None, 0, itself)
+            initial_state is not None, activation, None, None, positions, *adds_x)
         final = final.to(x.dtype)
         if torch.is_grad_enabled():
             final = conv.refuse_gradient(final, x, initial_state)
