@@ -168,11 +168,13 @@ std::vector<KernelUse> kernel_uses() { return entries().uses; }
 
 void begin(std::uint64_t number) {
   order.seed(static_cast<std::uint32_t>(number));
-  // A small call, one of more than a wave of blocks, a large one.
-  const auto size = order() % 3;
-  cuda::kSmallTilesUpTo = size == 0 ? cuda::kMeasuredSmallTilesUpTo : 0;
-  cuda::kSmallDecode = size == 0 ? cuda::kMeasuredSmallDecode : 0;
-  cuda::kHeadsBeginUpTo = size == 2 ? 0 : cuda::kMeasuredHeadsBeginUpTo;
+  // Half of the calls are taken for small ones, a quarter for some waves of blocks, a quarter for
+  // large ones.
+  const auto drawn = order() % 4;
+  const bool small = drawn % 2 == 1;
+  cuda::kSmallTilesUpTo = small ? cuda::kMeasuredSmallTilesUpTo : 0;
+  cuda::kSmallDecode = small ? cuda::kMeasuredSmallDecode : 0;
+  cuda::kHeadsBeginUpTo = drawn == 0 ? 0 : cuda::kMeasuredHeadsBeginUpTo;
 }
 
 ForwardArgs on_device(ForwardArgs a) {
