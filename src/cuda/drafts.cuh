@@ -134,7 +134,7 @@ struct DraftKernel {
 };
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(kDraftThreads, draft_blocks(sizeof(T), kWidth))
+__global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks(sizeof(T), kWidth)))
     convolve_drafts(const __grid_constant__ Call call) {
   using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.overlaps) overlap_neighbours();

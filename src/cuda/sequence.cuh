@@ -124,6 +124,7 @@ struct StatedState {
   std::uint32_t resumed = 0;
 };
 
+/// Those of them that few calls have.
 template <Features kFeatures>
 __device__ inline void load_rare_state(const Call& call, int sequence, StatedState& stated) {
   if (call.has_write_slots) {

@@ -285,13 +285,12 @@ inline constexpr int kMostResidentBlocks = 16;
 inline constexpr int kMostResidentBlocks = 32;
 #endif
 
-constexpr int resident_tiles(std::size_t element_bytes, int width) {
-  const int wanted = tile_blocks(element_bytes, width);
+constexpr int resident(int wanted) {
   return wanted < kMostResidentBlocks ? wanted : kMostResidentBlocks;
 }
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(tile_threads(sizeof(T)), resident_tiles(sizeof(T), kWidth))
+__global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(sizeof(T), kWidth)))
     convolve_tiles(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.overlaps) overlap_neighbours();
@@ -390,7 +389,7 @@ __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident_tiles(sizeof
 /// The same for batches of short sequences: heads begin all of them, tiles search first, and a
 /// block of a tile takes several groups of channels in turn.
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(tile_threads(sizeof(T)), resident_tiles(sizeof(T), kWidth))
+__global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(sizeof(T), kWidth)))
     convolve_short_sequences(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   if (call.overlaps) overlap_neighbours();
@@ -423,7 +422,7 @@ __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident_tiles(sizeof
 /// The same for calls of no more than a wave of blocks, in which nothing hides the way of one
 /// thread: heads begin all sequences, and twice as many threads have half as many channels.
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(kSmallTileThreads, small_tile_blocks(sizeof(T), kWidth))
+__global__ void __launch_bounds__(kSmallTileThreads, resident(small_tile_blocks(sizeof(T), kWidth)))
     convolve_small_tiles(const __grid_constant__ Call call) {
   using Kernel =
       TileKernel<T, TWeight, kWidth, kActivation, kFeatures, kSmallTileThreads, kSmallTileGroup>;

@@ -90,7 +90,7 @@ struct TreeKernel {
 };
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(kDraftThreads, draft_blocks(sizeof(T), kWidth))
+__global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks(sizeof(T), kWidth)))
     convolve_trees(const __grid_constant__ Call call) {
   using Kernel = TreeKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   constexpr int kHistory = kWidth - 1;

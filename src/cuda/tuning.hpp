@@ -46,8 +46,8 @@ inline constexpr std::int64_t kHeadsBeginUpTo = 8 * kWaveOfTiles;
 
 /// Blocks up to which a tile's threads have 2 channels and heads begin all sequences: 1319 x 2048
 /// in 5 (2.7 thousand) takes 5.36 us so, 6.00 with 4 channels; 512 x 8192 (4.2 thousand) 6.79 and
-/// 6.94, at width 6 7.73 and 7.37, fp32 10.53 and 11.15; 1024 x 8192 (8.3 thousand) 11.08
-/// and 10.75.
+/// 6.94, at width 6 7.73 and 7.37; 1024 x 8192 (8.3 thousand) 11.08 and 10.75. Of fp32, where tiles
+/// have 2 channels too, that heads begin all is what differs; not measured again since they have.
 inline constexpr std::int64_t kSmallTilesUpTo = kWaveOfTiles;
 /// The part of them up to which that holds, in quarters.
 constexpr int small_tiles_quarters(std::size_t element_bytes, int width) {
