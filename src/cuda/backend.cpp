@@ -85,28 +85,39 @@ Entry entry_of(const Problem& p, Kernel kernel) {
   return general_kernel();
 }
 
-// Which kernels are known to be loaded, one bit a device. Only a cache: a lost entry costs a second
-// question, and a collision of two kernels too.
+// Which kernels are known to be loaded, and to have code that waits for the kernel before, one bit
+// a device. Only a cache: a lost entry costs a second question, and a collision of two kernels too.
 constexpr std::size_t kLoadedSlots = 1024;
 struct Loaded {
   std::atomic<Entry> entry{nullptr};
   std::atomic<std::uint64_t> devices{0};
+  std::atomic<std::uint64_t> waits{0};
 };
 std::array<Loaded, kLoadedSlots> loaded;
 
-Status load(Entry entry, int device) {
+// Programmatic dependent launch came with this architecture; code that was compiled for older ones
+// does not wait, wherever it runs.
+constexpr int kFirstToWait = 90;
+
+Status load(Entry entry, int device, bool* waits = nullptr) {
   Loaded& slot = loaded[(reinterpret_cast<std::uintptr_t>(entry) >> 4) % kLoadedSlots];
   const std::uint64_t bit = std::uint64_t{1} << (device % 64);
   const bool known = slot.entry.load(std::memory_order_acquire) == entry;
-  if (known && (slot.devices.load(std::memory_order_acquire) & bit) != 0) return {};
+  if (known && (slot.devices.load(std::memory_order_acquire) & bit) != 0) {
+    if (waits != nullptr) *waits = (slot.waits.load(std::memory_order_relaxed) & bit) != 0;
+    return {};
+  }
   cudaFuncAttributes attributes;
   if (Status status = cuda_status("device", cudaFuncGetAttributes(&attributes, entry));
       !status.ok()) {
     return status;
   }
+  const bool can_wait = attributes.ptxVersion >= kFirstToWait;
+  if (waits != nullptr) *waits = can_wait;
   Entry none = nullptr;
   if (known || slot.entry.compare_exchange_strong(none, entry, std::memory_order_acq_rel)) {
-    slot.devices.fetch_or(bit, std::memory_order_acq_rel);
+    if (can_wait) slot.waits.fetch_or(bit, std::memory_order_relaxed);
+    slot.devices.fetch_or(bit, std::memory_order_release);
   }
   return {};
 }
@@ -145,9 +156,12 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
         return status;
       }
     }
-    for (const Entry entry : {choice.aligned_entry, choice.otherwise_entry}) {
-      if (Status status = load(entry, p.device.index); !status.ok()) return status;
+    bool waits = false;
+    if (Status status = load(choice.aligned_entry, p.device.index, &waits); !status.ok()) {
+      return status;
     }
+    if (!waits) choice.aligned.grid.overlap = Overlap::kNone;
+    if (Status status = load(choice.otherwise_entry, p.device.index); !status.ok()) return status;
   }
   if (p.has_violations) {
     if (Status status = plan_violations(p); !status.ok()) return status;
@@ -193,17 +207,17 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   return refuse_unaligned(argument);
 }
 
-Status launch_kernel(Entry entry, std::int64_t blocks, std::int32_t threads, bool overlaps,
+Status launch_kernel(Entry entry, std::int64_t blocks, std::int32_t threads, Overlap overlap,
                      void** arguments, void* stream) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &overlap;
-  config.numAttrs = overlaps ? 1 : 0;
+  config.attrs = &attribute;
+  config.numAttrs = overlap == Overlap::kNone ? 0 : 1;
   return cuda_status("launch", cudaLaunchKernelExC(&config, entry, arguments));
 }
 
@@ -211,20 +225,21 @@ Status run_violations(const Problem& p, const Addresses& at, void* stream) {
   void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at)};
   constexpr std::int32_t kWarp = 32;  // a thread for each word of the report
   static_assert(2 * kViolations <= kWarp);
-  if (Status status = launch_kernel(clear_report_kernel(), 1, kWarp, false, arguments, stream);
+  if (Status status =
+          launch_kernel(clear_report_kernel(), 1, kWarp, Overlap::kNone, arguments, stream);
       !status.ok()) {
     return status;
   }
-  return launch_kernel(count_violations_kernel(), violation_blocks(p), kViolationThreads, false,
-                       arguments, stream);
+  return launch_kernel(count_violations_kernel(), violation_blocks(p), kViolationThreads,
+                       Overlap::kNone, arguments, stream);
 }
 
 Status replace_histories(const Problem& p, const Addresses& at, std::int64_t blocks, void* stream) {
   Grid grid;
   grid.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks / p.snapshots));
   void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &grid};
-  return launch_kernel(replace_histories_kernel(), blocks, kGeneralThreads, false, arguments,
-                       stream);
+  return launch_kernel(replace_histories_kernel(), blocks, kGeneralThreads, Overlap::kNone,
+                       arguments, stream);
 }
 
 Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& at, void* stream) {
@@ -242,7 +257,7 @@ Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& a
   if (takes_call(launch.kernel)) {
     Call call = call_of(p, at, launch.grid);
     void* arguments[] = {&call};
-    if (Status status = launch_kernel(entry, launch.blocks, launch.threads, launch.grid.overlaps,
+    if (Status status = launch_kernel(entry, launch.blocks, launch.threads, launch.grid.overlap,
                                       arguments, stream);
         !status.ok() || launch.replacing_blocks == 0) {
       return status;
@@ -250,7 +265,7 @@ Status run_cuda(const Problem& p, const PlanStorage& storage, const Addresses& a
     return replace_histories(p, at, launch.replacing_blocks, stream);
   }
   void* arguments[] = {const_cast<Problem*>(&p), const_cast<Addresses*>(&at), &launch.grid};
-  return launch_kernel(entry, launch.blocks, launch.threads, false, arguments, stream);
+  return launch_kernel(entry, launch.blocks, launch.threads, Overlap::kNone, arguments, stream);
 }
 
 Status plan_commit(const CommitProblem& p, PlanStorage& storage) {

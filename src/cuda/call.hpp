@@ -27,7 +27,8 @@ struct Call {
   std::int32_t channels = 0, tokens = 0;
   const void* x = nullptr;
   std::int32_t x_step = 0;  // bytes from one row to the next, as all steps
-  bool overlaps = false, has_query_start_loc = false, heads_begin = false;
+  Overlap overlap = Overlap::kNone;
+  bool has_query_start_loc = false, heads_begin = false;
   bool packed_taps = false, has_state = false, keeps_state = false;
   bool has_read_slots = false, has_write_slots = false, has_read_offsets = false;
   DType read_slots_dtype = DType::kI32;
@@ -112,7 +113,7 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   call.tokens = count(p.has_query_start_loc ? p.tokens : p.sequence_tokens);
   call.x = at.x;
   call.x_step = step(p.x_token, p.x_dtype);
-  call.overlaps = grid.overlaps;
+  call.overlap = grid.overlap;
   call.has_query_start_loc = p.has_query_start_loc;
   call.heads_begin = grid.heads_begin;
   call.packed_taps = grid.packed_taps;

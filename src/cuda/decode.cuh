@@ -17,6 +17,7 @@
 #include "cuda/call.hpp"
 #include "cuda/element.cuh"
 #include "cuda/memory.cuh"
+#include "cuda/overlap.cuh"
 #include "cuda/sequence.cuh"
 #include "cuda/snapshot.cuh"
 #include "cuda/state.cuh"
@@ -26,15 +27,16 @@
 namespace shortconv::cuda {
 
 template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup,
-          int kThreads, Features kFeatures>
-__global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features::kRings))
+          Features kFeatures>
+__global__ void __launch_bounds__(most_decode_threads(kFeatures == Features::kRings),
+                                  decode_blocks(kFeatures == Features::kRings))
     decode_tokens(const __grid_constant__ Call call) {
   constexpr int kHistory = kWidth - 1;
   constexpr int kWords = kWordsOf<T, kGroup>;
-  if (call.overlaps) let_next_start();
+  let_next_start(call);
   const std::uint32_t sequence = of_each_lane(call.channel_blocks.divide(blockIdx.x));
   const std::uint32_t block = blockIdx.x - sequence * call.channel_blocks.divisor();
-  const int channel = static_cast<int>(block * kThreads + threadIdx.x) * kGroup;
+  const int channel = static_cast<int>(block * blockDim.x + threadIdx.x) * kGroup;
   // The lanes that stay, which look through the list of snapshots.
   const unsigned lanes =
       kFeatures == Features::kAll ? __ballot_sync(kFullWarp, channel < call.channels) : kFullWarp;
@@ -49,7 +51,7 @@ __global__ void __launch_bounds__(kThreads, decode_blocks(kFeatures == Features:
   pin(pool);
   std::int64_t slot_step = call.state_slot;
   pin(slot_step);
-  if (call.overlaps) wait_for_previous();
+  wait_for_previous(call);
 
   std::uint32_t columns[kWidth][kWords];  // the window, newest last
   StatedState stated;

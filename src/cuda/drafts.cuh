@@ -137,7 +137,7 @@ template <typename T, typename TWeight, int kWidth, Activation kActivation, Feat
 __global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks(sizeof(T), kWidth)))
     convolve_drafts(const __grid_constant__ Call call) {
   using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;
-  if (call.overlaps) overlap_neighbours();
+  overlap_neighbours(call);
   const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
   const int channel = static_cast<int>(block * kDraftThreads + threadIdx.x) * kDraftGroup;

@@ -41,6 +41,14 @@ enum class Features : std::uint8_t {
   kAll,  // also snapshots, windows by slot, an older column, the residual, long chains among drafts
 };
 
+/// Programmatic dependent launch, overlap.cuh: which ends of a kernel overlap with its neighbours
+/// in the stream.
+enum class Overlap : std::uint8_t {
+  kNone,
+  kBeginning,  // it may start while the kernel before is ending, and waits for it
+  kBoth,       // and lets the next one start while its last blocks run
+};
+
 /// How a group of adjacent channels lies in a state slot.
 enum class StateForm : std::uint8_t {
   kChannelVectors,  // one aligned vector a column
@@ -66,7 +74,7 @@ struct Grid {
   bool heads_begin = false;
   StateForm state_form = StateForm::kElements;
   StateForm window_form = StateForm::kElements;  // of captured windows
-  bool overlaps = false;     // launched to start while the kernel before is ending
+  Overlap overlap = Overlap::kNone;
   bool packed_taps = false;  // weights and bias without gaps, aligned to 16 bytes
 };
 

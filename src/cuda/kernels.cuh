@@ -34,24 +34,18 @@ inline const Kernels kTable{
         &convolve_short_sequences<T, TWeight, kWidth, kActivation, Features::kPlain>),
     .small_tiles = reinterpret_cast<Entry>(
         &convolve_small_tiles<T, TWeight, kWidth, kActivation, Features::kPlain>),
-    .decode =
-        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
-                                               decode_threads(kWidth, false), Features::kPlain>),
-    .full_decode =
-        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
-                                               decode_threads(kWidth, false), Features::kAll>),
-    .ring_decode =
-        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
-                                               decode_threads(kWidth, true), Features::kRings>),
-    .older_decode =
-        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T),
-                                               decode_threads(kWidth, false), Features::kOlder>),
-    .small_decode =
-        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup,
-                                               kSmallDecodeThreads, Features::kPlain>),
-    .small_older_decode =
-        reinterpret_cast<Entry>(&decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup,
-                                               kSmallDecodeThreads, Features::kOlder>),
+    .decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kPlain>),
+    .full_decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kAll>),
+    .ring_decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kRings>),
+    .older_decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kOlder>),
+    .small_decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup, Features::kPlain>),
+    .small_older_decode = reinterpret_cast<Entry>(
+        &decode_tokens<T, TWeight, kWidth, kActivation, kSmallDecodeGroup, Features::kOlder>),
     .drafts = reinterpret_cast<Entry>(
         &convolve_drafts<T, TWeight, kWidth, kActivation, Features::kPlain>),
     .full_drafts =

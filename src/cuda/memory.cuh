@@ -152,8 +152,8 @@ __device__ inline std::uint32_t of_each_lane(std::uint32_t number) {
   return number + zero;
 }
 
-/// Programmatic dependent launch: lets the next kernel of the stream start its blocks, which wait
-/// for this one all the same.
+/// Programmatic dependent launch, overlap.cuh: lets the next kernel of the stream start its blocks,
+/// which wait for this one all the same, as soon as all blocks of this one have said so or ended.
 __device__ inline void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -166,11 +166,6 @@ __device__ inline void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-}
-
-__device__ inline void overlap_neighbours() {
-  let_next_start();
-  wait_for_previous();
 }
 
 }  // namespace shortconv::cuda

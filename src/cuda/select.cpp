@@ -230,11 +230,12 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
       threads = kTileChannels / static_cast<std::int32_t>(group_of(p, kernel));
       return kTileChannels;
     case Kernel::kDecode:
-      threads = decode_threads(p.width, features_of(p) == Features::kRings);
-      return threads * group_of(p, kernel);
-    case Kernel::kSmallDecode:
-      threads = kSmallDecodeThreads;
-      return threads * group_of(p, kernel);
+    case Kernel::kSmallDecode: {
+      const std::int64_t group = group_of(p, kernel);
+      const bool rings = features_of(p) == Features::kRings;
+      threads = decode_threads(divide_up(p.channels, group), p.tokens * p.channels, rings);
+      return threads * group;
+    }
     case Kernel::kDrafts:
     case Kernel::kTrees:
       threads = kDraftThreads;
@@ -289,22 +290,11 @@ std::int64_t replacing_blocks(const Problem& p, Kernel kernel) {
   return may ? p.snapshots * divide_up(p.channels, kGeneralThreads) : 0;
 }
 
-/// Whether a call is over sooner if it may start while the kernel before is ending.
-bool gains_by_overlap(const Launch& launch) {
-  switch (launch.kernel) {
-    case Kernel::kTiles:
-    case Kernel::kShortSequences:
-    case Kernel::kSmallTiles:
-    case Kernel::kDecode:
-    case Kernel::kSmallDecode:
-      return launch.blocks <= kOverlapUpTo;
-    case Kernel::kDrafts:
-      return true;
-    case Kernel::kTrees:
-      return launch.blocks >= kOverlapTreesFrom;
-    default:
-      return false;  // not measured
-  }
+Overlap overlap_of(const Problem& p, const Launch& launch) {
+  if (!p.programmatic_launch || !takes_call(launch.kernel)) return Overlap::kNone;
+  const bool drafts = launch.kernel == Kernel::kDrafts || launch.kernel == Kernel::kTrees;
+  const bool both = !drafts || launch.blocks >= kBothOverlapOfDraftsFrom;
+  return both ? Overlap::kBoth : Overlap::kBeginning;
 }
 
 bool cuts_tiles(Kernel kernel) {
@@ -335,7 +325,7 @@ Launch launch_of(const Problem& p, Kernel kernel) {
   }
   launch.grid.window_form = window_form(p, group_of(p, kernel));
   launch.replacing_blocks = replacing_blocks(p, kernel);
-  launch.grid.overlaps = p.programmatic_launch && gains_by_overlap(launch);
+  launch.grid.overlap = overlap_of(p, launch);
   launch.grid.packed_taps =
       p.weight_tap == 1 && p.weight_channel == p.width && (!p.has_bias || p.bias_channel == 1);
   return launch;

@@ -29,6 +29,7 @@
 #include "cuda/call.hpp"
 #include "cuda/element.cuh"
 #include "cuda/memory.cuh"
+#include "cuda/overlap.cuh"
 #include "cuda/snapshot.cuh"
 #include "cuda/state.cuh"
 #include "cuda/taps.cuh"
@@ -293,7 +294,7 @@ template <typename T, typename TWeight, int kWidth, Activation kActivation, Feat
 __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(sizeof(T), kWidth)))
     convolve_tiles(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
-  if (call.overlaps) overlap_neighbours();
+  overlap_neighbours(call);
   typename Kernel::Rows rows;
   typename Kernel::TileTaps taps;
   TileRows tile;
@@ -392,7 +393,7 @@ template <typename T, typename TWeight, int kWidth, Activation kActivation, Feat
 __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(sizeof(T), kWidth)))
     convolve_short_sequences(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
-  if (call.overlaps) overlap_neighbours();
+  overlap_neighbours(call);
   if (blockIdx.x < call.head_blocks) return Kernel::begin(call);
   const std::uint32_t number = blockIdx.x - call.head_blocks;
   const std::uint32_t unit = call.channel_blocks.divide(number);
@@ -426,7 +427,7 @@ __global__ void __launch_bounds__(kSmallTileThreads, resident(small_tile_blocks(
     convolve_small_tiles(const __grid_constant__ Call call) {
   using Kernel =
       TileKernel<T, TWeight, kWidth, kActivation, kFeatures, kSmallTileThreads, kSmallTileGroup>;
-  if (call.overlaps) overlap_neighbours();
+  overlap_neighbours(call);
   if (blockIdx.x < call.head_blocks) return Kernel::begin(call);
   const std::uint32_t number = blockIdx.x - call.head_blocks;
   const std::uint32_t unit = call.channel_blocks.divide(number);

@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks(sizeof(T)
     convolve_trees(const __grid_constant__ Call call) {
   using Kernel = TreeKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   constexpr int kHistory = kWidth - 1;
-  if (call.overlaps) overlap_neighbours();
+  overlap_neighbours(call);
   const std::uint32_t unit = call.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * call.channel_blocks.divisor();
   const int thread = static_cast<int>(threadIdx.x);

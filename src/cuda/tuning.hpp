@@ -77,11 +77,18 @@ inline constexpr int kShortSequenceRounds = 16;
 /// Groups of channels that a block takes in turn of a snapshot.
 inline constexpr int kSnapshotRounds = 8;
 
-/// Threads of a block of decode. With permuted slots 256 x 8192 take 10.60 us with 32 and 10.64
-/// with 64, window-innermost 10.80 and 11.13; 256 rings 9.33 and 9.10; width 2 7.44 and 6.81, width
-/// 3 8.72 and 8.55. Width 5 and fp32 are the same with both.
-constexpr int decode_threads(int width, bool rings) { return rings || width < 4 ? 64 : 32; }
-inline constexpr int kSmallDecodeThreads = 64;
+/// Threads of a block of decode, of `groups` of channels and `elements` of x. Small blocks start
+/// sooner, large ones lose less when they let the next kernel start. Overlapped, with 64, 128 and
+/// 256 threads: 1 x 8192 takes 1.15, 1.17, 1.26 us, 16 2.13, 2.18, 2.37, 32 2.69, 2.49, 2.53, 64
+/// 4.01, 3.35, 3.35, 128 5.49, 5.48, 5.30, 256 10.24, 10.19, 9.91, 512 18.88, 18.94, 18.77.
+constexpr int most_decode_threads(bool rings) { return rings ? 64 : 256; }
+constexpr int decode_threads(std::int64_t groups, std::int64_t elements, bool rings) {
+  const int wanted = rings || elements <= 16 * 8192        ? 64
+                     : elements <= std::int64_t{64} * 8192 ? 128
+                                                           : 256;
+  const std::int64_t all = (groups + 31) / 32 * 32;
+  return all < wanted ? static_cast<int>(all) : wanted;
+}
 
 /// Blocks of decode that a multiprocessor is to hold; 0: as many as come. A few registers more than
 /// 64 make three waves of the two in which 256 rings x 8192 are decoded: 9.8 us instead of 9.5.
@@ -102,14 +109,18 @@ constexpr int draft_blocks(std::size_t element_bytes, int width) {
   return tile_blocks(element_bytes, width) / 2;
 }
 
-/// Blocks up to which prefill and decode start while the kernel before is ending (programmatic
-/// dependent launch), us without -> with: decode of 1 x 8192 1.81 -> 1.35, 64 (2048 blocks) 4.21 ->
-/// 3.72, 128 (4096) 5.95 -> 6.96; 16 sequences of 4 tokens (1056) 3.53 -> 3.09, 1319 x 2048 in 5
-/// (2720) 5.98 -> 6.24, 8192 x 8192 65.6 -> 79.8. Each block waits once, which costs those that
-/// have many. Verify gains however many there are, 256 chains of 4 x 8192 27.4 -> 26.7; trees but
-/// for small ones: 64 of 7 x 8192 (2048) 12.2 -> 11.4, x 4096 (1024) 7.7 -> 8.3.
-inline constexpr std::int64_t kOverlapUpTo = 16 * 132;
-inline constexpr std::int64_t kOverlapTreesFrom = 2048;
+/// Of a kernel's blocks so many, the last ones, let the next kernel of the stream start, see
+/// overlap.cuh. us without overlap, then with none of the blocks, 528, 1056, 2112 and all:
+///   8192 x 8192      65.5   65.4   65.3   65.2   65.2   79.8
+///   256 x 32 x 8192  73.7   73.5   72.9   72.9   72.7   84.8
+///   skewed           72.9   72.6   72.8   72.3   72.4   83.0
+///   1024 x 8192      10.73  10.60  10.38  10.30  10.25  10.84
+///   512 x 8192       6.79   6.63   6.40   6.18   6.25   7.21
+///   64 x 4 x 8192    5.95   5.79   5.74   5.70   5.60   6.71
+inline constexpr std::uint32_t kLastBlocks = 16 * 132;
+/// Blocks from which drafts and trees let the next kernel start: 64 trees of 7 x 8192 (2112) take
+/// 11.57 -> 11.11 us with 528 -> 2112 last blocks, x 4096 (1056) 7.17 -> 8.21.
+inline constexpr std::int64_t kBothOverlapOfDraftsFrom = 2048;
 
 // Channel-major: warps a block, and channels that a warp takes in turn with what it found out about
 // its tokens.

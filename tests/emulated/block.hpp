@@ -24,6 +24,9 @@ struct Index {
 
 inline constexpr int kWarp = 32;
 
+/// Whether a thread of the block has waited for the kernel before.
+inline bool waited = false;
+
 /// Runs `body` once for each of so many threads, a multiple of 32 up to 1024, in an order that
 /// `random` chooses. Says what the block did
 /// wrong; then the threads are given up wherever they are.

@@ -18,7 +18,7 @@
 #define __noinline__
 #define __shared__ static  // one block runs at a time
 
-inline shortconv::emulated::Index threadIdx, blockIdx;
+inline shortconv::emulated::Index threadIdx, blockIdx, blockDim, gridDim;
 
 struct alignas(8) float2 {
   float x, y;

@@ -219,6 +219,9 @@ TEST(BenchTable, JsonHasWhatAReportReadsAndTheGpusTimes) {
   }
   EXPECT_EQ(json["copy_plus_us"], 3);
   EXPECT_EQ(json["mode"], "cold");
+  EXPECT_FALSE(json.contains("overlapped_copy_us"));
+  row.gpu->overlapped_copy_us = 29;
+  EXPECT_EQ(to_json(row)["overlapped_copy_us"], 29);
   row.gpu.reset();
   EXPECT_FALSE(to_json(row).contains("mode"));
 }

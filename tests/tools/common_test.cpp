@@ -177,6 +177,23 @@ TEST(Gpu, bytes_come_back_as_they_went) {
   for (std::int64_t i = 0; i < kBytes; ++i) ASSERT_EQ(back[i], table[i % kTable]) << i;
 }
 
+TEST(Gpu, an_overlapped_copy_waits_for_the_one_before) {
+  if (gpu_count() == 0) GTEST_SKIP() << "no GPU";
+  constexpr std::int64_t kBytes = 64 << 20;
+  std::vector<std::byte> back(kBytes);
+  const GpuBuffer first(kBytes), second(kBytes), third(kBytes);
+  constexpr std::byte kTable[] = {std::byte{1}, std::byte{2}, std::byte{3}};
+  copy_to_gpu(first.data(), kTable, sizeof kTable);
+  repeat_on_gpu(first, sizeof kTable);
+  const GpuStream stream;
+  gpu_delay(100, stream.handle());
+  gpu_overlapped_copy(second.data(), first.data(), kBytes, stream.handle());
+  gpu_overlapped_copy(third.data(), second.data(), kBytes, stream.handle());
+  stream.wait();
+  copy_from_gpu(back.data(), third.data(), kBytes);
+  for (std::size_t i = 0; i < back.size(); ++i) ASSERT_EQ(back[i], kTable[i % 3]) << i;
+}
+
 TEST(Gpu, graphs_are_timed_without_what_is_around_them) {
   if (gpu_count() == 0) GTEST_SKIP() << "no GPU";
   const GpuStream stream;

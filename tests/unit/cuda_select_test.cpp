@@ -319,26 +319,37 @@ TEST(CudaSelect, PromptsAmongDraftsAreCutIntoTiles) {
   EXPECT_FALSE(chosen(p).aligned.grid.heads_begin);
 }
 
-TEST(CudaSelect, CallsOverlapWhereThatIsFasterAndAllowed) {
-  const auto overlaps = [](Problem p, bool allowed) {
+TEST(CudaSelect, CallsOverlapWithTheirNeighboursWhereThatIsAllowed) {
+  const auto overlap = [](Problem p, bool allowed) {
     p.programmatic_launch = allowed;
-    return chosen(p).aligned.grid.overlaps;
+    return chosen(p).aligned.grid.overlap;
   };
   Problem chains = packed_batch(256 * 4, 8192, 256);
   chains.op = Op::kVerify;
   Problem trees = chains;
   trees.has_parents = true;
-  for (const Problem& p : {decode_batch(8192, 1), decode_batch(8192, 64), decode_batch(2048, 256),
-                           packed_batch(64, 8192, 16), chains, trees}) {
-    EXPECT_TRUE(overlaps(p, true)) << to_string(p);
-    EXPECT_FALSE(overlaps(p, false)) << to_string(p);
+  for (const Problem& p :
+       {decode_batch(8192, 1), decode_batch(8192, 512), packed_batch(64, 8192, 16),
+        packed_batch(8192, 8192, 1), chains, trees}) {
+    EXPECT_EQ(overlap(p, true), Overlap::kBoth) << to_string(p);
+    EXPECT_EQ(overlap(p, false), Overlap::kNone) << to_string(p);
   }
-  trees.sequences = 32;
+  trees.sequences = chains.sequences = 32;
+  trees.tokens = chains.tokens = 32 * 4;
+  EXPECT_EQ(overlap(trees, true), Overlap::kBeginning);
+  EXPECT_EQ(overlap(chains, true), Overlap::kBeginning);
   Problem general = decode_batch(8192, 1);
-  general.dilation = 2;
-  for (const Problem& p : {decode_batch(8192, 128), packed_batch(8192, 8192, 1), trees, general}) {
-    EXPECT_FALSE(overlaps(p, true)) << to_string(p);
-  }
+  general.dilation = 2;  // its kernel does not wait for the one before
+  EXPECT_EQ(overlap(general, true), Overlap::kNone);
+}
+
+TEST(CudaSelect, BlocksOfDecodeHaveNoMoreWarpsThanChannels) {
+  EXPECT_EQ(chosen(decode_batch(8192, 1)).aligned.threads, 64);
+  EXPECT_EQ(chosen(decode_batch(8192, 64)).aligned.threads, 128);
+  EXPECT_EQ(chosen(decode_batch(8192, 256)).aligned.threads, 256);
+  EXPECT_EQ(chosen(decode_batch(8192, 256)).aligned.blocks, 256 * 4);
+  EXPECT_EQ(chosen(decode_batch(320, 4096)).aligned.threads, 64) << "40 vectors";
+  EXPECT_EQ(chosen(decode_batch(320, 4096)).aligned.blocks, 4096);
 }
 
 TEST(CudaSelect, DenseBatchesOfLongSequencesNeedNoHeads) {

@@ -171,4 +171,9 @@ void GpuCall::copy(int set, void* stream) const {
   gpu_copy(memory + places_.copy_target, memory, places_.copied, stream);
 }
 
+void GpuCall::overlapped_copy(int set, void* stream) const {
+  auto* memory = static_cast<std::byte*>(sets_[static_cast<std::size_t>(set)].data());
+  gpu_overlapped_copy(memory + places_.copy_target, memory, places_.copied, stream);
+}
+
 }  // namespace shortconv::tools::bench

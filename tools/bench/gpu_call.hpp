@@ -46,6 +46,7 @@ class GpuCall {
   /// The call, or the copy, on one of the sets.
   void run(int set, void* stream) const;
   void copy(int set, void* stream) const;
+  void overlapped_copy(int set, void* stream) const;
 
  private:
   [[nodiscard]] CallMemory memory_of(const GpuBuffer& set) const;

@@ -27,6 +27,8 @@ struct GpuTimes {
   double launch_us = 0;    // host: run with a ready plan
   double bare_launch_us = 0;
   double empty_us = 0;  // an empty kernel in place of each call
+  // Of calls that may overlap with their neighbours: a copy that does too.
+  std::optional<double> overlapped_copy_us = {};
 };
 
 /// Microseconds are medians.

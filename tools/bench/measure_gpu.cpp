@@ -116,21 +116,30 @@ void GpuMeasurement::measure_mode(const GpuCall& call, CacheMode mode, Row& row)
   const GpuGraph copy_graph(stream_, [&](void* stream) {
     for (int i = 0; i < calls; ++i) call.copy(i % sets, stream);
   });
+  std::optional<GpuGraph> overlapped_graph;
+  if (row.options.programmatic_launch) {
+    overlapped_graph.emplace(stream_, [&](void* stream) {
+      for (int i = 0; i < calls; ++i) call.overlapped_copy(i % sets, stream);
+    });
+  }
 
-  std::vector<double> run, copy;
+  std::vector<double> run, copy, overlapped_copy;
   double spent = 0;
   const int fewest = repeats_ > 0 ? repeats_ : kFewest;
   const int most = repeats_ > 0 ? repeats_ : kMost;
   for (int i = -kWarmups; i < fewest || (i < most && spent < kEnoughMicroseconds); ++i) {
     const double run_graph_us = run_graph.replay();
     const double copy_graph_us = copy_graph.replay();
+    const double overlapped_graph_us = overlapped_graph ? overlapped_graph->replay() : 0;
     if (i < 0) continue;
     run.push_back(run_graph_us / calls);
     copy.push_back(copy_graph_us / calls);
+    overlapped_copy.push_back(overlapped_graph_us / calls);
     spent += run_graph_us + copy_graph_us;
   }
   row.run_us = median(std::move(run));
   row.copy_us = median(std::move(copy));
+  if (overlapped_graph) row.gpu->overlapped_copy_us = median(std::move(overlapped_copy));
   row.gpu->mode = mode;
   row.gpu->sets = sets;
   row.gpu->calls = calls;

@@ -84,6 +84,7 @@ nlohmann::ordered_json to_json(const Row& row) {
                  {"plan_us", row.gpu->plan_us},
                  {"launch_us", row.gpu->launch_us},
                  {"bare_launch_us", row.gpu->bare_launch_us}});
+    if (row.gpu->overlapped_copy_us) json["overlapped_copy_us"] = *row.gpu->overlapped_copy_us;
   }
   return json;
 }

@@ -39,6 +39,19 @@ __global__ void copy_vectors(uint4* __restrict__ dst, const uint4* __restrict__ 
   if (at < vectors) dst[at] = src[at];
 }
 
+// As many warps as of the library's kernels, see kLastBlocks in src/cuda/tuning.hpp.
+constexpr unsigned kLastBlocks = 16 * 132 * 32 / kThreads;
+
+__global__ void copy_vectors_overlapped(uint4* __restrict__ dst, const uint4* __restrict__ src,
+                                        std::int64_t vectors) {
+#if __CUDA_ARCH__ >= 900
+  if (blockIdx.x + kLastBlocks >= gridDim.x) asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (at < vectors) dst[at] = src[at];
+}
+
 __global__ void do_nothing() {}
 
 template <std::int64_t kBytes>
@@ -83,8 +96,9 @@ using Owned = std::unique_ptr<std::remove_pointer_t<Handle>, Destroy>;
 void load_kernels() {
   cudaFuncAttributes attributes;
   for (const void* kernel :
-       {reinterpret_cast<const void*>(copy_vectors), reinterpret_cast<const void*>(do_nothing),
-        reinterpret_cast<const void*>(spin)}) {
+       {reinterpret_cast<const void*>(copy_vectors),
+        reinterpret_cast<const void*>(copy_vectors_overlapped),
+        reinterpret_cast<const void*>(do_nothing), reinterpret_cast<const void*>(spin)}) {
     check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel");
   }
 }
@@ -259,6 +273,23 @@ void gpu_copy(void* dst, const void* src, std::int64_t bytes, void* stream) {
   if (vectors == 0) return;
   launch("a copy", stream, (vectors + kThreads - 1) / kThreads, kThreads, copy_vectors,
          static_cast<uint4*>(dst), static_cast<const uint4*>(src), vectors);
+}
+
+void gpu_overlapped_copy(void* dst, const void* src, std::int64_t bytes, void* stream) {
+  const std::int64_t vectors = bytes / kVectorBytes;
+  if (vectors == 0) return;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>((vectors + kThreads - 1) / kThreads));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream_of(stream);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, copy_vectors_overlapped, static_cast<uint4*>(dst),
+                           static_cast<const uint4*>(src), vectors),
+        "an overlapped copy");
 }
 
 void gpu_empty_kernel(void* stream) { launch("an empty kernel", stream, 1, 32, do_nothing); }

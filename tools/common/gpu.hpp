@@ -111,6 +111,10 @@ class GpuGraph {
 /// x 128 MiB; 4 vectors a thread: 67.7; a pipeline of bulk copies through shared memory: 71).
 void gpu_copy(void* dst, const void* src, std::int64_t bytes, void* stream);
 
+/// The same with programmatic dependent launch, as the library's kernels have it: it may start
+/// while the kernel before is ending, and its last blocks let the next one start.
+void gpu_overlapped_copy(void* dst, const void* src, std::int64_t bytes, void* stream);
+
 /// A kernel that does nothing, to know what a launch costs.
 void gpu_empty_kernel(void* stream);
 

@@ -38,6 +38,7 @@ GpuGraph::~GpuGraph() = default;
 double GpuGraph::replay() const { refuse(); }
 
 void gpu_copy(void*, const void*, std::int64_t, void*) { refuse(); }
+void gpu_overlapped_copy(void*, const void*, std::int64_t, void*) { refuse(); }
 void gpu_empty_kernel(void*) { refuse(); }
 void gpu_launch_baseline(std::int64_t, void*) { refuse(); }
 void gpu_delay(double, void*) { refuse(); }

@@ -27,7 +27,9 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs = 0;
 };
 
-struct cudaFuncAttributes {};
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
 struct cudaDeviceProp {
   char name[256];
   int major, minor;

@@ -86,9 +86,8 @@ void pin(T&) {}
 
 inline std::uint32_t of_each_lane(std::uint32_t number) { return number; }
 
-// One kernel is done before the next one starts.
+// One kernel is done before the next one starts, but may not rely on it.
 inline void let_next_start() {}
-inline void wait_for_previous() {}
-inline void overlap_neighbours() {}
+inline void wait_for_previous() { emulated::waited = true; }
 
 }  // namespace shortconv::cuda
