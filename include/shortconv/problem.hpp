@@ -111,7 +111,7 @@ struct ForwardArgs {
                                              ///< reports bad index values here, violation.hpp
   std::int32_t threads = 0;                  ///< CPU: how many to use; 0 = as many as OpenMP offers
   bool programmatic_launch = true;  ///< CUDA, from Hopper on: may start while the kernel before is
-                                    ///< ending, which small calls gain by; waits for it before
+                                    ///< ending, which most calls gain by; waits for it before
                                     ///< touching memory
 };
 
