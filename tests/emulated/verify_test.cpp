@@ -6,7 +6,6 @@
 #include <string>
 #include <string_view>
 
-#include "fast_case.hpp"
 #include "runtime.hpp"
 #include "shortconv/capability.hpp"
 #include "verify/case.hpp"

@@ -117,6 +117,12 @@ struct Case {
 /// The same case for the same seed, always.
 [[nodiscard]] Case make_case(std::uint64_t seed);
 
+/// A case as engines have it, for kernels that do not take everything: x, out and state of one
+/// type, weights of it or fp32, no gate or dilation, a width with kernels of its own, channels by
+/// fours, and mostly everything aligned and without gaps. One in twenty of make_case is of that
+/// kind.
+[[nodiscard]] Case make_fast_case(std::uint64_t seed, DType dtype);
+
 /// What a case can be selected by, and its first lines when printed: "width" -> "4" and so on.
 [[nodiscard]] std::vector<std::pair<std::string_view, std::string>> traits(const Case& problem);
 
