@@ -172,9 +172,8 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
 
 // A GPU has no unaligned loads: an element at an odd address would end the caller's context.
 bool aligned(const void* address, DType dtype) {
-  return reinterpret_cast<std::uintptr_t>(address) %
-             static_cast<std::uintptr_t>(element_bytes(dtype)) ==
-         0;
+  const auto bytes = static_cast<std::uintptr_t>(element_bytes(dtype));
+  return (reinterpret_cast<std::uintptr_t>(address) & (bytes - 1)) == 0;  // twenty divisions less
 }
 
 Status refuse_unaligned(const char* argument) {
