@@ -117,6 +117,7 @@ Status forward_call(Arguments in) {
   in.tensor("windows", args.windows);
   in.tensor("window_slots", args.window_slots);
   args.advance_state = in.flag("advance_state");
+  in.tensor("seq_idx", args.seq_idx);
   in.tensor("input_gate", args.input_gate);
   in.tensor("output_gate", args.output_gate);
   args.dilation = in.small_integer("dilation", 1);
@@ -177,18 +178,6 @@ Status tree_parents_call(Arguments in) {
   in.end();
   const DeviceGuard guard(args.first_child.device);
   return tree_parents(args, stream);
-}
-
-Status sequence_bounds_call(Arguments in) {
-  SequenceBoundsArgs args;
-  in.tensor("seq_idx", args.seq_idx);
-  in.tensor("query_start_loc", args.query_start_loc);
-  in.tensor("read_slots", args.read_slots);
-  args.backend = in.named("backend", capabilities().backends, BackendId::kAuto);
-  void* stream = in.stream("stream", args.seq_idx);
-  in.end();
-  const DeviceGuard guard(args.seq_idx.device);
-  return sequence_bounds(args, stream);
 }
 
 std::string quoted(std::string_view text) {
@@ -262,11 +251,6 @@ SHORTCONV_API int __tvm_ffi_block_snapshots(void*, const TVMFFIAny* arguments, s
 SHORTCONV_API int __tvm_ffi_tree_parents(void*, const TVMFFIAny* arguments, std::int32_t count,
                                          TVMFFIAny*) {
   return guarded([&] { return tree_parents_call({arguments, count}); });
-}
-
-SHORTCONV_API int __tvm_ffi_sequence_bounds(void*, const TVMFFIAny* arguments, std::int32_t count,
-                                            TVMFFIAny*) {
-  return guarded([&] { return sequence_bounds_call({arguments, count}); });
 }
 
 SHORTCONV_API int __tvm_ffi_capabilities(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {

@@ -35,6 +35,7 @@ struct Addresses {
   const void* window_slots = nullptr;
   const void* input_gate = nullptr;
   const void* output_gate = nullptr;
+  const void* seq_idx = nullptr;
 };
 
 [[nodiscard]] SHORTCONV_API Addresses addresses(const ForwardArgs& args);

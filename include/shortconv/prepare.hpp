@@ -57,23 +57,4 @@ struct TreeParentsArgs {
 [[nodiscard]] SHORTCONV_API Status tree_parents(const TreeParentsArgs& args,
                                                 void* stream = nullptr);
 
-/// Several sequences in each row of a batch, told apart by numbers, as training has them. The rows
-/// one after the other are then a packed batch.
-struct SequenceBoundsArgs {
-  TensorRef seq_idx;  ///< [batch, tokens]; a sequence is a run of equal numbers in a row, padding
-                      ///< if they are negative
-  TensorRef query_start_loc;  ///< [sequences + 1], written; as many as there may be, batch * tokens
-                              ///< if that is not known
-  TensorRef read_slots;       ///< [sequences], written
-
-  BackendId backend = BackendId::kAuto;
-};
-
-/// Fills `query_start_loc` with the bounds of the sequences in their order, and `read_slots` with
-/// the batch's row that each one lies in, -1 for padding. The sequences that are not there are
-/// empty ones in front of the first, with slot -1: there no tile of a call comes upon them. Where
-/// there are more than `sequences`, rows of the first ones belong to none.
-[[nodiscard]] SHORTCONV_API Status sequence_bounds(const SequenceBoundsArgs& args,
-                                                   void* stream = nullptr);
-
 }  // namespace shortconv

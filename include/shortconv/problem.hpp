@@ -78,6 +78,11 @@ struct ForwardArgs {
       query_start_loc;  ///< [sequences + 1] i32 or i64, in the memory of x's device
   std::optional<TensorRef> has_initial_state;        ///< [sequences] bool; replaces initial_state
   InitialState initial_state = InitialState::kNone;  ///< without flags; decode always means kAll
+  /// [batch, tokens], or [tokens], as x has it, i32 or i64: a row of the batch holds several
+  /// sequences, as training packs them. A new number begins one from zeros, negative numbers are
+  /// padding, and no state is written: the slot is read, by what begins the row. For kForward
+  /// without query_start_loc; schedule flat, not in place.
+  std::optional<TensorRef> seq_idx = {};
 
   // kVerify only.
   std::optional<TensorRef> parents;  ///< i32 or i64, [tokens], or [sequences, tokens] as x has it:
@@ -134,6 +139,7 @@ struct Problem {
   DType ring_positions_dtype = DType::kI32;
   DType snapshots_dtype = DType::kI32;
   DType window_slots_dtype = DType::kI32;
+  DType seq_idx_dtype = DType::kI32;
 
   Activation activation = Activation::kNone;
   Epilogue epilogue = Epilogue::kNone;
@@ -153,6 +159,7 @@ struct Problem {
   bool has_ring_positions = false;
   bool has_window_slots = false;
   bool has_input_gate = false;
+  bool has_seq_idx = false;
   bool keeps_state = false;  ///< final states are written
   bool has_violations = false;
   bool in_place = false;
@@ -194,6 +201,7 @@ struct Problem {
   std::int64_t ring_positions_stride = 1;
   std::int64_t snapshots_row = 3, snapshots_column = 1;
   std::int64_t window_slots_stride = 1;
+  std::int64_t seq_idx_sequence = 0, seq_idx_token = 1;
 
   friend bool operator==(const Problem&, const Problem&) = default;
 };

@@ -111,6 +111,8 @@ typedef struct shortconv_forward_args {
   const shortconv_tensor* output_gate;    /* shape and dtype of x */
   int32_t residual;                       /* 0 or 1; not with a gate */
   int32_t dilation;                       /* 0 counts as 1 */
+  /* Since the fourth version of this struct. */
+  const shortconv_tensor* seq_idx; /* [batch, tokens] or [tokens], i32 or i64 */
 } shortconv_forward_args;
 
 /* Rows of a report of the checked mode; which is which, violation.hpp says. */
@@ -159,16 +161,6 @@ typedef struct shortconv_tree_parents_args {
   const shortconv_tensor* parents;         /* the same shape, written */
 } shortconv_tree_parents_args;
 
-/* Bounds of sequences that numbers tell apart. Shapes and meaning are those of SequenceBoundsArgs
- * in prepare.hpp. */
-typedef struct shortconv_sequence_bounds_args {
-  uint32_t struct_size; /* sizeof(shortconv_sequence_bounds_args) */
-  int32_t backend;
-  const shortconv_tensor* seq_idx;         /* [batch, tokens] i32 or i64 */
-  const shortconv_tensor* query_start_loc; /* [sequences + 1], written */
-  const shortconv_tensor* read_slots;      /* [sequences], written */
-} shortconv_sequence_bounds_args;
-
 /* A plan: fixed size, owns nothing, may be copied and kept within the process that made it. */
 typedef struct shortconv_plan {
   uint64_t opaque[128];
@@ -198,8 +190,6 @@ SHORTCONV_API int shortconv_commit(const shortconv_commit_args* args, void* stre
 SHORTCONV_API int shortconv_block_snapshots(const shortconv_block_snapshots_args* args,
                                             void* stream);
 SHORTCONV_API int shortconv_tree_parents(const shortconv_tree_parents_args* args, void* stream);
-SHORTCONV_API int shortconv_sequence_bounds(const shortconv_sequence_bounds_args* args,
-                                            void* stream);
 
 /* The lists of schedule block-list. Writes at most `capacity` entries to each and the number needed
  * to `count`; SHORTCONV_INVALID_ARGUMENT if they did not fit. */

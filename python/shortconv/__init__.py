@@ -17,7 +17,6 @@ from shortconv._operators import (
     commit,
     decode,
     forward,
-    sequence_bounds,
     tree_parents,
     verify,
 )
@@ -25,7 +24,7 @@ from shortconv._operators import (
 __version__ = _core.version()
 __all__ = [
     "block_snapshots", "capabilities", "commit", "decode", "forward", "reference",
-    "sequence_bounds", "tree_parents", "verify"]
+    "tree_parents", "verify"]
 
 
 def capabilities() -> Dict[str, Any]:

@@ -17,7 +17,6 @@ forward = _module.forward
 commit = _module.commit
 block_snapshots = _module.block_snapshots
 tree_parents = _module.tree_parents
-sequence_bounds = _module.sequence_bounds
 capabilities = _module.capabilities
 version = _module.version
 

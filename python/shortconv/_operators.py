@@ -39,6 +39,7 @@ def forward(
     query_start_loc: Optional[Array] = None,
     has_initial_state: Optional[Array] = None,
     initial_state: bool = False,
+    seq_idx: Optional[Array] = None,
     input_gate: Optional[Array] = None,
     output_gate: Optional[Array] = None,
     residual: bool = False,
@@ -76,6 +77,9 @@ def forward(
         query_start_loc[s + 1].
       has_initial_state: [sequences] bool; which sequences continue from their slot.
       initial_state: without flags: whether all do.
+      seq_idx: [batch, tokens], or [tokens], as x has it: a row of the batch holds several sequences,
+        as training packs them. A new number begins one from zeros, negative numbers are padding. The
+        state is read, by what begins the row, and not written. Without query_start_loc.
       input_gate: shape and dtype of x: the inputs, states too, are x * input_gate, rounded to that
         dtype.
       output_gate: shape and dtype of x: multiplied with the activation's result in fp32.
@@ -106,7 +110,7 @@ def forward(
         and read_offsets is None and snapshots is None and input_gate is None
         and output_gate is None and dilation == 1 and backend is None and violations is None
         and threads == 0 and programmatic_launch is True and stream is None
-        and keeps_older is False
+        and keeps_older is False and seq_idx is None
     ):  # nearly always, and each argument less saves time
         if null_slot is None and padded_rows is None:
             _core.forward(
@@ -122,7 +126,7 @@ def forward(
     _core.forward(
         _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
         initial_state, activation, null_slot, padded_rows, ring_positions, write_slots, state_base,
-        residual, keeps_older, read_offsets, snapshots, None, None, None, None, input_gate,
+        residual, keeps_older, read_offsets, snapshots, None, None, None, None, seq_idx, input_gate,
         output_gate, dilation, backend, violations, threads, programmatic_launch, stream,
     )
     return out
@@ -191,7 +195,7 @@ def decode(
     _core.forward(
         _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
         activation, null_slot, padded_rows, ring_positions, write_slots, state_base, residual,
-        keeps_older, read_offsets, snapshots, None, None, None, None, input_gate, output_gate,
+        keeps_older, read_offsets, snapshots, None, None, None, None, None, input_gate, output_gate,
         dilation, backend, violations, threads, programmatic_launch, stream,
     )
     return out
@@ -253,7 +257,7 @@ def verify(
     _core.forward(
         _core.VERIFY, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
         None, activation, null_slot, padded_rows, ring_positions, write_slots, state_base, residual,
-        None, read_offsets, None, parents, windows, window_slots, advance_state, input_gate,
+        None, read_offsets, None, parents, windows, window_slots, advance_state, None, input_gate,
         output_gate, 1, backend, violations, threads, programmatic_launch, stream,
     )
     return out
@@ -363,30 +367,3 @@ def tree_parents(
         stream = current_stream(first_child)
     _core.tree_parents(first_child, next_sibling, query_start_loc, parents, backend, stream)
     return parents
-
-
-def sequence_bounds(
-    seq_idx: Array,
-    query_start_loc: Array,
-    read_slots: Array,
-    *,
-    backend: Optional[str] = None,
-    stream: Any = None,
-) -> Array:
-    """Finds the sequences that numbers tell apart in the rows of a batch, for a packed forward.
-
-    Args:
-      seq_idx: [batch, tokens]; a sequence is a run of equal numbers in a row, padding if negative.
-      query_start_loc: [sequences + 1], written: where each begins in the rows one after the other.
-        `sequences` is as many as there may be: batch * tokens, if that is not known. Those that
-        are not there are empty ones in front; rows of the first ones too many belong to none.
-      read_slots: [sequences], written: the row of the batch, -1 for padding and empty ones.
-
-    Returns:
-      query_start_loc.
-    """
-    _, current_stream = kinds[type(seq_idx)]
-    if stream is None and current_stream is not None:
-        stream = current_stream(seq_idx)
-    _core.sequence_bounds(seq_idx, query_start_loc, read_slots, backend, stream)
-    return query_start_loc

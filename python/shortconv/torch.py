@@ -30,7 +30,8 @@ _library.define(
     " Tensor? write_slots=None, int state_base=0, bool residual=False, bool keeps_older=False,"
     " Tensor? read_offsets=None, Tensor? snapshots=None, Tensor? parents=None,"
     " Tensor(c!)? windows=None, Tensor? window_slots=None, bool advance_state=False,"
-    " Tensor? input_gate=None, Tensor? output_gate=None, int dilation=1, str? backend=None,"
+    " Tensor? seq_idx=None, Tensor? input_gate=None, Tensor? output_gate=None, int dilation=1,"
+    " str? backend=None,"
     " Tensor(d!)? violations=None, int threads=0, bool programmatic_launch=True) -> ()")
 _library.define(
     "commit(Tensor windows, Tensor(a!) state, Tensor accepted, *, int width, int? token_rows=None,"
@@ -39,9 +40,6 @@ _library.define(
 _library.define(
     "block_snapshots(Tensor query_start_loc, Tensor computed_tokens, Tensor block_slots, *,"
     " int tokens, int block_tokens, Tensor(a!) snapshots, str? backend=None) -> ()")
-_library.define(
-    "sequence_bounds(Tensor seq_idx, Tensor(a!) query_start_loc, Tensor(b!) read_slots, *,"
-    " str? backend=None) -> ()")
 _library.define(
     "tree_parents(Tensor first_child, Tensor next_sibling, Tensor(a!) parents, *,"
     " Tensor? query_start_loc=None, str? backend=None) -> ()")
@@ -64,8 +62,7 @@ def _nothing(*arguments: Any, **options: Any) -> None:
 
 _library.impl("run", _run, "CompositeExplicitAutograd")
 _library.impl("run", _nothing, "Meta")
-for _eager in (_operators.commit, _operators.block_snapshots, _operators.sequence_bounds,
-               _operators.tree_parents):
+for _eager in (_operators.commit, _operators.block_snapshots, _operators.tree_parents):
     _library.impl(_eager.__name__, _without_result(_eager), "CompositeExplicitAutograd")
     _library.impl(_eager.__name__, _nothing, "Meta")
 
@@ -152,5 +149,4 @@ def _in_place(eager: Callable[..., Tensor], written: str) -> Callable[..., Tenso
 
 commit = _in_place(_operators.commit, "state")
 block_snapshots = _in_place(_operators.block_snapshots, "snapshots")
-sequence_bounds = _in_place(_operators.sequence_bounds, "query_start_loc")
 tree_parents = _in_place(_operators.tree_parents, "parents")

@@ -37,7 +37,6 @@ struct Backend {
   /// Index preparation: checked calls, with nothing to choose. An empty one is handed over as well.
   Status (*block_snapshots)(const BlockSnapshots& call, void* stream);
   Status (*tree_parents)(const TreeParents& call, void* stream);
-  Status (*sequence_bounds)(const SequenceBounds& call, void* stream);
 };
 
 /// Null if the backend is not built in. kAuto must be resolved first.

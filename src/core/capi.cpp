@@ -149,6 +149,7 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   to.window_slots = optional_tensor(args.window_slots);
   to.input_gate = optional_tensor(args.input_gate);
   to.output_gate = optional_tensor(args.output_gate);
+  to.seq_idx = optional_tensor(args.seq_idx);
   if (Status status = narrow("residual", args.residual, to.residual); !status.ok()) return status;
   if (args.dilation != 0) to.dilation = args.dilation;
   if (Status status = narrow("op", args.op, to.op); !status.ok()) return status;
@@ -210,18 +211,6 @@ Status convert(const shortconv_tree_parents_args* from, TreeParentsArgs& to) {
   to.next_sibling = tensor_of(*args.next_sibling);
   to.query_start_loc = optional_tensor(args.query_start_loc);
   to.parents = tensor_of(*args.parents);
-  return narrow("backend", args.backend, to.backend);
-}
-
-Status convert(const shortconv_sequence_bounds_args* from, SequenceBoundsArgs& to) {
-  shortconv_sequence_bounds_args args;
-  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
-  if (args.seq_idx == nullptr) return invalid("seq_idx: is null");
-  if (args.query_start_loc == nullptr) return invalid("query_start_loc: is null");
-  if (args.read_slots == nullptr) return invalid("read_slots: is null");
-  to.seq_idx = tensor_of(*args.seq_idx);
-  to.query_start_loc = tensor_of(*args.query_start_loc);
-  to.read_slots = tensor_of(*args.read_slots);
   return narrow("backend", args.backend, to.backend);
 }
 
@@ -299,14 +288,6 @@ int shortconv_tree_parents(const shortconv_tree_parents_args* args, void* stream
     TreeParentsArgs converted;
     if (Status status = convert(args, converted); !status.ok()) return status;
     return tree_parents(converted, stream);
-  });
-}
-
-int shortconv_sequence_bounds(const shortconv_sequence_bounds_args* args, void* stream) {
-  return guarded([&]() -> Status {
-    SequenceBoundsArgs converted;
-    if (Status status = convert(args, converted); !status.ok()) return status;
-    return sequence_bounds(converted, stream);
   });
 }
 

@@ -56,6 +56,8 @@ Status check_addresses(const Problem& problem, const Addresses& at) {
                 "is null, but the plan has one");
   check.require(problem.epilogue != Epilogue::kOutputGate || at.output_gate != nullptr,
                 "output_gate", "is null, but the plan has one");
+  check.require(!problem.has_seq_idx || at.seq_idx != nullptr, "seq_idx",
+                "is null, but the plan has one");
   check.require((at.x == at.out) == problem.in_place, "out",
                 problem.in_place ? "is not x, but the plan works in place"
                                  : "is x, but the plan does not work in place");
@@ -86,6 +88,7 @@ Addresses addresses(const ForwardArgs& args) {
       .window_slots = data_of(args.window_slots),
       .input_gate = data_of(args.input_gate),
       .output_gate = data_of(args.output_gate),
+      .seq_idx = data_of(args.seq_idx),
   };
 }
 

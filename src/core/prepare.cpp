@@ -134,37 +134,6 @@ Status check_tree_parents(const TreeParentsArgs& args, TreeParents& call) {
   return {};
 }
 
-Status check_sequence_bounds(const SequenceBoundsArgs& args, SequenceBounds& call) {
-  PreparationChecker check("seq_idx", args.seq_idx);
-  check_listed(check, "backend", kBackends, args.backend);
-  Symbol batch{"batch"}, tokens{"tokens"}, sequences;
-  check.indices("seq_idx", args.seq_idx, {&batch, &tokens});
-  check.bounds(args.query_start_loc, sequences);
-  check.indices("read_slots", args.read_slots, {&sequences});
-  check_written(check, "query_start_loc", args.query_start_loc);
-  check_written(check, "read_slots", args.read_slots);
-  if (!check.ok()) return check.status();
-  const __int128 rows = static_cast<__int128>(batch.value) * tokens.value;
-  check.require(rows <= kMostTokens, "seq_idx", "has more than 2^62 numbers");
-  if (!check.ok()) return check.status();
-  check.holds("query_start_loc", args.query_start_loc, static_cast<std::int64_t>(rows));
-  check.holds("read_slots", args.read_slots, batch.value);
-  check.separate("query_start_loc", args.query_start_loc, "seq_idx", args.seq_idx);
-  check.separate("read_slots", args.read_slots, "seq_idx", args.seq_idx);
-  check.separate("read_slots", args.read_slots, "query_start_loc", args.query_start_loc);
-  if (!check.ok()) return check.status();
-  call = {
-      .seq_idx = index_tensor(args.seq_idx),
-      .query_start_loc = index_tensor(args.query_start_loc),
-      .read_slots = index_tensor(args.read_slots),
-      .device = args.seq_idx.device,
-      .batch = batch.value,
-      .tokens = tokens.value,
-      .sequences = sequences.value,
-  };
-  return {};
-}
-
 }  // namespace
 
 Status block_snapshots(const BlockSnapshotsArgs& args, void* stream) {
@@ -187,17 +156,6 @@ Status tree_parents(const TreeParentsArgs& args, void* stream) {
     return status;
   }
   return backend->tree_parents(call, stream);
-}
-
-Status sequence_bounds(const SequenceBoundsArgs& args, void* stream) {
-  SequenceBounds call;
-  if (Status status = check_sequence_bounds(args, call); !status.ok()) return status;
-  const Backend* backend = nullptr;
-  if (Status status = choose_backend(args.backend, call.device.type, "seq_idx", backend);
-      !status.ok()) {
-    return status;
-  }
-  return backend->sequence_bounds(call, stream);
 }
 
 }  // namespace shortconv

@@ -40,12 +40,4 @@ struct TreeParents {
   std::int64_t tokens = 0;  // of each sequence; in all with query_start_loc
 };
 
-struct SequenceBounds {
-  IndexTensor seq_idx, query_start_loc, read_slots;
-  Device device;
-  std::int64_t batch = 0;
-  std::int64_t tokens = 0;     // of a row of the batch
-  std::int64_t sequences = 0;  // there may be
-};
-
 }  // namespace shortconv

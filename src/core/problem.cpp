@@ -190,6 +190,31 @@ void check_query_start_loc(const ForwardArgs& args, Checker& check, Sizes& sizes
   problem.sequences = sizes.sequences.value;
 }
 
+void check_seq_idx(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
+  if (!args.seq_idx) return;
+  const TensorRef& numbers = *args.seq_idx;
+  const bool dense = args.x.ndim == 3;
+  check.require(args.op == Op::kForward, "seq_idx", "goes with forward only");
+  check.require(!args.query_start_loc, "seq_idx",
+                "and query_start_loc exclude each other: both say where sequences begin");
+  if (dense) {
+    check.tensor("seq_idx", numbers, {&sizes.batch, &sizes.tokens});
+  } else {
+    check.tensor("seq_idx", numbers, {&sizes.tokens});
+  }
+  check.dtype("seq_idx", numbers, kIndices).device("seq_idx", numbers, args.x.device);
+  const bool writes = args.write_slots || args.snapshots || args.keeps_older;
+  check.require(!writes, "seq_idx",
+                "goes without write_slots, snapshots and keeps_older: no state is written");
+  check.require(args.schedule == Schedule::kFlat, "schedule",
+                "is not flat, the only one that takes seq_idx");
+  if (!check.ok()) return;
+  problem.has_seq_idx = true;
+  problem.seq_idx_dtype = numbers.dtype;
+  problem.seq_idx_sequence = dense ? numbers.strides[0] : 0;
+  problem.seq_idx_token = numbers.strides[dense ? 1 : 0];
+}
+
 void check_indices(Checker& check, std::string_view argument,
                    const std::optional<TensorRef>& tensor, Symbol& size, Device device,
                    bool& present, DType& dtype, std::int64_t& stride) {
@@ -260,7 +285,7 @@ void check_state(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem&
                 sizes.sequences.value, " sequences uses the slot of its number");
   problem.has_state = true;
   problem.keeps_state =
-      args.op != Op::kVerify || args.write_slots.has_value() || args.advance_state;
+      args.op == Op::kVerify ? args.write_slots.has_value() || args.advance_state : !args.seq_idx;
   problem.state_dtype = state.dtype;
   problem.slots = sizes.slots.value;
   problem.state_columns = sizes.columns.value;
@@ -427,6 +452,10 @@ void check_aliases(const ForwardArgs& args, Checker& check, Problem& problem) {
   }
   check.require(!problem.in_place || args.op != Op::kVerify, "out",
                 "is x itself, which verify cannot do: windows are taken from x");
+  check.require(!problem.in_place || !args.seq_idx, "out",
+                "is x itself, which does not go with seq_idx");
+  check.require(!args.seq_idx || !ranges_overlap(args.out, *args.seq_idx), "out",
+                "overlaps seq_idx");
   if (args.windows) {
     check.require(!ranges_overlap(*args.windows, args.x), "windows", "overlaps x");
     check.require(!ranges_overlap(*args.windows, args.out), "windows", "overlaps out");
@@ -493,6 +522,7 @@ void check_violations(const ForwardArgs& args, Checker& check, Problem& problem)
   separate_if_present("block_offset", args.block_offset);
   separate_if_present("input_gate", args.input_gate);
   separate_if_present("output_gate", args.output_gate);
+  separate_if_present("seq_idx", args.seq_idx);
   problem.has_violations = true;
   problem.violations_row = report.strides[0];
   problem.violations_column = report.strides[1];
@@ -512,6 +542,7 @@ Status make_problem(const ForwardArgs& args, Problem& problem) {
   if (check.ok()) check_dilation(args, check, made);
   if (check.ok()) check_epilogue(args, check, sizes, made);
   if (check.ok()) check_query_start_loc(args, check, sizes, made);
+  if (check.ok()) check_seq_idx(args, check, sizes, made);
   if (check.ok()) check_state(args, check, sizes, made);
   if (check.ok()) check_older(args, check, made);
   if (check.ok()) check_snapshots(args, check, made);

@@ -29,6 +29,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("ring_positions_dtype", p.ring_positions_dtype);
   visit("snapshots_dtype", p.snapshots_dtype);
   visit("window_slots_dtype", p.window_slots_dtype);
+  visit("seq_idx_dtype", p.seq_idx_dtype);
   visit("activation", p.activation);
   visit("epilogue", p.epilogue);
   visit("padded_rows", p.padded_rows);
@@ -46,6 +47,7 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("has_ring_positions", p.has_ring_positions);
   visit("has_window_slots", p.has_window_slots);
   visit("has_input_gate", p.has_input_gate);
+  visit("has_seq_idx", p.has_seq_idx);
   visit("keeps_state", p.keeps_state);
   visit("has_violations", p.has_violations);
   visit("in_place", p.in_place);
@@ -104,6 +106,8 @@ void visit_fields(const Problem& p, Visit&& visit) {
   visit("snapshots_row", p.snapshots_row);
   visit("snapshots_column", p.snapshots_column);
   visit("window_slots_stride", p.window_slots_stride);
+  visit("seq_idx_sequence", p.seq_idx_sequence);
+  visit("seq_idx_token", p.seq_idx_token);
 }
 
 template <typename T>

@@ -239,7 +239,6 @@ extern const Backend kCpuBackend{
     .run_commit = cpu::run_commit,
     .block_snapshots = cpu::block_snapshots,
     .tree_parents = cpu::tree_parents,
-    .sequence_bounds = cpu::sequence_bounds,
 };
 
 }  // namespace shortconv

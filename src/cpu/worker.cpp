@@ -115,12 +115,29 @@ void Worker::flat_tile(std::int64_t tile) {
     if (row >= last) continue;
     if (s.skipped) {
       pad_rows(row, last);
+    } else if (p_.has_seq_idx) {
+      numbered_tokens(s, sequence, row, last);
     } else {
       tokens(s, sequence, row - s.begin, last - s.begin, row == s.begin);
     }
     row = last;
   }
   if (row < end) pad_rows(row, end);
+}
+
+void Worker::numbered_tokens(const Sequence& s, std::int64_t sequence, std::int64_t row,
+                             std::int64_t end) {
+  const std::int64_t most = std::max(choice_.tile_tokens, choice_.head_tokens);
+  while (row < end) {
+    const Sequence part = numbered_part(p_, at_, s, row, most);
+    const std::int64_t last = std::min(part.end, end);
+    if (part.skipped) {
+      pad_rows(row, last);
+    } else {
+      tokens(part, sequence, row - part.begin, last - part.begin, row == part.begin);
+    }
+    row = last;
+  }
 }
 
 void Worker::chunk(std::int64_t sequence, std::int64_t chunk, bool to_the_end) {

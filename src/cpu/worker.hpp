@@ -76,7 +76,10 @@ class Worker {
   /// state.
   void tokens(const Sequence& s, std::int64_t sequence, std::int64_t first, std::int64_t last,
               bool head);
-  /// The same without the state; of a head the history has been loaded.
+  /// Rows [row, end) of a sequence that seq_idx divides further.
+  void numbered_tokens(const Sequence& s, std::int64_t sequence, std::int64_t row,
+                       std::int64_t end);
+  /// As `tokens` without the state; of a head the history has been loaded.
   void convolve(const Sequence& s, std::int64_t first, std::int64_t last, bool head);
   /// The history as it lies in its slot, or zeros, into raw_history().
   void load_history(const Sequence& s);

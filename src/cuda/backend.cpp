@@ -65,6 +65,8 @@ Entry entry_of(const Problem& p, Kernel kernel) {
       return kernels_of(p).short_sequences;
     case Kernel::kSmallTiles:
       return kernels_of(p).small_tiles;
+    case Kernel::kNumberedTiles:
+      return kernels_of(p).numbered_tiles;
     case Kernel::kDecode:
       if (features == Features::kRings) return kernels_of(p).ring_decode;
       if (features == Features::kOlder) return kernels_of(p).older_decode;
@@ -203,6 +205,7 @@ Status check_alignment(const Problem& p, const Addresses& at) {
   if (!aligned(at.violations, DType::kI64)) argument = "violations";
   if (!aligned(at.input_gate, p.x_dtype)) argument = "input_gate";
   if (!aligned(at.output_gate, p.x_dtype)) argument = "output_gate";
+  if (!aligned(at.seq_idx, p.seq_idx_dtype)) argument = "seq_idx";
   return refuse_unaligned(argument);
 }
 
@@ -360,15 +363,6 @@ Status run_tree_parents(const TreeParents& call, void* stream) {
                       call.tokens == 0 ? 0 : call.sequences, stream);
 }
 
-Status run_sequence_bounds(const SequenceBounds& call, void* stream) {
-  const char* argument = nullptr;
-  if (!aligned(call.seq_idx)) argument = "seq_idx";
-  if (!aligned(call.query_start_loc)) argument = "query_start_loc";
-  if (!aligned(call.read_slots)) argument = "read_slots";
-  if (Status status = refuse_unaligned(argument); !status.ok()) return status;
-  return launch_preparation(call, "seq_idx", sequence_bounds_kernel(), 1, kScanThreads, stream);
-}
-
 BackendInfo cuda_info() {
   int device = 0;
   cudaDeviceProp properties;
@@ -404,7 +398,6 @@ extern const Backend kCudaBackend{
     .run_commit = cuda::run_commit,
     .block_snapshots = cuda::run_block_snapshots,
     .tree_parents = cuda::run_tree_parents,
-    .sequence_bounds = cuda::run_sequence_bounds,
 };
 
 }  // namespace shortconv

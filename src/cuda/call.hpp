@@ -89,6 +89,10 @@ struct Call {
   bool keeps_older = false;  // decode: a column before the history
   FastDivisor sequence_tiles;
   std::int64_t weight_channel = 0, weight_tap = 0, bias_channel = 0;
+  const void* seq_idx = nullptr;      // numbered tiles
+  std::int64_t seq_idx_sequence = 0;  // bytes
+  std::int32_t seq_idx_bytes = 0;
+  DType seq_idx_dtype = DType::kI32;
 
   SHORTCONV_HOST_DEVICE Weights weights() const {
     return {weight, bias, weight_channel, weight_tap, bias_channel, packed_taps};
@@ -197,6 +201,10 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   call.window_token = p.window_token;
   call.window_column = p.window_column;
   call.window_channel = p.window_channel;
+  call.seq_idx = at.seq_idx;
+  call.seq_idx_sequence = p.seq_idx_sequence * element_bytes(p.seq_idx_dtype);
+  call.seq_idx_bytes = step(p.seq_idx_token, p.seq_idx_dtype);
+  call.seq_idx_dtype = p.seq_idx_dtype;
   return call;
 }
 

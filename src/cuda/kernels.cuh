@@ -9,6 +9,7 @@
 #include "cuda/decode.cuh"
 #include "cuda/drafts.cuh"
 #include "cuda/kernels.hpp"
+#include "cuda/numbered.cuh"
 #include "cuda/tile.cuh"
 #include "cuda/trees.cuh"
 
@@ -34,6 +35,8 @@ inline const Kernels kTable{
         &convolve_short_sequences<T, TWeight, kWidth, kActivation, Features::kPlain>),
     .small_tiles = reinterpret_cast<Entry>(
         &convolve_small_tiles<T, TWeight, kWidth, kActivation, Features::kPlain>),
+    .numbered_tiles =
+        reinterpret_cast<Entry>(&convolve_numbered_tiles<T, TWeight, kWidth, kActivation>),
     .decode = reinterpret_cast<Entry>(
         &decode_tokens<T, TWeight, kWidth, kActivation, 16 / sizeof(T), Features::kPlain>),
     .full_decode = reinterpret_cast<Entry>(

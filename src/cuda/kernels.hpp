@@ -14,6 +14,7 @@ struct Kernels {
   // Those named full know all Features.
   Entry tiles, full_tiles;             // tile.cuh
   Entry short_sequences, small_tiles;  // tile.cuh
+  Entry numbered_tiles;                // numbered.cuh
   // decode.cuh, 16 bytes a thread, and 4 channels a thread
   Entry decode, full_decode, ring_decode, older_decode;
   Entry small_decode, small_older_decode;

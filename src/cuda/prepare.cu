@@ -4,6 +4,5 @@ namespace shortconv::cuda {
 
 Entry block_snapshots_kernel() { return reinterpret_cast<Entry>(&list_block_snapshots); }
 Entry tree_parents_kernel() { return reinterpret_cast<Entry>(&follow_tree_links); }
-Entry sequence_bounds_kernel() { return reinterpret_cast<Entry>(&count_sequences); }
 
 }  // namespace shortconv::cuda

@@ -63,8 +63,8 @@ bool countable(const Problem& p) {
          small(p.read_slots_stride, kMostStep) && small(p.write_slots_stride, kMostStep) &&
          small(p.read_offsets_stride, kMostStep) && small(p.flags_stride, kMostStep) &&
          small(p.parents_token, kMostStep) && small(p.ring_positions_stride, kMostStep) &&
-         small(p.window_slots_stride, kMostStep) && p.window_slots < kMost &&
-         p.window_tokens < kMost;
+         small(p.window_slots_stride, kMostStep) && small(p.seq_idx_token, kMostStep) &&
+         p.window_slots < kMost && p.window_tokens < kMost;
 }
 
 StateForm state_form(const Problem& p, std::int64_t group) {
@@ -107,6 +107,7 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
       return kSmallDecodeGroup;
     case Kernel::kTiles:
     case Kernel::kShortSequences:
+    case Kernel::kNumberedTiles:
       return tile_group(bytes_of_x(p));
     case Kernel::kDrafts:
     case Kernel::kTrees:
@@ -122,7 +123,9 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
 
 /// Of token-major rows: the kernel of schedule flat.
 Kernel tiles_kernel_of(const Problem& p) {
-  if (features_of(p) != Features::kPlain) return Kernel::kTiles;
+  const bool plain = features_of(p) == Features::kPlain;
+  if (p.has_seq_idx) return plain ? Kernel::kNumberedTiles : Kernel::kGeneral;
+  if (!plain) return Kernel::kTiles;
   // As many sequences as tokens and no states: bounds that leave room for all there could be.
   const bool spare = !p.has_state && p.sequences >= p.tokens;
   if (p.tokens < kTileTokens * p.sequences && !spare) return Kernel::kShortSequences;
@@ -141,7 +144,7 @@ Kernel kernel_of(const Problem& p) {
     if (!drafts) return Kernel::kGeneral;
     return p.has_parents ? Kernel::kTrees : Kernel::kDrafts;
   }
-  const bool single_tokens = dense(p) && p.sequence_tokens == 1;
+  const bool single_tokens = dense(p) && p.sequence_tokens == 1 && !p.has_seq_idx;
   if (p.schedule != Schedule::kFlat) {
     const bool chunks = token_major(p, group_of(p, Kernel::kChunks)) &&
                         p.weight_dtype == p.x_dtype && features_of(p) == Features::kPlain;
@@ -159,8 +162,8 @@ Kernel kernel_of(const Problem& p) {
   if (token_major(p, group_of(p, Kernel::kTiles)) && own_or_f32_weights(p) && countable(p)) {
     return tiles_kernel_of(p);
   }
-  if (features_of(p) == Features::kPlain && p.x_token == 1 && p.out_token == 1)
-    return Kernel::kColumns;
+  const bool columns = features_of(p) == Features::kPlain && !p.has_seq_idx;
+  if (columns && p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
   return Kernel::kGeneral;
 }
 
@@ -199,6 +202,8 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
     case Kernel::kShortSequences:
     case Kernel::kSmallTiles:
       return p.sequences + tiles_of(p, kTileTokens, grid);
+    case Kernel::kNumberedTiles:
+      return tiles_of(p, kTileTokens, grid);
     case Kernel::kDecode:
     case Kernel::kSmallDecode:
     case Kernel::kDrafts:
@@ -228,6 +233,7 @@ std::int64_t block_channels(const Problem& p, Kernel kernel, std::int32_t& threa
     case Kernel::kTiles:
     case Kernel::kShortSequences:
     case Kernel::kSmallTiles:
+    case Kernel::kNumberedTiles:
       threads = kTileChannels / static_cast<std::int32_t>(group_of(p, kernel));
       return kTileChannels;
     case Kernel::kDecode:
@@ -342,6 +348,8 @@ std::string_view name(Kernel kernel) {
       return "short sequences";
     case Kernel::kSmallTiles:
       return "small tiles";
+    case Kernel::kNumberedTiles:
+      return "numbered tiles";
     case Kernel::kDecode:
       return "decode";
     case Kernel::kSmallDecode:

@@ -17,6 +17,7 @@ enum class Kernel : std::uint8_t {
   kTiles,
   kShortSequences,
   kSmallTiles,
+  kNumberedTiles,
   kDecode,
   kSmallDecode,
   kDrafts,

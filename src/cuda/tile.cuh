@@ -49,6 +49,7 @@ struct TileKernel {
   using Words = std::uint32_t[kWords];
   using TileTaps = Taps<TWeight, kWidth, kGroup>;
   using Rows = Words[kRows];  // oldest history first; afterwards the results from the front
+  using Window = float2[kWidth];
 
   /// The tile's rows and the history before them. In place of those that the stream does not have
   /// others of its rows, which no row of the mask looks at.
@@ -189,29 +190,39 @@ struct TileKernel {
     convolve_joined<false>(call, taps, mask, kNoJoint, nullptr, rows);
   }
 
-  /// In place: results take the registers of inputs that are not needed again. Two channels at a
-  /// time, which keeps the fp32 window in few registers. From row `joint` on the rows are those of
-  /// a sequence that begins there, and what stands before them is its history.
+  /// From row `joint` on the rows are those of a sequence that begins there, and what stands before
+  /// them is its history.
   template <bool kMayJoin>
   __device__ static void convolve_joined(const Call& call, const TileTaps& taps, std::uint32_t mask,
                                          int joint, const Words* history, Rows& rows) {
+    convolve_rows(call, taps, mask, rows, [&](int t, int pair, Window& window) {
+      if (kMayJoin && t <= kLastJoint && t == joint) {
+#pragma unroll
+        for (int k = 0; k < kHistory; ++k) window[k] = unpack_pair<T>(history[k], pair);
+      }
+    });
+  }
+
+  /// In place: results take the registers of inputs that are not needed again. Two channels at a
+  /// time, which keeps the fp32 window in few registers. exchange(row, pair, window) may put other
+  /// inputs before a row.
+  template <typename Exchange>
+  __device__ static void convolve_rows(const Call& call, const TileTaps& taps, std::uint32_t mask,
+                                       Rows& rows, const Exchange& exchange) {
 #pragma unroll
     for (int pair = 0; pair < kGroup / 2; ++pair) {
       // Never happens, but the compiler does not know it, and cannot take all sums at once and
       // spill some: 71 us instead of 66 for 8192 x 8192 with 16 bytes a thread. Nor can it where a
       // strip may end after half of its rows.
       if (pair > 0 && !__any_sync(kFullWarp, mask != 0)) break;
-      float2 window[kWidth];
+      Window window;
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) window[k] = unpack_pair<T>(rows[k], pair);
 #pragma unroll
       for (int t = 0; t < kTileTokens; ++t) {
         // Short sequences are done.
         if (t == kTileTokens / 2 && mask >> t == 0) break;
-        if (kMayJoin && t <= kLastJoint && t == joint) {
-#pragma unroll
-          for (int k = 0; k < kHistory; ++k) window[k] = unpack_pair<T>(history[k], pair);
-        }
+        exchange(t, pair, window);
         window[kHistory] = unpack_pair<T>(rows[kHistory + t], pair);
         float2 sum = taps.bias(pair);
 #pragma unroll

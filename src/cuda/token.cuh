@@ -320,12 +320,18 @@ __device__ inline void convolve_rows(const Problem& p, const Addresses& at, std:
     const Sequence s = sequence_at(p, at, sequence);
     for (; row < min(s.begin, end); ++row) pad_element<Types>(p, at, row, channel);
     const std::int64_t last = min(s.end, end);
-    if (row >= last) continue;
-    if (s.skipped) {
-      for (; row < last; ++row) pad_element<Types>(p, at, row, channel);
-    } else {
-      convolve_part<Types>(p, at, s, sequence, row, last, channel);
-      row = last;
+    while (row < last) {
+      Sequence part = s;
+      if constexpr (!Types::kPlain) {
+        const std::int64_t most = max(end - begin, std::int64_t{history_of<Types>(p)});
+        if (p.has_seq_idx) part = numbered_part(p, at, s, row, most);
+      }
+      const std::int64_t part_end = min(part.end, last);
+      if (!part.skipped) {
+        convolve_part<Types>(p, at, part, sequence, row, part_end, channel);
+        row = part_end;
+      }
+      for (; row < part_end; ++row) pad_element<Types>(p, at, row, channel);
     }
   }
   for (; row < end; ++row) pad_element<Types>(p, at, row, channel);

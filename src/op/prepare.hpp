@@ -1,5 +1,5 @@
-// Index preparation: what one row of a list of snapshots says, the parents of one sequence, where
-// sequences begin. Bad values (bounds, links, slots out of range) never lead outside of a tensor.
+// Index preparation: what one row of a list of snapshots says, the parents of one sequence.
+// Bad values (bounds, links, slots out of range) never lead outside of a tensor.
 #pragma once
 
 #include <cstdint>
@@ -86,30 +86,6 @@ SHORTCONV_HOST_DEVICE inline void store_parents(const TreeParents& p, std::int64
     if (parent >= 0) follow(p.next_sibling, token, parent);
     if (parent >= 0 || token == 0) follow(p.first_child, token, token);
   }
-}
-
-/// Whether a sequence begins at a number, counted through the rows of the batch.
-SHORTCONV_HOST_DEVICE inline bool begins_sequence(const SequenceBounds& p, std::int64_t number) {
-  const std::int64_t row = number / p.tokens, token = number - row * p.tokens;
-  return token == 0 || p.seq_idx.load(row, token) != p.seq_idx.load(row, token - 1);
-}
-
-/// A sequence that begins at a number. They are counted from the last one.
-SHORTCONV_HOST_DEVICE inline void store_sequence(const SequenceBounds& p, std::int64_t from_last,
-                                                 std::int64_t begin) {
-  const std::int64_t sequence = p.sequences - 1 - from_last;
-  if (sequence < 0) return;
-  const std::int64_t row = begin / p.tokens;
-  const bool padding = p.seq_idx.load(row, begin - row * p.tokens) < 0;
-  p.query_start_loc.store(0, sequence, begin);
-  p.read_slots.store(0, sequence, padding ? -1 : row);
-}
-
-/// One in front of the first.
-SHORTCONV_HOST_DEVICE inline void store_no_sequence(const SequenceBounds& p,
-                                                    std::int64_t from_last) {
-  p.query_start_loc.store(0, p.sequences - 1 - from_last, 0);
-  p.read_slots.store(0, p.sequences - 1 - from_last, -1);
 }
 
 }  // namespace shortconv

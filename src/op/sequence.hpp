@@ -151,6 +151,40 @@ SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Addres
   return s;
 }
 
+/// Offset of a packed row in x, out, a gate or seq_idx, in elements.
+SHORTCONV_HOST_DEVICE inline std::int64_t row_offset(const Problem& p, std::int64_t row,
+                                                     std::int64_t sequence_stride,
+                                                     std::int64_t token_stride) {
+  if (p.has_query_start_loc) return row * token_stride;
+  return row / p.sequence_tokens * sequence_stride + row % p.sequence_tokens * token_stride;
+}
+
+/// What seq_idx says of a row of a dense batch.
+SHORTCONV_HOST_DEVICE inline std::int64_t number_of_row(const Problem& p, const Addresses& at,
+                                                        std::int64_t row) {
+  return load_index(p.seq_idx_dtype, at.seq_idx,
+                    row_offset(p, row, p.seq_idx_sequence, p.seq_idx_token));
+}
+
+/// With seq_idx: the part of a sequence that row `row` of it is in, as a sequence of its own. No
+/// more than `most` rows to each side are looked at; where the part goes on, it is longer than is
+/// said here.
+SHORTCONV_HOST_DEVICE inline Sequence numbered_part(const Problem& p, const Addresses& at,
+                                                    const Sequence& s, std::int64_t row,
+                                                    std::int64_t most) {
+  const std::int64_t number = number_of_row(p, at, row);
+  const std::int64_t first = row - s.begin > most ? row - most : s.begin;
+  const std::int64_t last = s.end - row > most ? row + most : s.end;
+  Sequence part = s;
+  part.begin = row;
+  part.end = row + 1;
+  while (part.begin > first && number_of_row(p, at, part.begin - 1) == number) --part.begin;
+  while (part.end < last && number_of_row(p, at, part.end) == number) ++part.end;
+  if (part.begin > s.begin) part.read_slot = -1;
+  part.skipped = s.skipped || number < 0;
+  return part;
+}
+
 // Inputs of a sequence have numbers: its tokens in this call from 0, its history below.
 
 /// The column of the read slot where an input of the history lies, or an older one.
@@ -228,13 +262,6 @@ SHORTCONV_HOST_DEVICE inline bool replaces_history(const Sequence& s, const Snap
   return s.read_slot >= 0 && snapshot.slot == s.read_slot;
 }
 
-/// Offset of a packed row in x, out or a gate, in elements.
-SHORTCONV_HOST_DEVICE inline std::int64_t row_offset(const Problem& p, std::int64_t row,
-                                                     std::int64_t sequence_stride,
-                                                     std::int64_t token_stride) {
-  if (p.has_query_start_loc) return row * token_stride;
-  return row / p.sequence_tokens * sequence_stride + row % p.sequence_tokens * token_stride;
-}
 SHORTCONV_HOST_DEVICE inline std::int64_t x_row(const Problem& p, std::int64_t row) {
   return row_offset(p, row, p.x_sequence, p.x_token);
 }

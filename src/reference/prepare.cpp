@@ -70,33 +70,4 @@ Status tree_parents(const TreeParents& p, void*) {
   return {};
 }
 
-Status sequence_bounds(const SequenceBounds& p, void*) {
-  const auto begins = [&](std::int64_t row, std::int64_t token) {
-    return token == 0 || p.seq_idx.load(row, token) != p.seq_idx.load(row, token - 1);
-  };
-  const std::int64_t batch = p.tokens == 0 ? 0 : p.batch;  // however many rows without tokens
-  std::int64_t found = 0;
-  for (std::int64_t row = 0; row < batch; ++row) {
-    for (std::int64_t token = 0; token < p.tokens; ++token) found += begins(row, token) ? 1 : 0;
-  }
-  std::int64_t sequence = 0;
-  for (; sequence < p.sequences - found; ++sequence) {
-    p.query_start_loc.store(0, sequence, 0);
-    p.read_slots.store(0, sequence, -1);
-  }
-  sequence = p.sequences - found;  // below 0 for those that find no room
-  for (std::int64_t row = 0; row < batch; ++row) {
-    for (std::int64_t token = 0; token < p.tokens; ++token) {
-      if (!begins(row, token)) continue;
-      if (sequence >= 0) {
-        p.query_start_loc.store(0, sequence, row * p.tokens + token);
-        p.read_slots.store(0, sequence, p.seq_idx.load(row, token) < 0 ? -1 : row);
-      }
-      ++sequence;
-    }
-  }
-  p.query_start_loc.store(0, p.sequences, p.batch * p.tokens);
-  return {};
-}
-
 }  // namespace shortconv::reference

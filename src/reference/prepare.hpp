@@ -7,6 +7,5 @@ namespace shortconv::reference {
 
 Status block_snapshots(const BlockSnapshots& call, void* stream);
 Status tree_parents(const TreeParents& call, void* stream);
-Status sequence_bounds(const SequenceBounds& call, void* stream);
 
 }  // namespace shortconv::reference

@@ -95,6 +95,14 @@ struct Call {
                                                sequence * p.query_start_loc_stride),
                                     0, p.tokens);
   }
+  std::int64_t number(std::int64_t row) const {
+    return load_index(p.seq_idx_dtype, at.seq_idx,
+                      row_offset(row, p.seq_idx_sequence, p.seq_idx_token));
+  }
+  // Whether seq_idx divides the sequence between a token and the one before.
+  bool divided(std::int64_t begin, std::int64_t token) const {
+    return p.has_seq_idx && token > 0 && number(begin + token) != number(begin + token - 1);
+  }
   bool is_padding(std::int64_t slot) const {
     return slot < 0 || (p.has_null_slot && slot == p.null_slot) || (p.has_state && slot >= p.slots);
   }
@@ -183,6 +191,9 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
     const std::int64_t columns = p.state_columns;
     return (position % columns + columns - history + number) % columns;
   };
+  for (std::int64_t row = begin; p.has_seq_idx && row < end; ++row) {
+    if (call.number(row) < 0) padded_row(call, row);
+  }
   std::vector<Raw> inputs(static_cast<std::size_t>(history + tokens));
   std::vector<double> values(inputs.size());
   std::vector<Raw> older(static_cast<std::size_t>(p.older_columns));  // than the history
@@ -200,7 +211,10 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       values[i] = load_element(inputs[i].dtype, inputs[i].bytes);
     }
+    std::int64_t first = -history;  // input that tokens may see
     for (std::int64_t t = 0; t < tokens; ++t) {
+      if (call.divided(begin, t)) first = t;
+      if (p.has_seq_idx && call.number(begin + t) < 0) continue;
       // Where the token and the history before it are, the newest last.
       std::vector<std::int64_t> line(static_cast<std::size_t>(history + 1));
       std::int64_t ancestor = t;
@@ -210,7 +224,8 @@ void convolve_sequence(const Call& call, std::int64_t sequence, std::int64_t beg
       }
       double a = call.bias(channel);
       for (int tap = 0; tap < p.width; ++tap) {
-        a += call.weight(channel, tap) * values[line[tap * p.dilation]];
+        const std::int64_t from = line[tap * p.dilation];
+        a += call.weight(channel, tap) * (from < history + first ? 0 : values[from]);
       }
       double y = activate(p.activation, a);
       if (p.epilogue == Epilogue::kResidual) y += values[history + t];
@@ -455,7 +470,6 @@ extern const Backend kReferenceBackend{
     .run_commit = commit_reference,
     .block_snapshots = reference::block_snapshots,
     .tree_parents = reference::tree_parents,
-    .sequence_bounds = reference::sequence_bounds,
 };
 
 }  // namespace shortconv

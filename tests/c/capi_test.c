@@ -221,22 +221,24 @@ static void finds_parents_of_a_tree(void) {
   CHECK(shortconv_tree_parents(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 
-static void finds_bounds_of_numbered_sequences(void) {
-  int32_t numbers[4] = {4, 4, -1, 0}, slots[4] = {9, 9, 9, 9};
-  int64_t bounds[5];
-  shortconv_tensor tn = tensor(numbers, SHORTCONV_I32, 1, 4);
-  shortconv_tensor tb = tensor(bounds, SHORTCONV_I64, 5, 1);
-  shortconv_tensor ts = tensor(slots, SHORTCONV_I32, 4, 1);
-  shortconv_sequence_bounds_args args = {.struct_size = sizeof args};
-  tb.ndim = ts.ndim = 1;
-  args.seq_idx = &tn, args.query_start_loc = &tb, args.read_slots = &ts;
-  CHECK(shortconv_sequence_bounds(&args, NULL) == SHORTCONV_OK);
-  CHECK(bounds[0] == 0 && bounds[1] == 0 && bounds[2] == 2 && bounds[3] == 3 && bounds[4] == 4);
-  CHECK(slots[0] == -1 && slots[1] == 0 && slots[2] == -1 && slots[3] == 0);
-  args.read_slots = NULL;
-  CHECK(shortconv_sequence_bounds(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
-  CHECK(strstr(shortconv_last_error(), "read_slots: is null") != NULL);
-  CHECK(shortconv_sequence_bounds(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
+/* Three sequences in a row, of which the first goes on and the second is padding. */
+static void tells_sequences_apart_by_numbers(void) {
+  float x[5] = {1, 2, 3, 4, 5}, y[5] = {9, 9, 9, 9, 9}, w[2] = {1, 0}, state[1] = {7};
+  int32_t numbers[5] = {4, 4, -1, 0, 0};
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 5, 1);
+  shortconv_tensor ty = tensor(y, SHORTCONV_F32, 5, 1);
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 1, 2);
+  shortconv_tensor tn = tensor(numbers, SHORTCONV_I32, 5, 1);
+  shortconv_tensor ts = tensor(state, SHORTCONV_F32, 1, 1);
+  shortconv_forward_args args = {.struct_size = sizeof args, .x = &tx, .out = &ty, .weight = &tw};
+  tn.ndim = 1;
+  ts.ndim = 3, ts.shape[2] = ts.strides[2] = 1;
+  args.seq_idx = &tn, args.state = &ts, args.initial_state = SHORTCONV_INITIAL_ALL;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
+  CHECK(y[0] == 7 && y[1] == 1 && y[2] == 0 && y[3] == 0 && y[4] == 4 && state[0] == 7);
+  args.op = SHORTCONV_OP_DECODE;
+  CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "seq_idx: goes with forward only") != NULL);
 }
 
 /* A ring of two columns after one input, and a snapshot of the state after the first new one. */
@@ -306,7 +308,7 @@ int main(void) {
   verifies_a_tree_and_commits_a_window();
   lists_snapshots_of_full_blocks();
   finds_parents_of_a_tree();
-  finds_bounds_of_numbered_sequences();
+  tells_sequences_apart_by_numbers();
   appends_to_a_ring_and_takes_a_snapshot();
   moves_older_columns_along();
   plans_block_lists();

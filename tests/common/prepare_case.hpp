@@ -276,82 +276,6 @@ struct TreeCase {
   }
 };
 
-struct NumbersCase {
-  std::int64_t batch = 0, tokens = 0, sequences = 0;
-  std::vector<std::int64_t> numbers;  // [batch, tokens]
-  DType numbers_dtype = DType::kI32, bounds_dtype = DType::kI32, slots_dtype = DType::kI32;
-  PoolLayout layout{};
-  bool strided = false;
-
-  NumbersCase() = default;
-  explicit NumbersCase(std::uint32_t seed) {
-    RandomValues pick(seed);
-    numbers_dtype = pick.index_dtype();
-    bounds_dtype = pick.index_dtype();
-    slots_dtype = pick.index_dtype();
-    layout = pick.layout();
-    strided = pick.chance(30);
-    batch = pick.between(0, 4);
-    tokens = pick.between(0, pick.chance(70) ? 20 : 400);
-    const std::int64_t change = pick.between(0, 100);
-    for (std::int64_t i = 0; i < batch * tokens; ++i) {
-      const bool same = !numbers.empty() && !pick.chance(static_cast<int>(change));
-      numbers.push_back(same              ? numbers.back()
-                        : pick.chance(80) ? pick.between(-1, 5)
-                                          : pick.bad(numbers_dtype));
-    }
-    sequences = pick.chance(60) ? batch * tokens : pick.between(0, batch * tokens + 9);
-  }
-
-  [[nodiscard]] std::vector<GuardedTensor> tensors() const {
-    const std::vector<std::int64_t> none(static_cast<std::size_t>(sequences) + 1, 0);
-    std::vector<GuardedTensor> tensors = {
-        index_table(numbers, batch, tokens, numbers_dtype, layout),
-        index_tensor(none, bounds_dtype, strided),
-        index_tensor({none.begin() + 1, none.end()}, slots_dtype, strided),
-    };
-    for (int i : {1, 2}) std::fill(tensors[i].memory.begin(), tensors[i].memory.end(), 0x5a);
-    return tensors;
-  }
-
-  struct Sequence {
-    std::int64_t begin, slot;
-  };
-  [[nodiscard]] std::vector<Sequence> runs() const {
-    std::vector<Sequence> runs;
-    for (std::int64_t row = 0; row < batch; ++row) {
-      std::int64_t begin = row * tokens;
-      const std::int64_t end = begin + tokens;
-      while (begin < end) {
-        runs.push_back({begin, numbers[begin] < 0 ? -1 : row});
-        const std::int64_t number = numbers[begin];
-        while (begin < end && numbers[begin] == number) ++begin;
-      }
-    }
-    return runs;
-  }
-  void expect(std::vector<GuardedTensor>& tensors) const {
-    std::vector<Sequence> all = runs();
-    const auto room = static_cast<std::size_t>(sequences);
-    if (all.size() < room) all.insert(all.begin(), room - all.size(), {0, -1});
-    all.erase(all.begin(), all.end() - sequences);
-    all.push_back({batch * tokens, -1});
-    for (std::int64_t s = 0; s <= sequences; ++s) {
-      tensors[1].set({s}, all[static_cast<std::size_t>(s)].begin);
-      if (s < sequences) tensors[2].set({s}, all[static_cast<std::size_t>(s)].slot);
-    }
-  }
-
-  [[nodiscard]] SequenceBoundsArgs args(const std::vector<GuardedTensor>& tensors,
-                                        const std::vector<void*>& bases, Device device = {}) const {
-    SequenceBoundsArgs args;
-    args.seq_idx = tensors[0].at(bases[0], device);
-    args.query_start_loc = tensors[1].at(bases[1], device);
-    args.read_slots = tensors[2].at(bases[2], device);
-    return args;
-  }
-};
-
 /// The same name for all, so that a test may be about any.
 inline Status prepare(const BlockSnapshotsArgs& args, void* stream = nullptr) {
   return block_snapshots(args, stream);
@@ -359,8 +283,4 @@ inline Status prepare(const BlockSnapshotsArgs& args, void* stream = nullptr) {
 inline Status prepare(const TreeParentsArgs& args, void* stream = nullptr) {
   return tree_parents(args, stream);
 }
-inline Status prepare(const SequenceBoundsArgs& args, void* stream = nullptr) {
-  return sequence_bounds(args, stream);
-}
-
 }  // namespace shortconv::test

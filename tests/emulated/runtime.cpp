@@ -53,6 +53,7 @@ constexpr Field kFields[] = {
     {"full_tiles", &Kernels::full_tiles, Kernel::kTiles},
     {"short_sequences", &Kernels::short_sequences, Kernel::kShortSequences},
     {"small_tiles", &Kernels::small_tiles, Kernel::kSmallTiles},
+    {"numbered_tiles", &Kernels::numbered_tiles, Kernel::kNumberedTiles},
     {"decode", &Kernels::decode, Kernel::kDecode},
     {"full_decode", &Kernels::full_decode, Kernel::kDecode},
     {"ring_decode", &Kernels::ring_decode, Kernel::kDecode},
@@ -90,7 +91,6 @@ class Entries {
     }
     add("block_snapshots", "all", cuda::block_snapshots_kernel(), invoke<BlockSnapshots>);
     add("tree_parents", "all", cuda::tree_parents_kernel(), invoke<TreeParents>);
-    add("sequence_bounds", "all", cuda::sequence_bounds_kernel(), invoke<SequenceBounds>);
   }
 
   [[nodiscard]] const Target* find(Entry entry) const {
@@ -188,7 +188,7 @@ ForwardArgs on_device(ForwardArgs a) {
   move_there(a.x, a.out, a.weight, a.bias, a.state, a.input_gate, a.output_gate, a.read_slots,
              a.write_slots, a.read_offsets, a.query_start_loc, a.has_initial_state,
              a.block_sequence, a.block_offset, a.ring_positions, a.snapshots, a.parents, a.windows,
-             a.window_slots, a.violations);
+             a.window_slots, a.violations, a.seq_idx);
   return a;
 }
 

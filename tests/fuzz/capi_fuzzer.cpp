@@ -136,17 +136,7 @@ void prepare(FuzzedDataProvider& data) {
   const std::int64_t sequences = small(5), tokens = small(20);
   const std::int32_t backend = data.ConsumeIntegralInRange<int>(0, 3);
   int ran = SHORTCONV_OK;
-  const int preparation = data.ConsumeIntegralInRange<int>(0, 2);
-  if (preparation == 2) {
-    shortconv_sequence_bounds_args args{};
-    args.struct_size = sizeof args;
-    args.backend = backend;
-    args.seq_idx = indices({small(3), tokens}, -2, 3);
-    const std::int64_t room = small(70);
-    args.query_start_loc = make.tensor({room + 1}, data.PickValueInArray(kInts));
-    args.read_slots = make.tensor({room}, data.PickValueInArray(kInts));
-    ran = shortconv_sequence_bounds(&args, nullptr);
-  } else if (preparation == 1) {
+  if (data.ConsumeBool()) {
     shortconv_block_snapshots_args args{};
     args.struct_size = sizeof args;
     args.backend = backend;
@@ -309,6 +299,12 @@ void forward(FuzzedDataProvider& data) {
   const auto one_in = [&](int n) { return data.ConsumeIntegralInRange<int>(0, n - 1) == 0; };
   if (one_in(3)) args.ring_positions = indices(actual_sequences, -4, 40);
   if (one_in(4)) args.keeps_older = option(1);
+  if (one_in(4)) {
+    shortconv_tensor* numbers = make.tensor(
+        dense ? std::vector{batch, tokens} : std::vector{tokens}, data.PickValueInArray(kInts));
+    make.fill_indices(numbers, -2, 3);
+    args.seq_idx = numbers;
+  }
   if (one_in(3)) {
     shortconv_tensor* list = make.tensor({small(6), 3}, data.PickValueInArray(kInts));
     make.fill_indices(list, -1, actual_sequences, 0);

@@ -91,7 +91,7 @@ void for_each_tensor(ForwardArgs& args, Visit&& visit) {
        {&args.bias, &args.state, &args.read_slots, &args.write_slots, &args.read_offsets,
         &args.ring_positions, &args.snapshots, &args.query_start_loc, &args.has_initial_state,
         &args.parents, &args.windows, &args.window_slots, &args.input_gate, &args.output_gate,
-        &args.block_sequence, &args.block_offset, &args.violations}) {
+        &args.block_sequence, &args.block_offset, &args.violations, &args.seq_idx}) {
     if (*tensor) visit(**tensor);
   }
 }

@@ -8,7 +8,6 @@
 namespace shortconv::gpu_tests {
 namespace {
 
-using test::NumbersCase;
 using test::SnapshotCase;
 using test::TreeCase;
 
@@ -97,7 +96,6 @@ class Preparation : public GpuTest {
   static void make_empty(TreeParentsArgs& args) {
     args.first_child.shape[0] = args.next_sibling.shape[0] = args.parents.shape[0] = 0;
   }
-  static void make_empty(SequenceBoundsArgs& args) { args.seq_idx.shape[0] = 0; }
 };
 
 TEST_F(Preparation, ListsAreThoseOfTheCpu) {
@@ -123,32 +121,6 @@ TEST_F(Preparation, ParentsAreThoseOfTheCpu) {
   for (std::uint32_t seed = 0; seed < 600; ++seed) {
     expect_same_as_cpu(TreeCase(seed), seed);
     if (HasFatalFailure()) return;
-  }
-}
-
-TEST_F(Preparation, BoundsOfNumbersAreThoseOfTheCpu) {
-  for (std::uint32_t seed = 0; seed < 600; ++seed) {
-    expect_same_as_cpu(NumbersCase(seed), seed);
-    if (HasFatalFailure()) return;
-  }
-}
-
-TEST_F(Preparation, ManyNumbersTakeManyTurns) {
-  test::RandomValues pick(9);
-  for (const std::int64_t tokens : {8191, 8192, 8193, 40000}) {
-    for (const int change : {0, 1, 50, 100}) {
-      NumbersCase c;
-      c.batch = 2;
-      c.tokens = tokens;
-      for (std::int64_t i = 0; i < 2 * tokens; ++i) {
-        const std::int64_t before = c.numbers.empty() ? 0 : c.numbers.back();
-        c.numbers.push_back(pick.chance(change) ? (before + 2) % 7 - 1 : before);
-      }
-      for (const std::int64_t sequences : {2 * tokens, tokens / 3, std::int64_t{1}}) {
-        c.sequences = sequences;
-        expect_same_as_cpu(c, static_cast<std::uint32_t>(change));
-      }
-    }
   }
 }
 
@@ -195,14 +167,6 @@ TEST_F(Preparation, ReplayedGraphsServeOtherValues) {
     trees[i].first_child[0] = 1 + static_cast<std::int64_t>(i);
   }
   expect_replays(trees);
-  std::vector<NumbersCase> numbers(3);
-  for (std::size_t i = 0; i < numbers.size(); ++i) {
-    numbers[i].batch = 2;
-    numbers[i].tokens = 3;
-    numbers[i].sequences = 6;
-    numbers[i].numbers = {0, 0, static_cast<std::int64_t>(i) - 1, 2, 1, 1};
-  }
-  expect_replays(numbers);
 }
 
 TEST_F(Preparation, ReturnsWhileAKernelBeforeItIsStillRunning) {
@@ -266,16 +230,6 @@ TEST_F(Preparation, RefusesOtherDevicesAndOddAddresses) {
   tree.first_child = {1, 2, -1};
   tree.next_sibling = {-1, -1, -1};
   const OnDevice<TreeCase> trees(tree);
-  NumbersCase number;
-  number.batch = 1;
-  number.tokens = number.sequences = 2;
-  number.numbers = {0, 1};
-  const OnDevice<NumbersCase> numbers(number);
-  using Numbers = SequenceBoundsArgs;
-  EXPECT_EQ(refusal(numbers.args, [&](Numbers& a) { odd(a.seq_idx); }), "seq_idx" + text);
-  EXPECT_EQ(refusal(numbers.args, [&](Numbers& a) { odd(a.query_start_loc); }),
-            "query_start_loc" + text);
-  EXPECT_EQ(refusal(numbers.args, [&](Numbers& a) { odd(a.read_slots); }), "read_slots" + text);
   using Trees = TreeParentsArgs;
   EXPECT_EQ(refusal(trees.args, [&](Trees& a) { odd(a.first_child); }), "first_child" + text);
   EXPECT_EQ(refusal(trees.args, [&](Trees& a) { odd(a.next_sibling); }), "next_sibling" + text);

@@ -23,9 +23,6 @@ def call(function, **arguments):
                  "snapshots": indices.copy()}
     elif function is shortconv.tree_parents:
         valid = {"first_child": indices, "next_sibling": indices, "parents": indices.copy()}
-    elif function is shortconv.sequence_bounds:
-        valid = {"seq_idx": indices, "query_start_loc": np.zeros(7, np.int32),
-                 "read_slots": np.zeros(6, np.int32)}
     elif function is shortconv.commit:
         valid = {"windows": np.zeros((1, 2, 6, 8), np.float32), "width": 4,
                  "state": np.zeros((1, 4, 3, 8), np.float32), "accepted": np.zeros(2, np.int32)}
@@ -36,7 +33,7 @@ def call(function, **arguments):
 
 
 FUNCTIONS = [shortconv.forward, shortconv.decode, shortconv.verify, shortconv.commit,
-             shortconv.block_snapshots, shortconv.sequence_bounds, shortconv.tree_parents]
+             shortconv.block_snapshots, shortconv.tree_parents]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -275,21 +275,21 @@ def test_block_snapshots_feed_a_call(arrays, random):
         np.testing.assert_array_equal(arrays.numpy(pool)[slot], history[token : token + 3])
 
 
-def test_sequence_bounds(arrays, random):
-    numbers = np.array([[7, 7, -1, 3, 3], [3, 7, 7, 7, 0]], np.int32)
-    bounds, slots = arrays.of(np.full(11, 99, np.int64)), arrays.of(np.full(10, 99, np.int32))
-    assert shortconv.sequence_bounds(arrays.of(numbers), bounds, slots) is bounds
-    assert arrays.numpy(bounds).tolist() == [0, 0, 0, 0, 0, 2, 3, 5, 6, 9, 10]
-    assert arrays.numpy(slots).tolist() == [-1, -1, -1, -1, 0, -1, 0, 1, 1, 1]
-    # What a forward makes of them: the sequences one by one, zeros for padding.
-    x = random.standard_normal((10, 8)).astype(np.float32)
-    weight = arrays.of(random.standard_normal((8, 4)).astype(np.float32))
+def test_seq_idx(arrays, random):
+    numbers = np.array([[7, 7, -1, 3, 3], [3, 7, 7, 7, 0]], np.int64)
+    x = random.standard_normal((2, 5, 8)).astype(np.float32)
+    state = random.standard_normal((2, 3, 8)).astype(np.float32)
+    weight, pool = arrays.of(random.standard_normal((8, 4)).astype(np.float32)), arrays.of(state)
     out = arrays.numpy(shortconv.forward(
-        arrays.of(x), weight, query_start_loc=bounds, read_slots=slots))
-    for begin, end in ((0, 2), (3, 5), (5, 6), (6, 9), (9, 10)):
-        alone = arrays.numpy(shortconv.forward(arrays.of(x[begin:end]), weight))
-        assert np.array_equal(out[begin:end], alone)
-    assert (out[2] == 0).all()
+        arrays.of(x), weight, state=pool, initial_state=True, seq_idx=arrays.of(numbers)))
+    # The sequences one by one, the first of each row from its slot; zeros for padding.
+    for row, begin, end in ((0, 0, 2), (0, 3, 5), (1, 0, 1), (1, 1, 4), (1, 4, 5)):
+        alone = arrays.numpy(shortconv.forward(
+            arrays.of(x[row, begin:end]), weight, state=arrays.of(state[row : row + 1]),
+            initial_state=begin == 0))
+        assert np.array_equal(out[row, begin:end], alone)
+    assert (out[0, 2] == 0).all()
+    assert np.array_equal(arrays.numpy(pool), state)
 
 
 def test_tree_parents(arrays):

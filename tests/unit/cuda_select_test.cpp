@@ -136,6 +136,29 @@ TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
   EXPECT_EQ(kernel_of(drafts), Kernel::kTrees);
 }
 
+TEST(CudaSelect, NumberedSequencesHaveTilesOfTheirOwn) {
+  for (const std::int64_t tokens : {1000, 1}) {
+    Problem p = decode_batch(512, 7);
+    p.op = Op::kForward;
+    p.has_seq_idx = true;
+    p.keeps_state = false;
+    p.sequence_tokens = tokens;
+    p.tokens = 7 * tokens;
+    const Launch& launch = chosen(p).aligned;
+    EXPECT_EQ(launch.kernel, Kernel::kNumberedTiles);
+    EXPECT_EQ(launch.blocks, 7 * ((tokens + kTileTokens - 1) / kTileTokens) * 512 / kTileChannels);
+    p.has_ring_positions = true;
+    EXPECT_EQ(kernel_of(p), Kernel::kGeneral);
+    p.has_ring_positions = false;
+    p.seq_idx_token = std::int64_t{1} << 31;
+    EXPECT_EQ(kernel_of(p), Kernel::kGeneral);
+    p.seq_idx_token = 1;
+    p.x_token = p.out_token = 1;
+    p.x_channel = p.out_channel = 1000;
+    EXPECT_EQ(kernel_of(p), Kernel::kGeneral);
+  }
+}
+
 TEST(CudaSelect, HistoriesAreReplacedAfterTilesWhereFinalStatesGoElsewhere) {
   Problem p = packed_batch(8192, 1000, 8);
   p.snapshots = 5;

@@ -12,7 +12,6 @@
 namespace shortconv {
 namespace {
 
-using test::NumbersCase;
 using test::SnapshotCase;
 using test::TreeCase;
 
@@ -217,55 +216,7 @@ TEST_P(Preparation, BadBoundsOfTreesStayInsideTheTensors) {
   }
 }
 
-// Two rows of five: 7 7 | -1 | 3 3 and 3 | 7 7 7 | 0, of which the second row's first is not joined
-// with the first row's last.
-TEST_P(Preparation, BoundsOfNumberedSequencesByHand) {
-  std::vector<std::int32_t> numbers = {7, 7, -1, 3, 3, 3, 7, 7, 7, 0}, slots(8, 99);
-  std::vector<std::int64_t> bounds(9, 99);
-  SequenceBoundsArgs args;
-  args.seq_idx = TensorRef::contiguous(numbers.data(), DType::kI32, {2, 5});
-  args.query_start_loc = TensorRef::contiguous(bounds.data(), DType::kI64, {9});
-  args.read_slots = TensorRef::contiguous(slots.data(), DType::kI32, {8});
-  args.backend = GetParam();
-  ASSERT_TRUE(sequence_bounds(args).ok());
-  EXPECT_EQ(bounds, (std::vector<std::int64_t>{0, 0, 0, 2, 3, 5, 6, 9, 10}));
-  EXPECT_EQ(slots, (std::vector<std::int32_t>{-1, -1, 0, -1, 0, 1, 1, 1}));
-  // Room for two: the rows before them belong to none.
-  args.query_start_loc.shape[0] = 3;
-  args.read_slots.shape[0] = 2;
-  bounds.assign(9, 99);
-  ASSERT_TRUE(sequence_bounds(args).ok());
-  EXPECT_EQ(bounds, (std::vector<std::int64_t>{6, 9, 10, 99, 99, 99, 99, 99, 99}));
-  // Rows without tokens are not looked at one by one.
-  args.seq_idx.shape[0] = std::int64_t{1} << 50;
-  args.seq_idx.shape[1] = 0;
-  std::vector<std::int64_t> wide_slots(2, 99);
-  args.read_slots = TensorRef::contiguous(wide_slots.data(), DType::kI64, {2});
-  ASSERT_TRUE(sequence_bounds(args).ok());
-  EXPECT_EQ(bounds, (std::vector<std::int64_t>{0, 0, 0, 99, 99, 99, 99, 99, 99}));
-  EXPECT_EQ(wide_slots, (std::vector<std::int64_t>{-1, -1}));
-}
-
-TEST_P(Preparation, RandomNumbersGiveTheBoundsOfTheDefinition) {
-  std::size_t found = 0, dropped = 0;
-  for (std::uint32_t seed = 0; seed < 3000; ++seed) {
-    const NumbersCase c(seed);
-    check(c, "seed " + std::to_string(seed));
-    if (HasFatalFailure()) return;
-    found += c.runs().size();
-    dropped += c.runs().size() > static_cast<std::size_t>(c.sequences) ? 1 : 0;
-  }
-  EXPECT_GT(found, 10000u) << "the cases are about nothing";
-  EXPECT_GT(dropped, 100u);
-}
-
 TEST_P(Preparation, NothingToDoIsNoError) {
-  NumbersCase numbers;
-  check(numbers, "no rows");
-  numbers.sequences = 3;
-  check(numbers, "sequences without rows");
-  numbers.batch = 2;
-  check(numbers, "rows without tokens");
   SnapshotCase none;
   none.bounds = {0};
   check(none, "no sequences, no rows");
@@ -364,56 +315,6 @@ TEST(BlockSnapshotsRefusal, TypesMemoryAndDevices) {
   expect_list_refusal_after([](Args& a) { a.backend = BackendId::kCuda; }, "backend: 'cuda'");
   expect_list_refusal_after([](Args& a) { a.backend = static_cast<BackendId>(77); },
                             "backend: value 77 is not known");
-}
-
-template <typename Change>
-void expect_numbers_refusal_after(Change&& change, const std::string& message) {
-  NumbersCase c;
-  c.batch = 2;
-  c.tokens = 3;
-  c.sequences = 6;
-  c.numbers = {0, 0, 1, 5, 5, -1};
-  expect_refusal_after(c, change, message);
-}
-
-TEST(SequenceBoundsRefusal, SizesTypesMemoryAndDevices) {
-  using Args = SequenceBoundsArgs;
-  expect_numbers_refusal_after([](Args& a) { a.seq_idx.ndim = 1; },
-                               "seq_idx: expected 2 axes [batch, tokens], got 1");
-  expect_numbers_refusal_after([](Args& a) { a.seq_idx.dtype = DType::kF32; },
-                               "seq_idx: dtype f32 is not supported (i32, i64)");
-  expect_numbers_refusal_after([](Args& a) { a.query_start_loc.shape[0] = 0; },
-                               "query_start_loc: is empty; expected sequences + 1 entries");
-  expect_numbers_refusal_after(
-      [](Args& a) { a.read_slots.shape[0] = 5; },
-      "read_slots: axis 0 ('sequences') is 5, but query_start_loc made 'sequences' = 6");
-  expect_numbers_refusal_after([](Args& a) { a.query_start_loc.strides[0] = 0; },
-                               "query_start_loc: axis 0 has stride 0 but is written");
-  expect_numbers_refusal_after([](Args& a) { a.read_slots.strides[0] = 0; },
-                               "read_slots: axis 0 has stride 0 but is written");
-  expect_numbers_refusal_after([](Args& a) { a.read_slots.dtype = DType::kBool; },
-                               "read_slots: dtype bool is not supported (i32, i64)");
-  expect_numbers_refusal_after([](Args& a) { a.query_start_loc.data = a.seq_idx.data; },
-                               "query_start_loc: overlaps seq_idx");
-  expect_numbers_refusal_after([](Args& a) { a.read_slots.data = a.seq_idx.data; },
-                               "read_slots: overlaps seq_idx");
-  expect_numbers_refusal_after([](Args& a) { a.read_slots.data = a.query_start_loc.data; },
-                               "read_slots: overlaps query_start_loc");
-  expect_numbers_refusal_after([](Args& a) { a.read_slots.device = {DeviceType::kCuda, 0}; },
-                               "read_slots: is on device 2:0, but seq_idx is on 1:0");
-  expect_numbers_refusal_after([](Args& a) { a.backend = BackendId::kCuda; }, "backend: 'cuda'");
-  expect_numbers_refusal_after(
-      [](Args& a) {
-        a.seq_idx.shape[0] = a.seq_idx.shape[1] = std::int64_t{1} << 32;
-        a.seq_idx.strides[0] = a.seq_idx.strides[1] = 0;
-      },
-      "seq_idx: has more than 2^62 numbers");
-  expect_numbers_refusal_after(
-      [](Args& a) {
-        a.seq_idx.shape[0] = a.seq_idx.shape[1] = std::int64_t{1} << 16;
-        a.seq_idx.strides[0] = a.seq_idx.strides[1] = 0;
-      },
-      "query_start_loc: dtype i32 cannot hold numbers up to 4294967296; expected i64");
 }
 
 template <typename Change>

@@ -129,7 +129,7 @@ std::vector<const TensorBuffer*> CaseBuffers::tensors() const {
   for (const std::optional<TensorBuffer>* buffer :
        {&bias, &state, &input_gate, &output_gate, &query_start_loc, &has_initial_state, &read_slots,
         &write_slots, &read_offsets, &block_sequence, &block_offset, &ring_positions, &snapshots,
-        &parents, &windows, &window_slots, &violations}) {
+        &parents, &seq_idx, &windows, &window_slots, &violations}) {
     if (*buffer) list.push_back(&**buffer);
   }
   return list;
@@ -151,6 +151,7 @@ CaseBuffers make_buffers(const Case& problem) {
                       .ring_positions = index_buffer(problem.ring_positions),
                       .snapshots = index_buffer(problem.snapshots),
                       .parents = index_buffer(problem.parents),
+                      .seq_idx = index_buffer(problem.seq_idx),
                       .window_slots = index_buffer(problem.window_slots)};
   if (problem.windows && problem.windows_kind != WindowsKind::kPool) {
     buffers.windows.emplace(*problem.windows);
@@ -205,6 +206,7 @@ ForwardArgs make_arguments(const Case& problem, const CaseBuffers& buffers, Back
   arguments.ring_positions = view_of(buffers.ring_positions);
   arguments.snapshots = view_of(buffers.snapshots);
   arguments.parents = view_of(buffers.parents);
+  arguments.seq_idx = view_of(buffers.seq_idx);
   arguments.windows = view_of(buffers.windows);
   if (problem.windows_kind == WindowsKind::kPool) {
     arguments.windows = buffers.state->view(*problem.windows);

@@ -165,6 +165,7 @@ std::vector<std::pair<std::string_view, std::string>> traits(const Case& problem
       {"older", yes(problem.older() > 0)},
       {"ring", yes(problem.ring_positions.has_value())},
       {"snapshots", yes(problem.snapshots.has_value())},
+      {"numbered", yes(problem.seq_idx.has_value())},
       {"tree", yes(problem.parents.has_value())},
       {"windows", text(name_of(problem.windows_kind))},
       {"keeps-state", yes(problem.state && problem.keeps_state())},
@@ -196,6 +197,7 @@ std::string to_string(const Case& problem) {
   text += describe("has_initial_state", problem.has_initial_state);
   text += describe("ring_positions", problem.ring_positions);
   text += describe("snapshots", problem.snapshots);
+  text += describe("seq_idx", problem.seq_idx);
   text += describe("parents", problem.parents);
   if (problem.windows) text += fmt::format("  windows {}\n", describe(*problem.windows));
   text += describe("window_slots", problem.window_slots);

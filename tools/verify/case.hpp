@@ -54,7 +54,7 @@ struct Case {
   bool keeps_older = false;
   std::optional<std::int64_t> null_slot;
   std::optional<IndexTensor> query_start_loc, read_slots, write_slots, read_offsets;
-  std::optional<IndexTensor> has_initial_state, ring_positions, snapshots;
+  std::optional<IndexTensor> has_initial_state, ring_positions, snapshots, seq_idx;
 
   // kVerify only.
   bool advance_state = false;
@@ -83,7 +83,7 @@ struct Case {
   /// -1 where a verify call keeps no state.
   [[nodiscard]] std::int64_t write_slot(std::int64_t sequence) const;
   [[nodiscard]] bool keeps_state() const {
-    return op != Op::kVerify || write_slots || advance_state;
+    return op == Op::kVerify ? write_slots || advance_state : !seq_idx;
   }
   /// Columns to skip when reading, clamped to the pool.
   [[nodiscard]] std::int64_t read_offset(std::int64_t sequence) const;
@@ -107,6 +107,10 @@ struct Case {
   /// A sequence with rows that the operator must leave alone.
   [[nodiscard]] bool skipped(std::int64_t sequence) const {
     return !valid_slot(read_slot(sequence));
+  }
+  /// A row that seq_idx takes for padding.
+  [[nodiscard]] bool padded_by_number(std::int64_t row) const {
+    return seq_idx && seq_idx->values[row] < 0;
   }
   /// One that reads, computes and writes.
   [[nodiscard]] bool live(std::int64_t sequence) const {

@@ -192,6 +192,7 @@ std::optional<std::string> check_inputs(const Case& problem, const CaseBuffers& 
       {"ring_positions", &CaseBuffers::ring_positions},
       {"snapshots", &CaseBuffers::snapshots},
       {"parents", &CaseBuffers::parents},
+      {"seq_idx", &CaseBuffers::seq_idx},
       {"window_slots", &CaseBuffers::window_slots},
   };
   for (const auto& [label, tensor] : kInputs) {
@@ -300,6 +301,9 @@ std::vector<std::int64_t> owners_of_rows(const Case& problem) {
   for (std::int64_t s = 0; s < problem.sequences(); ++s) {
     if (problem.skipped(s)) continue;
     std::fill(owners.begin() + problem.starts[s], owners.begin() + problem.starts[s + 1], s);
+  }
+  for (std::int64_t row = 0; row < problem.rows(); ++row) {
+    if (problem.padded_by_number(row)) owners[row] = -1;
   }
   return owners;
 }

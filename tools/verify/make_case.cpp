@@ -314,16 +314,40 @@ void make_snapshots(Random& random, Case& problem, SlotUse& use) {
   problem.snapshots = std::move(list);
 }
 
-void make_parents(Random& random, Case& problem) {
-  IndexTensor parents;
-  const bool batch = problem.x.shape.size() == 3;
-  const std::vector<std::int64_t> shape(problem.x.shape.begin(), problem.x.shape.end() - 1);
-  parents.spec = lay_out(random, random.pick({DType::kI32, DType::kI64}), shape,
-                         !batch               ? Order{0}
+// A number for each token, of any axes that x has.
+IndexTensor lay_out_tokens(Random& random, const std::vector<std::int64_t>& shape_of_x) {
+  const std::vector<std::int64_t> shape(shape_of_x.begin(), shape_of_x.end() - 1);
+  IndexTensor numbers;
+  numbers.spec = lay_out(random, random.pick({DType::kI32, DType::kI64}), shape,
+                         shape.size() == 1    ? Order{0}
                          : random.chance(0.8) ? Order{0, 1}
                                               : Order{1, 0},
                          {.inner_stride = random.chance(0.1) ? 2 : 1, .reversal = 0.05});
-  parents.values.assign(static_cast<std::size_t>(problem.rows()), 7);
+  const std::int64_t count = std::accumulate(shape.begin(), shape.end(), std::int64_t{1},
+                                             [](auto a, auto b) { return a * b; });
+  numbers.values.assign(static_cast<std::size_t>(count), 7);
+  return numbers;
+}
+
+void make_seq_idx(Random& random, Case& problem, const std::vector<std::int64_t>& shape_of_x) {
+  IndexTensor numbers = lay_out_tokens(random, shape_of_x);
+  const bool wide = numbers.spec.dtype == DType::kI64;
+  const double change = random.pick({0.02, 0.1, 0.5, 1.0});
+  std::int64_t number = 0;
+  for (std::int64_t& value : numbers.values) {
+    if (random.chance(change)) number = random.between(-1, 3);
+    if (random.chance(0.02)) {  // of which a half is another number, or the sign is another's
+      number = wide ? random.pick<std::int64_t>(
+                          {std::int64_t{1} << 32, -(std::int64_t{1} << 32), std::int64_t{1} << 31})
+                    : std::numeric_limits<std::int32_t>::min();
+    }
+    value = number;
+  }
+  problem.seq_idx = std::move(numbers);
+}
+
+void make_parents(Random& random, Case& problem) {
+  IndexTensor parents = lay_out_tokens(random, problem.x.shape);
   for (std::int64_t s = 0; s < problem.sequences(); ++s) {
     for (std::int64_t t = 0; t < problem.length(s); ++t) {
       std::int64_t& parent = parents.values[problem.starts[s] + t];
@@ -427,7 +451,8 @@ void make_state(Random& random, Case& problem) {
   const std::int64_t sequences = problem.sequences();
   const bool verify = problem.op == Op::kVerify;
   const bool has_state = problem.op != Op::kForward || random.chance(0.75);
-  const bool snapshots = has_state && !verify && random.chance(0.2);
+  const bool numbered = problem.seq_idx.has_value();
+  const bool snapshots = has_state && !verify && random.chance(0.2) && !numbered;
   const std::int64_t slots =
       random.chance(0.3) || snapshots ? 2 * sequences + 4 : sequences + random.between(0, 5);
   const bool ring = has_state && random.chance(0.2);
@@ -460,9 +485,9 @@ void make_state(Random& random, Case& problem) {
                           : random.pick<std::int64_t>({0, 0, 0, 1, 3, problem.width}));
     problem.state = lay_out_state(random, dtype, slots, columns, problem.channels());
     if (!ring) problem.state_base = random.between(0, columns - history);
-    problem.keeps_older = !ring && !verify && !snapshots && random.chance(0.4);
+    problem.keeps_older = !ring && !verify && !snapshots && random.chance(0.4) && !numbered;
   }
-  make_slots(random, problem, slots, has_state && (!tree || ring));
+  make_slots(random, problem, slots, has_state && (!tree || ring) && !numbered);
   if (!has_state) return;
   if (ring) make_ring_positions(random, problem);
   make_history(random, problem);
@@ -475,7 +500,8 @@ void make_state(Random& random, Case& problem) {
 void make_schedule(Random& random, Case& problem) {
   problem.threads = random.pick({1, 2, 3, 8});
   const bool verify = problem.op == Op::kVerify;
-  problem.in_place = !verify && problem.out.dtype == problem.x.dtype && random.chance(0.15);
+  problem.in_place =
+      !verify && problem.out.dtype == problem.x.dtype && random.chance(0.15) && !problem.seq_idx;
   problem.schedule = Schedule::kFlat;
   const bool flat = problem.in_place || verify || problem.snapshots || problem.keeps_older;
   if (flat || !problem.query_start_loc) return;
@@ -517,6 +543,9 @@ Case make_case(std::uint64_t seed) {
       std::clamp<std::int64_t>(stretch * most_elements / channels, 2, 400);
   const auto shape = make_sequences(random, problem, channels, most_rows);
   if (problem.op == Op::kVerify) problem.dilation = 1;
+  if (problem.op == Op::kForward && !problem.query_start_loc && random.chance(0.5)) {
+    make_seq_idx(random, problem, shape);
+  }
   problem.x = lay_out_rows(random, x_dtype, shape, problem.layout);
   problem.out = lay_out_rows(random, out_dtype, shape,
                              random.chance(0.7) ? problem.layout : pick_layout(random));

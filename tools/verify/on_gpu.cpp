@@ -116,7 +116,8 @@ Status forward_on_gpu(ForwardArgs arguments, const CaseBuffers& buffers) {
           &arguments.read_slots, &arguments.write_slots, &arguments.read_offsets,
           &arguments.query_start_loc, &arguments.has_initial_state, &arguments.block_sequence,
           &arguments.block_offset, &arguments.ring_positions, &arguments.snapshots,
-          &arguments.parents, &arguments.windows, &arguments.window_slots, &arguments.violations}) {
+          &arguments.parents, &arguments.windows, &arguments.window_slots, &arguments.violations,
+          &arguments.seq_idx}) {
       move(*tensor, arena);
     }
     return forward(arguments, arena.stream());

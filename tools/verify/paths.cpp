@@ -41,6 +41,50 @@ Case as_forward(const Case& problem) {
   return plain;
 }
 
+// The sequences that numbers tell apart, as those of a packed batch.
+Case as_packed(const Case& problem) {
+  Case packed = problem;
+  packed.seq_idx.reset();
+  packed.starts.clear();
+  std::vector<std::int64_t> slots, offsets, positions, flags;
+  for (std::int64_t s = 0; s < problem.sequences(); ++s) {
+    for (std::int64_t row = problem.starts[s]; row < problem.starts[s + 1]; ++row) {
+      const std::vector<std::int64_t>& numbers = problem.seq_idx->values;
+      const bool first = row == problem.starts[s];
+      if (!first && numbers[row] == numbers[row - 1]) continue;
+      packed.starts.push_back(row);
+      slots.push_back(problem.padded_by_number(row) ? -1 : problem.read_slot(s));
+      flags.push_back(first && problem.state && problem.resumed(s) ? 1 : 0);
+      if (problem.state) offsets.push_back(problem.read_offset(s));
+      if (problem.ring_positions) positions.push_back(problem.ring_positions->values[s]);
+    }
+  }
+  const std::vector<std::int64_t> nowhere(packed.starts.size(), -1);
+  packed.starts.push_back(problem.rows());
+  packed.query_start_loc = index_of(packed.starts);
+  packed.read_slots = index_of(slots);
+  packed.has_initial_state.reset();
+  packed.initial_state = InitialState::kNone;
+  if (problem.state) {
+    packed.write_slots = index_of(nowhere);
+    packed.initial_state = InitialState::kByFlag;
+    packed.has_initial_state = index_of(flags);
+    packed.has_initial_state->spec.dtype = DType::kBool;
+  }
+  if (problem.ring_positions) {
+    packed.ring_positions = index_of(positions);
+  } else if (problem.state) {
+    packed.read_offsets = index_of(offsets);
+  }
+  packed.violations.reset();
+  packed.x = dense(problem.x.dtype, {problem.rows(), problem.channels()});
+  packed.out = dense(problem.out.dtype, packed.x.shape);
+  for (std::optional<TensorSpec>* gate : {&packed.input_gate, &packed.output_gate}) {
+    if (*gate) *gate = packed.x;
+  }
+  return packed;
+}
+
 bool can_carry(const Case& problem) {
   if (!problem.state) return false;
   const DType state = problem.state->dtype;
@@ -261,6 +305,13 @@ std::optional<std::string> check_paths(const Case& problem, BackendId backend) {
     return fmt::format("stored and scheduled otherwise: {}\nas {}", *failure, to_string(other));
 
   if (problem.parents) return std::nullopt;
+  if (problem.seq_idx) {
+    const Case packed = as_packed(problem);
+    failure = run_whole(packed, backend, got);
+    if (!failure) failure = compare(problem, *expected, *got, true);
+    if (failure) return fmt::format("as a packed batch: {}\n{}", *failure, to_string(packed));
+    return std::nullopt;
+  }
   Case plain = problem;
   if (problem.op == Op::kVerify) {
     plain = as_forward(problem);

@@ -3,7 +3,7 @@
 from typing import Any, Optional, Tuple, Union
 
 from shortconv import torch as conv
-from shortconv._core import CHANNELS_FIRST, DECODE, FLATTENED, FORWARD, STATE_CHANNELS_FIRST
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST
 from shortconv.compat._common import Tensor, silu_or_none
 from shortconv.torch import torch
 
@@ -37,7 +37,10 @@ def causal_conv1d_fn(
     if seq_idx is not None:
         if return_final_states:
             raise ValueError("return_final_states: is not possible with seq_idx")
-        return _packed(x, weight, bias, seq_idx, initial_states, activation)
+        return conv.run(
+            FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
+            initial_states, None, None, None, initial_states is not None, activation, None, None,
+            None, None, 0, False, False, None, None, None, None, None, False, seq_idx)
     state = None
     if return_final_states or initial_states is not None:
         batch, channels, tokens = x.shape
@@ -53,35 +56,6 @@ def causal_conv1d_fn(
         FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
         state, None, None, None, initial_states is not None, activation)
     return (out, state) if return_final_states else out
-
-
-def _packed(x: Tensor, weight: Tensor, bias: Optional[Tensor], seq_idx: Tensor,
-            initial_states: Optional[Tensor], activation: Optional[str]) -> Tensor:
-    """Rows that hold several sequences, as one packed batch; the host does not learn how many."""
-    batch, _, tokens = x.shape
-    if seq_idx.shape != (batch, tokens):
-        raise ValueError(f"seq_idx: has shape {tuple(seq_idx.shape)}, but x made it "
-                         f"({batch}, {tokens})")
-
-    def can_be_flattened(tensor: Tensor) -> bool:
-        return batch == 1 or tokens == 1 or tensor.stride(0) == tokens * tensor.stride(2)
-
-    out, total = torch.empty_like(x), batch * tokens
-    if total == 0:
-        return out
-    if not (can_be_flattened(x) and can_be_flattened(out)):
-        x = x.transpose(1, 2).contiguous().transpose(1, 2)
-        out = torch.empty_like(x)
-    # There may be as many sequences as tokens.
-    bounds, slots = seq_idx.new_empty(2 * total + 1).split((total + 1, total))
-    conv.sequence_bounds(seq_idx, bounds, slots)
-    op = FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST | FLATTENED
-    if initial_states is None:
-        return conv.run(op, x, out, weight, bias, None, slots, bounds, None, False, activation)
-    begins_row = bounds[:-1] % tokens == 0
-    nowhere = torch.full((1,), -1, device=x.device).expand(total)  # states are only read
-    return conv.run(op, x, out, weight, bias, initial_states.detach(), slots, bounds, begins_row,
-                    False, activation, None, None, None, nowhere)
 
 
 def causal_conv1d_update(
