@@ -310,6 +310,23 @@ __device__ inline void convolve_part(const Problem& p, const Addresses& at, cons
   }
 }
 
+/// Rows of a sequence that seq_idx divides further, up to `last`.
+template <typename Types>
+__device__ inline void convolve_numbered_rows(const Problem& p, const Addresses& at,
+                                              const Sequence& s, std::int64_t& row,
+                                              std::int64_t last, std::int64_t channel) {
+  const std::int64_t most = max(last - row, std::int64_t{history_of<Types>(p)});
+  while (row < last) {
+    const Sequence part = numbered_part(p, at, s, row, most);
+    const std::int64_t end = min(part.end, last);
+    if (!part.skipped) {
+      convolve_part<Types>(p, at, part, 0, row, end, channel);  // no snapshots ask for its number
+      row = end;
+    }
+    for (; row < end; ++row) pad_element<Types>(p, at, row, channel);
+  }
+}
+
 /// Everything that packed rows [begin, end) ask for in one channel.
 template <typename Types>
 __device__ inline void convolve_rows(const Problem& p, const Addresses& at, std::int64_t begin,
@@ -320,18 +337,17 @@ __device__ inline void convolve_rows(const Problem& p, const Addresses& at, std:
     const Sequence s = sequence_at(p, at, sequence);
     for (; row < min(s.begin, end); ++row) pad_element<Types>(p, at, row, channel);
     const std::int64_t last = min(s.end, end);
-    while (row < last) {
-      Sequence part = s;
-      if constexpr (!Types::kPlain) {
-        const std::int64_t most = max(end - begin, std::int64_t{history_of<Types>(p)});
-        if (p.has_seq_idx) part = numbered_part(p, at, s, row, most);
+    if constexpr (!Types::kPlain) {
+      if (p.has_seq_idx) {
+        convolve_numbered_rows<Types>(p, at, s, row, last, channel);
+        continue;
       }
-      const std::int64_t part_end = min(part.end, last);
-      if (!part.skipped) {
-        convolve_part<Types>(p, at, part, sequence, row, part_end, channel);
-        row = part_end;
-      }
-      for (; row < part_end; ++row) pad_element<Types>(p, at, row, channel);
+    }
+    if (s.skipped) {
+      for (; row < last; ++row) pad_element<Types>(p, at, row, channel);
+    } else {
+      convolve_part<Types>(p, at, s, sequence, row, last, channel);
+      row = last;
     }
   }
   for (; row < end; ++row) pad_element<Types>(p, at, row, channel);

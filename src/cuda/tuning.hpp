@@ -126,6 +126,12 @@ inline constexpr std::int64_t kBothOverlapOfDraftsFrom = 2048;
 // its tokens.
 inline constexpr int kColumnWarps = 4;
 inline constexpr int kColumnChannels = 8;
+inline constexpr int kColumnBatch = 4;  // of them whose loads are under way together
+/// As tile_blocks. 8192 x 8192 channel-major takes 97 us with 8 blocks and 114 with 5, which is for
+/// those that would spill with 8.
+constexpr int column_blocks(std::size_t element_bytes, int width) {
+  return element_bytes == 2 && width <= 4 ? 8 : 5;
+}
 
 // The general path.
 inline constexpr int kGeneralThreads = 128;
