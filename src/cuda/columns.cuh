@@ -138,9 +138,9 @@ __global__ void __launch_bounds__(32 * kColumnWarps, column_blocks(sizeof(T), kW
       if (sequence >= 0) {
         const Sequence s = sequence_at(p, at, sequence);
         // Whoever begins a sequence has all tokens that reach into its history.
-        begins = s.begin == first && kHistory <= kTokens;
-        whole = !s.skipped && first + kTokens <= s.end && (begins || s.begin + kHistory <= first);
-        begins = begins && whole;
+        const bool at_first = s.begin == first && kHistory <= kTokens;
+        whole = !s.skipped && first + kTokens <= s.end && (at_first || s.begin + kHistory <= first);
+        begins = whole && at_first;
       }
     }
     if (begins) {
