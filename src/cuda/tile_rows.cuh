@@ -165,7 +165,7 @@ __device__ inline bool classify_packed_tile(const Call& call, TileRows& tile) {
   if (call.sequences == 1) {  // no search to wait for
     const bool usable = usable_slot(call, read_slot_of(call, 0).value());
     const int begin = stated_begin(call, 0), end = stated_begin(call, 1);
-    if (static_cast<int>(usable) & static_cast<int>(begin + begun <= first) &
+    if (static_cast<int>(usable) & static_cast<int>(begin <= first - begun) &
         static_cast<int>(end >= first + kTileTokens) &
         static_cast<int>(first + kTileTokens <= tokens)) {
       return true;
