@@ -190,6 +190,17 @@ void check_query_start_loc(const ForwardArgs& args, Checker& check, Sizes& sizes
   problem.sequences = sizes.sequences.value;
 }
 
+/// An index for each token, of the axes that x has.
+void check_token_indices(std::string_view argument, const TensorRef& indices,
+                         const ForwardArgs& args, Checker& check, Sizes& sizes) {
+  if (args.x.ndim == 3) {
+    check.tensor(argument, indices, {&sizes.batch, &sizes.tokens});
+  } else {
+    check.tensor(argument, indices, {&sizes.tokens});
+  }
+  check.dtype(argument, indices, kIndices).device(argument, indices, args.x.device);
+}
+
 void check_seq_idx(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem& problem) {
   if (!args.seq_idx) return;
   const TensorRef& numbers = *args.seq_idx;
@@ -197,12 +208,7 @@ void check_seq_idx(const ForwardArgs& args, Checker& check, Sizes& sizes, Proble
   check.require(args.op == Op::kForward, "seq_idx", "goes with forward only");
   check.require(!args.query_start_loc, "seq_idx",
                 "and query_start_loc exclude each other: both say where sequences begin");
-  if (dense) {
-    check.tensor("seq_idx", numbers, {&sizes.batch, &sizes.tokens});
-  } else {
-    check.tensor("seq_idx", numbers, {&sizes.tokens});
-  }
-  check.dtype("seq_idx", numbers, kIndices).device("seq_idx", numbers, args.x.device);
+  check_token_indices("seq_idx", numbers, args, check, sizes);
   const bool writes = args.write_slots || args.snapshots || args.keeps_older;
   check.require(!writes, "seq_idx",
                 "goes without write_slots, snapshots and keeps_older: no state is written");
@@ -343,12 +349,7 @@ void check_drafts(const ForwardArgs& args, Checker& check, Sizes& sizes, Problem
   const bool dense = args.x.ndim == 3;
   if (args.parents) {
     const TensorRef& parents = *args.parents;
-    if (dense) {
-      check.tensor("parents", parents, {&sizes.batch, &sizes.tokens});
-    } else {
-      check.tensor("parents", parents, {&sizes.tokens});
-    }
-    check.dtype("parents", parents, kIndices).device("parents", parents, args.x.device);
+    check_token_indices("parents", parents, args, check, sizes);
     check.require(!problem.keeps_state || problem.has_ring_positions, "parents",
                   "make a tree, which has no final state; expected neither write_slots nor "
                   "advance_state");
