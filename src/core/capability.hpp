@@ -14,6 +14,9 @@ struct Values {
 };
 
 inline constexpr Values<2, 3, 4, 5, 6, 7, 8> kWidths;  // specialised kernels
+/// Those of them that models have; for what the CUDA backend has no kernels at the others is in
+/// has_kernels of cuda/select.cpp.
+inline constexpr Values<2, 3, 4> kModelWidths;
 inline constexpr int kMinWidth = 2;
 inline constexpr int kMaxWidth = 64;  // by the general path
 

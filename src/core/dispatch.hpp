@@ -14,4 +14,9 @@ template <auto... kList, typename T, typename F>
   return ((value == kList && (use(std::integral_constant<decltype(kList), kList>{}), true)) || ...);
 }
 
+template <auto... kList, typename T>
+[[nodiscard]] constexpr bool is_listed(Values<kList...>, T value) {
+  return ((value == kList) || ...);
+}
+
 }  // namespace shortconv

@@ -87,6 +87,7 @@ struct Call {
   std::int32_t write_slot_bytes = 0, read_offset_bytes = 0;
   DType write_slots_dtype = DType::kI32;
   bool keeps_older = false;  // decode: a column before the history
+  Activation activation = Activation::kNone;
   FastDivisor sequence_tiles;
   std::int64_t weight_channel = 0, weight_tap = 0, bias_channel = 0;
   const void* seq_idx = nullptr;      // numbered tiles
@@ -159,6 +160,7 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   call.ring_positions_dtype = p.ring_positions_dtype;
   call.has_window_slots = p.has_window_slots;
   call.residual = p.epilogue == Epilogue::kResidual;
+  call.activation = p.activation;
   call.keeps_older = p.older_columns > 0;
   call.snapshots_dtype = p.snapshots_dtype;
   call.window_slots_dtype = p.window_slots_dtype;

@@ -53,7 +53,7 @@ __device__ __noinline__ void write_chunk_state(const Problem& p, const Addresses
   for (int c = 0; c < 2; ++c) write_state_of_channel<Types>(p, at, s, channel + c);
 }
 
-template <typename T, int kWidth, Activation kActivation>
+template <typename T, int kWidth>
 __global__ void __launch_bounds__(kChunkThreads)
     convolve_chunks(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                     const __grid_constant__ Grid grid) {
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kChunkThreads)
       sum.y = __fmaf_rn(taps.tap(k, 0).y, window[k].y, sum.y);
     }
     std::uint32_t result[kWordsOf<T, 2>];
-    pack_pair<T>(result, 0, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+    pack_pair<T>(result, 0, {activate(p.activation, sum.x), activate(p.activation, sum.y)});
     store_words(to, result);
     to += p.out_token;
 #pragma unroll

@@ -87,8 +87,8 @@ __device__ inline void unpack_word(std::uint32_t word, float* values) {
   }
 }
 
-template <typename T, int kWidth, Activation kActivation>
-__global__ void __launch_bounds__(32 * kColumnWarps, column_blocks(sizeof(T), kWidth))
+template <typename T, int kWidth, KnownActivation kActivation>
+__global__ void __launch_bounds__(32 * kColumnWarps, column_blocks(sizeof(T)))
     convolve_columns(const __grid_constant__ Problem p, const __grid_constant__ Addresses at,
                      const __grid_constant__ Grid grid) {
   constexpr int kHistory = kWidth - 1;
@@ -180,7 +180,9 @@ __global__ void __launch_bounds__(32 * kColumnWarps, column_blocks(sizeof(T), kW
           sum.x = __fmaf_rn(tap[k], inputs[kFirst + 2 * pair + k], sum.x);
           sum.y = __fmaf_rn(tap[k], inputs[kFirst + 2 * pair + 1 + k], sum.y);
         }
-        pack_pair<T>(words, pair, {activate<kActivation>(sum.x), activate<kActivation>(sum.y)});
+        pack_pair<T>(words, pair,
+                     {activate<kActivation>(p.activation, sum.x),
+                      activate<kActivation>(p.activation, sum.y)});
       }
       if (whole) store_tokens(out + c * p.out_channel, words);
     }

@@ -26,7 +26,7 @@
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, int kGroup,
+template <typename T, typename TWeight, int kWidth, KnownActivation kActivation, int kGroup,
           Features kFeatures>
 __global__ void __launch_bounds__(most_decode_threads(kFeatures == Features::kRings),
                                   decode_blocks(kFeatures == Features::kRings))

@@ -16,7 +16,7 @@
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
+template <typename T, typename TWeight, int kWidth, KnownActivation kActivation, Features kFeatures>
 struct DraftKernel {
   using Tiles = TileKernel<T, TWeight, kWidth, kActivation, kFeatures, kDraftThreads, kDraftGroup>;
   static constexpr int kHistory = kWidth - 1;
@@ -133,7 +133,7 @@ struct DraftKernel {
   }
 };
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
+template <typename T, typename TWeight, int kWidth, KnownActivation kActivation, Features kFeatures>
 __global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks(sizeof(T), kWidth)))
     convolve_drafts(const __grid_constant__ Call call) {
   using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;

@@ -24,8 +24,8 @@ struct Kernels {
   Entry chunks;               // chunk.cuh
 };
 
-/// One per element type of x, each in its own file so that they compile side by side. `width` is
-/// one of kWidths; weights are fp32 or of x's type.
+/// Of each type of x. `width` is one of kWidths; weights are fp32 or of x's type. Entries that a
+/// width does not have are null.
 const Kernels& kernels_f32(int width, Activation activation, bool f32_weights);
 const Kernels& kernels_f16(int width, Activation activation, bool f32_weights);
 const Kernels& kernels_bf16(int width, Activation activation, bool f32_weights);

@@ -42,7 +42,7 @@ __device__ inline NumberedRows numbers_of(const Call& call, const TileRows& tile
   return {begins & known, __ballot_sync(kFullWarp, negative)};
 }
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation>
+template <typename T, typename TWeight, int kWidth, KnownActivation kActivation>
 __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(sizeof(T), kWidth)))
     convolve_numbered_tiles(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, Features::kPlain>;

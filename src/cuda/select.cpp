@@ -5,6 +5,7 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "core/dispatch.hpp"
 #include "cuda/tuning.hpp"
 #include "shortconv/schedule.hpp"
 
@@ -28,10 +29,6 @@ bool one_type(const Problem& p) {
 /// Types of weights that the token-major kernels come in.
 bool own_or_f32_weights(const Problem& p) {
   return p.weight_dtype == p.x_dtype || p.weight_dtype == DType::kF32;
-}
-
-bool specialised_width(const Problem& p) {
-  return std::ranges::find(kWidths.all, p.width) != kWidths.all.end();
 }
 
 std::size_t bytes_of_x(const Problem& p) {
@@ -125,20 +122,29 @@ std::int64_t group_of(const Problem& p, Kernel kernel) {
 Kernel tiles_kernel_of(const Problem& p) {
   const bool plain = features_of(p) == Features::kPlain;
   if (p.has_seq_idx) return plain ? Kernel::kNumberedTiles : Kernel::kGeneral;
-  if (!plain) return Kernel::kTiles;
+  if (!plain || !is_listed(kModelWidths, p.width)) return Kernel::kTiles;
   // As many sequences as tokens and no states: bounds that leave room for all there could be.
   const bool spare = !p.has_state && p.sequences >= p.tokens;
   if (p.tokens < kTileTokens * p.sequences && !spare) return Kernel::kShortSequences;
   const std::int64_t tiles = dense(p) ? p.sequences * divide_up(p.sequence_tokens, kTileTokens)
                                       : divide_up(p.tokens, kTileTokens);
   const std::int64_t groups = divide_up(p.channels, kTileChannels);
-  const std::int64_t most = kSmallTilesUpTo * small_tiles_quarters(bytes_of_x(p), p.width) / 4;
-  return (p.sequences + tiles) * groups <= most ? Kernel::kSmallTiles : Kernel::kTiles;
+  return (p.sequences + tiles) * groups <= kSmallTilesUpTo ? Kernel::kSmallTiles : Kernel::kTiles;
+}
+
+/// Token-major prefill, decode and chains of drafts with ordered states and weights of x's type
+/// have kernels at all of kWidths. Every kernel is code for each of its widths, and the library is
+/// to stay small: the others have those of models.
+bool has_kernels(const Problem& p) {
+  if (is_listed(kModelWidths, p.width)) return true;
+  return is_listed(kWidths, p.width) && p.weight_dtype == p.x_dtype &&
+         features_of(p) == Features::kPlain && !p.has_parents && !p.has_seq_idx &&
+         p.schedule == Schedule::kFlat;
 }
 
 Kernel kernel_of(const Problem& p) {
   const bool gated = p.has_input_gate || p.epilogue == Epilogue::kOutputGate;
-  if (gated || p.dilation != 1 || !one_type(p) || !specialised_width(p)) return Kernel::kGeneral;
+  if (gated || p.dilation != 1 || !one_type(p) || !has_kernels(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kDraftGroup) && own_or_f32_weights(p) && countable(p);
     if (!drafts) return Kernel::kGeneral;
@@ -162,7 +168,8 @@ Kernel kernel_of(const Problem& p) {
   if (token_major(p, group_of(p, Kernel::kTiles)) && own_or_f32_weights(p) && countable(p)) {
     return tiles_kernel_of(p);
   }
-  const bool columns = features_of(p) == Features::kPlain && !p.has_seq_idx;
+  const bool columns =
+      is_listed(kModelWidths, p.width) && features_of(p) == Features::kPlain && !p.has_seq_idx;
   if (columns && p.x_token == 1 && p.out_token == 1) return Kernel::kColumns;
   return Kernel::kGeneral;
 }
@@ -177,7 +184,7 @@ std::int64_t alignment_of(const Problem& p, Kernel kernel) {
 /// prefill. Not where windows may lie in the pool, for the history there has to be read first.
 bool splits_chains(const Problem& p) {
   return p.op == Op::kVerify && !p.has_parents && !p.has_window_slots &&
-         p.tokens > kTileTokens * p.sequences;
+         p.tokens > kTileTokens * p.sequences && is_listed(kModelWidths, p.width);
 }
 
 std::int64_t chunk_units(const Problem& p, Grid& grid) {

@@ -67,7 +67,7 @@ class Taps {
 };
 
 /// One token's result of kChannels channels from the inputs of its window, newest last.
-template <typename T, Activation kActivation, Features kFeatures, typename TWeight, int kWidth,
+template <typename T, KnownActivation kActivation, Features kFeatures, typename TWeight, int kWidth,
           int kChannels>
 __device__ inline void convolve_window(
     const Call& call, const Taps<TWeight, kWidth, kChannels>& taps,

@@ -38,7 +38,7 @@
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures,
+template <typename T, typename TWeight, int kWidth, KnownActivation kActivation, Features kFeatures,
           int kThreads = tile_threads(sizeof(T)), int kGroup = tile_group(sizeof(T))>
 struct TileKernel {
   using Channels = TileChannels<kThreads, kGroup>;
@@ -301,7 +301,7 @@ constexpr int resident(int wanted) {
   return wanted < kMostResidentBlocks ? wanted : kMostResidentBlocks;
 }
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
+template <typename T, typename TWeight, int kWidth, KnownActivation kActivation, Features kFeatures>
 __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(sizeof(T), kWidth)))
     convolve_tiles(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
@@ -400,10 +400,10 @@ __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(
 
 /// The same for batches of short sequences: heads begin all of them, tiles search first, and a
 /// block of a tile takes several groups of channels in turn.
-template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
+template <typename T, typename TWeight, int kWidth, KnownActivation kActivation>
 __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(sizeof(T), kWidth)))
     convolve_short_sequences(const __grid_constant__ Call call) {
-  using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
+  using Kernel = TileKernel<T, TWeight, kWidth, kActivation, Features::kPlain>;
   overlap_neighbours(call);
   if (blockIdx.x < call.head_blocks) return Kernel::begin(call);
   const std::uint32_t number = blockIdx.x - call.head_blocks;
@@ -433,11 +433,11 @@ __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(
 
 /// The same for calls of no more than a wave of blocks, in which nothing hides the way of one
 /// thread: heads begin all sequences, and twice as many threads have half as many channels.
-template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(kSmallTileThreads, resident(small_tile_blocks(sizeof(T), kWidth)))
+template <typename T, typename TWeight, int kWidth, KnownActivation kActivation>
+__global__ void __launch_bounds__(kSmallTileThreads, resident(small_tile_blocks(sizeof(T))))
     convolve_small_tiles(const __grid_constant__ Call call) {
-  using Kernel =
-      TileKernel<T, TWeight, kWidth, kActivation, kFeatures, kSmallTileThreads, kSmallTileGroup>;
+  using Kernel = TileKernel<T, TWeight, kWidth, kActivation, Features::kPlain, kSmallTileThreads,
+                            kSmallTileGroup>;
   overlap_neighbours(call);
   if (blockIdx.x < call.head_blocks) return Kernel::begin(call);
   const std::uint32_t number = blockIdx.x - call.head_blocks;

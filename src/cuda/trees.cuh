@@ -15,7 +15,7 @@
 
 namespace shortconv::cuda {
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
+template <typename T, typename TWeight, int kWidth, KnownActivation kActivation, Features kFeatures>
 struct TreeKernel {
   using Drafts = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   using Tiles = typename Drafts::Tiles;
@@ -89,7 +89,7 @@ struct TreeKernel {
   }
 };
 
-template <typename T, typename TWeight, int kWidth, Activation kActivation, Features kFeatures>
+template <typename T, typename TWeight, int kWidth, KnownActivation kActivation, Features kFeatures>
 __global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks(sizeof(T), kWidth)))
     convolve_trees(const __grid_constant__ Call call) {
   using Kernel = TreeKernel<T, TWeight, kWidth, kActivation, kFeatures>;

@@ -46,22 +46,15 @@ inline constexpr std::int64_t kHeadsBeginUpTo = 8 * kWaveOfTiles;
 
 /// Blocks up to which a tile's threads have 2 channels and heads begin all sequences: 1319 x 2048
 /// in 5 (2.7 thousand) takes 5.36 us so, 6.00 with 4 channels; 512 x 8192 (4.2 thousand) 6.79 and
-/// 6.94, at width 6 7.73 and 7.37; 1024 x 8192 (8.3 thousand) 11.08 and 10.75. Of fp32, where tiles
-/// have 2 channels too, that heads begin all is what differs; not measured again since they have.
+/// 6.94; 1024 x 8192 (8.3 thousand) 11.08 and 10.75. Of fp32, where tiles have 2 channels too, that
+/// heads begin all is what differs; not measured again since they have.
 inline constexpr std::int64_t kSmallTilesUpTo = kWaveOfTiles;
-/// The part of them up to which that holds, in quarters.
-constexpr int small_tiles_quarters(std::size_t element_bytes, int width) {
-  return element_bytes == 2 && width > 4 ? 3 : 4;
-}
 inline constexpr int kSmallTileGroup = 2;
 inline constexpr int kSmallTileThreads = kTileChannels / kSmallTileGroup;
 
 /// As tile_blocks. 1319 x 2048 takes 5.38 us with 20 blocks, 5.65 with 16, and with 24,
 /// which spill, 0.36 more than with 20.
-constexpr int small_tile_blocks(std::size_t element_bytes, int width) {
-  if (element_bytes == 2) return width <= 4 ? 20 : 16;
-  return width <= 7 ? 16 : 12;
-}
+constexpr int small_tile_blocks(std::size_t element_bytes) { return element_bytes == 2 ? 20 : 16; }
 
 /// Groups of channels that a head takes in turn, at least, where most have nothing to do: while
 /// they find that out, all of the GPU waits. 64 sequences of 128 tokens x 8192: 68.5 us with
@@ -129,9 +122,7 @@ inline constexpr int kColumnChannels = 8;
 inline constexpr int kColumnBatch = 4;  // of them whose loads are under way together
 /// As tile_blocks. 8192 x 8192 channel-major takes 97 us with 8 blocks and 114 with 5, which is for
 /// those that would spill with 8.
-constexpr int column_blocks(std::size_t element_bytes, int width) {
-  return element_bytes == 2 && width <= 4 ? 8 : 5;
-}
+constexpr int column_blocks(std::size_t element_bytes) { return element_bytes == 2 ? 8 : 5; }
 
 // The general path.
 inline constexpr int kGeneralThreads = 128;

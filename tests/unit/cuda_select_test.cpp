@@ -2,10 +2,14 @@
 // row and channel once.
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <vector>
+
+#include "core/capability.hpp"
+#include "core/dispatch.hpp"
 #include "cuda/prepare.hpp"
 #include "cuda/select.hpp"
 #include "cuda/tuning.hpp"
-#include "shortconv/capability.hpp"
 #include "shortconv/schedule.hpp"
 
 namespace shortconv::cuda {
@@ -52,6 +56,8 @@ Choice chosen(const Problem& p) {
 
 Kernel kernel_of(const Problem& p) { return chosen(p).aligned.kernel; }
 
+bool of_models(int width) { return is_listed(kModelWidths, width); }
+
 TEST(CudaSelect, FastDivisorDividesEverythingBelow2To31) {
   for (std::uint32_t divisor :
        {1u, 2u, 3u, 5u, 7u, 31u, 32u, 33u, 640u, 641u, 65535u, 65536u, 1000003u, 0x7fffffffu}) {
@@ -73,6 +79,7 @@ TEST(CudaSelect, EveryWidthAndTypeOfTheListsHasAFastKernel) {
   for (const int width : capabilities().widths) {
     for (const auto& [dtype, name] : capabilities().dtypes) {
       for (const DType weight : {dtype, DType::kF32}) {
+        if (weight != dtype && !of_models(width)) continue;  // the next test
         Problem p = packed_batch(1000, 8192, 7);
         p.x_dtype = p.out_dtype = p.state_dtype = dtype;
         p.weight_dtype = weight;
@@ -87,6 +94,45 @@ TEST(CudaSelect, EveryWidthAndTypeOfTheListsHasAFastKernel) {
         EXPECT_EQ(kernel_of(d), Kernel::kDecode) << name << ", width " << width;
       }
     }
+  }
+}
+
+TEST(CudaSelect, WidthsThatModelsHaveHaveKernelsForMoreThanPlainCalls) {
+  const std::vector<std::function<void(Problem&)>> changes = {
+      [](Problem& p) { p.weight_dtype = DType::kF32; },
+      [](Problem& p) { p.has_ring_positions = true; },
+      [](Problem& p) { p.snapshots = 1; },
+      [](Problem& p) { p.epilogue = Epilogue::kResidual; },
+      [](Problem& p) { p.op = Op::kVerify, p.has_windows = p.has_window_slots = true; },
+      [](Problem& p) { p.op = Op::kVerify, p.has_parents = true; },
+      [](Problem& p) { p.schedule = Schedule::kBlockList, p.blocks = 130; },
+      [](Problem& p) { p.x_token = p.out_token = 1, p.x_channel = p.out_channel = 1000; },
+      [](Problem& p) {
+        p.has_query_start_loc = p.keeps_state = false;
+        p.tokens = 7000, p.sequence_tokens = 1000;
+        p.has_seq_idx = true;
+      },
+      [](Problem& p) {
+        p = decode_batch(512, 7);
+        p.state_columns = 9, p.state_base = p.older_columns = 1;
+      },
+  };
+  for (const int width : kWidths.all) {
+    for (std::size_t change = 0; change < changes.size(); ++change) {
+      Problem p = packed_batch(1000, 512, 7);
+      changes[change](p);
+      p.width = width;
+      EXPECT_EQ(kernel_of(p) != Kernel::kGeneral, of_models(width))
+          << "width " << width << ", change " << change;
+    }
+    Problem p = packed_batch(20, 512, 7);
+    p.width = width;
+    EXPECT_EQ(kernel_of(p), of_models(width) ? Kernel::kShortSequences : Kernel::kTiles);
+    p.tokens = 200;
+    EXPECT_EQ(kernel_of(p), of_models(width) ? Kernel::kSmallTiles : Kernel::kTiles);
+    p.op = Op::kVerify;  // prompts among the drafts
+    EXPECT_EQ(kernel_of(p), Kernel::kDrafts);
+    EXPECT_EQ(features_of(p), of_models(width) ? Features::kAll : Features::kPlain);
   }
 }
 
@@ -208,7 +254,7 @@ TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
 }
 
 TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
-  for (const int width : capabilities().widths) {
+  for (const int width : kModelWidths.all) {
     for (const auto& [dtype, name] : capabilities().dtypes) {
       const auto text = [&] { return ::testing::Message() << name << ", width " << width; };
       Problem decode = decode_batch(512, 7);
