@@ -7,64 +7,14 @@
 
 #include <array>
 #include <cstring>
-#include <map>
 #include <random>
-#include <set>
 
 #include "call.hpp"
 #include "shortconv/schedule.hpp"
+#include "violation_report.hpp"
 
 namespace shortconv {
 namespace {
-
-struct Found {
-  std::int64_t count, first;
-  friend bool operator==(const Found&, const Found&) = default;
-};
-using Expected = std::map<Violation, Found>;  // all others: none
-
-constexpr std::int64_t kGarbage = 0x5a5a5a5a5a5a5a5a;
-
-// A report of any strides between words that nobody may touch, all garbage before the call.
-class Report {
- public:
-  explicit Report(std::int64_t row = 2, std::int64_t column = 1) : row_(row), column_(column) {
-    words_.fill(kGarbage);
-  }
-  [[nodiscard]] TensorRef view() {
-    TensorRef view = TensorRef::contiguous(&words_[kOrigin], DType::kI64, {kViolations, 2});
-    view.strides[0] = row_;
-    view.strides[1] = column_;
-    return view;
-  }
-  [[nodiscard]] Found of(Violation violation) const {
-    const auto v = static_cast<std::int64_t>(violation);
-    return {words_[word(v, kViolationCount)], words_[word(v, kViolationFirst)]};
-  }
-  void expect(const Expected& expected, const std::string& where = "") const {
-    std::set<std::size_t> written;
-    for (std::int64_t v = 0; v < kViolations; ++v) {
-      const auto violation = static_cast<Violation>(v);
-      const auto found = expected.find(violation);
-      const Found wanted = found == expected.end() ? Found{0, -1} : found->second;
-      EXPECT_EQ(of(violation).count, wanted.count) << name(violation) << ", count; " << where;
-      EXPECT_EQ(of(violation).first, wanted.first) << name(violation) << ", first; " << where;
-      written.insert({word(v, 0), word(v, 1)});
-    }
-    for (std::size_t i = 0; i < words_.size(); ++i) {
-      if (written.contains(i)) continue;
-      EXPECT_EQ(words_[i], kGarbage) << "word " << i << "; " << where;
-    }
-  }
-
- private:
-  static constexpr std::int64_t kOrigin = 40;
-  [[nodiscard]] std::size_t word(std::int64_t violation, std::int64_t column) const {
-    return static_cast<std::size_t>(kOrigin + violation * row_ + column * column_);
-  }
-  std::int64_t row_, column_;
-  std::array<std::int64_t, 80> words_;
-};
 
 class CheckedMode : public testing::TestWithParam<BackendId> {
  protected:
@@ -546,95 +496,6 @@ TEST(Violations, BothBackendsReportTheSameOnRandomBatches) {
   for (int v = 0; v < kViolations; ++v) {
     EXPECT_GT(seen[static_cast<std::size_t>(v)], 50) << name(static_cast<Violation>(v));
   }
-}
-
-TEST(Violations, HaveNamesAndMeanings) {
-  std::set<std::string_view> names, meanings;
-  for (int v = 0; v < kViolations; ++v) {
-    names.insert(name(static_cast<Violation>(v)));
-    meanings.insert(describe(static_cast<Violation>(v)));
-  }
-  EXPECT_EQ(names.size(), static_cast<std::size_t>(kViolations));
-  EXPECT_EQ(meanings.size(), static_cast<std::size_t>(kViolations));
-  EXPECT_FALSE(names.contains("?"));
-  EXPECT_EQ(name(static_cast<Violation>(kViolations)), "?");
-}
-
-template <typename Change>
-void expect_refusal_after(Change&& change, const std::string& message) {
-  Call call({0, 2, 5});
-  Report report;
-  call.args.violations = report.view();
-  call.fill();
-  change(call.args, call);
-  const Status status = forward(call.args);
-  ASSERT_FALSE(status.ok()) << "accepted, but expected: " << message;
-  EXPECT_NE(status.message().find(message), std::string::npos) << "got: " << status.message();
-  for (int v = 0; v < kViolations; ++v) {
-    EXPECT_EQ(report.of(static_cast<Violation>(v)), (Found{kGarbage, kGarbage}));
-  }
-}
-
-TEST(Violations, ReportIsCheckedLikeEveryTensor) {
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->ndim = 1; },
-                       "violations: expected 2 axes [violations, count and first], got 1");
-  expect_refusal_after(
-      [](ForwardArgs& a, Call&) { a.violations->shape[0] = 5; },
-      "violations: axis 0 ('violations') is 5, but the library made 'violations' = 11");
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->shape[1] = 3; },
-                       "violations: axis 1 ('count and first') is 3");
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->dtype = DType::kI32; },
-                       "violations: dtype i32 is not supported (i64)");
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->device = {DeviceType::kCuda, 0}; },
-                       "violations: is on device 2:0, but x is on 1:0");
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->strides[0] = 0; },
-                       "violations: axis 0 has stride 0 but is written");
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->data = nullptr; },
-                       "violations: data is null");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.x.data(); },
-                       "violations: overlaps x");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.out.data(); },
-                       "violations: overlaps out");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.state.data(); },
-                       "violations: overlaps state");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.bounds.data(); },
-                       "violations: overlaps query_start_loc");
-}
-
-TEST(Violations, AddressesOfEmptyCallsAreNeededForTheReport) {
-  Call call({0, 0}, 0);
-  call.read_slots = {0};
-  Report report;
-  call.args.violations = report.view();
-  Problem problem;
-  Plan plan;
-  ASSERT_TRUE(make_problem(call.fill(), problem).ok());
-  ASSERT_TRUE(make_plan(problem, plan).ok());
-  const auto refusal_without = [&](auto&& member) {
-    Addresses at = addresses(call.args);
-    at.*member = nullptr;
-    return run(plan, at).message();
-  };
-  EXPECT_NE(refusal_without(&Addresses::violations).find("violations: is null"), std::string::npos);
-  EXPECT_NE(refusal_without(&Addresses::query_start_loc).find("query_start_loc: is null"),
-            std::string::npos);
-  EXPECT_NE(refusal_without(&Addresses::read_slots).find("read_slots: is null"), std::string::npos);
-  EXPECT_TRUE(run(plan, addresses(call.args)).ok());
-}
-
-TEST(Violations, ArePartOfTheProblem) {
-  Call call({0, 2, 5});
-  Problem without, with, transposed;
-  ASSERT_TRUE(make_problem(call.fill(), without).ok());
-  Report report, other(1, 13);
-  call.args.violations = report.view();
-  ASSERT_TRUE(make_problem(call.args, with).ok());
-  call.args.violations = other.view();
-  ASSERT_TRUE(make_problem(call.args, transposed).ok());
-  EXPECT_NE(hash(without), hash(with));
-  EXPECT_NE(hash(with), hash(transposed));
-  EXPECT_NE(to_string(with).find("has_violations=1"), std::string::npos) << to_string(with);
-  EXPECT_NE(to_string(transposed).find("violations_row=1 violations_column=13"), std::string::npos);
 }
 
 }  // namespace
