@@ -33,8 +33,12 @@ def gpu_us(calls: List[Callable[[], object]], rounds: int = 15) -> float:
     return statistics.median(times)
 
 
-def host_us(call: Callable[[], object], device: str, rounds: int = 20, batch: int = 50) -> float:
-    """Median time that the caller spends in a call; nothing is waited for in between."""
+def host_us(call: Callable[[], object], device: str, rounds: int = 100, batch: int = 25) -> float:
+    """Median time that the caller spends in a call; a batch of them waits for nothing.
+
+    The machine's other work comes in bursts of milliseconds, and 20 batches of 50 may all lie in
+    one: rows of 8 us then read 10 to 14.
+    """
     times = []
     for _ in range(rounds):
         begin = time.perf_counter()
