@@ -52,6 +52,8 @@ constexpr int kOpMask = 3;
 constexpr int kChannelsFirst = 4;       // x, out: [..., channels, tokens]
 constexpr int kStateChannelsFirst = 8;  // state: [slots, channels, columns]
 constexpr int kFlattened = 16;          // x, out: [batch, tokens, channels] are [tokens, channels]
+// State: its last width - 1 columns are the history, and all of them move along.
+constexpr int kRolling = 32;
 
 // A tensor with another number of axes stays as it is, and is refused for that.
 void exchange_last_axes(TensorRef& tensor, int fewest_axes) {
@@ -83,6 +85,10 @@ void apply_layout(int layout, ForwardArgs& args) {
   if ((layout & kFlattened) != 0) {
     flatten("x", args.x);
     flatten("out", args.out);
+  }
+  if ((layout & kRolling) != 0 && args.state && args.state->ndim == 3 && args.weight.ndim == 2) {
+    args.state_base = args.state->shape[1] - args.weight.shape[1] + 1;
+    args.keeps_older = true;
   }
 }
 

@@ -25,3 +25,4 @@ FORWARD, DECODE, VERIFY = range(3)  # Op of problem.hpp
 CHANNELS_FIRST = 4  # x, out: [..., channels, tokens]
 STATE_CHANNELS_FIRST = 8  # state: [slots, channels, columns]
 FLATTENED = 16  # x, out: [batch, tokens, channels] are [tokens, channels]
+ROLLING = 32  # state: its last width - 1 columns are the history, and all of them move along

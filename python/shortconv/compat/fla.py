@@ -11,7 +11,7 @@ import functools
 from typing import Any, Callable, Optional, Tuple
 
 from shortconv import torch as conv
-from shortconv._core import DECODE, FLATTENED, FORWARD, STATE_CHANNELS_FIRST
+from shortconv._core import DECODE, FLATTENED, FORWARD, ROLLING, STATE_CHANNELS_FIRST
 from shortconv.compat._common import Tensor, install_functions, silu_or_none
 from shortconv.torch import torch
 
@@ -146,10 +146,9 @@ def causal_conv1d_update(
     if len(shape) > 3:
         x = x.reshape(-1, weight.shape[0])
     y = conv.run(
-        DECODE | STATE_CHANNELS_FIRST | FLATTENED, x,
+        DECODE | STATE_CHANNELS_FIRST | FLATTENED | ROLLING, x,
         torch.empty_like(x, memory_format=torch.contiguous_format), weight, bias, cache, None, None,
-        None, False, activation, None, None, None, None,
-        cache.shape[2] - weight.shape[1] + 1, False, True)
+        None, False, activation)
     if len(shape) > 3:
         y = y.view(shape)
     return (y if residual is None else y.add_(residual)), cache
@@ -189,9 +188,8 @@ def short_convolution(
     else:  # as many tokens as sequences may still be lengths 2 and 0
         rows = x.reshape(sequences, -1)
         y = conv.run(
-            FORWARD | STATE_CHANNELS_FIRST, rows, torch.empty_like(rows), taps, bias, cache, None,
-            cu_seqlens, None, True, silu_or_none(activation), None, None, None, None,
-            cache.shape[2] - taps.shape[1] + 1, False, True).reshape(x.shape)
+            FORWARD | STATE_CHANNELS_FIRST | ROLLING, rows, torch.empty_like(rows), taps, bias,
+            cache, None, cu_seqlens, None, True, silu_or_none(activation)).reshape(x.shape)
         y = y if residual is None else y.add_(residual)
     return y, (cache if output_final_state else None)
 

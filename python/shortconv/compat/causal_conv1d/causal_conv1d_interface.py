@@ -3,7 +3,7 @@
 from typing import Any, Optional, Tuple, Union
 
 from shortconv import torch as conv
-from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, ROLLING, STATE_CHANNELS_FIRST
 from shortconv.compat._common import Tensor, silu_or_none
 from shortconv.torch import torch
 
@@ -80,12 +80,14 @@ def causal_conv1d_update(
       out, shape and layout of x.
     """
     activation = silu_or_none(activation)
-    layout = 0 if x.dim() == 2 else CHANNELS_FIRST
-    ordered = cache_seqlens is None
+    op = DECODE | STATE_CHANNELS_FIRST | (0 if x.dim() == 2 else CHANNELS_FIRST)
+    if cache_seqlens is None:
+        return conv.run(
+            op | ROLLING, x, torch.empty_like(x), weight, bias, conv_state, conv_state_indices,
+            None, None, False, activation)
     return conv.run(
-        DECODE | layout | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias, conv_state,
-        conv_state_indices, None, None, False, activation, None, None, cache_seqlens, None,
-        conv_state.shape[2] - weight.shape[1] + 1 if ordered else 0, False, ordered)
+        op, x, torch.empty_like(x), weight, bias, conv_state, conv_state_indices, None, None, False,
+        activation, None, None, cache_seqlens)
 
 
 def causal_conv1d_ref(

@@ -3,7 +3,7 @@
 from typing import Any, Optional
 
 from shortconv import torch as conv
-from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, ROLLING, STATE_CHANNELS_FIRST
 from shortconv.compat._common import Tensor, silu_or_none
 from shortconv.compat.sglang import triton
 from shortconv.compat.sglang.triton import PAD_SLOT_ID
@@ -48,10 +48,9 @@ def causal_conv1d_update(
     The history is the last width - 1 columns of conv_state, all of which move along, or, with
     cache_seqlens [batch] int, those before this position of a ring.
     """
-    layout = STATE_CHANNELS_FIRST if x.dim() == 2 else CHANNELS_FIRST | STATE_CHANNELS_FIRST
-    ordered = cache_seqlens is None
-    conv.run(
-        DECODE | layout, x, x, weight, bias, conv_state, conv_state_indices, None, None, False,
-        silu_or_none(activation), pad_slot_id, "untouched", cache_seqlens, None,
-        conv_state.shape[2] - weight.shape[1] + 1 if ordered else 0, False, ordered)
-    return x
+    op = DECODE | STATE_CHANNELS_FIRST | (0 if x.dim() == 2 else CHANNELS_FIRST)
+    if cache_seqlens is None:
+        op |= ROLLING
+    return conv.run(
+        op, x, x, weight, bias, conv_state, conv_state_indices, None, None, False,
+        silu_or_none(activation), pad_slot_id, "untouched", cache_seqlens)
