@@ -210,7 +210,9 @@ std::string capabilities_json() {
   const auto names = [](const auto& list) {
     return json_list(list, [](const auto& row) { return quoted(row.name); });
   };
-  return "{\"widths\": " + json_list(known.widths, [](int one) { return std::to_string(one); }) +
+  const auto number = [](int one) { return std::to_string(one); };
+  return "{\"widths\": " + json_list(known.widths, number) +
+         ", \"model_widths\": " + json_list(known.model_widths, number) +
          ", \"max_width\": " + std::to_string(known.max_width) +
          ", \"dtypes\": " + names(known.dtypes) + ", \"activations\": " + names(known.activations) +
          ", \"epilogues\": " + names(known.epilogues) +

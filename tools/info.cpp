@@ -27,8 +27,10 @@ Rows support_rows() {
     if (id != BackendId::kAuto) backends.push_back(label);
   }
   return {
-      {"width", fmt::format("{}; any other up to {} by a slower general path",
-                            fmt::join(can.widths, ", "), can.max_width)},
+      {"width",
+       fmt::format(
+           "{}, on a GPU with all kernels for {}; any other up to {} by a slower general path",
+           fmt::join(can.widths, ", "), fmt::join(can.model_widths, ", "), can.max_width)},
       {"dtype of inputs, outputs, weights, states", list_names(can.dtypes)},
       {"activation", list_names(can.activations)},
       {"after the activation", list_names(can.epilogues)},
@@ -86,6 +88,7 @@ nlohmann::ordered_json info_json() {
           {"backends", std::move(backends)},
           {"capabilities",
            {{"widths", std::vector<int>(can.widths.begin(), can.widths.end())},
+            {"model_widths", std::vector<int>(can.model_widths.begin(), can.model_widths.end())},
             {"max_width", can.max_width},
             {"dtypes", names_json(can.dtypes)},
             {"activations", names_json(can.activations)},

@@ -20,8 +20,9 @@ struct Named {
 /// What the library can do. Dispatch, tests, error texts and the support table enumerate these
 /// lists.
 struct Capabilities {
-  std::span<const int> widths;  ///< specialised
-  int max_width;                ///< the general path goes up to here
+  std::span<const int> widths;        ///< specialised
+  std::span<const int> model_widths;  ///< those of them for which a GPU has all kernels
+  int max_width;                      ///< the general path goes up to here
   std::span<const Named<DType>> dtypes;
   std::span<const Named<Activation>> activations;
   std::span<const Named<Epilogue>> epilogues;

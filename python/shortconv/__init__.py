@@ -31,7 +31,8 @@ def capabilities() -> Dict[str, Any]:
     """What this build can do here.
 
     Returns:
-      widths: list of int, those with kernels of their own; max_width: the general path's limit.
+      widths: list of int, those with kernels of their own; model_widths: those of them for which
+        a GPU has all kernels; max_width: the general path's limit.
       dtypes, activations, epilogues, padded_rows: lists of names, as calls and messages have them.
       backends: list of {"name", "available", "detail"}: instruction set or device, or why not.
     """

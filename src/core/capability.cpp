@@ -18,6 +18,7 @@ std::string_view find_name(const std::array<Named<T>, kCount>& rows, T value) {
 const Capabilities& capabilities() {
   static constexpr Capabilities kAll{
       .widths = kWidths.all,
+      .model_widths = kModelWidths.all,
       .max_width = kMaxWidth,
       .dtypes = kDTypes,
       .activations = kActivations,

@@ -58,6 +58,7 @@ TEST(Info, json_repeats_the_capabilities) {
   const auto json = info_json();
   EXPECT_EQ(json["version"], library_version());
   EXPECT_EQ(json["capabilities"]["widths"].size(), capabilities().widths.size());
+  EXPECT_EQ(json["capabilities"]["model_widths"].size(), capabilities().model_widths.size());
   EXPECT_EQ(json["capabilities"]["schedules"].size(), capabilities().schedules.size());
   EXPECT_EQ(json["backends"].size(), backend_info().size());
 }

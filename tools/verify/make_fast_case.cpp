@@ -91,6 +91,8 @@ Case make_fast_case(std::uint64_t seed, DType dtype) {
     Case problem = make_case(drawn);
     const bool groups = problem.channels() % kGroup == 0 || problem.layout == Layout::kChannelMajor;
     if (problem.dilation != 1 || problem.width > capabilities().widths.back() || !groups) continue;
+    // Further widths have fewer kernels.
+    if (problem.width > capabilities().model_widths.back() && random.chance(0.7)) continue;
     if (wants_decode && !decodes_single_tokens(problem)) continue;
     if (decodes_single_tokens(problem) && random.chance(0.4)) keep_one_older(problem);
     problem.input_gate.reset();
