@@ -14,6 +14,7 @@ template <auto... kList, typename T, typename F>
   return ((value == kList && (use(std::integral_constant<decltype(kList), kList>{}), true)) || ...);
 }
 
+/// Whether the list has it.
 template <auto... kList, typename T>
 [[nodiscard]] constexpr bool is_listed(Values<kList...>, T value) {
   return ((value == kList) || ...);
