@@ -73,10 +73,12 @@ bool decodes_single_tokens(const Case& problem) {
   return problem.op == Op::kDecode && problem.rows() == problem.sequences();
 }
 
-/// A history of one more column, where there is room.
-void keep_one_older(Case& problem) {
+/// A history of one more column.
+bool has_room_for_older(const Case& problem) {
   const bool ordered = !problem.ring_positions && !problem.snapshots;
-  if (!ordered || problem.state->shape[1] == problem.history()) return;
+  return ordered && problem.state->shape[1] > problem.history();
+}
+void keep_one_older(Case& problem) {
   problem.keeps_older = true;
   problem.state_base = 1;
   problem.read_offsets.reset();
@@ -87,6 +89,7 @@ void keep_one_older(Case& problem) {
 Case make_fast_case(std::uint64_t seed, DType dtype) {
   Random random(seed);
   const bool wants_decode = random.chance(0.25);
+  const bool wants_older = wants_decode && random.chance(0.35);
   for (std::uint64_t drawn = mix(seed);; drawn = mix(drawn)) {
     Case problem = make_case(drawn);
     const bool groups = problem.channels() % kGroup == 0 || problem.layout == Layout::kChannelMajor;
@@ -94,7 +97,8 @@ Case make_fast_case(std::uint64_t seed, DType dtype) {
     // Further widths have fewer kernels.
     if (problem.width > capabilities().model_widths.back() && random.chance(0.7)) continue;
     if (wants_decode && !decodes_single_tokens(problem)) continue;
-    if (decodes_single_tokens(problem) && random.chance(0.4)) keep_one_older(problem);
+    if (wants_older && !has_room_for_older(problem)) continue;
+    if (wants_older) keep_one_older(problem);
     problem.input_gate.reset();
     problem.output_gate.reset();
     if (problem.epilogue == Epilogue::kOutputGate) problem.epilogue = Epilogue::kNone;
