@@ -33,18 +33,21 @@ def gpu_us(calls: List[Callable[[], object]], rounds: int = 15) -> float:
     return statistics.median(times)
 
 
-def host_us(call: Callable[[], object], device: str, rounds: int = 100, batch: int = 25) -> float:
-    """Median time that the caller spends in a call; a batch of them waits for nothing.
+def host_us(calls: List[Callable[[], object]], device: str, turns: int = 20) -> List[float]:
+    """Median time that the caller spends in each of the calls; a batch waits for nothing.
 
-    The machine's other work comes in bursts of milliseconds, and 20 batches of 50 may all lie in
-    one: rows of 8 us then read 10 to 14.
+    The calls take turns: the machine's other work comes in bursts as long as all batches of one
+    call, and rows of 8 us then read 10 to 14.
     """
-    times = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        for _ in range(batch):
-            call()
-        times.append((time.perf_counter() - begin) * 1e6 / batch)
-        if device == "cuda":
-            torch.cuda.synchronize()
-    return statistics.median(times)
+    batches, batch = 5, 25
+    times: List[List[float]] = [[] for _ in calls]
+    for _ in range(turns):
+        for call, taken in zip(calls, times):
+            for _ in range(batches):
+                begin = time.perf_counter()
+                for _ in range(batch):
+                    call()
+                taken.append((time.perf_counter() - begin) * 1e6 / batch)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+    return [statistics.median(taken) for taken in times]
