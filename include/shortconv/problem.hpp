@@ -116,8 +116,9 @@ struct ForwardArgs {
                                              ///< reports bad index values here, violation.hpp
   std::int32_t threads = 0;                  ///< CPU: how many to use; 0 = as many as OpenMP offers
   bool programmatic_launch = true;  ///< CUDA, from Hopper on: may start while the kernel before is
-                                    ///< ending, which most calls gain by; waits for it before
-                                    ///< touching memory
+                                    ///< ending, which most calls gain by; waits for it before it
+                                    ///< reads or writes, but small decodes have their states
+                                    ///< fetched into the cache
 };
 
 /// Everything that decides a kernel and nothing that changes from call to call: no addresses. Made

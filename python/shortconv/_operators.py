@@ -93,7 +93,7 @@ def forward(
       backend: None, "cpu", "cuda" or "reference".
       threads: CPU: how many to use; 0: as many as OpenMP offers.
       programmatic_launch: CUDA: the kernel may start while the one before it is ending, where that
-        is faster; it waits for that one before it touches memory.
+        is faster; it waits for that one before it reads or writes.
       stream: CUDA: a stream's handle or an object with __cuda_stream__. None: the current stream of
         the library that x comes from.
 

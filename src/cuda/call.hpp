@@ -34,6 +34,7 @@ struct Call {
   DType read_slots_dtype = DType::kI32;
   InitialState initial_state = InitialState::kNone;
   StateForm state_form = StateForm::kElements;
+  bool early_state = false;
 
   FastDivisor head_channel_blocks;
   std::uint32_t head_rounds = 1;
@@ -130,6 +131,7 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   call.read_slots_dtype = p.read_slots_dtype;
   call.initial_state = p.initial_state;
   call.state_form = grid.state_form;
+  call.early_state = grid.early_state && grid.overlap != Overlap::kNone;
   call.head_channel_blocks = grid.head_channel_blocks;
   call.head_rounds = grid.head_rounds;
   call.weight = at.weight;

@@ -75,6 +75,7 @@ struct Grid {
   StateForm state_form = StateForm::kElements;
   StateForm window_form = StateForm::kElements;  // of captured windows
   Overlap overlap = Overlap::kNone;
+  bool early_state = false;  // what decode reads of it is fetched before that wait, if there is one
   bool packed_taps = false;  // weights and bias without gaps, aligned to 16 bytes
 };
 

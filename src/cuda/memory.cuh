@@ -152,6 +152,25 @@ __device__ inline std::uint32_t of_each_lane(std::uint32_t number) {
   return number + zero;
 }
 
+/// What stands in memory while the kernel in front may still be writing it, past the L1 cache,
+/// where a load after the wait would find it again.
+__device__ inline std::uint32_t load_early(const void* from) {
+  std::uint32_t word;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(word) : "l"(from) : "memory");
+  return word;
+}
+
+/// Has the 16-byte units from the one that `from` lies in brought into the L2 cache, in which a
+/// write of the kernel in front finds them. One instruction for all of them: a prefetch by each
+/// lane took a decode of 64 x 8192 from 3.33 us to 3.47, this to 3.15.
+__device__ inline void prefetch(const void* from, std::uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  const std::uint64_t first = reinterpret_cast<std::uint64_t>(from) & ~std::uint64_t{15};
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(first), "r"(bytes & ~15u)
+               : "memory");
+#endif
+}
+
 /// Programmatic dependent launch, overlap.cuh: lets the next kernel of the stream start its blocks,
 /// which wait for this one all the same, as soon as all blocks of this one have said so or ended.
 __device__ inline void let_next_start() {

@@ -24,8 +24,8 @@ struct Index {
 
 inline constexpr int kWarp = 32;
 
-/// Whether a thread of the block has waited for the kernel before.
-inline bool waited = false;
+/// Whether a thread of the block has waited for the kernel before, or none had to.
+inline bool waited = true;
 
 /// Runs `body` once for each of so many threads, a multiple of 32 up to 1024, in an order that
 /// `random` chooses. Says what the block did

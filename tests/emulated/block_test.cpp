@@ -69,6 +69,26 @@ TEST(Block, WordsMustBeAligned) {
                  [&] { cuda::load_words(reinterpret_cast<const char*>(memory) + 2, one); });
 }
 
+TEST(Block, MemoryIsLeftAloneUntilTheKernelInFrontIsDone) {
+  alignas(16) static std::uint32_t memory[4];
+  std::uint32_t word[1], index = 0;
+  const auto before_the_wait = [&](const std::function<void()>& access) {
+    waited = false;
+    EXPECT_NE(failure_of(32, access).find("before the kernel in front is done"), std::string::npos);
+    waited = false;
+    EXPECT_EQ(failure_of(32,
+                         [&] {
+                           cuda::wait_for_previous();
+                           access();
+                         }),
+              "");
+  };
+  before_the_wait([&] { cuda::load_words(memory, word); });
+  before_the_wait([&] { cuda::store_words(memory, word); });
+  before_the_wait([&] { cuda::load_word_if(true, memory, index); });
+  before_the_wait([&] { cuda::load_byte_if(true, memory, index); });
+}
+
 TEST(Block, LanesMustNotDiverge) {
   expect_failure("lanes of a warp are at", [] {
     if (threadIdx.x < 16) {

@@ -147,10 +147,10 @@ cudaError_t launch(const cudaLaunchConfig_t& config, Entry entry, void** argumen
   gridDim = {config.gridDim.x, config.gridDim.y};
   for (const unsigned block : blocks) {
     blockIdx = {block % config.gridDim.x, block / config.gridDim.x};
-    waited = false;
+    waited = config.numAttrs == 0;
     auto failure = run_block(static_cast<int>(config.blockDim.x), order,
                              [&] { target->invoke(entry, arguments); });
-    if (!failure && config.numAttrs > 0 && !waited) {
+    if (!failure && !waited) {
       failure = "a block that may start while the kernel before is ending does not wait for it";
     }
     if (!failure) continue;

@@ -154,6 +154,57 @@ TEST_F(Stream, OverlappingLaunchesSeeWhatTheOneBeforeWrote) {
   EXPECT_EQ(differences.total(), 0u);
 }
 
+/// Lets the next kernel of the stream start, and long after that writes `words` of `from` to `to`.
+__global__ void copy_late(const std::uint32_t* from, std::uint32_t* to, std::int64_t words) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+  const long long begin = clock64();
+  while (clock64() - begin < 50000) {
+  }
+  for (std::int64_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = from[i];
+}
+
+// A small decode looks at slots before the kernel in front is done, to fetch states early.
+TEST_F(Stream, SlotsThatTheKernelInFrontWritesAreTheOnesThatCount) {
+  constexpr std::int32_t kSequences = 9;
+  constexpr std::int64_t kPool = 2 * kSequences + 2;
+  Batch batch(std::vector<std::int64_t>(kSequences, 1), 512);
+  DeviceMemory pool(kPool * 3 * batch.channels * 2), initial(pool.bytes());
+  initial.fill(4);
+  std::vector<std::int32_t> stale, right;
+  for (std::int32_t s = 0; s < kSequences; ++s) {
+    stale.push_back(s % 4 == 3 ? 0x7ffffff0 : s);
+    right.push_back(2 * kSequences - s);
+  }
+  DeviceMemory slots(stale), old_slots(stale), new_slots(right);
+  ForwardArgs args = batch.decode_args();
+  args.state = TensorRef::contiguous(pool.data(), DType::kBF16, {kPool, 3, batch.channels}, kGpu);
+  args.read_slots = TensorRef::contiguous(slots.data(), DType::kI32, {kSequences}, kGpu);
+
+  slots.copy_from(new_slots, stream_);
+  pool.copy_from(initial, stream_);
+  args.programmatic_launch = false;
+  expect_ok(forward(args, stream_));
+  DeviceMemory out(batch.out.bytes()), state(pool.bytes()), poison(batch.out.bytes());
+  out.copy_from(batch.out, stream_);
+  state.copy_from(pool, stream_);
+
+  args.programmatic_launch = true;
+  Differences differences;
+  for (int i = 0; i < 100; ++i) {
+    slots.copy_from(old_slots, stream_);
+    pool.copy_from(initial, stream_);
+    batch.out.copy_from(poison, stream_);
+    copy_late<<<1, 32, 0, stream_>>>(static_cast<const std::uint32_t*>(new_slots.data()),
+                                     static_cast<std::uint32_t*>(slots.data()), kSequences);
+    expect_ok(forward(args, stream_));
+    differences.add(batch.out, out, stream_);
+    differences.add(pool, state, stream_);
+  }
+  EXPECT_EQ(differences.total(), 0u);
+}
+
 TEST_F(Stream, LeavesAnErrorOfTheCallerWhereItWas) {
   const Batch batch({5, 6}, 256);
   expect_ok(forward(batch.args(), stream_));

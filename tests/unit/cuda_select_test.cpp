@@ -253,6 +253,19 @@ TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
   EXPECT_EQ(kernel_of(dilated), Kernel::kGeneral);
 }
 
+TEST(CudaSelect, SmallDecodesFetchTheirStateEarly) {
+  const auto early = [](const Problem& p) { return chosen(p).aligned.grid.early_state; };
+  Problem decode = decode_batch(8192, 64);
+  EXPECT_TRUE(early(decode));
+  EXPECT_FALSE(early(decode_batch(8192, 65))) << "takes longer than it saves";
+  Problem offsets = decode;
+  offsets.has_read_offsets = true;
+  EXPECT_FALSE(early(offsets)) << "it is not known which columns";
+  Problem elements = decode;
+  elements.state_slot += 1;
+  EXPECT_FALSE(early(elements)) << "it has gaps";
+}
+
 TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
   for (const int width : kModelWidths.all) {
     for (const auto& [dtype, name] : capabilities().dtypes) {

@@ -10,7 +10,13 @@
 
 namespace shortconv::cuda {
 
+/// Before that the kernel in front may still write what is read, or read what is written.
+inline void require_wait() {
+  if (!emulated::waited) emulated::fail("memory is touched before the kernel in front is done");
+}
+
 inline void require_alignment(const void* address, std::size_t bytes) {
+  require_wait();
   if (reinterpret_cast<std::uintptr_t>(address) % bytes == 0) return;
   emulated::fail(bytes == 16  ? "an access of 16 bytes is not aligned to them"
                  : bytes == 8 ? "an access of 8 bytes is not aligned to them"
@@ -43,7 +49,9 @@ inline void load_word_if(bool wanted, const void* from, std::uint32_t& word) {
 }
 
 inline void load_byte_if(bool wanted, const void* from, std::uint32_t& byte) {
-  if (wanted) byte = *static_cast<const std::uint8_t*>(from);
+  if (!wanted) return;
+  require_wait();
+  byte = *static_cast<const std::uint8_t*>(from);
 }
 
 inline void load_kept_int_if(bool wanted, const void* from, int& value) {
@@ -85,6 +93,19 @@ template <typename T>
 void pin(T&) {}
 
 inline std::uint32_t of_each_lane(std::uint32_t number) { return number; }
+
+inline std::uint32_t load_early(const void* from) {
+  std::uint32_t word = 0;
+  std::memcpy(&word, from, sizeof word);
+  return word;
+}
+
+/// What is brought into a cache has to be memory too: the sanitizer sees both ends read.
+inline void prefetch(const void* from, std::uint32_t bytes) {
+  const auto first = reinterpret_cast<std::uintptr_t>(from) & ~std::uintptr_t{15};
+  const auto* units = reinterpret_cast<const volatile char*>(first);
+  if (bytes >= 16) (void)(units[0] + units[(bytes & ~15u) - 1]);
+}
 
 // One kernel is done before the next one starts, but may not rely on it.
 inline void let_next_start() {}
