@@ -51,11 +51,10 @@ __global__ void __launch_bounds__(most_decode_threads(kFeatures == Features::kRi
   pin(pool);
   std::int64_t slot_step = call.state_slot;
   pin(slot_step);
-  if constexpr (kGroup == kSmallDecodeGroup) {
+  if constexpr (kOverlaps && kFeatures == Features::kPlain && kGroup == kSmallDecodeGroup) {
     if (call.early_state && threadIdx.x == 0) {
       const int channels = min(static_cast<int>(blockDim.x) * kGroup, call.channels - channel);
-      constexpr int kWindow = kFeatures == Features::kOlder ? kWidth : kHistory;
-      prefetch_history<T, kHistory, kWindow>(call, pool, static_cast<int>(sequence), channels);
+      prefetch_history<T, kHistory>(call, pool, static_cast<int>(sequence), channels);
     }
   }
   wait_for_previous(call);

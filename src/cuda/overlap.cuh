@@ -14,6 +14,13 @@
 
 namespace shortconv::cuda {
 
+/// Before Hopper nothing does.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr bool kOverlaps = false;
+#else
+inline constexpr bool kOverlaps = true;
+#endif
+
 __device__ inline void let_next_start(const Call& call) {
   if (call.overlap == Overlap::kBoth && blockIdx.x + kLastBlocks >= gridDim.x) let_next_start();
 }

@@ -48,9 +48,8 @@ __device__ inline void load_window(const T* from,
 
 /// Has the history of `channels` channels from `pool` on, column 0 of slot 0, brought into the L2
 /// cache while the kernel in front is ending. That one may still write the slot and the state: what
-/// is found decides what is brought and nothing else, both are read again after the wait. kWindow
-/// is the columns that a run of windows has.
-template <typename T, int kHistory, int kWindow>
+/// is found decides what is brought and nothing else, both are read again after the wait.
+template <typename T, int kHistory>
 __device__ inline void prefetch_history(const Call& call, const T* pool, int sequence,
                                         int channels) {
   const std::uint32_t slot = call.has_read_slots
@@ -60,7 +59,8 @@ __device__ inline void prefetch_history(const Call& call, const T* pool, int seq
   if (slot >= call.slots) return;
   const T* from = pool + slot * call.state_slot;
   const std::uint32_t column_bytes = static_cast<std::uint32_t>(channels) * sizeof(T);
-  if (call.state_form == StateForm::kWindowVectors) return prefetch(from, kWindow * column_bytes);
+  // Windows without gaps begin with the history.
+  if (call.state_form == StateForm::kWindowVectors) return prefetch(from, kHistory * column_bytes);
   from += call.state_base * call.state_column;
 #pragma unroll
   for (int k = 0; k < kHistory; ++k, from += call.state_column) prefetch(from, column_bytes);

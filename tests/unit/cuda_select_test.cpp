@@ -258,6 +258,10 @@ TEST(CudaSelect, SmallDecodesFetchTheirStateEarly) {
   Problem decode = decode_batch(8192, 64);
   EXPECT_TRUE(early(decode));
   EXPECT_FALSE(early(decode_batch(8192, 65))) << "takes longer than it saves";
+  Problem older = decode;
+  older.state_columns = older.width;
+  older.state_base = older.older_columns = 1;
+  EXPECT_FALSE(early(older)) << "takes longer than it saves";
   Problem offsets = decode;
   offsets.has_read_offsets = true;
   EXPECT_FALSE(early(offsets)) << "it is not known which columns";
