@@ -141,8 +141,8 @@ def rivals(results):
     found = {}
     for row in json.loads((results / "rivals.json").read_text())["rows"]:
         found.setdefault(row["case"], {})[row["rival"]] = row
-    gpu = ["shortconv", "sglang", "vllm", "fla", "as fla", "torch"]
-    host = ["shortconv", "as sglang", "as vllm", "as fla", "as causal_conv1d", "sglang", "vllm", "fla"]
+    gpu = ["shortconv", "sglang", "vllm", "causal_conv1d", "fla", "as causal_conv1d", "as fla", "torch"]
+    host = ["shortconv", "as sglang", "as vllm", "as causal_conv1d", "as fla", "sglang", "vllm", "causal_conv1d", "fla"]
     lines = []
     for case, row in found.items():
         def figure(name, key):
