@@ -36,8 +36,8 @@ def gpu_us(calls: List[Callable[[], object]], rounds: int = 15) -> float:
 def host_us(calls: List[Callable[[], object]], device: str, turns: int = 20) -> List[float]:
     """Median time that the caller spends in each of the calls; a batch waits for nothing.
 
-    The calls take turns: the machine's other work comes in bursts as long as all batches of one
-    call, and rows of 8 us then read 10 to 14.
+    All calls of a run take turns: the machine's other work comes in bursts of up to seconds, in
+    which everything takes half as long again.
     """
     batches, batch = 5, 25
     times: List[List[float]] = [[] for _ in calls]

@@ -5,9 +5,10 @@
 
 bf16, width 4, SiLU, no bias, token-major x. GPU time: median of replays of a CUDA graph that holds
 many calls over rotating buffers, so that nothing is in the cache; copy: copy_ of as many bytes as
-the call has to move, in the same run. Host time: what the caller spends in one call. "as NAME" is
-this library through shortconv.compat.NAME. Rivals that are not installed are listed as absent;
-their packages come from PyPI. On the CPU there is host time only.
+the call has to move, in the same run. Host time: what the caller spends in one call, at the end,
+all cases and libraries in turns. "as NAME" is this library through shortconv.compat.NAME. Rivals
+that are not installed are listed as absent; their packages come from PyPI. On the CPU there is host
+time only.
 """
 
 import argparse
@@ -45,13 +46,41 @@ def copy_call(case, device):
     return lambda: target.copy_(source)
 
 
-def described(row):
-    if "error" in row:
-        return row["error"]
-    host = f"host {row['host_us']:7.2f} us"
-    if row["gpu_us"] is None:
-        return host
-    return f"{row['gpu_us']:>9.2f} us  x {row['gpu_us'] / row['copy_us']:6.2f}  {host}"
+def measured(case, rivals, device):
+    """Rows of a case, with GPU times, and a call of each to be timed on the host."""
+    on_gpu = device == "cuda"
+    count = max(2, min(64, COLD_BYTES // case.moved_bytes)) if on_gpu else 1
+    buffers = [Buffers(case, device) for _ in range(count)]
+    copies = [copy_call(case, device) for _ in range(count)]
+    copy_us = gpu_us(copies) if on_gpu else None
+    row = {"case": case.name, "rival": "copy", "copy_us": copy_us, "gpu_us": copy_us}
+    timed = [(row, copies[0])]
+    for label, rival, functions in rivals:
+        make = rival.decode if case.decode else rival.prefill
+        row = {"case": case.name, "rival": label, "copy_us": copy_us}
+        call = None
+        try:
+            calls = [make(functions, one) for one in buffers]
+            if calls[0] is None:
+                continue
+            calls[0]()
+            row["gpu_us"] = gpu_us(calls) if on_gpu else None
+            call = calls[0]
+        except Exception as error:
+            row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+        timed.append((row, call))
+    return timed
+
+
+def print_case(name, rows):
+    print(f"\n{name}")
+    for row in rows:
+        text = row.get("error", "")
+        if row.get("gpu_us") is not None:
+            text = f"{row['gpu_us']:>9.2f} us  x {row['gpu_us'] / row['copy_us']:6.2f}  "
+        if "host_us" in row:
+            text += f"host {row['host_us']:7.2f} us"
+        print(f"  {row['rival']:<18} {text}")
 
 
 def main():
@@ -62,44 +91,26 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="two small cases")
     options = parser.parse_args()
     rivals, absent = load(options.only and options.only.split(","))
-    on_gpu = options.device == "cuda"
-    print(torch.cuda.get_device_name() if on_gpu else "CPU", "torch", torch.__version__)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(name, "torch", torch.__version__)
     for line in absent:
         print("absent:", line)
 
-    rows = []
-    for case in TINY if options.tiny else PREFILL + DECODE:
-        count = max(2, min(64, COLD_BYTES // case.moved_bytes)) if on_gpu else 1
-        buffers = [Buffers(case, options.device) for _ in range(count)]
-        copy = gpu_us([copy_call(case, "cuda") for _ in range(count)]) if on_gpu else None
-        print(f"\n{case.name}" + (f": copy {copy:.2f} us" if on_gpu else ""))
-        of_case, first_calls = [], []
-        for label, rival, functions in rivals:
-            make = rival.decode if case.decode else rival.prefill
-            row = {"case": case.name, "rival": label, "copy_us": copy}
-            try:
-                with torch.no_grad():
-                    calls = [make(functions, one) for one in buffers]
-                    if calls[0] is None:
-                        continue
-                    calls[0]()
-                    row["gpu_us"] = gpu_us(calls) if on_gpu else None
-                first_calls.append((row, calls[0]))
-            except Exception as error:
-                row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
-            of_case.append(row)
-        with torch.no_grad():
-            host = host_us([call for _, call in first_calls], options.device)
-        for (row, _), taken in zip(first_calls, host):
-            row["host_us"] = taken
-        for row in of_case:
-            print(f"  {row['rival']:<18} {described(row)}")
-        rows += of_case
-        del buffers
-        gc.collect()
-        if options.json:  # after each case: what was measured stays if the rest is cut off
-            with open(options.json, "w") as file:
-                json.dump({"absent": absent, "rows": rows}, file, indent=1)
+    timed = []
+    with torch.no_grad():
+        for case in TINY if options.tiny else PREFILL + DECODE:
+            timed += measured(case, rivals, options.device)
+            gc.collect()
+        can_run = [(row, call) for row, call in timed if call is not None]
+        host = host_us([call for _, call in can_run], options.device)
+    for (row, _), taken in zip(can_run, host):
+        row["host_us"] = taken
+    rows = [row for row, _ in timed]
+    for name in dict.fromkeys(row["case"] for row in rows):
+        print_case(name, [row for row in rows if row["case"] == name])
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"absent": absent, "rows": rows}, file, indent=1)
     failed = [row for row in rows if row["rival"].startswith(("as ", "short")) and "error" in row]
     sys.exit(1 if failed else 0)
 
