@@ -88,6 +88,24 @@ TEST(CallLayout, CountsInputsOutputsAndStatesOncePerDirection) {
   }
 }
 
+TEST(CallLayout, ReadsTheHistoryAndWritesAllColumnsOfAStateWithAnOlderOne) {
+  const Shape shape{.name = "small",
+                    .description = "",
+                    .channels = 16,
+                    .lengths = {1, 1, 1},
+                    .op = Op::kDecode,
+                    .state_layout = StateLayout::kWindowInnermost,
+                    .older = true};
+  const CallLayout layout(shape, {});
+  EXPECT_EQ(layout.moved_bytes(), (2 * 3 + 3 * 3 + 3 * 4) * 16 * 2);
+  EXPECT_EQ(layout.state_elements(), 3 * 4 * 16);
+  const ForwardArgs args = layout.arguments({}, {});
+  EXPECT_EQ(args.state->shape[1], 4);
+  EXPECT_EQ(args.state->strides[1], 1);
+  EXPECT_TRUE(args.keeps_older);
+  EXPECT_EQ(args.state_base, 1);
+}
+
 TEST(CallLayout, CountsOneWindowASequenceAndLayerOfACommit) {
   const Shape shape{.name = "small",
                     .description = "",

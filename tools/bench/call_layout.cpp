@@ -46,8 +46,9 @@ std::int64_t CallLayout::moved_bytes() const {
   const std::int64_t final_states = shape_.op == Op::kVerify ? 0 : shape_.sequences();
   const std::int64_t written =
       shape_.rings ? final_states * shape_.channels : final_states * slot_elements();
-  return (2 * shape_.tokens() * shape_.channels + written +
-          (resumed + 2 * shape_.snapshots()) * slot_elements() + window_elements()) *
+  const std::int64_t history = (options_.width - 1) * shape_.channels;
+  return (2 * shape_.tokens() * shape_.channels + written + resumed * history +
+          2 * shape_.snapshots() * slot_elements() + window_elements()) *
          element_bytes(options_.dtype);
 }
 
@@ -77,10 +78,13 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   if (options_.has_bias) {
     args.bias = TensorRef::contiguous(memory.bias, dtype, {channels}, device);
   }
-  args.state = shape_.state_layout == StateLayout::kChannelInnermost
-                   ? TensorRef::contiguous(memory.state, dtype, {slots, history, channels}, device)
-                   : TensorRef::contiguous(memory.state, dtype, {slots, channels, history}, device)
-                         .transposed(1, 2);
+  args.state =
+      shape_.state_layout == StateLayout::kChannelInnermost
+          ? TensorRef::contiguous(memory.state, dtype, {slots, columns(), channels}, device)
+          : TensorRef::contiguous(memory.state, dtype, {slots, channels, columns()}, device)
+                .transposed(1, 2);
+  args.keeps_older = shape_.older;
+  args.state_base = shape_.older ? 1 : 0;
   if (!read_slots_.empty()) {
     args.read_slots = TensorRef::contiguous(memory.read_slots, DType::kI32, {sequences}, device);
   }

@@ -74,8 +74,9 @@ class CallLayout {
   }
 
   /// What a call moves: inputs, outputs, states and windows, each counted once per direction;
-  /// snapshots twice, for their inputs are read again; of rings the tokens alone are written. A
-  /// commit reads and writes one window a sequence and layer.
+  /// snapshots twice, for their inputs are read again; of rings the tokens alone are written, of
+  /// states with an older column the history alone is read. A commit reads and writes one window a
+  /// sequence and layer.
   /// Weights stay in cache.
   [[nodiscard]] std::int64_t moved_bytes() const;
 
@@ -88,9 +89,8 @@ class CallLayout {
 
  private:
   [[nodiscard]] std::int64_t layers() const { return is_commit() ? shape_.commit_layers : 1; }
-  [[nodiscard]] std::int64_t slot_elements() const {
-    return (options_.width - 1) * shape_.channels;
-  }
+  [[nodiscard]] std::int64_t columns() const { return options_.width - 1 + (shape_.older ? 1 : 0); }
+  [[nodiscard]] std::int64_t slot_elements() const { return columns() * shape_.channels; }
   [[nodiscard]] TensorRef rows(void* data, Device device) const;
 
   Shape shape_;

@@ -147,6 +147,16 @@ Shape ring_shape(std::int64_t sequences) {
   return shape;
 }
 
+/// States as flash-linear-attention has them.
+Shape older_shape(std::int64_t sequences) {
+  Shape shape = decode_shape(sequences, kDecodeChannels, StateLayout::kChannelInnermost);
+  shape.name += "-old";
+  shape.description = "the same with states [channels, window and a column before it]";
+  shape.state_layout = StateLayout::kWindowInnermost;
+  shape.older = true;
+  return shape;
+}
+
 /// As a shape of the list, with a snapshot after every `tokens` of each sequence.
 Shape snapshot_shape(Shape shape, std::int64_t tokens) {
   shape.name += "-kept" + std::to_string(tokens);
@@ -205,6 +215,7 @@ std::vector<Shape> make_shapes() {
     }
   }
   for (const std::int64_t sequences : {64, 256}) all.push_back(ring_shape(sequences));
+  for (const std::int64_t sequences : {64, 256, 512}) all.push_back(older_shape(sequences));
   for (const std::string_view name : {"8x1024", "64x128"}) {
     all.push_back(snapshot_shape(*std::ranges::find(all, name, &Shape::name), 64));
   }
