@@ -22,6 +22,12 @@ def _taps_of(weight: Optional[Tensor]) -> Tensor:
     return weight.squeeze(1) if weight.dim() == 3 else weight
 
 
+def _contiguous_like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
+    if dtype is None and x.is_contiguous():
+        return torch.empty_like(x)  # each argument less saves time
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+
+
 def causal_conv1d(
     x: Tensor,
     weight: Optional[Tensor] = None,
@@ -61,15 +67,15 @@ def causal_conv1d(
         raise NotImplementedError("seq_idx: is not used here; pass cu_seqlens")
     op = FORWARD
     if cu_seqlens is not None:
-        if x.shape[0] != 1:
-            raise ValueError(f"x: batch is {x.shape[0]}; expected 1 with cu_seqlens")
+        if x.size(0) != 1:
+            raise ValueError(f"x: batch is {x.size(0)}; expected 1 with cu_seqlens")
         op = FORWARD | FLATTENED
-    shape, itself = x.shape, residual is x
-    if len(shape) != 3:
+    shape, itself = None, residual is x
+    if x.dim() != 3:
+        shape = x.shape
         x = x.reshape(shape[0], shape[1], weight.shape[0])
     added = residual is not None and not itself
-    out = torch.empty_like(x, dtype=torch.float32 if added else None,
-                           memory_format=torch.contiguous_format)
+    out = _contiguous_like(x, torch.float32 if added else None)
     final = None
     if output_final_state:
         final, positions = _rings(x, weight.shape[1], initial_state, cu_seqlens)
@@ -94,7 +100,7 @@ def causal_conv1d(
             state is not None, activation, None, None, None, write_slots, 1, itself)
     if added:  # rounded once
         y = (y + residual.reshape(x.shape)).to(x.dtype)
-    if len(shape) != 3:
+    if shape is not None:
         y = y.view(shape)
     return y, final
 
@@ -142,14 +148,14 @@ def causal_conv1d_update(
       y, contiguous, shape of x, and the cache.
     """
     weight, activation = _taps_of(weight), silu_or_none(activation)
-    shape = x.shape
-    if len(shape) > 3:
+    shape = None
+    if x.dim() > 3:
+        shape = x.shape
         x = x.reshape(-1, weight.shape[0])
     y = conv.run(
-        DECODE | STATE_CHANNELS_FIRST | FLATTENED | ROLLING, x,
-        torch.empty_like(x, memory_format=torch.contiguous_format), weight, bias, cache, None, None,
-        None, False, activation)
-    if len(shape) > 3:
+        DECODE | STATE_CHANNELS_FIRST | FLATTENED | ROLLING, x, _contiguous_like(x), weight, bias,
+        cache, None, None, None, False, activation)
+    if shape is not None:
         y = y.view(shape)
     return (y if residual is None else y.add_(residual)), cache
 
