@@ -8,7 +8,8 @@
 // Bytes moved: x and out once, the state once each way, all in whole vectors: a channel-innermost
 // pool has one a column, a window-innermost one is channels x window without gaps, width-1 vectors
 // that are taken apart in registers. The ceiling is a copy of these bytes; below some 64 sequences
-// it is the latency of slot, then state, then store.
+// it is the latency of slot, then state, then store. Of small calls that overlap, a thread of each
+// block has the state fetched into the L2 cache while the kernel in front is ending.
 #pragma once
 
 #include <cstdint>
