@@ -262,6 +262,7 @@ TEST(CudaSelect, SmallDecodesFetchTheirStateEarly) {
   older.state_columns = older.width;
   older.state_base = older.older_columns = 1;
   EXPECT_FALSE(early(older)) << "takes longer than it saves";
+  EXPECT_FALSE(early(decode_batch(8196, 8))) << "ends with half of a unit";
   Problem offsets = decode;
   offsets.has_read_offsets = true;
   EXPECT_FALSE(early(offsets)) << "it is not known which columns";
