@@ -148,10 +148,10 @@ Shape ring_shape(std::int64_t sequences) {
 }
 
 /// States as flash-linear-attention has them.
-Shape older_shape(std::int64_t sequences) {
-  Shape shape = decode_shape(sequences, kDecodeChannels, StateLayout::kChannelInnermost);
-  shape.name += "-old";
-  shape.description = "the same with states [channels, window and a column before it]";
+Shape older_shape(std::int64_t sequences, std::int64_t channels) {
+  Shape shape = decode_shape(sequences, channels, StateLayout::kChannelInnermost);
+  shape.name.replace(0, shape.name.find('-'), "older");
+  shape.description = "decode with states [channels, window and a column before it]";
   shape.state_layout = StateLayout::kWindowInnermost;
   shape.older = true;
   return shape;
@@ -215,7 +215,10 @@ std::vector<Shape> make_shapes() {
     }
   }
   for (const std::int64_t sequences : {64, 256}) all.push_back(ring_shape(sequences));
-  for (const std::int64_t sequences : {64, 256, 512}) all.push_back(older_shape(sequences));
+  for (const std::int64_t sequences : {64, 256, 512}) {
+    all.push_back(older_shape(sequences, kDecodeChannels));
+  }
+  all.push_back(older_shape(512, 2048));
   for (const std::string_view name : {"8x1024", "64x128"}) {
     all.push_back(snapshot_shape(*std::ranges::find(all, name, &Shape::name), 64));
   }
