@@ -69,10 +69,9 @@ Entry entry_of(const Problem& p, Kernel kernel) {
       return kernels_of(p).numbered_tiles;
     case Kernel::kDecode:
       if (features == Features::kRings) return kernels_of(p).ring_decode;
-      if (features == Features::kOlder) return kernels_of(p).older_decode;
       return plain ? kernels_of(p).decode : kernels_of(p).full_decode;
     case Kernel::kSmallDecode:
-      return plain ? kernels_of(p).small_decode : kernels_of(p).small_older_decode;
+      return plain ? kernels_of(p).small_decode : kernels_of(p).older_decode;
     case Kernel::kDrafts:
       return plain ? kernels_of(p).drafts : kernels_of(p).full_drafts;
     case Kernel::kTrees:

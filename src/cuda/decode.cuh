@@ -1,13 +1,13 @@
 // One token a sequence, token-major.
 //
 // Who owns what: a thread owns kGroup adjacent channels of one sequence: 16 bytes, or 4 channels
-// where the batch is so small that a short way through counts for more. It reads the token, the
-// window, the taps; writes the result; writes the window moved on by one. Nothing is shared, so
-// working in place is safe.
+// where the batch is so small that a short way through counts for more, or where windows have an
+// older column. It reads the token, the window, the taps; writes the result; writes the window
+// moved on by one. Nothing is shared, so working in place is safe.
 //
 // Bytes moved: x and out once, the state once each way, all in whole vectors: a channel-innermost
-// pool has one a column, a window-innermost one is channels x window without gaps, width-1 vectors
-// that are taken apart in registers. The ceiling is a copy of these bytes; below some 64 sequences
+// pool has one a column, a window-innermost one is channels x window without gaps, a run of vectors
+// that is taken apart in registers. The ceiling is a copy of these bytes; below some 64 sequences
 // it is the latency of slot, then state, then store. Of small calls that overlap, a thread of each
 // block has the state fetched into the L2 cache while the kernel in front is ending.
 #pragma once
@@ -93,14 +93,14 @@ __global__ void __launch_bounds__(most_decode_threads(kFeatures == Features::kRi
   if (!whole_ring) settle_ring<kFeatures>(call, s);
   if (keeps_older && call.state_form == StateForm::kWindowVectors) {
     std::uint32_t window[kWidth * kWords], older_first[kWidth][kWords];
-    load_window<T, kWidth, kGroup>(pool + s.read_slot * call.state_slot, window);
+    load_words(pool + s.read_slot * call.state_slot, window);
     taps.load(call.weights(), channel);
     split_columns<T, kWidth, kGroup>(window, older_first);
 #pragma unroll
     for (int k = 0; k < kHistory; ++k) copy_words(older_first[k + 1], history[k]);
   } else if (call.state_form == StateForm::kWindowVectors) {
     std::uint32_t window[kHistory * kWords];
-    load_window<T, kHistory, kGroup>(from, window);
+    load_words(from, window);
     taps.load(call.weights(), channel);
     split_columns<T, kHistory, kGroup>(window, history);
   } else {

@@ -44,9 +44,7 @@ inline const Kernels kTable = [] {
     kernels.numbered_tiles = entry(&convolve_numbered_tiles<T, TWeight, kWidth, kActivation>);
     kernels.full_decode = entry(&decode_tokens<T, TWeight, kWidth, kAsk, kGroup, kAll>);
     kernels.ring_decode = entry(&decode_tokens<T, TWeight, kWidth, kActivation, kGroup, kRings>);
-    kernels.older_decode = entry(&decode_tokens<T, TWeight, kWidth, kActivation, kGroup, kOlder>);
-    kernels.small_older_decode =
-        entry(&decode_tokens<T, TWeight, kWidth, kActivation, kSmall, kOlder>);
+    kernels.older_decode = entry(&decode_tokens<T, TWeight, kWidth, kActivation, kSmall, kOlder>);
     kernels.full_drafts = entry(&convolve_drafts<T, TWeight, kWidth, kAsk, kAll>);
     kernels.trees = entry(&convolve_trees<T, TWeight, kWidth, kActivation, kPlain>);
     kernels.full_trees = entry(&convolve_trees<T, TWeight, kWidth, kAsk, kAll>);

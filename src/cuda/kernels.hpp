@@ -16,8 +16,8 @@ struct Kernels {
   Entry short_sequences, small_tiles;  // tile.cuh
   Entry numbered_tiles;                // numbered.cuh
   // decode.cuh, 16 bytes a thread, and 4 channels a thread
-  Entry decode, full_decode, ring_decode, older_decode;
-  Entry small_decode, small_older_decode;
+  Entry decode, full_decode, ring_decode;
+  Entry small_decode, older_decode;
   Entry drafts, full_drafts;  // drafts.cuh
   Entry trees, full_trees;    // trees.cuh
   Entry columns;              // columns.cuh

@@ -9,25 +9,29 @@
 
 namespace shortconv::cuda {
 
+/// In the widest vectors that so many words are a multiple of, aligned as these are: 16, 8 or 4
+/// bytes.
 template <int kWords>
 __device__ inline void load_words(const void* from, std::uint32_t (&words)[kWords]) {
-  static_assert(kWords == 1 || kWords % 2 == 0);
   const auto* address = static_cast<const std::uint32_t*>(from);
-  if constexpr (kWords == 1) {
-    asm volatile("ld.global.u32 %0, [%1];" : "=r"(words[0]) : "l"(address));
-  } else if constexpr (kWords % 4 == 0) {
+  if constexpr (kWords % 4 == 0) {
 #pragma unroll
     for (int i = 0; i < kWords; i += 4) {
       asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                    : "=r"(words[i]), "=r"(words[i + 1]), "=r"(words[i + 2]), "=r"(words[i + 3])
                    : "l"(address + i));
     }
-  } else {
+  } else if constexpr (kWords % 2 == 0) {
 #pragma unroll
     for (int i = 0; i < kWords; i += 2) {
       asm volatile("ld.global.v2.u32 {%0, %1}, [%2];"
                    : "=r"(words[i]), "=r"(words[i + 1])
                    : "l"(address + i));
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      asm volatile("ld.global.u32 %0, [%1];" : "=r"(words[i]) : "l"(address + i));
     }
   }
 }
@@ -88,21 +92,24 @@ __device__ inline void load_kept_int_if(bool wanted, const void* from, int& valu
 template <int kWords>
 __device__ inline void store_words(void* to, const std::uint32_t (&words)[kWords]) {
   auto* address = static_cast<std::uint32_t*>(to);
-  if constexpr (kWords == 1) {
-    asm volatile("st.global.u32 [%0], %1;" ::"l"(address), "r"(words[0]) : "memory");
-  } else if constexpr (kWords % 4 == 0) {
+  if constexpr (kWords % 4 == 0) {
 #pragma unroll
     for (int i = 0; i < kWords; i += 4) {
       asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address + i), "r"(words[i]),
                    "r"(words[i + 1]), "r"(words[i + 2]), "r"(words[i + 3])
                    : "memory");
     }
-  } else {
+  } else if constexpr (kWords % 2 == 0) {
 #pragma unroll
     for (int i = 0; i < kWords; i += 2) {
       asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(address + i), "r"(words[i]),
                    "r"(words[i + 1])
                    : "memory");
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      asm volatile("st.global.u32 [%0], %1;" ::"l"(address + i), "r"(words[i]) : "memory");
     }
   }
 }

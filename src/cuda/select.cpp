@@ -64,18 +64,27 @@ bool countable(const Problem& p) {
          p.window_slots < kMost && p.window_tokens < kMost;
 }
 
+/// Columns of a slot that a window is made of.
+std::int64_t state_window(const Problem& p) { return p.width - 1 + p.older_columns; }
+
+/// Elements of the vectors that windows of `group` channels are moved in, see load_words.
+std::int64_t run_vector(std::int64_t columns, std::int64_t group, DType dtype) {
+  const std::int64_t most = 16 / element_bytes(dtype), run = columns * group;
+  return std::min(run & -run, most);
+}
+
 StateForm state_form(const Problem& p, std::int64_t group) {
   if (!p.has_state || !keeps_groups(p.slots, p.state_slot, group)) return StateForm::kElements;
-  const std::int64_t window = p.width - 1 + p.older_columns;
+  const std::int64_t window = state_window(p);
   if (p.state_channel == 1 && keeps_groups(p.state_columns, p.state_column, group)) {
     return StateForm::kChannelVectors;
   }
   // A pool with more columns than the window has gaps between one channel's window and the next.
-  if (p.state_columns == window && p.state_channel == window &&
-      (window == 1 || p.state_column == 1)) {
-    return StateForm::kWindowVectors;
-  }
-  return StateForm::kElements;
+  const bool run = p.state_columns == window && p.state_channel == window &&
+                   (window == 1 || p.state_column == 1);
+  return run && keeps_groups(p.slots, p.state_slot, run_vector(window, group, p.state_dtype))
+             ? StateForm::kWindowVectors
+             : StateForm::kElements;
 }
 
 StateForm window_form(const Problem& p, std::int64_t group) {
@@ -91,7 +100,10 @@ StateForm window_form(const Problem& p, std::int64_t group) {
   if (p.window_channel == 1 && keeps_groups(history, p.window_column, group)) {
     return StateForm::kChannelVectors;
   }
-  const bool run = p.window_channel == history && (history == 1 || p.window_column == 1);
+  const std::int64_t vector = run_vector(history, group, p.state_dtype);
+  const bool run = p.window_channel == history && (history == 1 || p.window_column == 1) &&
+                   keeps_groups(slots, p.window_sequence, vector) &&
+                   keeps_groups(tokens, p.window_token, vector);
   return run ? StateForm::kWindowVectors : StateForm::kElements;
 }
 
@@ -159,8 +171,8 @@ Kernel kernel_of(const Problem& p) {
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
       p.older_columns <= 1 && own_or_f32_weights(p) && countable(p)) {
     const Features features = features_of(p);
-    const bool small = p.tokens * p.channels <= kSmallDecode &&
-                       (features == Features::kPlain || features == Features::kOlder);
+    const bool small = features == Features::kOlder ||
+                       (features == Features::kPlain && p.tokens * p.channels <= kSmallDecode);
     const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
     if (token_major(p, group_of(p, decode))) return decode;
   }
@@ -174,9 +186,17 @@ Kernel kernel_of(const Problem& p) {
   return Kernel::kGeneral;
 }
 
-std::int64_t alignment_of(const Problem& p, Kernel kernel) {
-  const std::int64_t group = group_of(p, kernel);
-  return group > 1 ? group * element_bytes(p.x_dtype) : 1;
+Alignment alignment_of(const Problem& p, Kernel kernel) {
+  const std::int64_t group = group_of(p, kernel), bytes = element_bytes(p.x_dtype);
+  const auto of = [&](StateForm form, std::int64_t columns) {
+    const std::int64_t vector =
+        form == StateForm::kWindowVectors ? run_vector(columns, group, p.x_dtype) : group;
+    return static_cast<std::uint32_t>(vector * bytes);
+  };
+  if (group == 1) return {};
+  return {.rows = static_cast<std::uint32_t>(group * bytes),
+          .state = of(state_form(p, group), state_window(p)),
+          .windows = of(window_form(p, group), p.width - 1)};
 }
 
 /// Chains of more tokens on average than drafts have: prompts among them, which a thread that takes
@@ -399,9 +419,9 @@ Status select(const Problem& p, Choice& choice) {
   choice = {};
   if (p.tokens == 0 || p.channels == 0) return {};
   const Kernel kernel = kernel_of(p);
-  choice.alignment = static_cast<std::uint32_t>(alignment_of(p, kernel));
+  choice.alignment = alignment_of(p, kernel);
   choice.aligned = launch_of(p, kernel);
-  choice.otherwise = choice.alignment == 1 ? choice.aligned : launch_of(p, Kernel::kGeneral);
+  choice.otherwise = choice.alignment.rows == 1 ? choice.aligned : launch_of(p, Kernel::kGeneral);
   for (const Launch* launch : {&choice.aligned, &choice.otherwise}) {
     const std::int64_t blocks = std::max(launch->blocks, launch->replacing_blocks);
     if (blocks > kMostBlocks) {
@@ -417,10 +437,11 @@ Entry launch_for(const Choice& choice, const Addresses& at, Launch& launch) {
   const auto aligned = [](const void* address, std::int64_t bytes) {
     return multiple_of(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(address)), bytes);
   };
-  const bool fast = aligned(at.x, choice.alignment) && aligned(at.out, choice.alignment);
+  const Alignment& wanted = choice.alignment;
+  const bool fast = aligned(at.x, wanted.rows) && aligned(at.out, wanted.rows);
   launch = fast ? choice.aligned : choice.otherwise;
-  if (!aligned(at.state, choice.alignment)) launch.grid.state_form = StateForm::kElements;
-  if (!aligned(at.windows, choice.alignment)) launch.grid.window_form = StateForm::kElements;
+  if (!aligned(at.state, wanted.state)) launch.grid.state_form = StateForm::kElements;
+  if (!aligned(at.windows, wanted.windows)) launch.grid.window_form = StateForm::kElements;
   if (!aligned(at.weight, 16) || !aligned(at.bias, 16)) launch.grid.packed_taps = false;
   return fast ? choice.aligned_entry : choice.otherwise_entry;
 }

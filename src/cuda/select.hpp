@@ -46,12 +46,18 @@ struct Launch {
   std::int64_t replacing_blocks = 0;  // of replace_histories, which follows unless there are none
 };
 
-/// What make_plan keeps. Addresses decide between the two at the call: `aligned` needs x and out at
-/// multiples of `alignment` bytes.
+/// Bytes that addresses are to be multiples of.
+struct Alignment {
+  std::uint32_t rows = 1;  // of x and out
+  std::uint32_t state = 1, windows = 1;
+};
+
+/// What make_plan keeps. Addresses decide between the two at the call: `aligned` needs the rows so.
+/// A state or windows that are not are taken element by element.
 struct Choice {
   Launch aligned;
   Launch otherwise;  // the general kernel; the same as `aligned` where that needs no alignment
-  std::uint32_t alignment = 1;
+  Alignment alignment;
   Entry aligned_entry = nullptr;
   Entry otherwise_entry = nullptr;
 };

@@ -34,18 +34,6 @@ __device__ inline void load_state_column(const Call& call, const T* from,
   for (int c = 0; c < kElements; ++c) elements[c] = from[c * call.state_channel];
 }
 
-/// StateForm::kWindowVectors as it lies in memory: [channel][column].
-template <typename T, int kColumns, int kElements>
-__device__ inline void load_window(const T* from,
-                                   std::uint32_t (&window)[kColumns * kWordsOf<T, kElements>]) {
-  constexpr int kWords = kWordsOf<T, kElements>;
-#pragma unroll
-  for (int k = 0; k < kColumns; ++k) {
-    load_words(from + k * kElements,
-               reinterpret_cast<std::uint32_t(&)[kWords]>(window[k * kWords]));
-  }
-}
-
 /// Has the history of `channels` channels from `pool` on, column 0 of slot 0, brought into the L2
 /// cache while the kernel in front is ending. That one may still write the slot and the state: what
 /// is found decides what is brought and nothing else, both are read again after the wait.
@@ -77,7 +65,7 @@ __device__ inline void load_state(const Call& call, std::int64_t slot, std::int6
     for (int k = 0; k < kColumns; ++k, from += call.state_column) load_words(from, columns[k]);
   } else if (call.state_form == StateForm::kWindowVectors) {
     std::uint32_t window[kColumns * kWordsOf<T, kElements>];
-    load_window<T, kColumns, kElements>(from, window);
+    load_words(from, window);  // [channel][column]
     split_columns<T, kColumns, kElements>(window, columns);
   } else {
 #pragma unroll
@@ -136,11 +124,7 @@ __device__ inline void store_columns(
   } else if (form == StateForm::kWindowVectors) {
     std::uint32_t window[kColumns * kWords];
     join_columns<T, kColumns, kElements>(columns, window);
-#pragma unroll
-    for (int k = 0; k < kColumns; ++k) {
-      store_words(to + k * kElements,
-                  reinterpret_cast<const std::uint32_t(&)[kWords]>(window[k * kWords]));
-    }
+    store_words(to, window);
   } else {
 #pragma unroll
     for (int k = 0; k < kColumns; ++k, to += column_stride) {

@@ -287,10 +287,10 @@ TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
       residual.epilogue = Epilogue::kResidual;
       EXPECT_EQ(kernel_of(residual), Kernel::kDecode) << text();
       EXPECT_EQ(features_of(residual), Features::kAll);
-      Problem large = decode_batch(8192, 65);
+      Problem large = decode_batch(8192, 512);
       large.state_columns = large.width;
       large.state_base = large.older_columns = 1;
-      EXPECT_EQ(kernel_of(large), Kernel::kDecode);
+      EXPECT_EQ(kernel_of(large), Kernel::kSmallDecode) << "whole sectors in each access";
       EXPECT_EQ(chosen(decode).aligned.grid.state_form, StateForm::kChannelVectors);
 
       Problem windows = decode;  // [slots, channels, width]
@@ -494,10 +494,17 @@ TEST(CudaSelect, StatesAreVectorsWhereTheirLayoutAllowsIt) {
   p.state_slot += 1;
   EXPECT_EQ(form(p), StateForm::kElements) << "slots are not aligned";
 
-  Problem windows = packed_batch(1000, 512, 7);
+  Problem windows = packed_batch(100000, 512, 7);
   windows.state_column = 1;
   windows.state_channel = 3;
   EXPECT_EQ(form(windows), StateForm::kWindowVectors);
+  Problem of_width_3 = windows;  // whose windows of 4 channels are 16 bytes
+  of_width_3.width = 3;
+  of_width_3.state_columns = of_width_3.state_channel = 2;
+  EXPECT_EQ(form(of_width_3), StateForm::kWindowVectors);
+  windows.state_slot += 4, of_width_3.state_slot += 4;
+  EXPECT_EQ(form(windows), StateForm::kWindowVectors);
+  EXPECT_EQ(form(of_width_3), StateForm::kElements) << "slots are aligned to 8 bytes only";
   windows.state_columns = 5;
   windows.state_channel = 5;
   windows.state_slot = 5 * 512;
@@ -528,6 +535,16 @@ TEST(CudaSelect, AddressesThatAreNotAlignedGoTheLongWay) {
   const Choice decode = chosen(decode_batch(8192, 256));
   EXPECT_EQ(launch(decode, 0, 8, 8, 0).kernel, Kernel::kDecode);
   EXPECT_EQ(launch(decode, 4, 8, 8, 0).kernel, Kernel::kGeneral) << "decode wants 16 bytes";
+  Problem windows = decode_batch(8192, 64);
+  windows.state_columns = windows.state_channel = windows.width;
+  windows.state_slot = 4 * 8192;
+  windows.state_column = 1;
+  windows.state_base = windows.older_columns = 1;
+  const Choice older = chosen(windows);
+  EXPECT_EQ(launch(older, 0, 4, 8, 0).grid.state_form, StateForm::kWindowVectors);
+  EXPECT_EQ(launch(older, 0, 4, 4, 0).kernel, Kernel::kSmallDecode) << "4 channels are 8 bytes";
+  EXPECT_EQ(launch(older, 0, 4, 4, 0).grid.state_form, StateForm::kElements)
+      << "their windows 32, in accesses of 16";
 }
 
 TEST(CudaSelect, RefusesGridsThatAGpuCannotHave) {

@@ -25,7 +25,6 @@ inline void require_alignment(const void* address, std::size_t bytes) {
 
 template <int kWords>
 void load_words(const void* from, std::uint32_t (&words)[kWords]) {
-  static_assert(kWords == 1 || kWords % 2 == 0);
   require_alignment(from, kWords % 4 == 0 ? 16 : kWords % 2 == 0 ? 8 : 4);
   std::memcpy(words, from, sizeof words);
 }
@@ -37,7 +36,6 @@ void load_kept_words(const void* from, std::uint32_t (&words)[kWords]) {
 
 template <int kWords>
 void store_words(void* to, const std::uint32_t (&words)[kWords]) {
-  static_assert(kWords == 1 || kWords % 2 == 0);
   require_alignment(to, kWords % 4 == 0 ? 16 : kWords % 2 == 0 ? 8 : 4);
   std::memcpy(to, words, sizeof words);
 }
