@@ -40,13 +40,17 @@ __device__ inline float activate(Activation asked, float sum) {
   }
 }
 
-/// Of two channels: what becomes of their sums; `input` is the token's own.
+/// Of two channels: what becomes of their sums; `operand` is the token's output gate where there
+/// are gates, and otherwise its input.
 template <KnownActivation kActivation, Features kFeatures>
-__device__ inline float2 finish(const Call& call, float2 sum, float2 input) {
+__device__ inline float2 finish(const Call& call, float2 sum, float2 operand) {
   const float2 y{activate<kActivation>(call.activation, sum.x),
                  activate<kActivation>(call.activation, sum.y)};
+  if (kFeatures == Features::kGated && call.output_gate.data != nullptr) {
+    return {rounded_product(y.x, operand.x), rounded_product(y.y, operand.y)};
+  }
   if (kFeatures != Features::kAll || !call.residual) return y;
-  return {rounded_sum(y.x, input.x), rounded_sum(y.y, input.y)};
+  return {rounded_sum(y.x, operand.x), rounded_sum(y.y, operand.y)};
 }
 
 }  // namespace shortconv::cuda

@@ -57,9 +57,10 @@ const Kernels& kernels_of(const Problem& p) {
 
 Entry entry_of(const Problem& p, Kernel kernel) {
   const Features features = features_of(p);
-  const bool plain = features == Features::kPlain;
+  const bool plain = features == Features::kPlain, gated = features == Features::kGated;
   switch (kernel) {
     case Kernel::kTiles:
+      if (gated) return kernels_of(p).gated_tiles;
       return plain ? kernels_of(p).tiles : kernels_of(p).full_tiles;
     case Kernel::kShortSequences:
       return kernels_of(p).short_sequences;
@@ -71,8 +72,10 @@ Entry entry_of(const Problem& p, Kernel kernel) {
       if (features == Features::kRings) return kernels_of(p).ring_decode;
       return plain ? kernels_of(p).decode : kernels_of(p).full_decode;
     case Kernel::kSmallDecode:
+      if (gated) return kernels_of(p).gated_decode;
       return plain ? kernels_of(p).small_decode : kernels_of(p).older_decode;
     case Kernel::kDrafts:
+      if (gated) return kernels_of(p).gated_drafts;
       return plain ? kernels_of(p).drafts : kernels_of(p).full_drafts;
     case Kernel::kTrees:
       return plain ? kernels_of(p).trees : kernels_of(p).full_trees;

@@ -19,6 +19,13 @@ struct Weights {
   bool packed = false;  // [channels, width] and [channels] without gaps, aligned to 16 bytes
 };
 
+/// Rows of the shape of x.
+struct Gate {
+  const void* data = nullptr;  // null: there is none
+  std::int64_t sequence = 0;   // elements from one sequence of a dense batch to the next
+  std::int32_t step = 0;       // bytes from one row to the next
+};
+
 struct Call {
   // 48 bytes to the first boundary of a cache line, for parameters begin at 0x210, then 64 each.
   FastDivisor channel_blocks;
@@ -95,6 +102,7 @@ struct Call {
   std::int64_t seq_idx_sequence = 0;  // bytes
   std::int32_t seq_idx_bytes = 0;
   DType seq_idx_dtype = DType::kI32;
+  Gate input_gate, output_gate;
 
   SHORTCONV_HOST_DEVICE Weights weights() const {
     return {weight, bias, weight_channel, weight_tap, bias_channel, packed_taps};
@@ -209,6 +217,13 @@ inline Call call_of(const Problem& p, const Addresses& at, const Grid& grid) {
   call.seq_idx_sequence = p.seq_idx_sequence * element_bytes(p.seq_idx_dtype);
   call.seq_idx_bytes = step(p.seq_idx_token, p.seq_idx_dtype);
   call.seq_idx_dtype = p.seq_idx_dtype;
+  if (p.has_input_gate) {
+    call.input_gate = {at.input_gate, p.input_gate_sequence, step(p.input_gate_token, p.x_dtype)};
+  }
+  if (p.epilogue == Epilogue::kOutputGate) {
+    call.output_gate = {at.output_gate, p.output_gate_sequence,
+                        step(p.output_gate_token, p.x_dtype)};
+  }
   return call;
 }
 

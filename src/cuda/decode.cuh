@@ -17,6 +17,7 @@
 #include "cuda/activation.cuh"
 #include "cuda/call.hpp"
 #include "cuda/element.cuh"
+#include "cuda/gates.cuh"
 #include "cuda/memory.cuh"
 #include "cuda/overlap.cuh"
 #include "cuda/sequence.cuh"
@@ -64,6 +65,17 @@ __global__ void __launch_bounds__(most_decode_threads(kFeatures == Features::kRi
   StatedState stated;
   stated.read = read_slot_of(call, static_cast<int>(sequence));
   load_words(x, columns[kHistory]);
+  std::uint32_t input_gate[kWords], output_gate[kWords];
+  if constexpr (kFeatures == Features::kGated) {
+    const auto load = [&](const Gate& gate, std::uint32_t(&words)[kWords]) {
+      const int row = 0;
+      if (gate.data != nullptr) {
+        load_words(gate_at<T>(gate, static_cast<int>(sequence), row, channel), words);
+      }
+    };
+    load(call.input_gate, input_gate);
+    load(call.output_gate, output_gate);
+  }
   load_rare_state<kFeatures>(call, static_cast<int>(sequence), stated);
   // A ring without further columns is read as it lies, before it is known where it begins.
   const bool whole_ring = is_ring<kFeatures>(call) && call.ring_columns.divisor() == kHistory;
@@ -80,6 +92,9 @@ __global__ void __launch_bounds__(most_decode_threads(kFeatures == Features::kRi
     if (call.padded_rows == PaddedRows::kZero) clear_words(columns[kHistory]);
     store_words(out, columns[kHistory]);
     return;
+  }
+  if (kFeatures == Features::kGated && call.input_gate.data != nullptr) {
+    pass_gate<T>(input_gate, columns[kHistory]);
   }
   from += s.read_slot * slot_step;
   // The weights are asked for after the state, which comes from further away, and before a window
@@ -125,7 +140,8 @@ __global__ void __launch_bounds__(most_decode_threads(kFeatures == Features::kRi
   if (call.keeps_state && usable_slot(call, write)) s.write_slot = write;
 
   std::uint32_t result[kWords];
-  convolve_window<T, kActivation, kFeatures>(call, taps, columns, result);
+  const auto& operand = kFeatures == Features::kGated ? output_gate : columns[kHistory];
+  convolve_window<T, kActivation, kFeatures>(call, taps, columns, operand, result);
   store_words(out, result);
   auto& moved_on = reinterpret_cast<std::uint32_t(&)[kHistory][kWords]>(columns[1]);
   // The window that ends before `token`, which is 0 or 1.

@@ -22,11 +22,12 @@ struct DraftKernel {
   static constexpr int kHistory = kWidth - 1;
   using Words = typename Tiles::Words;
   using Rows = typename Tiles::Rows;  // history, then tokens
+  using Gates = typename Tiles::Gates;
   using DraftTaps = typename Tiles::TileTaps;
 
   /// A sequence and its first rows, which go out before it is known where its history lies.
   __device__ static TileRows first_strip(const Call& call, int sequence, int channel,
-                                         Beginning& beginning, Rows& rows) {
+                                         Beginning& beginning, Rows& rows, Gates& gates) {
     TileRows tile;
     tile.stream = stream_of(call, sequence);
     beginning = beginning_of<kFeatures>(call, sequence, [&](const Bounds& bounds) {
@@ -34,6 +35,7 @@ struct DraftKernel {
       const int length = bounds.end - bounds.begin;  // 0: a row all the same, which nobody looks at
       const T* x = x_at<T>(call, tile.stream, min(bounds.begin, call.tokens - 1), channel);
       Tiles::load_tokens(call, x, min(max(length, 1), kTileTokens), rows);
+      Tiles::load_input_gates(call, tile, channel, gates);
     });
     return tile;
   }
@@ -102,7 +104,7 @@ struct DraftKernel {
       if (inside) {
         store_windows(call, windows, tile.first - bounds.begin, tile.mask, channel, rows);
       }
-      Tiles::convolve(call, taps, tile.mask, rows);
+      Tiles::convolve(call, taps, tile.mask, rows, {});
       if (inside) {
         Tiles::store(call, out_at<T>(call, tile.stream, tile.first, channel), tile.mask, rows);
       }
@@ -113,20 +115,23 @@ struct DraftKernel {
   /// All tokens; the rows of the first strip are there.
   __device__ static void chain(const Call& call, const TileRows& tile,
                                const CapturedWindows& windows, int length, int channel,
-                               const DraftTaps& taps, Rows& rows) {
+                               const DraftTaps& taps, Rows& rows, Gates& gates) {
     for (int base = 0; base < length; base += kTileTokens) {
       const int tokens = min(kTileTokens, length - base);
-      const int first = tile.first + base;
+      TileRows strip = tile;
+      strip.first += base;
       if (base > 0) {
-        Tiles::load_tokens(call, x_at<T>(call, tile.stream, first, channel), tokens, rows);
+        Tiles::load_tokens(call, x_at<T>(call, strip.stream, strip.first, channel), tokens, rows);
+        Tiles::load_input_gates(call, strip, channel, gates);
       }
+      Tiles::pass_gates(call, strip, channel, kHistory, gates, rows);
       const std::uint32_t mask = tile_rows_between(0, tokens);
       store_windows(call, windows, base, mask, channel, rows);
       Words next[kHistory];
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(rows[kTileTokens + k], next[k]);
-      Tiles::convolve(call, taps, mask, rows);
-      Tiles::store(call, out_at<T>(call, tile.stream, first, channel), mask, rows);
+      Tiles::convolve(call, taps, mask, rows, gates);
+      Tiles::store(call, out_at<T>(call, strip.stream, strip.first, channel), mask, rows);
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(next[k], rows[k]);
     }
@@ -134,7 +139,9 @@ struct DraftKernel {
 };
 
 template <typename T, typename TWeight, int kWidth, KnownActivation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks(sizeof(T), kWidth)))
+__global__ void __launch_bounds__(kDraftThreads, resident(kFeatures == Features::kGated
+                                                              ? gated_draft_blocks(sizeof(T))
+                                                              : draft_blocks(sizeof(T), kWidth)))
     convolve_drafts(const __grid_constant__ Call call) {
   using Kernel = DraftKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   overlap_neighbours(call);
@@ -156,7 +163,8 @@ __global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks(sizeof(T)
   const int sequence = static_cast<int>(unit);
   Beginning beginning;
   typename Kernel::Rows rows;
-  const TileRows tile = Kernel::first_strip(call, sequence, channel, beginning, rows);
+  typename Kernel::Gates gates;
+  const TileRows tile = Kernel::first_strip(call, sequence, channel, beginning, rows, gates);
   if (beginning.state.skipped) {
     if (splits) return;  // tiles do that
     Kernel::fill_sequence(call, sequence, channel);
@@ -175,7 +183,7 @@ __global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks(sizeof(T)
   if constexpr (kFeatures == Features::kAll) {
     Kernel::Tiles::write_states(call, beginning, -Kernel::kHistory, true, channel);
   }
-  Kernel::chain(call, tile, windows, chained, channel, taps, rows);
+  Kernel::chain(call, tile, windows, chained, channel, taps, rows, gates);
   if constexpr (kFeatures != Features::kAll) {
     Kernel::Tiles::write_states(call, beginning, -Kernel::kHistory, true, channel);
   }

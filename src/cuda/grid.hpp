@@ -38,6 +38,7 @@ enum class Features : std::uint8_t {
   kPlain,  // ordered states
   kRings,  // also rings; decode has an instance for them, the others take kAll
   kOlder,  // an older column kept; decode alone
+  kGated,  // gates; tiles, decode and drafts
   kAll,  // also snapshots, windows by slot, an older column, the residual, long chains among drafts
 };
 

@@ -37,6 +37,11 @@ inline const Kernels kTable = [] {
     kernels.small_decode = entry(&decode_tokens<T, TWeight, kWidth, kActivation, kSmall, kPlain>);
     kernels.drafts = entry(&convolve_drafts<T, TWeight, kWidth, kActivation, kPlain>);
   }
+  if constexpr (kOfModels && std::is_same_v<T, TWeight>) {
+    kernels.gated_tiles = entry(&convolve_tiles<T, TWeight, kWidth, kAsk, kGated>);
+    kernels.gated_decode = entry(&decode_tokens<T, TWeight, kWidth, kAsk, kSmall, kGated>);
+    kernels.gated_drafts = entry(&convolve_drafts<T, TWeight, kWidth, kAsk, kGated>);
+  }
   if constexpr (kOfModels) {
     kernels.full_tiles = entry(&convolve_tiles<T, TWeight, kWidth, kAsk, kAll>);
     kernels.short_sequences = entry(&convolve_short_sequences<T, TWeight, kWidth, kActivation>);

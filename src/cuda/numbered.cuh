@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(
     constexpr std::uint32_t kUpToFirst = (2u << kHistory) - 1;
     if ((numbers.begins & kUpToFirst) >> k >> 1 != 0) clear_words(rows[k]);
   }
-  Kernel::convolve_rows(call, taps, tile.mask, rows,
+  Kernel::convolve_rows(call, taps, tile.mask, rows, {},
                         [&](int t, int, typename Kernel::Window& window) {
                           if (t == 0 || (numbers.begins >> (kHistory + t) & 1u) == 0) return;
 #pragma unroll

@@ -35,15 +35,27 @@ std::size_t bytes_of_x(const Problem& p) {
   return static_cast<std::size_t>(element_bytes(p.x_dtype));
 }
 
+bool has_output_gate(const Problem& p) { return p.epilogue == Epilogue::kOutputGate; }
+bool has_gates(const Problem& p) { return p.has_input_gate || has_output_gate(p); }
+
 bool dense(const Problem& p) { return !p.has_query_start_loc; }
 
 /// Rows of x and out come in whole groups of `group` adjacent channels.
 bool token_major(const Problem& p, std::int64_t group) {
   const std::int64_t rows = dense(p) ? p.sequence_tokens : p.tokens;
   const std::int64_t streams = dense(p) ? p.sequences : 1;
+  const auto gate = [&](std::int64_t sequence, std::int64_t token, std::int64_t channel) {
+    return channel == 1 && keeps_groups(rows, token, group) &&
+           keeps_groups(streams, sequence, group);
+  };
   return p.x_channel == 1 && p.out_channel == 1 && multiple_of(p.channels, group) &&
          keeps_groups(rows, p.x_token, group) && keeps_groups(rows, p.out_token, group) &&
-         keeps_groups(streams, p.x_sequence, group) && keeps_groups(streams, p.out_sequence, group);
+         keeps_groups(streams, p.x_sequence, group) &&
+         keeps_groups(streams, p.out_sequence, group) &&
+         (!p.has_input_gate ||
+          gate(p.input_gate_sequence, p.input_gate_token, p.input_gate_channel)) &&
+         (!has_output_gate(p) ||
+          gate(p.output_gate_sequence, p.output_gate_token, p.output_gate_channel));
 }
 
 /// Whether numbers of rows, sequences, slots and channels, and steps from one row to the next, fit
@@ -56,7 +68,8 @@ bool countable(const Problem& p) {
   };
   return p.tokens < kMost - 64 && p.sequences < kMost && p.slots < kMost &&
          p.channels < kMost - 4096 && p.state_columns < kMost && small(p.x_token, kMostStep) &&
-         small(p.out_token, kMostStep) && small(p.query_start_loc_stride, kMostStep) &&
+         small(p.out_token, kMostStep) && small(p.input_gate_token, kMostStep) &&
+         small(p.output_gate_token, kMostStep) && small(p.query_start_loc_stride, kMostStep) &&
          small(p.read_slots_stride, kMostStep) && small(p.write_slots_stride, kMostStep) &&
          small(p.read_offsets_stride, kMostStep) && small(p.flags_stride, kMostStep) &&
          small(p.parents_token, kMostStep) && small(p.ring_positions_stride, kMostStep) &&
@@ -148,15 +161,17 @@ Kernel tiles_kernel_of(const Problem& p) {
 /// have kernels at all of kWidths. Every kernel is code for each of its widths, and the library is
 /// to stay small: the others have those of models.
 bool has_kernels(const Problem& p) {
-  if (is_listed(kModelWidths, p.width)) return true;
+  if (is_listed(kModelWidths, p.width)) return !has_gates(p) || p.weight_dtype == p.x_dtype;
   return is_listed(kWidths, p.width) && p.weight_dtype == p.x_dtype &&
          features_of(p) == Features::kPlain && !p.has_parents && !p.has_seq_idx &&
          p.schedule == Schedule::kFlat;
 }
 
 Kernel kernel_of(const Problem& p) {
-  const bool gated = p.has_input_gate || p.epilogue == Epilogue::kOutputGate;
-  if (gated || p.dilation != 1 || !one_type(p) || !has_kernels(p)) return Kernel::kGeneral;
+  // Kernels that know gates know nothing else that is rare.
+  const bool gated = features_of(p) == Features::kGated;
+  if (has_gates(p) && (!gated || p.has_parents)) return Kernel::kGeneral;
+  if (p.dilation != 1 || !one_type(p) || !has_kernels(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kDraftGroup) && own_or_f32_weights(p) && countable(p);
     if (!drafts) return Kernel::kGeneral;
@@ -171,7 +186,7 @@ Kernel kernel_of(const Problem& p) {
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
       p.older_columns <= 1 && own_or_f32_weights(p) && countable(p)) {
     const Features features = features_of(p);
-    const bool small = features == Features::kOlder ||
+    const bool small = features == Features::kOlder || gated ||
                        (features == Features::kPlain && p.tokens * p.channels <= kSmallDecode);
     const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
     if (token_major(p, group_of(p, decode))) return decode;
@@ -412,7 +427,8 @@ Features features_of(const Problem& p) {
                    splits_chains(p);
   if (all) return Features::kAll;
   if (p.older_columns > 0) return Features::kOlder;
-  return p.has_ring_positions ? Features::kRings : Features::kPlain;
+  if (p.has_ring_positions) return Features::kRings;
+  return has_gates(p) ? Features::kGated : Features::kPlain;
 }
 
 Status select(const Problem& p, Choice& choice) {
@@ -438,7 +454,8 @@ Entry launch_for(const Choice& choice, const Addresses& at, Launch& launch) {
     return multiple_of(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(address)), bytes);
   };
   const Alignment& wanted = choice.alignment;
-  const bool fast = aligned(at.x, wanted.rows) && aligned(at.out, wanted.rows);
+  const bool fast = aligned(at.x, wanted.rows) && aligned(at.out, wanted.rows) &&
+                    aligned(at.input_gate, wanted.rows) && aligned(at.output_gate, wanted.rows);
   launch = fast ? choice.aligned : choice.otherwise;
   if (!aligned(at.state, wanted.state)) launch.grid.state_form = StateForm::kElements;
   if (!aligned(at.windows, wanted.windows)) launch.grid.window_form = StateForm::kElements;

@@ -66,12 +66,14 @@ class Taps {
   std::uint32_t bias_[kWordsOf<TWeight, kChannels>];
 };
 
-/// One token's result of kChannels channels from the inputs of its window, newest last.
+/// One token's result of kChannels channels from the inputs of its window, newest last; `operand`
+/// as for finish.
 template <typename T, KnownActivation kActivation, Features kFeatures, typename TWeight, int kWidth,
           int kChannels>
 __device__ inline void convolve_window(
     const Call& call, const Taps<TWeight, kWidth, kChannels>& taps,
     const std::uint32_t (&window)[kWidth][kWordsOf<T, kChannels>],
+    const std::uint32_t (&operand)[kWordsOf<T, kChannels>],
     std::uint32_t (&result)[kWordsOf<T, kChannels>]) {
 #pragma unroll
   for (int pair = 0; pair < kChannels / 2; ++pair) {
@@ -82,8 +84,8 @@ __device__ inline void convolve_window(
       sum.x = __fmaf_rn(taps.tap(k, pair).x, input.x, sum.x);
       sum.y = __fmaf_rn(taps.tap(k, pair).y, input.y, sum.y);
     }
-    const float2 newest = unpack_pair<T>(window[kWidth - 1], pair);
-    pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, newest));
+    const float2 by = unpack_pair<T>(operand, pair);
+    pack_pair<T>(result, pair, finish<kActivation, kFeatures>(call, sum, by));
   }
 }
 

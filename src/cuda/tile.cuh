@@ -19,8 +19,8 @@
 // sequences are so short on average that heads do most of the work, the search comes first.
 //
 // Bytes moved: x once (plus, from the L2 cache, 3 of 8 rows again at width 4), out once, states
-// once each way. The ceiling is a copy of these bytes. Tile and block are the best of those
-// measured, see tuning.hpp.
+// once each way, gates as x and out. The ceiling is a copy of these bytes. Tile and block are the
+// best of those measured, see tuning.hpp.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +28,7 @@
 #include "cuda/activation.cuh"
 #include "cuda/call.hpp"
 #include "cuda/element.cuh"
+#include "cuda/gates.cuh"
 #include "cuda/memory.cuh"
 #include "cuda/overlap.cuh"
 #include "cuda/snapshot.cuh"
@@ -51,20 +52,83 @@ struct TileKernel {
   using Rows = Words[kRows];  // oldest history first; afterwards the results from the front
   using Window = float2[kWidth];
 
-  /// The tile's rows and the history before them. In place of those that the stream does not have
-  /// others of its rows, which no row of the mask looks at.
-  __device__ static void load_tile(const Call& call, const TileRows& tile, int channel,
-                                   Rows& rows) {
-    if (tile.first >= kHistory && tile.first + kTileTokens <= call.tokens) {
-      const T* x = x_at<T>(call, tile.stream, tile.first - kHistory, channel);
+  // Of a strip of rows. Those of inputs are under way with the rows, those of results since it was
+  // known whose rows they are.
+  static constexpr bool kGated = kFeatures == Features::kGated;
+  struct SomeGates {
+    Rows input;
+    Words output[kTileTokens];
+  };
+  struct NoGates {};
+  using Gates = std::conditional_t<kGated, SomeGates, NoGates>;
+
+  /// The tile's rows and the history before them; at(row) is where a row of the stream lies. In
+  /// place of those that the stream does not have others of its rows, which no row of the mask
+  /// looks at.
+  template <typename At>
+  __device__ static void load_strip(const Call& call, int first, std::int32_t step, const At& at,
+                                    Rows& rows) {
+    if (first >= kHistory && first + kTileTokens <= call.tokens) {
+      const T* from = at(first - kHistory);
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) load_words(nth_row(x, call.x_step, i), rows[i]);
+      for (int i = 0; i < kRows; ++i) load_words(nth_row(from, step, i), rows[i]);
     } else {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        const int row = min(max(tile.first - kHistory + i, 0), call.tokens - 1);
-        load_words(x_at<T>(call, tile.stream, row, channel), rows[i]);
+        load_words(at(min(max(first - kHistory + i, 0), call.tokens - 1)), rows[i]);
       }
+    }
+  }
+
+  __device__ static void load_tile(const Call& call, const TileRows& tile, int channel,
+                                   Rows& rows) {
+    const auto at = [&](int row) { return x_at<T>(call, tile.stream, row, channel); };
+    load_strip(call, tile.first, call.x_step, at, rows);
+  }
+
+  __device__ static void load_input_gates(const Call& call, const TileRows& tile, int channel,
+                                          Gates& gates) {
+    if constexpr (kGated) {
+      const Gate& gate = call.input_gate;
+      if (gate.data == nullptr) return;
+      const auto at = [&](int row) { return gate_at<T>(gate, tile.stream.sequence, row, channel); };
+      load_strip(call, tile.first, gate.step, at, gates.input);
+    }
+  }
+
+  /// Asks for the gates of results, and makes inputs of the rows of x from number `first` on.
+  __device__ static void pass_gates(const Call& call, const TileRows& tile, int channel, int first,
+                                    Gates& gates, Rows& rows) {
+    if constexpr (kGated) {
+      const Gate& gate = call.output_gate;
+      if (gate.data != nullptr) {
+#pragma unroll
+        for (int t = 0; t < kTileTokens; ++t) {
+          const int row = min(tile.first + t, call.tokens - 1);
+          load_words(gate_at<T>(gate, tile.stream.sequence, row, channel), gates.output[t]);
+        }
+      }
+      if (call.input_gate.data == nullptr) return;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        if (i >= first) pass_gate<T>(gates.input[i], rows[i]);
+      }
+    }
+  }
+
+  /// The same of rows of a sequence that are not of a strip, from `row` on.
+  template <int kCount>
+  __device__ static void pass_gates_of(const Call& call, int sequence, int row, int channel,
+                                       Words (&rows)[kCount]) {
+    if constexpr (kGated) {
+      if (call.input_gate.data == nullptr) return;
+      const int stream = call.has_query_start_loc ? 0 : sequence;
+      const T* from = gate_at<T>(call.input_gate, stream, row, channel);
+      Words gates[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) load_words(nth_row(from, call.input_gate.step, i), gates[i]);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) pass_gate<T>(gates[i], rows[i]);
     }
   }
 
@@ -91,7 +155,9 @@ struct TileKernel {
   __device__ static void load_input(const Call& call, const Beginning& beginning, int input,
                                     int channel, Words& words) {
     if (input >= 0) {
-      load_words(x_of<T>(call, beginning.sequence, beginning.first + input, channel), words);
+      const int row = beginning.first + input;
+      load_words(x_of<T>(call, beginning.sequence, row, channel), words);
+      pass_gates_of(call, beginning.sequence, row, channel, reinterpret_cast<Words(&)[1]>(words));
     } else if (beginning.state.read_slot >= 0) {
       int column = beginning.state.read_column + kHistory + input;
       if (is_ring<kFeatures>(call)) column = wrapped(call, column);
@@ -112,6 +178,7 @@ struct TileKernel {
       const T* x = x_of<T>(call, beginning.sequence, beginning.first + oldest, channel);
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) load_words(nth_row(x, call.x_step, k), columns[k]);
+      pass_gates_of(call, beginning.sequence, beginning.first + oldest, channel, columns);
     } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) {
@@ -186,16 +253,17 @@ struct TileKernel {
   static constexpr int kLastJoint = kJoins ? kTileTokens - kHistory : 0;
 
   __device__ static void convolve(const Call& call, const TileTaps& taps, std::uint32_t mask,
-                                  Rows& rows) {
-    convolve_joined<false>(call, taps, mask, kNoJoint, nullptr, rows);
+                                  Rows& rows, const Gates& gates) {
+    convolve_joined<false>(call, taps, mask, kNoJoint, nullptr, rows, gates);
   }
 
   /// From row `joint` on the rows are those of a sequence that begins there, and what stands before
   /// them is its history.
   template <bool kMayJoin>
   __device__ static void convolve_joined(const Call& call, const TileTaps& taps, std::uint32_t mask,
-                                         int joint, const Words* history, Rows& rows) {
-    convolve_rows(call, taps, mask, rows, [&](int t, int pair, Window& window) {
+                                         int joint, const Words* history, Rows& rows,
+                                         const Gates& gates) {
+    convolve_rows(call, taps, mask, rows, gates, [&](int t, int pair, Window& window) {
       if (kMayJoin && t <= kLastJoint && t == joint) {
 #pragma unroll
         for (int k = 0; k < kHistory; ++k) window[k] = unpack_pair<T>(history[k], pair);
@@ -208,7 +276,7 @@ struct TileKernel {
   /// inputs before a row.
   template <typename Exchange>
   __device__ static void convolve_rows(const Call& call, const TileTaps& taps, std::uint32_t mask,
-                                       Rows& rows, const Exchange& exchange) {
+                                       Rows& rows, const Gates& gates, const Exchange& exchange) {
 #pragma unroll
     for (int pair = 0; pair < kGroup / 2; ++pair) {
       // Never happens, but the compiler does not know it, and cannot take all sums at once and
@@ -230,7 +298,9 @@ struct TileKernel {
           sum.x = __fmaf_rn(taps.tap(k, pair).x, window[k].x, sum.x);
           sum.y = __fmaf_rn(taps.tap(k, pair).y, window[k].y, sum.y);
         }
-        pack_pair<T>(rows[t], pair, finish<kActivation, kFeatures>(call, sum, window[kHistory]));
+        float2 operand = window[kHistory];
+        if constexpr (kGated) operand = unpack_pair<T>(gates.output[t], pair);
+        pack_pair<T>(rows[t], pair, finish<kActivation, kFeatures>(call, sum, operand));
 #pragma unroll
         for (int k = 0; k < kHistory; ++k) window[k] = window[k + 1];
       }
@@ -264,7 +334,7 @@ struct TileKernel {
     const std::uint32_t mask = tile_rows_between(0, tokens);
     load_history(call, beginning, channel, reinterpret_cast<Words(&)[kHistory]>(rows));
     load_tokens(call, x_of<T>(call, beginning.sequence, beginning.first, channel), tokens, rows);
-    convolve(call, taps, mask, rows);
+    convolve(call, taps, mask, rows, {});
     const bool inside = channels.inside(call);
     if (inside) {
       store(call, out_of<T>(call, beginning.sequence, beginning.first, channel), mask, rows);
@@ -302,11 +372,15 @@ constexpr int resident(int wanted) {
 }
 
 template <typename T, typename TWeight, int kWidth, KnownActivation kActivation, Features kFeatures>
-__global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(sizeof(T), kWidth)))
+__global__ void __launch_bounds__(tile_threads(sizeof(T)),
+                                  resident(kFeatures == Features::kGated
+                                               ? gated_tile_blocks(sizeof(T), kWidth)
+                                               : tile_blocks(sizeof(T), kWidth)))
     convolve_tiles(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   overlap_neighbours(call);
   typename Kernel::Rows rows;
+  typename Kernel::Gates gates;
   typename Kernel::TileTaps taps;
   TileRows tile;
   typename Kernel::Channels channels;
@@ -342,11 +416,13 @@ __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(
     const int channel = channels.first(call);
     tile = tile_of(call, static_cast<int>(unit));
     Kernel::load_tile(call, tile, channel, rows);
+    Kernel::load_input_gates(call, tile, channel, gates);
     taps.load(call.weights(), channel);
     if (lies_inside<Kernel::kHistory>(call, tile)) {
       // All rows, which the compiler is not to know, see convolve_joined.
       const std::uint32_t mask = call.channels != 0 ? kAllTileRows : 0;
-      Kernel::convolve(call, taps, mask, rows);
+      Kernel::pass_gates(call, tile, channel, 0, gates, rows);
+      Kernel::convolve(call, taps, mask, rows, gates);
       if (channels.inside(call)) {
         Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), kAllTileRows, rows);
       }
@@ -379,9 +455,11 @@ __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(
     }
     if (!loaded) {
       Kernel::load_tokens(call, x_at<T>(call, tile.stream, tile.first, channel), tokens, rows);
+      Kernel::load_input_gates(call, tile, channel, gates);
     }
+    Kernel::pass_gates(call, tile, channel, 0, gates, rows);
     Kernel::template convolve_joined<Kernel::kJoins>(
-        call, taps, tile.mask, joined ? joint : Kernel::kNoJoint, apart, rows);
+        call, taps, tile.mask, joined ? joint : Kernel::kNoJoint, apart, rows, gates);
     if (inside) {
       Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), tile.mask, rows);
     }
@@ -420,7 +498,7 @@ __global__ void __launch_bounds__(tile_threads(sizeof(T)), resident(tile_blocks(
     if (tile.mask != 0) {
       Kernel::load_tile(call, tile, channel, rows);
       taps.load(call.weights(), channel);
-      Kernel::convolve(call, taps, tile.mask, rows);
+      Kernel::convolve(call, taps, tile.mask, rows, {});
       if (channels.inside(call)) {
         Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), tile.mask, rows);
       }
@@ -450,14 +528,14 @@ __global__ void __launch_bounds__(kSmallTileThreads, resident(small_tile_blocks(
   Kernel::load_tile(call, tile, channel, rows);
   taps.load(call.weights(), channel);
   if (lies_inside<Kernel::kHistory>(call, tile)) {
-    Kernel::convolve(call, taps, kAllTileRows, rows);
+    Kernel::convolve(call, taps, kAllTileRows, rows, {});
     if (channels.inside(call)) {
       Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), kAllTileRows, rows);
     }
     return;
   }
   if (tile.mask != 0) {
-    Kernel::convolve(call, taps, tile.mask, rows);
+    Kernel::convolve(call, taps, tile.mask, rows, {});
     if (channels.inside(call)) {
       Kernel::store(call, out_at<T>(call, tile.stream, tile.first, channel), tile.mask, rows);
     }

@@ -61,7 +61,7 @@ struct TreeKernel {
                            reinterpret_cast<const Words(&)[kHistory]>(line[1]));
     }
     Words result;
-    convolve_window<T, kActivation, kFeatures>(call, taps, line, result);
+    convolve_window<T, kActivation, kFeatures>(call, taps, line, line[kHistory], result);
     store_words(rows_after(out, call.out_step, token), result);
   }
 
@@ -108,7 +108,8 @@ __global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks(sizeof(T)
   const int sequence = static_cast<int>(unit);
   Beginning beginning;
   typename Kernel::Rows rows;
-  const TileRows tile = Kernel::Drafts::first_strip(call, sequence, channel, beginning, rows);
+  typename Kernel::Drafts::Gates none;
+  const TileRows tile = Kernel::Drafts::first_strip(call, sequence, channel, beginning, rows, none);
   const int length = beginning.length;
   if (beginning.state.skipped) {
     if (inside) Kernel::Drafts::fill_sequence(call, sequence, channel);

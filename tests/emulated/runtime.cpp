@@ -63,6 +63,9 @@ constexpr Field kFields[] = {
     {"full_drafts", &Kernels::full_drafts, Kernel::kDrafts},
     {"trees", &Kernels::trees, Kernel::kTrees},
     {"full_trees", &Kernels::full_trees, Kernel::kTrees},
+    {"gated_tiles", &Kernels::gated_tiles, Kernel::kTiles},
+    {"gated_decode", &Kernels::gated_decode, Kernel::kSmallDecode},
+    {"gated_drafts", &Kernels::gated_drafts, Kernel::kDrafts},
     {"columns", &Kernels::columns, Kernel::kColumns},
     {"chunks", &Kernels::chunks, Kernel::kChunks},
 };

@@ -83,9 +83,31 @@ TEST(CallLayout, CountsInputsOutputsAndStatesOncePerDirection) {
     // 12 rows in and out; three states written, the one of the second sequence read.
     EXPECT_EQ(layout.moved_bytes(), (2 * 12 + (3 + 1) * 3) * 16 * 2);
     EXPECT_EQ(layout.touched_bytes(), (2 * 12 + 3 * 3) * 16 * 2);
-    EXPECT_EQ(layout.row_elements(), 12 * 16 * pitch);
+    EXPECT_EQ(layout.x_elements(), 12 * 16 * pitch);
+    EXPECT_EQ(layout.out_elements(), 12 * 16 * pitch);
     EXPECT_EQ(layout.state_elements(), 3 * 3 * 16);
   }
+}
+
+TEST(CallLayout, GatesAreThirdsOfTheRowsOfX) {
+  const Shape shape{
+      .name = "small", .description = "", .channels = 16, .lengths = {4, 4, 4}, .gated = true};
+  const CallLayout layout(shape, {});
+  EXPECT_EQ(layout.moved_bytes(), (4 * 12 + (3 + 1) * 3) * 16 * 2);
+  EXPECT_EQ(layout.touched_bytes(), (4 * 12 + 3 * 3) * 16 * 2);
+  EXPECT_EQ(layout.x_elements(), 3 * 12 * 16);
+  EXPECT_EQ(layout.out_elements(), 12 * 16);
+  std::vector<std::uint16_t> x(3 * 12 * 16);
+  const ForwardArgs args = layout.arguments({.x = x.data()}, {});
+  EXPECT_EQ(args.input_gate->data, x.data() + 16);
+  EXPECT_EQ(args.output_gate->data, x.data() + 32);
+  for (const TensorRef& rows : {args.x, *args.input_gate, *args.output_gate}) {
+    EXPECT_EQ(rows.shape[0], 12);
+    EXPECT_EQ(rows.shape[1], 16);
+    EXPECT_EQ(rows.strides[0], 48);
+    EXPECT_EQ(rows.strides[1], 1);
+  }
+  EXPECT_EQ(args.out.strides[0], 16);
 }
 
 TEST(CallLayout, ReadsTheHistoryAndWritesAllColumnsOfAStateWithAnOlderOne) {
@@ -116,7 +138,7 @@ TEST(CallLayout, CountsOneWindowASequenceAndLayerOfACommit) {
   const CallLayout layout(shape, {});
   EXPECT_EQ(layout.moved_bytes(), 2 * 5 * 3 * 3 * 16 * 2);
   EXPECT_EQ(layout.touched_bytes(), layout.moved_bytes());
-  EXPECT_EQ(layout.row_elements(), 0);
+  EXPECT_EQ(layout.x_elements() + layout.out_elements(), 0);
   EXPECT_EQ(layout.window_elements(), 5 * 12 * 3 * 16);
   EXPECT_EQ(layout.accepted(), (std::vector<std::int32_t>{0, 1, 2}));
   const CommitArgs args = layout.commit_arguments({}, {});
@@ -179,8 +201,8 @@ TEST(GpuSets, HoldTheTensorsAndACopyOfAsManyBytes) {
     for (const double pitch : {1.0, 1.3}) {
       const CallLayout layout(shape, {.pitch = pitch});
       const SetPlaces places = place_set(layout, DType::kBF16);
-      EXPECT_GE(places.out, 2 * layout.row_elements());
-      EXPECT_GE(places.state, places.out + 2 * layout.row_elements());
+      EXPECT_GE(places.out, 2 * layout.x_elements());
+      EXPECT_GE(places.state, places.out + 2 * layout.out_elements());
       EXPECT_GE(places.bytes, places.state + 2 * layout.state_elements());
       EXPECT_GE(places.copied, layout.moved_bytes() / 2);
       EXPECT_LT(places.copied, layout.moved_bytes() / 2 + 17);

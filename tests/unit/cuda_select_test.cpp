@@ -327,6 +327,61 @@ TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
   EXPECT_EQ(kernel_of(columns), Kernel::kGeneral);
 }
 
+Problem gated(Problem p) {
+  p.has_input_gate = true;
+  p.epilogue = Epilogue::kOutputGate;
+  p.input_gate_sequence = p.output_gate_sequence = p.x_sequence;
+  p.input_gate_token = p.output_gate_token = p.x_token;
+  p.input_gate_channel = p.output_gate_channel = 1;
+  return p;
+}
+
+TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
+  Problem drafts = packed_batch(28, 512, 7);
+  drafts.op = Op::kVerify;
+  const std::pair<Problem, Kernel> calls[] = {
+      {packed_batch(100000, 512, 7), Kernel::kTiles},  {packed_batch(1000, 512, 7), Kernel::kTiles},
+      {packed_batch(28, 512, 7), Kernel::kTiles},      {decode_batch(512, 7), Kernel::kSmallDecode},
+      {decode_batch(8192, 512), Kernel::kSmallDecode}, {drafts, Kernel::kDrafts},
+  };
+  for (const int width : kModelWidths.all) {
+    for (const auto& [plain, kernel] : calls) {
+      Problem p = gated(plain);
+      p.width = width;
+      const auto text = [&] { return ::testing::Message() << name(kernel) << ", width " << width; };
+      EXPECT_EQ(kernel_of(p), kernel) << text();
+      EXPECT_EQ(features_of(p), Features::kGated);
+      for (const bool input : {false, true}) {
+        Problem one = p;
+        if (input) one.epilogue = Epilogue::kNone;
+        if (!input) one.has_input_gate = false;
+        EXPECT_EQ(kernel_of(one), kernel) << text();
+        (input ? one.input_gate_channel : one.output_gate_channel) = 2;
+        EXPECT_EQ(kernel_of(one), Kernel::kGeneral) << text() << ", channels apart";
+        (input ? one.input_gate_channel : one.output_gate_channel) = 1;
+        (input ? one.input_gate_token : one.output_gate_token) += 1;
+        EXPECT_EQ(kernel_of(one), plain.tokens == plain.sequences ? kernel : Kernel::kGeneral)
+            << text() << ", rows not aligned";
+      }
+      for (int change = 0; change < 5; ++change) {
+        Problem other = p;
+        if (change == 0) other.weight_dtype = DType::kF32;
+        if (change == 1) other.has_ring_positions = true;
+        if (change == 2) other.snapshots = 1;
+        if (change == 3) other.state_columns = 4, other.state_base = other.older_columns = 1;
+        if (change == 4) other.width = 5;
+        EXPECT_EQ(kernel_of(other), Kernel::kGeneral) << text() << ", change " << change;
+      }
+    }
+  }
+  Problem tree = gated(drafts);
+  tree.has_parents = true;
+  EXPECT_EQ(kernel_of(tree), Kernel::kGeneral);
+  Problem numbered = gated(packed_batch(1000, 512, 1));
+  numbered.has_seq_idx = true;
+  EXPECT_EQ(kernel_of(numbered), Kernel::kGeneral);
+}
+
 TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {
   Problem columns = packed_batch(1000, 511, 7);
   columns.x_token = columns.out_token = 1;
@@ -535,6 +590,16 @@ TEST(CudaSelect, AddressesThatAreNotAlignedGoTheLongWay) {
   const Choice decode = chosen(decode_batch(8192, 256));
   EXPECT_EQ(launch(decode, 0, 8, 8, 0).kernel, Kernel::kDecode);
   EXPECT_EQ(launch(decode, 4, 8, 8, 0).kernel, Kernel::kGeneral) << "decode wants 16 bytes";
+  const Choice gates = chosen(gated(packed_batch(1000, 512, 7)));
+  for (const int gate : {0, 4, 2}) {
+    Addresses at{.x = memory, .out = memory, .input_gate = memory + gate, .output_gate = memory};
+    Launch chosen_launch;
+    (void)launch_for(gates, at, chosen_launch);
+    EXPECT_EQ(chosen_launch.kernel, gate == 2 ? Kernel::kGeneral : Kernel::kTiles);
+    std::swap(at.input_gate, at.output_gate);
+    (void)launch_for(gates, at, chosen_launch);
+    EXPECT_EQ(chosen_launch.kernel, gate == 2 ? Kernel::kGeneral : Kernel::kTiles);
+  }
   Problem windows = decode_batch(8192, 64);
   windows.state_columns = windows.state_channel = windows.width;
   windows.state_slot = 4 * 8192;

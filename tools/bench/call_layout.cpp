@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <numeric>
 #include <random>
 
@@ -47,19 +48,22 @@ std::int64_t CallLayout::moved_bytes() const {
   const std::int64_t written =
       shape_.rings ? final_states * shape_.channels : final_states * slot_elements();
   const std::int64_t history = (options_.width - 1) * shape_.channels;
-  return (2 * shape_.tokens() * shape_.channels + written + resumed * history +
+  return ((parts_of_x() + 1) * shape_.tokens() * shape_.channels + written + resumed * history +
           2 * shape_.snapshots() * slot_elements() + window_elements()) *
          element_bytes(options_.dtype);
 }
 
 std::int64_t CallLayout::touched_bytes() const {
   if (is_commit()) return moved_bytes();
-  return (2 * shape_.tokens() * shape_.channels + state_elements() + window_elements()) *
+  return ((parts_of_x() + 1) * shape_.tokens() * shape_.channels + state_elements() +
+          window_elements()) *
          element_bytes(options_.dtype);
 }
 
-TensorRef CallLayout::rows(void* data, Device device) const {
-  TensorRef view = TensorRef::contiguous(data, options_.dtype, {rows_, row_pitch_}, device);
+TensorRef CallLayout::rows(void* data, Device device, std::int64_t part, std::int64_t parts) const {
+  void* first = static_cast<std::byte*>(data) + part * row_pitch_ * element_bytes(options_.dtype);
+  TensorRef view =
+      TensorRef::contiguous(first, options_.dtype, {rows_, parts * row_pitch_}, device);
   view.shape[1] = shape_.layout == Layout::kTokenMajor ? shape_.channels : shape_.tokens();
   return shape_.layout == Layout::kTokenMajor ? view : view.transposed(0, 1);
 }
@@ -72,8 +76,12 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   const std::int64_t slots = sequences + shape_.snapshots();
   ForwardArgs args;
   args.op = shape_.op;
-  args.x = rows(memory.x, device);
-  args.out = rows(memory.out, device);
+  args.x = rows(memory.x, device, 0, parts_of_x());
+  args.out = rows(memory.out, device, 0, 1);
+  if (shape_.gated) {
+    args.input_gate = rows(memory.x, device, 1, parts_of_x());
+    args.output_gate = rows(memory.x, device, 2, parts_of_x());
+  }
   args.weight = TensorRef::contiguous(memory.weight, dtype, {channels, options_.width}, device);
   if (options_.has_bias) {
     args.bias = TensorRef::contiguous(memory.bias, dtype, {channels}, device);

@@ -44,8 +44,10 @@ class CallLayout {
  public:
   CallLayout(const Shape& shape, const CallOptions& options);
 
-  /// Of x, and of out: gaps between rows included.
-  [[nodiscard]] std::int64_t row_elements() const { return is_commit() ? 0 : rows_ * row_pitch_; }
+  /// Gaps between rows included.
+  [[nodiscard]] std::int64_t out_elements() const { return is_commit() ? 0 : rows_ * row_pitch_; }
+  /// With the gates, which lie between its rows.
+  [[nodiscard]] std::int64_t x_elements() const { return parts_of_x() * out_elements(); }
   [[nodiscard]] std::int64_t weight_elements() const { return shape_.channels * options_.width; }
   [[nodiscard]] std::int64_t bias_elements() const { return shape_.channels; }
   [[nodiscard]] std::int64_t state_elements() const {
@@ -91,7 +93,10 @@ class CallLayout {
   [[nodiscard]] std::int64_t layers() const { return is_commit() ? shape_.commit_layers : 1; }
   [[nodiscard]] std::int64_t columns() const { return options_.width - 1 + (shape_.older ? 1 : 0); }
   [[nodiscard]] std::int64_t slot_elements() const { return columns() * shape_.channels; }
-  [[nodiscard]] TensorRef rows(void* data, Device device) const;
+  [[nodiscard]] std::int64_t parts_of_x() const { return shape_.gated ? 3 : 1; }
+  /// Of a tensor with rows of so many parts.
+  [[nodiscard]] TensorRef rows(void* data, Device device, std::int64_t part,
+                               std::int64_t parts) const;
 
   Shape shape_;
   CallOptions options_;

@@ -46,10 +46,9 @@ int number_of_sets(std::int64_t touched_bytes, std::int64_t allocated_bytes,
 SetPlaces place_set(const CallLayout& layout, DType dtype) {
   constexpr std::int64_t kAlignment = 256;  // that of an allocation of its own
   constexpr std::int64_t kVector = 16;
-  const std::int64_t rows_bytes = layout.row_elements() * element_bytes(dtype);
   SetPlaces places;
-  places.out = round_up(rows_bytes, kAlignment);
-  places.state = places.out + round_up(rows_bytes, kAlignment);
+  places.out = round_up(layout.x_elements() * element_bytes(dtype), kAlignment);
+  places.state = places.out + round_up(layout.out_elements() * element_bytes(dtype), kAlignment);
   places.copied = round_up((layout.moved_bytes() + 1) / 2, kVector);
   places.copy_target = round_up(places.copied, kAlignment);
   places.windows =

@@ -157,6 +157,14 @@ Shape older_shape(std::int64_t sequences, std::int64_t channels) {
   return shape;
 }
 
+/// As LFM2 has it.
+Shape gated_shape(Shape shape, std::string_view size) {
+  shape.name = "gated-" + std::string(size);
+  shape.description += ", with both gates";
+  shape.gated = true;
+  return shape;
+}
+
 /// As a shape of the list, with a snapshot after every `tokens` of each sequence.
 Shape snapshot_shape(Shape shape, std::int64_t tokens) {
   shape.name += "-kept" + std::to_string(tokens);
@@ -219,6 +227,14 @@ std::vector<Shape> make_shapes() {
     all.push_back(older_shape(sequences, kDecodeChannels));
   }
   all.push_back(older_shape(512, 2048));
+  for (const std::string_view name : {"8192x8192", "8x1024x2048", "64x128x2048"}) {
+    const std::string_view size = name.substr(0, name.find("x2048"));
+    all.push_back(gated_shape(*std::ranges::find(all, name, &Shape::name), size));
+  }
+  for (const std::int64_t sequences : {64, 256}) {
+    all.push_back(gated_shape(decode_shape(sequences, 2048, StateLayout::kChannelInnermost),
+                              std::to_string(sequences) + "x1"));
+  }
   for (const std::string_view name : {"8x1024", "64x128"}) {
     all.push_back(snapshot_shape(*std::ranges::find(all, name, &Shape::name), 64));
   }

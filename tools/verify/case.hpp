@@ -122,7 +122,7 @@ struct Case {
 [[nodiscard]] Case make_case(std::uint64_t seed);
 
 /// A case as engines have it, for kernels that do not take everything: x, out and state of one
-/// type, weights of it or fp32, no gate or dilation, a width with kernels of its own, channels by
+/// type, weights of it or fp32, no dilation, a width with kernels of its own, channels by
 /// fours, and mostly everything aligned and without gaps. One in twenty of make_case is of that
 /// kind.
 [[nodiscard]] Case make_fast_case(std::uint64_t seed, DType dtype);

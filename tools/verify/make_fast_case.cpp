@@ -41,6 +41,9 @@ void pack(Random& random, Case& problem) {
     problem.layout = Layout::kTokenMajor;
     problem.x = packed(random, problem.x.dtype, problem.x.shape, false);
     problem.out = problem.x;
+    for (std::optional<TensorSpec>* gate : {&problem.input_gate, &problem.output_gate}) {
+      if (*gate) *gate = problem.x;
+    }
   }
   if (random.chance(0.8)) {
     problem.weight = packed(random, problem.weight.dtype, problem.weight.shape, false);
@@ -67,6 +70,9 @@ void use_type(Case& problem, DType dtype) {
   if (problem.bias) problem.bias->dtype = problem.weight.dtype;
   if (problem.state) problem.state->dtype = dtype;
   if (problem.windows) problem.windows->dtype = dtype;
+  for (std::optional<TensorSpec>* gate : {&problem.input_gate, &problem.output_gate}) {
+    if (*gate) (*gate)->dtype = dtype;
+  }
 }
 
 bool decodes_single_tokens(const Case& problem) {
@@ -84,12 +90,27 @@ void keep_one_older(Case& problem) {
   problem.read_offsets.reset();
 }
 
+/// And ordered states, without what else is rare.
+bool has_gates_alone(const Case& problem) {
+  const bool rare = problem.ring_positions || problem.snapshots || problem.window_slots ||
+                    problem.keeps_older || problem.seq_idx || problem.parents;
+  return !rare && (problem.input_gate || problem.output_gate) &&
+         problem.weight.dtype == problem.x.dtype;
+}
+void leave_out_gates(Case& problem) {
+  problem.input_gate.reset();
+  problem.output_gate.reset();
+  if (problem.epilogue == Epilogue::kOutputGate) problem.epilogue = Epilogue::kNone;
+}
+
 }  // namespace
 
 Case make_fast_case(std::uint64_t seed, DType dtype) {
   Random random(seed);
   const bool wants_decode = random.chance(0.25);
   const bool wants_older = wants_decode && random.chance(0.35);
+  const bool wants_gates = !wants_older && random.chance(0.2);
+  const bool wants_drafts = wants_gates && !wants_decode && random.chance(0.4);
   for (std::uint64_t drawn = mix(seed);; drawn = mix(drawn)) {
     Case problem = make_case(drawn);
     const bool groups = problem.channels() % kGroup == 0 || problem.layout == Layout::kChannelMajor;
@@ -99,9 +120,9 @@ Case make_fast_case(std::uint64_t seed, DType dtype) {
     if (wants_decode && !decodes_single_tokens(problem)) continue;
     if (wants_older && !has_room_for_older(problem)) continue;
     if (wants_older) keep_one_older(problem);
-    problem.input_gate.reset();
-    problem.output_gate.reset();
-    if (problem.epilogue == Epilogue::kOutputGate) problem.epilogue = Epilogue::kNone;
+    if (wants_gates && !has_gates_alone(problem)) continue;
+    if (wants_drafts && problem.op != Op::kVerify) continue;
+    if (!wants_gates) leave_out_gates(problem);
     use_type(problem, dtype);
     if (random.chance(0.9)) pack(random, problem);
     if (problem.in_place) problem.out = problem.x;
