@@ -1,11 +1,11 @@
 // Whatever the fast kernels do not take: differing element types, any strides, widths up to 64,
 // addresses that are not aligned, prefill in place.
 //
-// Who owns what: a thread owns one channel of 16 packed rows, of a chunk of 8 tokens, or, in place
-// and of draft tokens, of a whole sequence; the state as in tile.cuh. Of snapshots whoever owns the
-// state takes those that need it, and all of them in place; the others lie in x and are units of
-// their own behind those of the tokens. Every window is read again from the caches. No ceiling is
-// aimed at.
+// Who owns what: a thread owns one channel of up to 16 packed rows, of a chunk of 8 tokens, or, in
+// place and of draft tokens, of a whole sequence; the state as in tile.cuh. Of snapshots whoever
+// owns the state takes those that need it, and all of them in place; the others lie in x and are
+// units of their own behind those of the tokens. Every window is read again from the caches. No
+// ceiling is aimed at.
 #pragma once
 
 #include <cstdint>
@@ -121,8 +121,8 @@ __global__ void __launch_bounds__(kGeneralThreads)
     if (!s.skipped) return convolve_in_place(p, at, s, unit, channel);
     for (std::int64_t row = s.begin; row < s.end; ++row) pad_element<AnyTypes>(p, at, row, channel);
   } else if (p.schedule == Schedule::kFlat) {
-    const std::int64_t first = std::int64_t{unit} * kGeneralTokens;
-    convolve_rows<AnyTypes>(p, at, first, min(first + kGeneralTokens, p.tokens), channel);
+    const std::int64_t first = std::int64_t{unit} * grid.unit_tokens;
+    convolve_rows<AnyTypes>(p, at, first, min(first + grid.unit_tokens, p.tokens), channel);
   } else {
     Chunk chunk;
     if (!chunk_of_unit(p, at, grid, unit, chunk)) return;

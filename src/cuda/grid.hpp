@@ -62,6 +62,7 @@ struct Grid {
   FastDivisor sequence_tiles;  // dense batches: tiles of one sequence
   std::uint32_t tiles = 0;     // units that are tiles; further ones fill rows outside of sequences,
                                // or, in the general kernel, take the snapshots that lie in x
+  std::uint32_t unit_tokens = 0;  // general kernel, schedule flat: packed rows of a unit
   // Tiles: the blocks of the heads come first, so many for each sequence, which take so many groups
   // of channels in turn.
   std::uint32_t head_blocks = 0;

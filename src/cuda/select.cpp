@@ -260,7 +260,11 @@ std::int64_t units_of(const Problem& p, Kernel kernel, Grid& grid) {
   }
   if (p.in_place || p.op == Op::kVerify) return p.sequences;
   if (p.schedule != Schedule::kFlat) return chunk_units(p, grid);
-  return divide_up(p.tokens, kGeneralTokens);
+  std::int64_t rows = kMostGeneralTokens;
+  const std::int64_t blocks = divide_up(p.channels, kGeneralThreads);
+  while (rows > 1 && divide_up(p.tokens, rows) * blocks < kGeneralBlocks) rows /= 2;
+  grid.unit_tokens = static_cast<std::uint32_t>(rows);
+  return divide_up(p.tokens, rows);
 }
 
 /// Snapshots of inputs in x, which nobody overwrites, are units of their own. Whoever reads a

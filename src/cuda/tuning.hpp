@@ -137,9 +137,11 @@ inline constexpr int kColumnBatch = 4;  // of them whose loads are under way tog
 /// those that would spill with 8.
 constexpr int column_blocks(std::size_t element_bytes) { return element_bytes == 2 ? 8 : 5; }
 
-// The general path.
+// The general path. A thread takes up to so many packed rows, one after the other, but fewer where
+// less than kGeneralBlocks blocks would be left.
 inline constexpr int kGeneralThreads = 128;
-inline constexpr int kGeneralTokens = 16;
+inline constexpr std::int64_t kMostGeneralTokens = 16;
+inline constexpr std::int64_t kGeneralBlocks = 16 * 132;
 
 /// The checked mode: sequences a block. Not tuned.
 inline constexpr int kViolationThreads = 256;

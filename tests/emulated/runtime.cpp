@@ -183,6 +183,7 @@ void begin(std::uint64_t number) {
   const bool small = drawn % 2 == 1;
   cuda::kSmallTilesUpTo = small ? cuda::kMeasuredSmallTilesUpTo : 0;
   cuda::kSmallDecode = small ? cuda::kMeasuredSmallDecode : 0;
+  cuda::kGeneralBlocks = small ? cuda::kMeasuredGeneralBlocks : 0;
   cuda::kHeadsBeginUpTo = drawn == 0 ? 0 : cuda::kMeasuredHeadsBeginUpTo;
 }
 

@@ -533,11 +533,31 @@ TEST(CudaSelect, ChunkSchedulesAddAUnitForRowsOutsideOfSequences) {
   EXPECT_EQ(chosen(p).aligned.blocks, (7 * 11 + 1) * 512 / kChunkChannels);
 }
 
+TEST(CudaSelect, ThreadsOfTheGeneralKernelTakeFewerRowsOfSmallCalls) {
+  const auto rows = [](std::int64_t tokens, std::int64_t channels) {
+    Problem p = packed_batch(tokens, channels, 1);
+    p.width = 9;
+    const Launch launch = chosen(p).aligned;
+    const std::int64_t blocks = (channels + kGeneralThreads - 1) / kGeneralThreads;
+    const std::int64_t taken = launch.grid.unit_tokens;
+    EXPECT_EQ(launch.blocks, (tokens + taken - 1) / taken * blocks);
+    EXPECT_TRUE(taken == 1 || launch.blocks >= kGeneralBlocks) << tokens << " x " << channels;
+    EXPECT_TRUE(taken == kMostGeneralTokens ||
+                (tokens + 2 * taken - 1) / (2 * taken) * blocks < kGeneralBlocks)
+        << tokens << " x " << channels;
+    return taken;
+  };
+  EXPECT_EQ(rows(1, 1), 1);
+  EXPECT_EQ(rows(64, 2048), 1);
+  EXPECT_EQ(rows(8192, 2048), kMostGeneralTokens);
+  for (std::int64_t tokens = 1; tokens < 100000; tokens = tokens * 3 / 2 + 1) rows(tokens, 2047);
+}
+
 TEST(CudaSelect, SnapshotsAreUnitsOfTheirOwnUnlessInPlace) {
-  Problem p = packed_batch(1000, 512, 7);
+  Problem p = packed_batch(100000, 512, 7);
   p.width = 9;  // of the general kernel
   p.snapshots = 11;
-  EXPECT_EQ(chosen(p).aligned.blocks, (63 + 11) * 512 / kGeneralThreads);
+  EXPECT_EQ(chosen(p).aligned.blocks, (6250 + 11) * 512 / kGeneralThreads);
   p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
   EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kGeneralThreads);
 }
