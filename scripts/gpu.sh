@@ -53,6 +53,8 @@ if has bench; then
     8192x2048 8x1024x2048 64x128x2048 4096x4096 1024x8192 64x4 16x4
   bench warm --mode warm --shape 1024x8192 64x4 16x4 decode-1 decode-8 decode-32 decode-64
   bench slots-in-order --slots-in-order
+  bench gates --width 3 --activation none --programmatic-launch --shape gated-8192x8192 gated-8x1024 gated-64x128 \
+    gated-64x1 gated-256x1
   bench bias --bias "${main[@]}"
   for width in 2 3 5 6 7 8; do bench "width-$width" --width "$width" "${main[@]}"; done
   for dtype in f16 f32; do bench "$dtype" --dtype "$dtype" "${main[@]}" decode-256-ds; done
