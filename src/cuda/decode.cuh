@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(most_decode_threads(kFeatures == Features::kRi
   pin(pool);
   std::int64_t slot_step = call.state_slot;
   pin(slot_step);
-  if constexpr (kOverlaps && kFeatures == Features::kPlain && kGroup == kSmallDecodeGroup) {
+  constexpr bool kOrdinary = kFeatures == Features::kPlain || kFeatures == Features::kGated;
+  if constexpr (kOverlaps && kOrdinary && kGroup == kSmallDecodeGroup) {
     if (call.early_state && threadIdx.x == 0) {
       const int channels = min(static_cast<int>(blockDim.x) * kGroup, call.channels - channel);
       prefetch_history<T, kHistory>(call, pool, static_cast<int>(sequence), channels);

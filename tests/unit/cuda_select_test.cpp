@@ -47,6 +47,15 @@ Problem decode_batch(std::int64_t channels, std::int64_t sequences) {
   return p;
 }
 
+Problem gated(Problem p) {
+  p.has_input_gate = true;
+  p.epilogue = Epilogue::kOutputGate;
+  p.input_gate_sequence = p.output_gate_sequence = p.x_sequence;
+  p.input_gate_token = p.output_gate_token = p.x_token;
+  p.input_gate_channel = p.output_gate_channel = 1;
+  return p;
+}
+
 Choice chosen(const Problem& p) {
   Choice choice;
   const Status status = select(p, choice);
@@ -263,6 +272,8 @@ TEST(CudaSelect, SmallDecodesFetchTheirStateEarly) {
   older.state_base = older.older_columns = 1;
   EXPECT_FALSE(early(older)) << "takes longer than it saves";
   EXPECT_FALSE(early(decode_batch(8196, 8))) << "ends with half of a unit";
+  EXPECT_TRUE(early(gated(decode)));
+  EXPECT_FALSE(early(gated(decode_batch(8192, 65))));
   Problem offsets = decode;
   offsets.has_read_offsets = true;
   EXPECT_FALSE(early(offsets)) << "it is not known which columns";
@@ -325,15 +336,6 @@ TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
   columns.x_channel = columns.out_channel = 1000;
   columns.older_columns = 1;
   EXPECT_EQ(kernel_of(columns), Kernel::kGeneral);
-}
-
-Problem gated(Problem p) {
-  p.has_input_gate = true;
-  p.epilogue = Epilogue::kOutputGate;
-  p.input_gate_sequence = p.output_gate_sequence = p.x_sequence;
-  p.input_gate_token = p.output_gate_token = p.x_token;
-  p.input_gate_channel = p.output_gate_channel = 1;
-  return p;
 }
 
 TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
