@@ -89,6 +89,21 @@ TEST(CallLayout, CountsInputsOutputsAndStatesOncePerDirection) {
   }
 }
 
+TEST(CallLayout, StatesMayHaveATypeOfTheirOwn) {
+  const Shape shape{.name = "small", .description = "", .channels = 16, .lengths = {4, 4, 4}};
+  const CallOptions options{.state_dtype = DType::kF32};
+  const CallLayout layout(shape, options);
+  EXPECT_EQ(layout.moved_bytes(), 2 * 12 * 16 * 2 + (3 + 1) * 3 * 16 * 4);
+  EXPECT_EQ(layout.touched_bytes(), 2 * 12 * 16 * 2 + 3 * 3 * 16 * 4);
+  EXPECT_EQ(layout.arguments({}, {}).x.dtype, DType::kBF16);
+  EXPECT_EQ(layout.arguments({}, {}).state->dtype, DType::kF32);
+  const SetPlaces places = place_set(layout, options);
+  EXPECT_GE(places.bytes, places.state + 3 * 3 * 16 * 4);
+  CpuCall call(shape, options);
+  call.prepare();
+  EXPECT_NO_THROW(call.run());
+}
+
 TEST(CallLayout, GatesAreThirdsOfTheRowsOfX) {
   const Shape shape{
       .name = "small", .description = "", .channels = 16, .lengths = {4, 4, 4}, .gated = true};
@@ -199,8 +214,9 @@ TEST(GpuSets, TakeWholeTurnsInAGraph) {
 TEST(GpuSets, HoldTheTensorsAndACopyOfAsManyBytes) {
   for (const Shape& shape : shapes()) {
     for (const double pitch : {1.0, 1.3}) {
-      const CallLayout layout(shape, {.pitch = pitch});
-      const SetPlaces places = place_set(layout, DType::kBF16);
+      const CallOptions options{.pitch = pitch};
+      const CallLayout layout(shape, options);
+      const SetPlaces places = place_set(layout, options);
       EXPECT_GE(places.out, 2 * layout.x_elements());
       EXPECT_GE(places.state, places.out + 2 * layout.out_elements());
       EXPECT_GE(places.bytes, places.state + 2 * layout.state_elements());

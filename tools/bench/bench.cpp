@@ -37,6 +37,7 @@ using bench::Shape;
 struct BenchOptions {
   std::vector<std::string> shapes;
   std::string dtype = "bf16";
+  std::string state_dtype;
   int width = 4;
   std::string activation = "silu";
   std::string schedules = "flat";
@@ -93,6 +94,8 @@ CallOptions call_options(const BenchOptions& options) {
   const Capabilities& can = capabilities();
   CallOptions call{
       .dtype = parse_name(can.dtypes, "--dtype", options.dtype),
+      .state_dtype = parse_name(can.dtypes, "--state-dtype",
+                                options.state_dtype.empty() ? options.dtype : options.state_dtype),
       .width = options.width,
       .activation = parse_name(can.activations, "--activation", options.activation),
       .schedule = Schedule::kFlat,
@@ -157,8 +160,10 @@ void run_bench(const BenchOptions& options, const std::vector<std::string>& argu
 
   const bool json_on_stdout = options.json == "-";
   if (!json_on_stdout) {
-    fmt::print("{}, width {}, {}, {}; medians\n{}{}", options.dtype, options.width,
-               options.activation, measurement->place(), measurement->preface(),
+    const bool other_states = call.dtype_of_states() != call.dtype;
+    fmt::print("{}{}, width {}, {}, {}; medians\n{}{}", options.dtype,
+               other_states ? fmt::format(" with states of {}", options.state_dtype) : "",
+               options.width, options.activation, measurement->place(), measurement->preface(),
                bench::table_header(on_gpu));
   }
   Progress progress("bench", std::ssize(planned));
@@ -200,7 +205,10 @@ void add_bench_command(CLI::App& app) {
       app.add_subcommand("bench", "Measure named shapes beside a copy of the same bytes");
   auto options = std::make_shared<BenchOptions>();
   command->add_option("--shape", options->shapes, "One or more of --list (default: all)");
-  command->add_option("--dtype", options->dtype, "Of all tensors")->capture_default_str();
+  command->add_option("--dtype", options->dtype, "Of x, out and the weights")
+      ->capture_default_str();
+  command->add_option("--state-dtype", options->state_dtype,
+                      "Of states and windows (default: that of the others)");
   command->add_option("--width", options->width, "Taps")
       ->check(CLI::Range(2, capabilities().max_width))
       ->capture_default_str();

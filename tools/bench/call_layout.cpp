@@ -42,22 +42,25 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
 }
 
 std::int64_t CallLayout::moved_bytes() const {
-  if (is_commit()) return 2 * state_elements() * element_bytes(options_.dtype);
+  const std::int64_t state_bytes = element_bytes(options_.dtype_of_states());
+  if (is_commit()) return 2 * state_elements() * state_bytes;
   const std::int64_t resumed = std::ranges::count(has_initial_state_, 1);
   const std::int64_t final_states = shape_.op == Op::kVerify ? 0 : shape_.sequences();
   const std::int64_t written =
       shape_.rings ? final_states * shape_.channels : final_states * slot_elements();
   const std::int64_t history = (options_.width - 1) * shape_.channels;
-  return ((parts_of_x() + 1) * shape_.tokens() * shape_.channels + written + resumed * history +
-          2 * shape_.snapshots() * slot_elements() + window_elements()) *
-         element_bytes(options_.dtype);
+  const std::int64_t rows = (parts_of_x() + 1) * shape_.tokens() * shape_.channels;
+  return rows * element_bytes(options_.dtype) +
+         (written + resumed * history + 2 * shape_.snapshots() * slot_elements() +
+          window_elements()) *
+             state_bytes;
 }
 
 std::int64_t CallLayout::touched_bytes() const {
   if (is_commit()) return moved_bytes();
-  return ((parts_of_x() + 1) * shape_.tokens() * shape_.channels + state_elements() +
-          window_elements()) *
-         element_bytes(options_.dtype);
+  const std::int64_t rows = (parts_of_x() + 1) * shape_.tokens() * shape_.channels;
+  return rows * element_bytes(options_.dtype) +
+         (state_elements() + window_elements()) * element_bytes(options_.dtype_of_states());
 }
 
 TensorRef CallLayout::rows(void* data, Device device, std::int64_t part, std::int64_t parts) const {
@@ -69,7 +72,7 @@ TensorRef CallLayout::rows(void* data, Device device, std::int64_t part, std::in
 }
 
 ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const {
-  const DType dtype = options_.dtype;
+  const DType dtype = options_.dtype, state_dtype = options_.dtype_of_states();
   const std::int64_t sequences = shape_.sequences();
   const std::int64_t channels = shape_.channels;
   const std::int64_t history = options_.width - 1;
@@ -88,8 +91,8 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   }
   args.state =
       shape_.state_layout == StateLayout::kChannelInnermost
-          ? TensorRef::contiguous(memory.state, dtype, {slots, columns(), channels}, device)
-          : TensorRef::contiguous(memory.state, dtype, {slots, channels, columns()}, device)
+          ? TensorRef::contiguous(memory.state, state_dtype, {slots, columns(), channels}, device)
+          : TensorRef::contiguous(memory.state, state_dtype, {slots, channels, columns()}, device)
                 .transposed(1, 2);
   args.keeps_older = shape_.older;
   args.state_base = shape_.older ? 1 : 0;
@@ -122,7 +125,8 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   if (shape_.op == Op::kForward) return args;
 
   const std::int64_t tokens = shape_.tokens();
-  args.windows = TensorRef::contiguous(memory.windows, dtype, {tokens, history, channels}, device);
+  args.windows =
+      TensorRef::contiguous(memory.windows, state_dtype, {tokens, history, channels}, device);
   if (!parents_.empty()) {
     args.parents = TensorRef::contiguous(memory.parents, DType::kI32, {tokens}, device);
   }
@@ -134,9 +138,9 @@ CommitArgs CallLayout::commit_arguments(const CallMemory& memory, Device device)
   const std::int64_t history = options_.width - 1;
   const std::int64_t rows = shape_.tokens() / sequences * history;
   CommitArgs args;
-  args.windows = TensorRef::contiguous(memory.windows, options_.dtype,
+  args.windows = TensorRef::contiguous(memory.windows, options_.dtype_of_states(),
                                        {layers(), sequences, rows, channels}, device);
-  args.state = TensorRef::contiguous(memory.state, options_.dtype,
+  args.state = TensorRef::contiguous(memory.state, options_.dtype_of_states(),
                                      {layers(), sequences, history, channels}, device);
   args.accepted = TensorRef::contiguous(memory.accepted, DType::kI32, {sequences}, device);
   args.width = options_.width;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "bench/shapes.hpp"
@@ -12,6 +13,7 @@ namespace shortconv::tools::bench {
 
 struct CallOptions {
   DType dtype = DType::kBF16;
+  std::optional<DType> state_dtype = {};  // of states and windows; as dtype if not given
   int width = 4;
   Activation activation = Activation::kSilu;
   Schedule schedule = Schedule::kFlat;
@@ -21,6 +23,8 @@ struct CallOptions {
   bool has_bias = false;
   bool slots_in_order = false;
   bool programmatic_launch = false;  // GPU
+
+  [[nodiscard]] DType dtype_of_states() const { return state_dtype.value_or(dtype); }
 };
 
 struct CallMemory {

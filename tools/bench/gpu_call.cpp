@@ -43,24 +43,25 @@ int number_of_sets(std::int64_t touched_bytes, std::int64_t allocated_bytes,
   return static_cast<int>(std::clamp(std::min(wanted, affordable), kFewest, kMost));
 }
 
-SetPlaces place_set(const CallLayout& layout, DType dtype) {
+SetPlaces place_set(const CallLayout& layout, const CallOptions& options) {
   constexpr std::int64_t kAlignment = 256;  // that of an allocation of its own
   constexpr std::int64_t kVector = 16;
+  const std::int64_t row_bytes = element_bytes(options.dtype);
+  const std::int64_t state_bytes = element_bytes(options.dtype_of_states());
   SetPlaces places;
-  places.out = round_up(layout.x_elements() * element_bytes(dtype), kAlignment);
-  places.state = places.out + round_up(layout.out_elements() * element_bytes(dtype), kAlignment);
+  places.out = round_up(layout.x_elements() * row_bytes, kAlignment);
+  places.state = places.out + round_up(layout.out_elements() * row_bytes, kAlignment);
   places.copied = round_up((layout.moved_bytes() + 1) / 2, kVector);
   places.copy_target = round_up(places.copied, kAlignment);
-  places.windows =
-      places.state + round_up(layout.state_elements() * element_bytes(dtype), kAlignment);
-  places.bytes = std::max(places.windows + layout.window_elements() * element_bytes(dtype),
+  places.windows = places.state + round_up(layout.state_elements() * state_bytes, kAlignment);
+  places.bytes = std::max(places.windows + layout.window_elements() * state_bytes,
                           places.copy_target + places.copied);
   return places;
 }
 
 GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t cache_bytes)
     : layout_(shape, options),
-      places_(place_set(layout_, options.dtype)),
+      places_(place_set(layout_, options)),
       weight_(layout_.weight_elements() * element_bytes(options.dtype)),
       bias_(layout_.bias_elements() * element_bytes(options.dtype)),
       query_start_loc_(on_gpu(layout_.query_start_loc())),

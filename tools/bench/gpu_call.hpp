@@ -27,7 +27,7 @@ struct SetPlaces {
   std::int64_t copied = 0;
   std::int64_t bytes = 0;
 };
-[[nodiscard]] SetPlaces place_set(const CallLayout& layout, DType dtype);
+[[nodiscard]] SetPlaces place_set(const CallLayout& layout, const CallOptions& options);
 
 class GpuCall {
  public:

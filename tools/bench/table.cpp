@@ -56,6 +56,7 @@ nlohmann::ordered_json to_json(const Row& row) {
   nlohmann::ordered_json json = {{"case", row.shape->name},
                                  {"schedule", shortconv::name(row.options.schedule)},
                                  {"dtype", shortconv::name(row.options.dtype)},
+                                 {"state_dtype", shortconv::name(row.options.dtype_of_states())},
                                  {"width", row.options.width},
                                  {"activation", shortconv::name(row.options.activation)},
                                  {"pitch", row.options.pitch},
