@@ -58,6 +58,7 @@ if has bench; then
   bench bias --bias "${main[@]}"
   for width in 2 3 5 6 7 8; do bench "width-$width" --width "$width" "${main[@]}"; done
   for dtype in f16 f32; do bench "$dtype" --dtype "$dtype" "${main[@]}" decode-256-ds; done
+  bench f32-states --state-dtype f32 "${main[@]}"
   for pitch in 1.5 2; do bench "pitch-$pitch" --pitch "$pitch" "${main[@]}"; done
 fi
 

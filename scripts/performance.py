@@ -43,7 +43,7 @@ def prefill(results):
     in_order = by_case(results, "slots-in-order")
     lines = []
     for row in rows(results, "bf16"):
-        other = row["case"].startswith(("decode", "spec", "tree", "commit"))
+        other = row["case"].startswith(("decode", "older", "gated", "spec", "tree", "commit"))
         if not other and "-kept" not in row["case"] and not row["case"].endswith("-check"):
             shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
             lines.append([row["case"], shape] + timing(row) + [f'{in_order[row["case"]]["ratio"]:.3f}'])
@@ -72,12 +72,29 @@ def states(results):
     cases = by_case(results, "bf16")
     lines = []
     for case, row in cases.items():
-        if not case.endswith("-ring") and "-kept" not in case:
+        if case.startswith("older-"):
+            plain = case.replace("older", "decode")
+            without = cases.get(f"{plain}-ds", cases[plain])
+        elif case.endswith("-ring") or "-kept" in case:
+            without = cases[case.rpartition("-")[0]]
+        else:
             continue
-        without = cases[case.rpartition("-")[0]]
         more = f'{row["copy_us"] - without["copy_us"]:+.2f}'
         lines.append([case] + timing(row) + [f'{without["run_us"]:.2f}', f'{row["run_us"] - without["run_us"]:+.2f}', more])
     header = ["case", "us", "copy us", "ratio", "over the copy, us", "without, us", "difference, us", "of the copies, us"]
+    return markdown(header, lines)
+
+
+def gates(results):
+    alone = by_case(results, "bf16")
+    lines = []
+    for case, row in by_case(results, "gates").items():
+        shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
+        us, copy = row["run_us"], row["overlapped_copy_us"]
+        lines.append([case, shape] + timing(row) + [f"{copy:.2f}", f"{us / copy:.3f}"] +
+                     [f'{alone[case]["run_us"]:.2f}', f'{alone[case]["ratio"]:.3f}'])
+    header = ["case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us",
+              "overlapped copy us", "ratio", "width 4 with SiLU, alone: us", "ratio"]
     return markdown(header, lines)
 
 
@@ -129,10 +146,12 @@ def schedules(results):
 
 
 def variants(results):
-    names = ["bf16", "slots-in-order", "bias", "f16", "f32", "pitch-1.5", "pitch-2"] + [f"width-{w}" for w in (2, 3, 5, 6, 7, 8)]
+    names = ["bf16", "slots-in-order", "bias", "f16", "f32", "pitch-1.5", "pitch-2"]
+    names += [f"width-{w}" for w in (2, 3, 5, 6, 7, 8)] + ["f32-states"]
     tables = {name: by_case(results, name) for name in names}
     cases = ["8192x8192", "8x1024", "64x128", "256x32", "skewed", "decode-256"]
-    labels = {"bf16": "bf16, width 4", "bias": "with a bias", "pitch-1.5": "row pitch 1.5 x channels", "pitch-2": "row pitch 2 x channels"}
+    labels = {"bf16": "bf16, width 4", "bias": "with a bias", "pitch-1.5": "row pitch 1.5 x channels", "pitch-2": "row pitch 2 x channels",
+              "f32-states": "states of f32 (general kernel)"}
     lines = [[labels.get(n, n.replace("-", " "))] + [f'{tables[n][c]["ratio"]:.3f}' for c in cases] for n in names]
     return markdown(["ratio to the copy"] + cases, lines)
 
@@ -142,14 +161,14 @@ def rivals(results):
     for row in json.loads((results / "rivals.json").read_text())["rows"]:
         found.setdefault(row["case"], {})[row["rival"]] = row
     gpu = ["shortconv", "sglang", "vllm", "causal_conv1d", "fla", "as causal_conv1d", "as fla", "torch"]
-    host = ["shortconv", "as sglang", "as vllm", "as causal_conv1d", "as fla", "sglang", "vllm", "causal_conv1d", "fla"]
+    host = ["copy", "shortconv", "as sglang", "as vllm", "as causal_conv1d", "as fla", "sglang", "vllm", "causal_conv1d", "fla"]
     lines = []
     for case, row in found.items():
         def figure(name, key):
             return f'{row[name][key]:.2f}' if name in row and "error" not in row[name] else "-"
         lines.append([case, f'{row["shortconv"]["copy_us"]:.2f}'] + [figure(name, "gpu_us") for name in gpu] +
                      [figure(name, "host_us") for name in host])
-    return markdown(["case", "copy"] + gpu + ["host: shortconv"] + host[1:], lines)
+    return markdown(["case", "copy"] + gpu + ["host: copy"] + host[1:], lines)
 
 
 def warm(results):
@@ -188,8 +207,8 @@ def replay(results):
     return markdown(header, lines)
 
 
-TABLES = {f.__name__: f for f in (prefill, decode, states, drafts, commits, checked, overlapped, schedules, variants,
-                                  rivals, warm, host, replay)}
+TABLES = {f.__name__: f for f in (prefill, decode, states, gates, drafts, commits, checked, overlapped, schedules,
+                                  variants, rivals, warm, host, replay)}
 
 
 def main():
