@@ -1,0 +1,207 @@
+// Grids that cover every row and channel once.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "cuda/prepare.hpp"
+#include "cuda/tuning.hpp"
+#include "cuda_problems.hpp"
+#include "shortconv/schedule.hpp"
+
+namespace shortconv::cuda {
+namespace {
+
+TEST(CudaGrid, FastDivisorDividesEverythingBelow2To31) {
+  for (std::uint32_t divisor :
+       {1u, 2u, 3u, 5u, 7u, 31u, 32u, 33u, 640u, 641u, 65535u, 65536u, 1000003u, 0x7fffffffu}) {
+    const FastDivisor fast(divisor);
+    EXPECT_EQ(fast.divisor(), divisor);
+    for (std::uint64_t quotient : {0ull, 1ull, 2ull, 1000ull, 123457ull, 0x7fffffffull / divisor}) {
+      for (std::int64_t distance = -2; distance <= 2; ++distance) {
+        const std::int64_t value = static_cast<std::int64_t>(quotient * divisor) + distance;
+        if (value < 0 || value > 0x7fffffff) continue;
+        EXPECT_EQ(fast.divide(static_cast<std::uint32_t>(value)),
+                  static_cast<std::uint32_t>(value) / divisor)
+            << value << " / " << divisor;
+      }
+    }
+  }
+}
+
+TEST(CudaGrid, SnapshotsInXAreBlocksBeforeTheOthers) {
+  Problem p = packed_batch(1000, 4096, 7);
+  const auto choose = [&] {
+    Choice choice;
+    EXPECT_TRUE(select(p, choice).ok());
+    return choice;
+  };
+  const Choice without = choose();
+  EXPECT_EQ(without.aligned.grid.snapshot_blocks, 0u);
+  p.snapshots = 5;
+  const Choice with = choose();
+  const std::uint32_t each = 4096 / (kTileChannels * kSnapshotRounds);
+  EXPECT_EQ(with.aligned.grid.snapshot_channel_blocks.divisor(), each);
+  EXPECT_EQ(with.aligned.grid.snapshot_blocks, 5 * each);
+  EXPECT_EQ(with.aligned.blocks, without.aligned.blocks + 5 * each);
+  EXPECT_EQ(with.otherwise.blocks, without.otherwise.blocks + 5 * (4096 / kGeneralThreads));
+}
+
+TEST(CudaGrid, GridsCoverRowsAndChannels) {
+  for (const std::int64_t tokens : {1, 7, 8, 9, 1000, 100000}) {
+    for (const std::int64_t channels : {4, 252, 256, 260, 8192}) {
+      const Launch tiles = chosen(packed_batch(tokens, channels, 3)).aligned;
+      const auto covers = [&](std::int64_t blocks, std::int64_t rounds) {
+        const std::int64_t each = rounds * kTileChannels;
+        return blocks * each >= channels && (blocks - 1) * each < channels;
+      };
+      const std::int64_t across = tiles.grid.channel_blocks.divisor();
+      const bool short_sequences = tiles.kernel == Kernel::kShortSequences;
+      EXPECT_TRUE(covers(across, short_sequences ? kShortSequenceRounds : 1));
+      const std::int64_t heads = tiles.grid.head_channel_blocks.divisor();
+      EXPECT_TRUE(covers(heads, tiles.grid.head_rounds));
+      EXPECT_EQ(tiles.grid.head_blocks, 3 * heads);
+      const std::int64_t body = (tiles.blocks - tiles.grid.head_blocks) / across;
+      EXPECT_GE(body * kTileTokens, tokens);
+      EXPECT_LT((body - 1) * kTileTokens, tokens);
+    }
+  }
+}
+
+TEST(CudaGrid, HeadsTakeAWaveOfBlocksUnlessTheyBeginAllSequences) {
+  for (const std::int64_t sequences : {1, 2, 63, 64, 65, 66, 67, 256, 1024}) {
+    const Launch tiles = chosen(packed_batch(8192, 8192, sequences)).aligned;
+    EXPECT_EQ(tiles.kernel, Kernel::kTiles);
+    EXPECT_FALSE(tiles.grid.heads_begin);
+    EXPECT_LE(tiles.grid.head_blocks, kWaveOfTiles) << sequences;
+    EXPECT_EQ(tiles.grid.head_rounds & (tiles.grid.head_rounds - 1), 0u) << sequences;
+    EXPECT_GE(tiles.grid.head_rounds, kFewestHeadRounds) << sequences;
+  }
+  const Launch small = chosen(packed_batch(1319, 2048, 5)).aligned;
+  EXPECT_EQ(small.kernel, Kernel::kSmallTiles);
+  EXPECT_TRUE(small.grid.heads_begin);
+  EXPECT_EQ(small.grid.head_rounds, 1u);
+  EXPECT_LE(small.blocks, kSmallTilesUpTo);
+  const Launch larger = chosen(packed_batch(2100, 2048, 5)).aligned;
+  EXPECT_EQ(larger.kernel, Kernel::kTiles);
+  EXPECT_GT(larger.blocks, kSmallTilesUpTo);
+  EXPECT_TRUE(larger.grid.heads_begin);
+  const Launch decodes = chosen(packed_batch(8191, 8192, 1024)).aligned;
+  EXPECT_EQ(decodes.kernel, Kernel::kShortSequences);
+  EXPECT_TRUE(decodes.grid.heads_begin);
+  EXPECT_EQ(decodes.grid.head_rounds, 1u);
+  Problem room = packed_batch(8192, 8192, 8192);  // for more sequences than there are
+  room.has_state = false;
+  EXPECT_EQ(kernel_of(room), Kernel::kTiles);
+}
+
+TEST(CudaGrid, PromptsAmongDraftsAreCutIntoTiles) {
+  Problem p = packed_batch(64 * 4, 512, 64);
+  p.op = Op::kVerify;
+  EXPECT_EQ(kernel_of(p), Kernel::kDrafts);
+  EXPECT_FALSE(chosen(p).aligned.grid.heads_begin);
+  EXPECT_EQ(chosen(p).aligned.blocks, 65 * 2);  // one fills the rows outside
+  p.tokens += 1000;
+  EXPECT_TRUE(chosen(p).aligned.grid.heads_begin);
+  EXPECT_EQ(chosen(p).aligned.blocks, (64 + 157) * 2);
+  EXPECT_EQ(features_of(p), Features::kAll);
+  p.has_window_slots = true;  // may be the pool that the history is in
+  EXPECT_FALSE(chosen(p).aligned.grid.heads_begin);
+}
+
+TEST(CudaGrid, BlocksOfDecodeHaveNoMoreWarpsThanChannels) {
+  EXPECT_EQ(chosen(decode_batch(8192, 1)).aligned.threads, 64);
+  EXPECT_EQ(chosen(decode_batch(8192, 64)).aligned.threads, 128);
+  EXPECT_EQ(chosen(decode_batch(8192, 256)).aligned.threads, 256);
+  EXPECT_EQ(chosen(decode_batch(8192, 256)).aligned.blocks, 256 * 4);
+  EXPECT_EQ(chosen(decode_batch(320, 4096)).aligned.threads, 64) << "40 vectors";
+  EXPECT_EQ(chosen(decode_batch(320, 4096)).aligned.blocks, 4096);
+}
+
+TEST(CudaGrid, DenseBatchesOfLongSequencesNeedNoHeads) {
+  Problem p = packed_batch(10000, 8192, 10);
+  p.has_query_start_loc = false;
+  p.sequence_tokens = 1000;
+  EXPECT_EQ(chosen(p).aligned.grid.head_blocks, 0u);
+  p.sequence_tokens = 4;
+  p.sequences = 2500;
+  EXPECT_EQ(chosen(p).aligned.grid.head_blocks, 2500u * 8192 / kTileChannels);
+}
+
+TEST(CudaGrid, DenseBatchesOfShortSequencesNeedHeadsHoweverLargeTheyAre) {
+  Problem p = packed_batch(4 * 2500, 8192, 2500);
+  p.has_query_start_loc = false;
+  p.sequence_tokens = 4;
+  p.epilogue = Epilogue::kResidual;  // not in the kernel for short sequences
+  const Launch tiles = chosen(p).aligned;
+  EXPECT_EQ(tiles.kernel, Kernel::kTiles);
+  EXPECT_FALSE(tiles.grid.heads_begin);
+  const std::int64_t groups = 8192 / kTileChannels;
+  EXPECT_GE(tiles.grid.head_blocks * tiles.grid.head_rounds, 2500 * groups);
+}
+
+TEST(CudaGrid, GridsFollowFromShapesAlone) {
+  const Problem p = packed_batch(1000, 512, 7);
+  Problem other = p;
+  other.initial_state = InitialState::kAll;
+  EXPECT_EQ(chosen(p).aligned.blocks, chosen(other).aligned.blocks);
+}
+
+TEST(CudaGrid, ChunkSchedulesAddAUnitForRowsOutsideOfSequences) {
+  Problem p = packed_batch(1000, 512, 7);
+  p.schedule = Schedule::kBlockList;
+  p.blocks = 130;
+  EXPECT_EQ(chosen(p).aligned.blocks, (130 + 1) * 512 / kChunkChannels);
+  p.schedule = Schedule::kSequenceGrid;
+  p.longest_sequence = 81;
+  EXPECT_EQ(chosen(p).aligned.blocks, (7 * 11 + 1) * 512 / kChunkChannels);
+}
+
+TEST(CudaGrid, ThreadsOfTheGeneralKernelTakeFewerRowsOfSmallCalls) {
+  const auto rows = [](std::int64_t tokens, std::int64_t channels) {
+    Problem p = packed_batch(tokens, channels, 1);
+    p.width = 9;
+    const Launch launch = chosen(p).aligned;
+    const std::int64_t blocks = (channels + kGeneralThreads - 1) / kGeneralThreads;
+    const std::int64_t taken = launch.grid.unit_tokens;
+    EXPECT_EQ(launch.blocks, (tokens + taken - 1) / taken * blocks);
+    EXPECT_TRUE(taken == 1 || launch.blocks >= kGeneralBlocks) << tokens << " x " << channels;
+    EXPECT_TRUE(taken == kMostGeneralTokens ||
+                (tokens + 2 * taken - 1) / (2 * taken) * blocks < kGeneralBlocks)
+        << tokens << " x " << channels;
+    return taken;
+  };
+  EXPECT_EQ(rows(1, 1), 1);
+  EXPECT_EQ(rows(64, 2048), 1);
+  EXPECT_EQ(rows(8192, 2048), kMostGeneralTokens);
+  for (std::int64_t tokens = 1; tokens < 100000; tokens = tokens * 3 / 2 + 1) rows(tokens, 2047);
+}
+
+TEST(CudaGrid, SnapshotsAreUnitsOfTheirOwnUnlessInPlace) {
+  Problem p = packed_batch(100000, 512, 7);
+  p.width = 9;  // of the general kernel
+  p.snapshots = 11;
+  EXPECT_EQ(chosen(p).aligned.blocks, (6250 + 11) * 512 / kGeneralThreads);
+  p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
+  EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kGeneralThreads);
+}
+
+TEST(CudaGrid, RefusesGridsThatAGpuCannotHave) {
+  Problem p = packed_batch(std::int64_t{1} << 40, 8, 1);
+  p.width = 9;
+  Choice choice;
+  const Status status = select(p, choice);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.message().find("blocks of kernel 'general'"), std::string::npos)
+      << status.message();
+}
+
+TEST(CudaGrid, PreparationHasAThreadForEachItem) {
+  for (const std::int64_t items : {0, 1, kPrepareThreads, kPrepareThreads + 1, 1 << 20}) {
+    const std::int64_t blocks = prepare_blocks(items);
+    EXPECT_GE(blocks * kPrepareThreads, items);
+    EXPECT_LT((blocks - 1) * kPrepareThreads, items);
+  }
+}
+
+}  // namespace
+}  // namespace shortconv::cuda
