@@ -58,9 +58,11 @@ const Kernels& kernels_of(const Problem& p) {
 Entry entry_of(const Problem& p, Kernel kernel) {
   const Features features = features_of(p);
   const bool plain = features == Features::kPlain, gated = features == Features::kGated;
+  const bool f32_states = features == Features::kF32States;
   switch (kernel) {
     case Kernel::kTiles:
       if (gated) return kernels_of(p).gated_tiles;
+      if (f32_states) return kernels_of(p).f32_state_tiles;
       return plain ? kernels_of(p).tiles : kernels_of(p).full_tiles;
     case Kernel::kShortSequences:
       return kernels_of(p).short_sequences;
@@ -73,6 +75,7 @@ Entry entry_of(const Problem& p, Kernel kernel) {
       return plain ? kernels_of(p).decode : kernels_of(p).full_decode;
     case Kernel::kSmallDecode:
       if (gated) return kernels_of(p).gated_decode;
+      if (f32_states) return kernels_of(p).f32_state_decode;
       return plain ? kernels_of(p).small_decode : kernels_of(p).older_decode;
     case Kernel::kDrafts:
       if (gated) return kernels_of(p).gated_drafts;

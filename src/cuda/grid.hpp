@@ -35,10 +35,11 @@ class FastDivisor {
 /// What an instance of a kernel knows: what is not asked for is not to be in its code, of which
 /// small calls wait for every line.
 enum class Features : std::uint8_t {
-  kPlain,  // ordered states
-  kRings,  // also rings; decode has an instance for them, the others take kAll
-  kOlder,  // an older column kept; decode alone
-  kGated,  // gates; tiles, decode and drafts
+  kPlain,      // ordered states
+  kRings,      // also rings; decode has an instance for them, the others take kAll
+  kOlder,      // an older column kept; decode alone
+  kGated,      // gates; tiles, decode and drafts
+  kF32States,  // states of fp32 beside rows of 16 bits; tiles and decode
   kAll,  // also snapshots, windows by slot, an older column, the residual, long chains among drafts
 };
 

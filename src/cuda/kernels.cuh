@@ -42,6 +42,10 @@ inline const Kernels kTable = [] {
     kernels.gated_decode = entry(&decode_tokens<T, TWeight, kWidth, kAsk, kSmall, kGated>);
     kernels.gated_drafts = entry(&convolve_drafts<T, TWeight, kWidth, kAsk, kGated>);
   }
+  if constexpr (kOfModels && std::is_same_v<T, TWeight> && sizeof(T) == 2) {
+    kernels.f32_state_tiles = entry(&convolve_tiles<T, TWeight, kWidth, kAsk, kF32States>);
+    kernels.f32_state_decode = entry(&decode_tokens<T, TWeight, kWidth, kAsk, kSmall, kF32States>);
+  }
   if constexpr (kOfModels) {
     kernels.full_tiles = entry(&convolve_tiles<T, TWeight, kWidth, kAsk, kAll>);
     kernels.short_sequences = entry(&convolve_short_sequences<T, TWeight, kWidth, kActivation>);

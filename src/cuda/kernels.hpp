@@ -21,8 +21,9 @@ struct Kernels {
   Entry drafts, full_drafts;  // drafts.cuh
   Entry trees, full_trees;    // trees.cuh
   Entry gated_tiles, gated_decode, gated_drafts;
-  Entry columns;  // columns.cuh
-  Entry chunks;   // chunk.cuh
+  Entry f32_state_tiles, f32_state_decode;  // of 16-bit types
+  Entry columns;                            // columns.cuh
+  Entry chunks;                             // chunk.cuh
 };
 
 /// Of each type of x. `width` is one of kWidths; weights are fp32 or of x's type. Entries that a

@@ -22,8 +22,14 @@ bool keeps_groups(std::int64_t extent, std::int64_t stride, std::int64_t group) 
   return extent <= 1 || multiple_of(stride, group);
 }
 
+bool has_f32_states(const Problem& p) {
+  return p.has_state && p.state_dtype == DType::kF32 && p.x_dtype != DType::kF32;
+}
+
+/// Of rows, and of states unless they are fp32.
 bool one_type(const Problem& p) {
-  return p.x_dtype == p.out_dtype && (!p.has_state || p.state_dtype == p.x_dtype);
+  return p.x_dtype == p.out_dtype &&
+         (!p.has_state || p.state_dtype == p.x_dtype || has_f32_states(p));
 }
 
 /// Types of weights that the token-major kernels come in.
@@ -161,16 +167,19 @@ Kernel tiles_kernel_of(const Problem& p) {
 /// have kernels at all of kWidths. Every kernel is code for each of its widths, and the library is
 /// to stay small: the others have those of models.
 bool has_kernels(const Problem& p) {
-  if (is_listed(kModelWidths, p.width)) return !has_gates(p) || p.weight_dtype == p.x_dtype;
+  const bool few = has_gates(p) || has_f32_states(p);
+  if (is_listed(kModelWidths, p.width)) return !few || p.weight_dtype == p.x_dtype;
   return is_listed(kWidths, p.width) && p.weight_dtype == p.x_dtype &&
          features_of(p) == Features::kPlain && !p.has_parents && !p.has_seq_idx &&
          p.schedule == Schedule::kFlat;
 }
 
 Kernel kernel_of(const Problem& p) {
-  // Kernels that know gates know nothing else that is rare.
+  // Kernels that know gates, or states of fp32, know nothing else that is rare.
   const bool gated = features_of(p) == Features::kGated;
+  const bool f32_states = features_of(p) == Features::kF32States;
   if (has_gates(p) && (!gated || p.has_parents)) return Kernel::kGeneral;
+  if (has_f32_states(p) && (!f32_states || p.op == Op::kVerify)) return Kernel::kGeneral;
   if (p.dilation != 1 || !one_type(p) || !has_kernels(p)) return Kernel::kGeneral;
   if (p.op == Op::kVerify) {
     const bool drafts = token_major(p, kDraftGroup) && own_or_f32_weights(p) && countable(p);
@@ -186,7 +195,7 @@ Kernel kernel_of(const Problem& p) {
   if (single_tokens && p.has_state && p.initial_state == InitialState::kAll &&
       p.older_columns <= 1 && own_or_f32_weights(p) && countable(p)) {
     const Features features = features_of(p);
-    const bool small = features == Features::kOlder || gated ||
+    const bool small = features == Features::kOlder || gated || f32_states ||
                        (features == Features::kPlain && p.tokens * p.channels <= kSmallDecode);
     const Kernel decode = small ? Kernel::kSmallDecode : Kernel::kDecode;
     if (token_major(p, group_of(p, decode))) return decode;
@@ -202,14 +211,14 @@ Kernel kernel_of(const Problem& p) {
 }
 
 Alignment alignment_of(const Problem& p, Kernel kernel) {
-  const std::int64_t group = group_of(p, kernel), bytes = element_bytes(p.x_dtype);
+  const std::int64_t group = group_of(p, kernel);
   const auto of = [&](StateForm form, std::int64_t columns) {
     const std::int64_t vector =
-        form == StateForm::kWindowVectors ? run_vector(columns, group, p.x_dtype) : group;
-    return static_cast<std::uint32_t>(vector * bytes);
+        form == StateForm::kWindowVectors ? run_vector(columns, group, p.state_dtype) : group;
+    return static_cast<std::uint32_t>(vector * element_bytes(p.state_dtype));
   };
   if (group == 1) return {};
-  return {.rows = static_cast<std::uint32_t>(group * bytes),
+  return {.rows = static_cast<std::uint32_t>(group * element_bytes(p.x_dtype)),
           .state = of(state_form(p, group), state_window(p)),
           .windows = of(window_form(p, group), p.width - 1)};
 }
@@ -433,7 +442,8 @@ Features features_of(const Problem& p) {
   if (all) return Features::kAll;
   if (p.older_columns > 0) return Features::kOlder;
   if (p.has_ring_positions) return Features::kRings;
-  return has_gates(p) ? Features::kGated : Features::kPlain;
+  if (has_gates(p)) return Features::kGated;
+  return has_f32_states(p) ? Features::kF32States : Features::kPlain;
 }
 
 Status select(const Problem& p, Choice& choice) {

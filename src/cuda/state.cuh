@@ -1,9 +1,10 @@
 // Columns of a state slot for a group of adjacent channels: as vectors where the pool is
 // channel-innermost, as one run of channels x window where it is window-innermost without gaps,
-// element by element otherwise. Bits as they are.
+// element by element otherwise. Bits as they are. T is the type of the states.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/call.hpp"
 #include "cuda/element.cuh"
@@ -12,6 +13,24 @@
 #include "shortconv/plan.hpp"
 
 namespace shortconv::cuda {
+
+/// Of the states beside rows of T, which are of that type unless the kernel is for others.
+template <typename T, Features kFeatures>
+using StateOf = std::conditional_t<kFeatures == Features::kF32States, F32, T>;
+
+/// Inputs as a state has them: exact, for it has their type or fp32.
+template <typename T, typename TState, int kWords, int kStateWords>
+__device__ inline void to_state(const std::uint32_t (&input)[kWords],
+                                std::uint32_t (&words)[kStateWords]) {
+  if constexpr (std::is_same_v<T, TState>) {
+    copy_words(input, words);
+  } else {
+#pragma unroll
+    for (int pair = 0; pair < kStateWords / 2; ++pair) {
+      pack_pair<TState>(words, pair, unpack_pair<T>(input, pair));
+    }
+  }
+}
 
 template <typename T>
 __device__ inline T* state_element(const Call& call, std::int64_t slot, std::int64_t column,

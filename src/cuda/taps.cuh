@@ -66,13 +66,13 @@ class Taps {
   std::uint32_t bias_[kWordsOf<TWeight, kChannels>];
 };
 
-/// One token's result of kChannels channels from the inputs of its window, newest last; `operand`
-/// as for finish.
-template <typename T, KnownActivation kActivation, Features kFeatures, typename TWeight, int kWidth,
-          int kChannels>
+/// One token's result of kChannels channels from the inputs of its window, newest last, which come
+/// as TInput; `operand` as for finish.
+template <typename T, KnownActivation kActivation, Features kFeatures, typename TInput = T,
+          typename TWeight, int kWidth, int kChannels>
 __device__ inline void convolve_window(
     const Call& call, const Taps<TWeight, kWidth, kChannels>& taps,
-    const std::uint32_t (&window)[kWidth][kWordsOf<T, kChannels>],
+    const std::uint32_t (&window)[kWidth][kWordsOf<TInput, kChannels>],
     const std::uint32_t (&operand)[kWordsOf<T, kChannels>],
     std::uint32_t (&result)[kWordsOf<T, kChannels>]) {
 #pragma unroll
@@ -80,7 +80,7 @@ __device__ inline void convolve_window(
     float2 sum = taps.bias(pair);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      const float2 input = unpack_pair<T>(window[k], pair);
+      const float2 input = unpack_pair<TInput>(window[k], pair);
       sum.x = __fmaf_rn(taps.tap(k, pair).x, input.x, sum.x);
       sum.y = __fmaf_rn(taps.tap(k, pair).y, input.y, sum.y);
     }

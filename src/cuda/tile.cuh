@@ -48,6 +48,8 @@ struct TileKernel {
   static constexpr int kWords = kWordsOf<T, kGroup>;
   static_assert(kHistory <= kTileTokens, "the body must find every window in x");
   using Words = std::uint32_t[kWords];
+  using TState = StateOf<T, kFeatures>;
+  using StateWords = std::uint32_t[kWordsOf<TState, kGroup>];
   using TileTaps = Taps<TWeight, kWidth, kGroup>;
   using Rows = Words[kRows];  // oldest history first; afterwards the results from the front
   using Window = float2[kWidth];
@@ -133,9 +135,10 @@ struct TileKernel {
   }
 
   __device__ static void load_history(const Call& call, const Beginning& beginning, int channel,
-                                      Words (&history)[kHistory]) {
+                                      StateWords (&history)[kHistory]) {
     if (beginning.state.read_slot >= 0) {
-      cuda::load_history<T, kHistory, kGroup, kFeatures>(call, beginning.state, channel, history);
+      cuda::load_history<TState, kHistory, kGroup, kFeatures>(call, beginning.state, channel,
+                                                              history);
     } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) clear_words(history[k]);
@@ -153,16 +156,18 @@ struct TileKernel {
 
   /// An input of the sequence, wherever it lies; its history has numbers below 0.
   __device__ static void load_input(const Call& call, const Beginning& beginning, int input,
-                                    int channel, Words& words) {
+                                    int channel, StateWords& words) {
     if (input >= 0) {
       const int row = beginning.first + input;
-      load_words(x_of<T>(call, beginning.sequence, row, channel), words);
-      pass_gates_of(call, beginning.sequence, row, channel, reinterpret_cast<Words(&)[1]>(words));
+      Words inputs[1];
+      load_words(x_of<T>(call, beginning.sequence, row, channel), inputs[0]);
+      pass_gates_of(call, beginning.sequence, row, channel, inputs);
+      to_state<T, TState>(inputs[0], words);
     } else if (beginning.state.read_slot >= 0) {
       int column = beginning.state.read_column + kHistory + input;
       if (is_ring<kFeatures>(call)) column = wrapped(call, column);
-      load_state_column<T, kGroup>(
-          call, state_element<T>(call, beginning.state.read_slot, column, channel), words);
+      load_state_column<TState, kGroup>(
+          call, state_element<TState>(call, beginning.state.read_slot, column, channel), words);
     } else {
       clear_words(words);
     }
@@ -173,12 +178,15 @@ struct TileKernel {
   __device__ static void write_state(const Call& call, const Beginning& beginning, int end,
                                      int slot, int first, int channel) {
     const int oldest = end - kHistory;
-    Words columns[kHistory];
+    StateWords columns[kHistory];
     if (oldest >= 0) {
       const T* x = x_of<T>(call, beginning.sequence, beginning.first + oldest, channel);
+      Words inputs[kHistory];
 #pragma unroll
-      for (int k = 0; k < kHistory; ++k) load_words(nth_row(x, call.x_step, k), columns[k]);
-      pass_gates_of(call, beginning.sequence, beginning.first + oldest, channel, columns);
+      for (int k = 0; k < kHistory; ++k) load_words(nth_row(x, call.x_step, k), inputs[k]);
+      pass_gates_of(call, beginning.sequence, beginning.first + oldest, channel, inputs);
+#pragma unroll
+      for (int k = 0; k < kHistory; ++k) to_state<T, TState>(inputs[k], columns[k]);
     } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) {
@@ -186,20 +194,20 @@ struct TileKernel {
       }
     }
     if (!is_ring<kFeatures>(call)) {
-      store_state<T, kHistory, kGroup>(call, slot, channel, columns);
+      store_state<TState, kHistory, kGroup>(call, slot, channel, columns);
       return;
     }
     const int next = beginning.state.ring_column;
     for (int input = first; input < oldest; ++input) {
-      Words words;
+      StateWords words;
       load_input(call, beginning, input, channel, words);
-      store_state_column<T, kGroup>(call, slot, wrapped(call, next + input), channel, words);
+      store_state_column<TState, kGroup>(call, slot, wrapped(call, next + input), channel, words);
     }
 #pragma unroll
     for (int k = 0; k < kHistory; ++k) {
       if (oldest + k < first) continue;
-      store_state_column<T, kGroup>(call, slot, wrapped(call, next + oldest + k), channel,
-                                    columns[k]);
+      store_state_column<TState, kGroup>(call, slot, wrapped(call, next + oldest + k), channel,
+                                         columns[k]);
     }
   }
 
@@ -261,12 +269,12 @@ struct TileKernel {
   /// them is its history.
   template <bool kMayJoin>
   __device__ static void convolve_joined(const Call& call, const TileTaps& taps, std::uint32_t mask,
-                                         int joint, const Words* history, Rows& rows,
+                                         int joint, const StateWords* history, Rows& rows,
                                          const Gates& gates) {
     convolve_rows(call, taps, mask, rows, gates, [&](int t, int pair, Window& window) {
       if (kMayJoin && t <= kLastJoint && t == joint) {
 #pragma unroll
-        for (int k = 0; k < kHistory; ++k) window[k] = unpack_pair<T>(history[k], pair);
+        for (int k = 0; k < kHistory; ++k) window[k] = unpack_pair<TState>(history[k], pair);
       }
     });
   }
@@ -371,11 +379,15 @@ constexpr int resident(int wanted) {
   return wanted < kMostResidentBlocks ? wanted : kMostResidentBlocks;
 }
 
+constexpr int tile_blocks_of(Features features, std::size_t element_bytes, int width) {
+  if (features == Features::kGated) return gated_tile_blocks(element_bytes, width);
+  if (features == Features::kF32States) return kF32StateTileBlocks;
+  return tile_blocks(element_bytes, width);
+}
+
 template <typename T, typename TWeight, int kWidth, KnownActivation kActivation, Features kFeatures>
 __global__ void __launch_bounds__(tile_threads(sizeof(T)),
-                                  resident(kFeatures == Features::kGated
-                                               ? gated_tile_blocks(sizeof(T), kWidth)
-                                               : tile_blocks(sizeof(T), kWidth)))
+                                  resident(tile_blocks_of(kFeatures, sizeof(T), kWidth)))
     convolve_tiles(const __grid_constant__ Call call) {
   using Kernel = TileKernel<T, TWeight, kWidth, kActivation, kFeatures>;
   overlap_neighbours(call);
@@ -447,9 +459,10 @@ __global__ void __launch_bounds__(tile_threads(sizeof(T)),
     const bool inside = channels.inside(call);
     const int joint = beginning.first - tile.first;
     const bool joined = tokens > 0 && joint <= Kernel::kLastJoint;
-    typename Kernel::Words apart[Kernel::kHistory];
+    typename Kernel::StateWords apart[Kernel::kHistory];
     if (joined) {
-      auto& in_rows = reinterpret_cast<typename Kernel::Words(&)[Kernel::kHistory]>(rows);
+      static_assert(Kernel::kJoins || kFeatures != Features::kF32States, "has no place in rows");
+      auto& in_rows = reinterpret_cast<typename Kernel::StateWords(&)[Kernel::kHistory]>(rows);
       Kernel::load_history(call, beginning, channel, Kernel::kJoins ? apart : in_rows);
       tile.mask |= tile_rows_between(joint, joint + tokens);
     }

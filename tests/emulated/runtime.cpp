@@ -66,6 +66,8 @@ constexpr Field kFields[] = {
     {"gated_tiles", &Kernels::gated_tiles, Kernel::kTiles},
     {"gated_decode", &Kernels::gated_decode, Kernel::kSmallDecode},
     {"gated_drafts", &Kernels::gated_drafts, Kernel::kDrafts},
+    {"f32_state_tiles", &Kernels::f32_state_tiles, Kernel::kTiles},
+    {"f32_state_decode", &Kernels::f32_state_decode, Kernel::kSmallDecode},
     {"columns", &Kernels::columns, Kernel::kColumns},
     {"chunks", &Kernels::chunks, Kernel::kChunks},
 };

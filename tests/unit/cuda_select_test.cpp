@@ -80,7 +80,9 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   wide.width = 9;
   EXPECT_EQ(kernel_of(wide), Kernel::kGeneral);
   Problem mixed = packed_batch(1000, 512, 7);
-  mixed.state_dtype = DType::kF32;
+  mixed.state_dtype = DType::kF16;
+  EXPECT_EQ(kernel_of(mixed), Kernel::kGeneral);
+  mixed.x_dtype = mixed.out_dtype = DType::kF32;
   EXPECT_EQ(kernel_of(mixed), Kernel::kGeneral);
   Problem narrow = packed_batch(1000, 512, 7);
   narrow.out_dtype = DType::kF32;
@@ -294,6 +296,54 @@ TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
   Problem numbered = gated(packed_batch(1000, 512, 1));
   numbered.has_seq_idx = true;
   EXPECT_EQ(kernel_of(numbered), Kernel::kGeneral);
+}
+
+TEST(CudaSelect, StatesOfF32AreFastBesideRowsOf16BitsWhereNothingElseIsRare) {
+  const std::pair<Problem, Kernel> calls[] = {
+      {packed_batch(100000, 512, 7), Kernel::kTiles},  {packed_batch(1000, 512, 7), Kernel::kTiles},
+      {packed_batch(28, 512, 7), Kernel::kTiles},      {decode_batch(512, 7), Kernel::kSmallDecode},
+      {decode_batch(8192, 512), Kernel::kSmallDecode},
+  };
+  const std::vector<std::function<void(Problem&)>> changes = {
+      [](Problem& p) { p.weight_dtype = DType::kF32; },
+      [](Problem& p) { p.has_ring_positions = true; },
+      [](Problem& p) { p.snapshots = 1; },
+      [](Problem& p) { p.state_columns = p.width, p.state_base = p.older_columns = 1; },
+      [](Problem& p) { p.epilogue = Epilogue::kResidual; },
+      [](Problem& p) { p = gated(p); },
+      [](Problem& p) { p.op = Op::kVerify; },
+      [](Problem& p) { p.schedule = Schedule::kSequenceGrid; },
+      [](Problem& p) { p.x_channel = p.out_channel = 2; },
+      [](Problem& p) { p.width = 5, p.state_columns = 4; },
+  };
+  for (const int width : kModelWidths.all) {
+    for (const DType dtype : {DType::kF16, DType::kBF16}) {
+      for (const auto& [plain, kernel] : calls) {
+        Problem p = plain;
+        p.x_dtype = p.out_dtype = p.weight_dtype = dtype;
+        p.state_dtype = DType::kF32;
+        p.width = width;
+        p.state_columns = width - 1;
+        EXPECT_EQ(kernel_of(p), kernel) << name(kernel) << ", width " << width;
+        EXPECT_EQ(features_of(p), Features::kF32States);
+        EXPECT_EQ(chosen(p).aligned.grid.state_form, StateForm::kChannelVectors);
+        EXPECT_EQ(chosen(p).alignment.rows, 8u);
+        EXPECT_EQ(chosen(p).alignment.state, 16u);
+        for (std::size_t change = 0; change < changes.size(); ++change) {
+          Problem other = p;
+          changes[change](other);
+          EXPECT_EQ(kernel_of(other), Kernel::kGeneral) << name(kernel) << ", change " << change;
+        }
+      }
+    }
+  }
+  Problem windows = decode_batch(8192, 8);
+  windows.state_dtype = DType::kF32;
+  windows.state_channel = windows.state_columns;
+  windows.state_column = 1;
+  EXPECT_EQ(chosen(windows).aligned.grid.state_form, StateForm::kWindowVectors);
+  EXPECT_TRUE(chosen(windows).aligned.grid.early_state);
+  EXPECT_EQ(chosen(windows).alignment.state, 16u);
 }
 
 TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {

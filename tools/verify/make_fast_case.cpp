@@ -90,12 +90,16 @@ void keep_one_older(Case& problem) {
   problem.read_offsets.reset();
 }
 
-/// And ordered states, without what else is rare.
-bool has_gates_alone(const Case& problem) {
+/// Ordered states, gates perhaps, and nothing else that is rare.
+bool is_ordinary(const Case& problem) {
   const bool rare = problem.ring_positions || problem.snapshots || problem.window_slots ||
                     problem.keeps_older || problem.seq_idx || problem.parents;
-  return !rare && (problem.input_gate || problem.output_gate) &&
-         problem.weight.dtype == problem.x.dtype;
+  return !rare && problem.weight.dtype == problem.x.dtype;
+}
+bool has_gates(const Case& problem) { return problem.input_gate || problem.output_gate; }
+bool may_have_f32_states(const Case& problem) {
+  return is_ordinary(problem) && problem.state && problem.op != Op::kVerify &&
+         problem.epilogue != Epilogue::kResidual && problem.schedule == Schedule::kFlat;
 }
 void leave_out_gates(Case& problem) {
   problem.input_gate.reset();
@@ -111,6 +115,8 @@ Case make_fast_case(std::uint64_t seed, DType dtype) {
   const bool wants_older = wants_decode && random.chance(0.35);
   const bool wants_gates = !wants_older && random.chance(0.2);
   const bool wants_drafts = wants_gates && !wants_decode && random.chance(0.4);
+  const bool wants_f32_states =
+      !wants_older && !wants_gates && dtype != DType::kF32 && random.chance(0.15);
   for (std::uint64_t drawn = mix(seed);; drawn = mix(drawn)) {
     Case problem = make_case(drawn);
     const bool groups = problem.channels() % kGroup == 0 || problem.layout == Layout::kChannelMajor;
@@ -120,10 +126,12 @@ Case make_fast_case(std::uint64_t seed, DType dtype) {
     if (wants_decode && !decodes_single_tokens(problem)) continue;
     if (wants_older && !has_room_for_older(problem)) continue;
     if (wants_older) keep_one_older(problem);
-    if (wants_gates && !has_gates_alone(problem)) continue;
+    if (wants_gates && !(is_ordinary(problem) && has_gates(problem))) continue;
     if (wants_drafts && problem.op != Op::kVerify) continue;
+    if (wants_f32_states && !may_have_f32_states(problem)) continue;
     if (!wants_gates) leave_out_gates(problem);
     use_type(problem, dtype);
+    if (wants_f32_states) problem.state->dtype = DType::kF32;
     if (random.chance(0.9)) pack(random, problem);
     if (problem.in_place) problem.out = problem.x;
     problem.seed = seed;
