@@ -42,7 +42,8 @@ inline const Kernels kTable = [] {
     kernels.gated_decode = entry(&decode_tokens<T, TWeight, kWidth, kAsk, kSmall, kGated>);
     kernels.gated_drafts = entry(&convolve_drafts<T, TWeight, kWidth, kAsk, kGated>);
   }
-  if constexpr (kOfModels && std::is_same_v<T, TWeight> && sizeof(T) == 2) {
+  if constexpr (is_listed(kF32StateWidths, kWidth) && std::is_same_v<T, TWeight> &&
+                sizeof(T) == 2) {
     kernels.f32_state_tiles = entry(&convolve_tiles<T, TWeight, kWidth, kAsk, kF32States>);
     kernels.f32_state_decode = entry(&decode_tokens<T, TWeight, kWidth, kAsk, kSmall, kF32States>);
   }

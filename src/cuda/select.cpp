@@ -167,8 +167,10 @@ Kernel tiles_kernel_of(const Problem& p) {
 /// have kernels at all of kWidths. Every kernel is code for each of its widths, and the library is
 /// to stay small: the others have those of models.
 bool has_kernels(const Problem& p) {
-  const bool few = has_gates(p) || has_f32_states(p);
-  if (is_listed(kModelWidths, p.width)) return !few || p.weight_dtype == p.x_dtype;
+  if (has_f32_states(p)) {
+    return is_listed(kF32StateWidths, p.width) && p.weight_dtype == p.x_dtype;
+  }
+  if (is_listed(kModelWidths, p.width)) return !has_gates(p) || p.weight_dtype == p.x_dtype;
   return is_listed(kWidths, p.width) && p.weight_dtype == p.x_dtype &&
          features_of(p) == Features::kPlain && !p.has_parents && !p.has_seq_idx &&
          p.schedule == Schedule::kFlat;

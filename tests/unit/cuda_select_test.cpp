@@ -314,9 +314,10 @@ TEST(CudaSelect, StatesOfF32AreFastBesideRowsOf16BitsWhereNothingElseIsRare) {
       [](Problem& p) { p.op = Op::kVerify; },
       [](Problem& p) { p.schedule = Schedule::kSequenceGrid; },
       [](Problem& p) { p.x_channel = p.out_channel = 2; },
+      [](Problem& p) { p.width = 2, p.state_columns = 1; },
       [](Problem& p) { p.width = 5, p.state_columns = 4; },
   };
-  for (const int width : kModelWidths.all) {
+  for (const int width : kF32StateWidths.all) {
     for (const DType dtype : {DType::kF16, DType::kBF16}) {
       for (const auto& [plain, kernel] : calls) {
         Problem p = plain;
