@@ -17,7 +17,7 @@ inline constexpr Values<2, 3, 4, 5, 6, 7, 8> kWidths;  // specialised kernels
 /// Those of them that models have; for what the CUDA backend has no kernels at the others is in
 /// has_kernels of cuda/select.cpp.
 inline constexpr Values<2, 3, 4> kModelWidths;
-/// Those of models that keep states of fp32 beside rows of 16 bits: of kernels for these on a GPU.
+/// Those at which the CUDA backend has kernels for states of fp32 beside rows of 16 bits.
 inline constexpr Values<3, 4> kF32StateWidths;
 inline constexpr int kMinWidth = 2;
 inline constexpr int kMaxWidth = 64;  // by the general path

@@ -22,8 +22,8 @@ Entry entry(Kernel* kernel) {
 
 /// Those of one width; which problems have one is in has_kernels of select.cpp. What an instance
 /// knows makes it faster and the library larger. To ask for the activation takes small calls 0.2
-/// to 0.5 us, for the type of the weights as well full tiles 30% longer, so only those that know
-/// all Features ask, and for the activation alone: 0.5 to 1.2% of a call with snapshots.
+/// to 0.5 us, for the type of the weights as well full tiles 30% longer, so only those for rare
+/// Features ask, and for the activation alone: 0.5 to 1.2% of a call with snapshots.
 template <typename T, typename TWeight, int kWidth, KnownActivation kActivation>
 inline const Kernels kTable = [] {
   using enum Features;

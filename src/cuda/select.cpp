@@ -165,7 +165,7 @@ Kernel tiles_kernel_of(const Problem& p) {
 
 /// Token-major prefill, decode and chains of drafts with ordered states and weights of x's type
 /// have kernels at all of kWidths. Every kernel is code for each of its widths, and the library is
-/// to stay small: the others have those of models.
+/// to stay small: the others have those of models, states of fp32 beside rows of 16 bits fewer.
 bool has_kernels(const Problem& p) {
   if (has_f32_states(p)) {
     return is_listed(kF32StateWidths, p.width) && p.weight_dtype == p.x_dtype;
@@ -364,8 +364,8 @@ Overlap overlap_of(const Problem& p, const Launch& launch) {
 /// Overlapped, of 8, 16, 32 and 64 tokens x 8192, a decode takes 1.90, 2.13, 2.49 and 3.33 us
 /// without and 1.78, 1.89, 2.27 and 3.15 with it; of 128 and 256 5.25 and 9.83, 5.37 and 10.01 with
 /// it; of 64 and 256 x 2048 with gates 2.43 and 3.92, 2.03 and 3.72. With an older column, in
-/// windows, 64 go from 4.28 to 4.60. What is fetched comes in units of 16 bytes, of which the
-/// channels of a last block may not be less than one.
+/// windows, 64 go from 4.28 to 4.60. Not measured with states of fp32. What is fetched comes in
+/// units of 16 bytes, of which the channels of a last block may not be less than one.
 bool fetches_state_early(const Problem& p, const Launch& launch) {
   constexpr std::int64_t kUnit = 16;
   return launch.kernel == Kernel::kSmallDecode && p.tokens * p.channels <= kSmallDecode &&

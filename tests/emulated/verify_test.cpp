@@ -118,13 +118,14 @@ INSTANTIATE_TEST_SUITE_P(Types, FastCases, testing::Values(DType::kF32, DType::k
                          [](const auto& row) { return std::string(name(row.param)); });
 
 TEST(AnyCases, AgreeWithTheReference) {
-  const auto wanted = named({"general", "clear_report", "count_violations"});
-  check_seeds(1000, wanted, [](std::uint64_t seed) {
+  const std::vector<std::string> kernels = {"general", "clear_report", "count_violations"};
+  check_seeds(1000, named(kernels), [](std::uint64_t seed) {
     const Case problem = make_case(seed);
     auto failure = failure_of(check_case(problem, BackendId::kCuda));
     if (!failure) failure = check_bad_values(problem, BackendId::kCuda);
     ASSERT_FALSE(failure.has_value()) << *failure << "\n" << to_string(problem);
   });
+  for (const std::string& kernel : kernels) EXPECT_EQ(launched_too_seldom(named({kernel})), "");
 }
 
 /// What only a few cases have, all of which are made from fast ones.
