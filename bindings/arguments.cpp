@@ -1,3 +1,4 @@
+// Conversion of Python values to arguments of the core.
 #include "arguments.hpp"
 
 #include <tvm/ffi/extra/c_env_api.h>
@@ -13,7 +14,7 @@ const DLTensor* view_of(const TVMFFIAny& value) {
   return nullptr;
 }
 
-// Host memory that a GPU can reach is still the host's, and managed memory is the GPU's.
+// Pinned host memory counts as CPU memory, managed memory as GPU memory.
 std::optional<DeviceType> device_type_of(DLDeviceType type) {
   switch (type) {
     case kDLCPU:
@@ -29,22 +30,19 @@ std::optional<DeviceType> device_type_of(DLDeviceType type) {
 
 }  // namespace
 
-void Arguments::end() const {
-  if (left_ != 0) refuse("TypeError", "arguments", std::to_string(left_) + " too many");
-}
-
-void Arguments::tensor(std::string_view name, TensorRef& tensor) {
-  const TVMFFIAny& value = next();
-  if (value.type_index == kTVMFFINone) refuse("TypeError", name, "is None; expected a tensor");
-  read_tensor(name, value, tensor);
-}
+void Arguments::tensor(std::string_view name, TensorRef& tensor) { read(name, next(), tensor); }
 
 void Arguments::tensor(std::string_view name, std::optional<TensorRef>& tensor) {
-  const TVMFFIAny& value = next();
-  if (value.type_index != kTVMFFINone) read_tensor(name, value, tensor.emplace());
+  read(name, next(), tensor);
 }
 
-void Arguments::read_tensor(std::string_view name, const TVMFFIAny& value, TensorRef& tensor) {
+void Arguments::read(std::string_view name, const TVMFFIAny& value,
+                     std::optional<TensorRef>& tensor) {
+  if (value.type_index != kTVMFFINone) read(name, value, tensor.emplace());
+}
+
+void Arguments::read(std::string_view name, const TVMFFIAny& value, TensorRef& tensor) {
+  if (value.type_index == kTVMFFINone) refuse("TypeError", name, "is None; expected a tensor");
   const DLTensor* view = view_of(value);
   if (view == nullptr) refuse("TypeError", name, "is not a tensor");
   const std::optional<DeviceType> device = device_type_of(view->device.device_type);
@@ -58,8 +56,7 @@ void Arguments::read_tensor(std::string_view name, const TVMFFIAny& value, Tenso
            "has " + std::to_string(view->ndim) + " axes; expected at most " +
                std::to_string(kMaxDims));
   }
-  if (view->dtype.lanes != 1) refuse("ValueError", name, "has vectors as elements");
-  // data alone is not where the elements begin.
+  if (view->dtype.lanes != 1) refuse("ValueError", name, "has vector elements");
   tensor.data = static_cast<std::byte*>(view->data) + view->byte_offset;
   tensor.dtype = static_cast<DType>(view->dtype.code << 8 | view->dtype.bits);
   tensor.device = {*device, *device == DeviceType::kCpu ? 0 : view->device.device_id};
@@ -99,8 +96,7 @@ std::int32_t Arguments::small_integer(std::string_view name, std::optional<std::
 
 bool Arguments::flag(std::string_view name, bool absent) { return integer(name, absent) != 0; }
 
-void* Arguments::stream(std::string_view name, const TensorRef& tensor) {
-  const TVMFFIAny& value = next();
+void* Arguments::stream_of(std::string_view name, const TVMFFIAny& value, const TensorRef& tensor) {
   switch (value.type_index) {
     case kTVMFFINone:
       if (tensor.device.type != DeviceType::kCuda) return nullptr;

@@ -1,6 +1,5 @@
-// Arguments of one call from Python, as apache-tvm-ffi hands them over: a row of tagged values,
-// read from left to right. Those that are left out at the end are None: each None that is passed
-// costs 15 ns, and most calls need few arguments.
+// Arguments of a call from Python: apache-tvm-ffi passes an array of tagged values, read in order.
+// Missing values at the end count as None: each None that is passed costs 15 ns.
 #pragma once
 
 #include <tvm/ffi/c_api.h>
@@ -16,9 +15,9 @@
 
 namespace shortconv::python {
 
-/// What a bad argument throws, inside this module only.
+/// Exception for an invalid argument, thrown and caught in this module.
 struct BadArgument {
-  const char* exception;  ///< Python's name of it
+  const char* exception;  ///< name of the Python exception
   std::string message;
 };
 
@@ -26,21 +25,22 @@ class Arguments {
  public:
   Arguments(const TVMFFIAny* values, std::int32_t count) : values_(values), left_(count) {}
 
-  /// To be called last: Python and this module must agree on how many there are at most.
-  void end() const;
+  [[nodiscard]] bool has_more() const { return left_ > 0; }
+  /// None after the last value.
+  const TVMFFIAny& next();
 
-  /// Tensors are written where they are to be: a call has twenty of 88 bytes.
+  /// Writes in place: a call has twenty tensors of 88 bytes.
   void tensor(std::string_view name, TensorRef& tensor);
   void tensor(std::string_view name, std::optional<TensorRef>& tensor);
   [[nodiscard]] std::optional<std::int64_t> optional_integer(std::string_view name);
-  /// None stands for `if_none`, and is refused without that.
+  /// `if_none` replaces None; without it None is refused.
   [[nodiscard]] std::int64_t integer(std::string_view name,
                                      std::optional<std::int64_t> if_none = {});
   [[nodiscard]] std::int32_t small_integer(std::string_view name,
                                            std::optional<std::int64_t> if_none = {});
   [[nodiscard]] bool flag(std::string_view name, bool absent = false);
 
-  /// A value by its name in the capability list. None stands for `if_none`.
+  /// A value by its name in the capability list; `if_none` replaces None.
   template <typename T>
   [[nodiscard]] T named(std::string_view name, std::span<const Named<T>> list, T if_none) {
     const TVMFFIAny& value = next();
@@ -56,16 +56,20 @@ class Arguments {
     refuse("ValueError", name, "is '" + std::string(text) + "'; expected " + names);
   }
 
-  /// A stream's handle or an object that has one. None stands for the stream that is current where
-  /// `tensor` came from.
-  [[nodiscard]] void* stream(std::string_view name, const TensorRef& tensor);
+  [[nodiscard]] std::string_view text(std::string_view name) { return text_of(name, next()); }
 
- private:
-  const TVMFFIAny& next();
-  static void read_tensor(std::string_view name, const TVMFFIAny& value, TensorRef& tensor);
-  static std::string_view text_of(std::string_view name, const TVMFFIAny& value);
+  static void read(std::string_view name, const TVMFFIAny& value, TensorRef& tensor);
+  static void read(std::string_view name, const TVMFFIAny& value, std::optional<TensorRef>& tensor);
+
+  /// The handle of a stream, or an object with one. None: the current stream of the framework of
+  /// `tensor`.
+  [[nodiscard]] static void* stream_of(std::string_view name, const TVMFFIAny& value,
+                                       const TensorRef& tensor);
   [[noreturn]] static void refuse(const char* exception, std::string_view name,
                                   std::string_view text);
+
+ private:
+  static std::string_view text_of(std::string_view name, const TVMFFIAny& value);
 
   const TVMFFIAny* values_;
   std::int32_t left_;

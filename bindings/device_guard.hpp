@@ -7,18 +7,18 @@
 
 namespace shortconv::python {
 
-/// Makes a tensor's GPU the current one and puts the former one back. The core works on the current
-/// device and refuses others; frameworks expect the tensor to decide.
+/// Selects the GPU of a tensor and restores the previous one. The core uses the current device and
+/// refuses others; frameworks use the device of the tensor.
 class DeviceGuard {
  public:
 #ifdef SHORTCONV_HAS_CUDA
   explicit DeviceGuard(Device device) {
-    if (device.type != DeviceType::kCuda || cudaGetDevice(&former_) != cudaSuccess) return;
-    // Where this fails the core says which devices are meant.
-    changed_ = former_ != device.index && cudaSetDevice(device.index) == cudaSuccess;
+    if (device.type != DeviceType::kCuda || cudaGetDevice(&previous_) != cudaSuccess) return;
+    // If this fails, the core reports both devices.
+    changed_ = previous_ != device.index && cudaSetDevice(device.index) == cudaSuccess;
   }
   ~DeviceGuard() {
-    if (changed_) (void)cudaSetDevice(former_);
+    if (changed_) (void)cudaSetDevice(previous_);
   }
 #else
   explicit DeviceGuard(Device) {}
@@ -28,7 +28,7 @@ class DeviceGuard {
 
 #ifdef SHORTCONV_HAS_CUDA
  private:
-  int former_ = 0;
+  int previous_ = 0;
   bool changed_ = false;
 #endif
 };

@@ -1,6 +1,5 @@
-// The Python module: each function reads its arguments in the order in which python/shortconv
-// passes them, calls the core and turns a Status into an exception. Nothing is copied and nothing
-// is kept.
+// The Python module: each function reads its arguments in the order of python/shortconv, calls the
+// core and converts a Status to an exception. It copies no tensors and has no state.
 #include <tvm/ffi/c_api.h>
 
 #include <exception>
@@ -9,8 +8,8 @@
 
 #include "arguments.hpp"
 #include "device_guard.hpp"
+#include "shortconv/argument_table.hpp"
 #include "shortconv/capability.hpp"
-#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 #include "shortconv/prepare.hpp"
 #include "shortconv/version.h"
@@ -29,7 +28,7 @@ const char* exception_of(Code code) {
   }
 }
 
-// No C++ exception may leave: the caller is C.
+// Catches all C++ exceptions: the caller is C.
 template <typename Work>
 int guarded(Work&& work) {
   try {
@@ -46,18 +45,18 @@ int guarded(Work&& work) {
   return -1;
 }
 
-// What an op is combined with in the first argument of a call: the layouts that other libraries'
-// functions have their tensors in. A view that torch makes of a tensor takes a microsecond.
+// Layouts of other libraries, added to the op in the first argument of a call: a view made in torch
+// takes a microsecond.
 constexpr int kOpMask = 3;
 constexpr int kChannelsFirst = 4;       // x, out: [..., channels, tokens]
 constexpr int kStateChannelsFirst = 8;  // state: [slots, channels, columns]
 constexpr int kFlattened = 16;          // x, out: [batch, tokens, channels] are [tokens, channels]
-// State: its last width - 1 columns are the history, and all of them move along.
-constexpr int kRolling = 32;
+constexpr int kShiftFullState = 32;     // shift_full_state; the last width - 1 columns of the
+                                        // state are the history
 
-// A tensor with another number of axes stays as it is, and is refused for that.
-void exchange_last_axes(TensorRef& tensor, int fewest_axes) {
-  if (tensor.ndim < fewest_axes) return;
+// Leaves tensors with fewer axes unchanged; the core refuses them.
+void exchange_last_axes(TensorRef& tensor, int min_axes) {
+  if (tensor.ndim < min_axes) return;
   tensor = tensor.transposed(tensor.ndim - 2, tensor.ndim - 1);
 }
 
@@ -77,22 +76,35 @@ void flatten(std::string_view name, TensorRef& tensor) {
 }
 
 void apply_layout(int layout, ForwardArgs& args) {
+  std::optional<TensorRef>& state = args.pool.state;
   if ((layout & kChannelsFirst) != 0) {
     exchange_last_axes(args.x, 2);
     exchange_last_axes(args.out, 2);
   }
-  if ((layout & kStateChannelsFirst) != 0 && args.state) exchange_last_axes(*args.state, 3);
+  if ((layout & kStateChannelsFirst) != 0 && state) exchange_last_axes(*state, 3);
   if ((layout & kFlattened) != 0) {
     flatten("x", args.x);
     flatten("out", args.out);
   }
-  if ((layout & kRolling) != 0 && args.state && args.state->ndim == 3 && args.weight.ndim == 2) {
-    args.state_base = args.state->shape[1] - args.weight.shape[1] + 1;
-    args.keeps_older = true;
+  if ((layout & kShiftFullState) != 0 && state && state->ndim == 3 && args.weight.ndim == 2) {
+    args.pool.base_column = state->shape[1] - args.weight.shape[1] + 1;
+    args.pool.shift_full_state = true;
   }
 }
 
-// What most calls have comes first; further arguments may be left out.
+/// Reads a tensor into the member with this name in the table.
+template <typename Visit>
+bool read_named_tensor(std::string_view name, const TVMFFIAny& value, const Visit& visit_args) {
+  bool found = false;
+  visit_args([&](const Argument& row, auto& tensor) {
+    if (row.name != name) return;
+    found = true;
+    Arguments::read(name, value, tensor);
+  });
+  return found;
+}
+
+/// The frequent arguments come first, in this order; the others follow as name and value.
 Status forward_call(Arguments in) {
   const Capabilities& known = capabilities();
   ForwardArgs args;
@@ -102,73 +114,88 @@ Status forward_call(Arguments in) {
   in.tensor("out", args.out);
   in.tensor("weight", args.weight);
   in.tensor("bias", args.bias);
-  in.tensor("state", args.state);
-  in.tensor("read_slots", args.read_slots);
-  in.tensor("query_start_loc", args.query_start_loc);
-  in.tensor("has_initial_state", args.has_initial_state);
-  args.initial_state = in.flag("initial_state") ? InitialState::kAll : InitialState::kNone;
-  args.activation = in.named("activation", known.activations, Activation::kNone);
+  in.tensor("state", args.pool.state);
+  in.tensor("read_slots", args.pool.read_slots);
+  in.tensor("query_start_loc", args.sequences.query_start_loc);
+  in.tensor("has_initial_state", args.sequences.has_initial_state);
+  args.sequences.initial_state =
+      in.flag("initial_state") ? InitialState::kAll : InitialState::kNone;
+  args.epilogue.activation = in.named("activation", known.activations, Activation::kNone);
+  args.pool.null_slot = in.optional_integer("null_slot");
+  args.sequences.padded_rows = in.named("padded_rows", known.padded_rows, PaddedRows::kZero);
 
-  args.null_slot = in.optional_integer("null_slot");
-  args.padded_rows = in.named("padded_rows", known.padded_rows, PaddedRows::kZero);
-  in.tensor("ring_positions", args.ring_positions);
-  in.tensor("write_slots", args.write_slots);
-  args.state_base = in.integer("state_base", 0);
-  args.residual = in.flag("residual");
-  args.keeps_older = in.flag("keeps_older");
-
-  in.tensor("read_offsets", args.read_offsets);
-  in.tensor("snapshots", args.snapshots);
-  in.tensor("parents", args.parents);
-  in.tensor("windows", args.windows);
-  in.tensor("window_slots", args.window_slots);
-  args.advance_state = in.flag("advance_state");
-  in.tensor("seq_idx", args.seq_idx);
-  in.tensor("input_gate", args.input_gate);
-  in.tensor("output_gate", args.output_gate);
-  args.dilation = in.small_integer("dilation", 1);
-  args.backend = in.named("backend", known.backends, BackendId::kAuto);
-  in.tensor("violations", args.violations);
-  args.threads = in.small_integer("threads", 0);
-  args.programmatic_launch = in.flag("programmatic_launch", true);
-  void* stream = in.stream("stream", args.x);
-  in.end();
+  TVMFFIAny stream{};  // None
+  while (in.has_more()) {
+    const std::string_view name = in.text("name of an argument");
+    if (name == "base_column") {
+      args.pool.base_column = in.integer(name);
+    } else if (name == "shift_full_state") {
+      args.pool.shift_full_state = in.flag(name);
+    } else if (name == "residual") {
+      args.epilogue.residual = in.flag(name);
+    } else if (name == "update_state") {
+      args.drafts.update_state = in.flag(name);
+    } else if (name == "dilation") {
+      args.dilation = in.small_integer(name);
+    } else if (name == "backend") {
+      args.options.backend = in.named(name, known.backends, BackendId::kAuto);
+    } else if (name == "threads") {
+      args.options.threads = in.small_integer(name);
+    } else if (name == "programmatic_launch") {
+      args.options.programmatic_launch = in.flag(name);
+    } else if (name == "stream") {
+      stream = in.next();
+    } else if (!read_named_tensor(name, in.next(),
+                                  [&](const auto& visit) { visit_forward_tensors(visit, args); })) {
+      Arguments::refuse("TypeError", name, "is not an argument of this call");
+    }
+  }
   apply_layout(call, args);
   const DeviceGuard guard(args.x.device);
-  return forward(args, stream);
+  return forward(args, Arguments::stream_of("stream", stream, args.x));
 }
 
 Status commit_call(Arguments in) {
   CommitArgs args;
-  in.tensor("windows", args.windows);
+  in.tensor("intermediate_states", args.intermediate_states);
   in.tensor("state", args.state);
   in.tensor("accepted", args.accepted);
-  in.tensor("slots", args.slots);
-  in.tensor("second_slots", args.second_slots);
-  in.tensor("query_start_loc", args.query_start_loc);
   args.width = in.small_integer("width");
-  args.token_rows = in.small_integer("token_rows");
-  args.state_base = in.integer("state_base");
-  args.null_slot = in.optional_integer("null_slot");
-  args.backend = in.named("backend", capabilities().backends, BackendId::kAuto);
-  args.threads = in.small_integer("threads");
-  void* stream = in.stream("stream", args.windows);
-  in.end();
-  const DeviceGuard guard(args.windows.device);
-  return commit(args, stream);
+  args.rows_per_token = args.width - 1;
+  TVMFFIAny stream{};
+  while (in.has_more()) {
+    const std::string_view name = in.text("name of an argument");
+    if (name == "rows_per_token") {
+      args.rows_per_token = in.small_integer(name);
+    } else if (name == "base_column") {
+      args.base_column = in.integer(name);
+    } else if (name == "null_slot") {
+      args.null_slot = in.optional_integer(name);
+    } else if (name == "backend") {
+      args.backend = in.named(name, capabilities().backends, BackendId::kAuto);
+    } else if (name == "threads") {
+      args.threads = in.small_integer(name);
+    } else if (name == "stream") {
+      stream = in.next();
+    } else if (!read_named_tensor(name, in.next(),
+                                  [&](const auto& visit) { visit_commit_tensors(visit, args); })) {
+      Arguments::refuse("TypeError", name, "is not an argument of this call");
+    }
+  }
+  const DeviceGuard guard(args.intermediate_states.device);
+  return commit(args, Arguments::stream_of("stream", stream, args.intermediate_states));
 }
 
 Status block_snapshots_call(Arguments in) {
   BlockSnapshotsArgs args;
   in.tensor("query_start_loc", args.query_start_loc);
-  in.tensor("computed_tokens", args.computed_tokens);
+  in.tensor("num_computed_tokens", args.num_computed_tokens);
   in.tensor("block_slots", args.block_slots);
   args.tokens = in.integer("tokens");
-  args.block_tokens = in.integer("block_tokens");
+  args.block_size = in.integer("block_size");
   in.tensor("snapshots", args.snapshots);
   args.backend = in.named("backend", capabilities().backends, BackendId::kAuto);
-  void* stream = in.stream("stream", args.query_start_loc);
-  in.end();
+  void* stream = Arguments::stream_of("stream", in.next(), args.query_start_loc);
   const DeviceGuard guard(args.query_start_loc.device);
   return block_snapshots(args, stream);
 }
@@ -180,8 +207,7 @@ Status tree_parents_call(Arguments in) {
   in.tensor("query_start_loc", args.query_start_loc);
   in.tensor("parents", args.parents);
   args.backend = in.named("backend", capabilities().backends, BackendId::kAuto);
-  void* stream = in.stream("stream", args.first_child);
-  in.end();
+  void* stream = Arguments::stream_of("stream", in.next(), args.first_child);
   const DeviceGuard guard(args.first_child.device);
   return tree_parents(args, stream);
 }
@@ -226,10 +252,23 @@ std::string capabilities_json() {
          "}";
 }
 
+/// The tensor arguments of the forward call, for the schema of the torch operator.
+std::string arguments_json() {
+  std::string rows;
+  ForwardArgs args;
+  visit_forward_tensors(
+      [&](const Argument& row, const auto&) {
+        rows += (rows.empty() ? "" : ", ") + std::string("{\"name\": ") + quoted(row.name) +
+                ", \"written\": " + (row.access == Access::kWrite ? "true" : "false") + "}";
+      },
+      args);
+  return "[" + rows + "]";
+}
+
 Status return_text(const std::string& text, TVMFFIAny* result) {
   const TVMFFIByteArray bytes{text.data(), text.size()};
   if (TVMFFIStringFromByteArray(&bytes, result) == 0) return {};
-  return {Code::kInternal, "a text could not be handed over"};
+  return {Code::kInternal, "could not create the result string"};
 }
 
 }  // namespace
@@ -238,7 +277,7 @@ Status return_text(const std::string& text, TVMFFIAny* result) {
 using namespace shortconv;
 using namespace shortconv::python;
 
-// apache-tvm-ffi finds a module's functions by these names.
+// apache-tvm-ffi looks up the functions of a module by these names.
 extern "C" {
 
 SHORTCONV_API int __tvm_ffi_forward(void*, const TVMFFIAny* arguments, std::int32_t count,
@@ -263,6 +302,10 @@ SHORTCONV_API int __tvm_ffi_tree_parents(void*, const TVMFFIAny* arguments, std:
 
 SHORTCONV_API int __tvm_ffi_capabilities(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {
   return guarded([&] { return return_text(capabilities_json(), result); });
+}
+
+SHORTCONV_API int __tvm_ffi_arguments(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {
+  return guarded([&] { return return_text(arguments_json(), result); });
 }
 
 SHORTCONV_API int __tvm_ffi_version(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {

@@ -27,15 +27,15 @@ need_packages() {
   rm -f "$log"
 }
 
-# want_package NAME PURPOSE: the same for something the rest works without; says what is skipped if it is not to be had.
+# want_package NAME PURPOSE: the same for an optional package; prints what is skipped without it.
 want_package() {
-  (need_packages "$1") >/dev/null 2>&1 || echo "skipped: $2 ($1 is not to be had)"
+  (need_packages "$1") >/dev/null 2>&1 || echo "skipped: $2 ($1 is not available)"
 }
 
 build_packages=(g++ cmake ninja-build pkg-config libhwy-dev libcli11-dev libfmt-dev nlohmann-json3-dev)
 
-# python_environment FOLDER PACKAGE...: a virtual environment of Python with these packages from PyPI, kept for the next
-# time. Fails, without a word, where they are not to be had.
+# python_environment FOLDER PACKAGE...: a virtual environment with these packages from PyPI, kept for the next call.
+# Fails silently where they are not available.
 python_environment() {
   local folder=$1
   shift

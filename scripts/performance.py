@@ -3,8 +3,8 @@
 
     scripts/performance.py bench/results/h200
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; the functions below have the names. Those without a
-place on the page are left out.
+A table is placed between `<!-- table NAME -->` and `<!-- end -->` and is made by the function of this name. Tables
+without a place on the page are omitted.
 """
 
 import json

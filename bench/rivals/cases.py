@@ -1,4 +1,4 @@
-"""What is measured: calls of one layer, and the memory that all rivals work on."""
+"""The measured cases: calls of one layer, and the buffers that all rivals use."""
 
 from dataclasses import dataclass
 from typing import List, Optional
@@ -10,7 +10,7 @@ WIDTH = 4
 
 @dataclass
 class Case:
-    """A prefill of sequences with these lengths, or, where all are 1, a decode call."""
+    """A prefill of sequences with these lengths, or a decode call if all lengths are 1."""
 
     name: str
     lengths: List[int]
@@ -22,14 +22,14 @@ class Case:
 
     @property
     def moved_bytes(self) -> int:
-        """x and y once, and the states that are read (half of them in a prefill) and written."""
+        """Bytes of x and y, and of the states read (half of them in a prefill) and written."""
         element, states = 2, len(self.lengths) * (WIDTH - 1)
         read = states if self.decode else states // 2
         return (2 * sum(self.lengths) + read + states) * self.channels * element
 
 
 def skewed() -> List[int]:
-    """One sequence of 4096 tokens and 136 short ones, in all 8192."""
+    """One sequence of 4096 tokens and 136 short ones; 8192 tokens in total."""
     short = [1 + (7 * index) % 60 for index in range(136)]
     short[-1] += 4096 - sum(short)
     return [4096, *short]
@@ -55,7 +55,7 @@ TINY = [Case("5 x 64, 2 sequences", [2, 3], 64), Case("decode 2 x 64", [1, 1], 6
 
 
 class Buffers:
-    """One set of bf16 tensors of a case; index tensors as engines have them."""
+    """One set of bf16 tensors of a case, with index tensors as in serving engines."""
 
     def __init__(self, case: Case, device: str):
         tokens, sequences, channels = sum(case.lengths), len(case.lengths), case.channels
@@ -64,7 +64,7 @@ class Buffers:
             return torch.randn(*shape, device=device).bfloat16()
 
         self.case = case
-        self.x = random(tokens, channels)  # token-major, as projections leave it
+        self.x = random(tokens, channels)  # token-major, as projections write it
         self.out = torch.empty_like(self.x)
         self.weight = random(channels, WIDTH)
         self.bias: Optional[torch.Tensor] = None
@@ -73,5 +73,5 @@ class Buffers:
         self.bounds = bounds.int().to(device)
         self.slots = torch.randperm(2 * sequences)[:sequences].int().to(device)
         self.resumed = (torch.arange(sequences) % 2 == 0).to(device)
-        numbers = torch.repeat_interleave(torch.arange(sequences), torch.tensor(case.lengths))
-        self.numbers = numbers.int().to(device)[None]
+        seq_idx = torch.repeat_interleave(torch.arange(sequences), torch.tensor(case.lengths))
+        self.seq_idx = seq_idx.int().to(device)[None]

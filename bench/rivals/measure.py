@@ -1,4 +1,4 @@
-"""Time of a call on the GPU, and on the host."""
+"""Time of a call on the GPU and on the host."""
 
 import statistics
 import time
@@ -6,11 +6,11 @@ from typing import Callable, List
 
 import torch
 
-COLD_BYTES = 512 << 20  # more than any L2 cache, several times
+COLD_BYTES = 512 << 20  # several times any L2 cache
 
 
 def gpu_us(calls: List[Callable[[], object]], rounds: int = 15) -> float:
-    """Median time per call of a CUDA graph that holds many calls over rotating buffers."""
+    """Median time per call, in us, of a CUDA graph with many calls over rotating buffers."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for call in calls * 2:
@@ -34,10 +34,10 @@ def gpu_us(calls: List[Callable[[], object]], rounds: int = 15) -> float:
 
 
 def host_us(calls: List[Callable[[], object]], device: str, turns: int = 20) -> List[float]:
-    """Median time that the caller spends in each of the calls; a batch waits for nothing.
+    """Median host time of each call, in us; no waiting for the device within a batch.
 
-    All calls of a run take turns: the machine's other work comes in bursts of up to seconds, in
-    which everything takes half as long again.
+    The calls alternate: other work on a machine comes in bursts of up to seconds, in which
+    everything takes 1.5 times as long.
     """
     batches, batch = 5, 25
     times: List[List[float]] = [[] for _ in calls]

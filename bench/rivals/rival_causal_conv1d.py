@@ -1,4 +1,4 @@
-"""causal-conv1d (PyPI), channel-last; several sequences by seq_idx, so without states."""
+"""causal-conv1d (PyPI), channel-last; several sequences by seq_idx, therefore without states."""
 
 
 def original():
@@ -14,8 +14,8 @@ def ours():
 
 
 def prefill(functions, b):
-    x, numbers = b.x[None].transpose(1, 2), b.numbers if len(b.case.lengths) > 1 else None
-    return lambda: functions.causal_conv1d_fn(x, b.weight, b.bias, seq_idx=numbers,
+    x, seq_idx = b.x[None].transpose(1, 2), b.seq_idx if len(b.case.lengths) > 1 else None
+    return lambda: functions.causal_conv1d_fn(x, b.weight, b.bias, seq_idx=seq_idx,
                                               activation="silu")
 
 

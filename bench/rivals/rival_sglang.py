@@ -1,4 +1,4 @@
-"""SGLang's Triton kernels (PyPI: sglang); lengths on the host are given for free."""
+"""SGLang's Triton kernels (PyPI: sglang); the lengths on the host cost it no time here."""
 
 
 def original():

@@ -1,4 +1,4 @@
-"""torch's own convolution and SiLU: one sequence, no states; decode as a sum over the window."""
+"""torch's convolution and SiLU: one sequence, no states; decode as a sum over the window."""
 
 import torch
 

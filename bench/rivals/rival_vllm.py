@@ -1,4 +1,4 @@
-"""vLLM's Triton kernels (PyPI: vllm), with the metadata that it makes once a step."""
+"""vLLM's Triton kernels (PyPI: vllm), with the metadata that vLLM computes once per step."""
 
 
 def original():
@@ -25,7 +25,7 @@ def metadata_of(b):
 
 def prefill(functions, b):
     x, states, metadata = b.x.T, b.state.transpose(1, 2), metadata_of(b)
-    slots = b.slots.clamp(min=1)  # 0 means none there
+    slots = b.slots.clamp(min=1)  # 0 is vLLM's null block
     return lambda: functions.causal_conv1d_fn(
         x, b.weight, b.bias, states, b.bounds, cache_indices=slots, has_initial_state=b.resumed,
         activation="silu", metadata=metadata)

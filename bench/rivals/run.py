@@ -3,12 +3,15 @@
 
     bench/rivals/run.py [--json FILE] [--only NAMES] [--device cuda|cpu] [--tiny]
 
-bf16, width 4, SiLU, no bias, token-major x. GPU time: median of replays of a CUDA graph that holds
-many calls over rotating buffers, so that nothing is in the cache; copy: copy_ of as many bytes as
-the call has to move, in the same run. Host time: what the caller spends in one call, at the end,
-all cases and libraries in turns. "as NAME" is this library through shortconv.compat.NAME. Rivals
-that are not installed are listed as absent; their packages come from PyPI. On the CPU there is host
-time only.
+bf16, width 4, SiLU, no bias, token-major x.
+
+GPU time: median of the replays of a CUDA graph with many calls over rotating buffers, so that no
+call finds its data in the cache. copy: copy_ of as many bytes as the call must move, in the same
+run. Host time: time of the caller in one call, measured last, alternating over all cases and
+libraries. On the CPU only host time is measured.
+
+"as NAME" is this library through shortconv.compat.NAME. Rivals that are not installed are listed as
+absent; their packages are on PyPI.
 """
 
 import argparse
@@ -25,7 +28,7 @@ RIVALS = ["shortconv", "sglang", "vllm", "causal_conv1d", "fla", "torch"]
 
 
 def load(only):
-    """(label, module of the rival, its functions), and those that are absent."""
+    """List of (label, module of the rival, its functions), and list of absent rivals."""
     found, absent = [], []
     for name in RIVALS:
         if only and name not in only:
@@ -47,7 +50,7 @@ def copy_call(case, device):
 
 
 def measured(case, rivals, device):
-    """Rows of a case, with GPU times, and a call of each to be timed on the host."""
+    """List of (row with GPU time, call for the host timing or None), one per rival."""
     on_gpu = device == "cuda"
     count = max(2, min(64, COLD_BYTES // case.moved_bytes)) if on_gpu else 1
     buffers = [Buffers(case, device) for _ in range(count)]

@@ -10,19 +10,18 @@
 
 namespace shortconv {
 
-/// A value of an option and the name that messages, the command line and JSON use for it.
+/// A value of an option and its name in messages, on the command line and in JSON.
 template <typename T>
 struct Named {
   T value;
   std::string_view name;
 };
 
-/// What the library can do. Dispatch, tests, error texts and the support table enumerate these
-/// lists.
+/// Supported values. Dispatch, tests, error messages and the support table enumerate these lists.
 struct Capabilities {
-  std::span<const int> widths;        ///< specialised
-  std::span<const int> model_widths;  ///< those of them for which a GPU has all kernels
-  int max_width;                      ///< the general path goes up to here
+  std::span<const int> widths;        ///< with specialized kernels
+  std::span<const int> model_widths;  ///< the subset with all kernels on GPUs
+  int max_width;                      ///< of the general path
   std::span<const Named<DType>> dtypes;
   std::span<const Named<Activation>> activations;
   std::span<const Named<Epilogue>> epilogues;
@@ -32,14 +31,17 @@ struct Capabilities {
 };
 [[nodiscard]] SHORTCONV_API const Capabilities& capabilities();
 
+/// Names in messages, on the command line and in JSON; empty for values without an enumerator.
 [[nodiscard]] SHORTCONV_API std::string_view name(DType value);
+[[nodiscard]] SHORTCONV_API std::string_view name(Op value);
 [[nodiscard]] SHORTCONV_API std::string_view name(Activation value);
 [[nodiscard]] SHORTCONV_API std::string_view name(Epilogue value);
 [[nodiscard]] SHORTCONV_API std::string_view name(Schedule value);
 [[nodiscard]] SHORTCONV_API std::string_view name(PaddedRows value);
+[[nodiscard]] SHORTCONV_API std::string_view name(InitialState value);
 [[nodiscard]] SHORTCONV_API std::string_view name(BackendId value);
 
-/// State of one backend in this process, in words fit to print.
+/// State of one backend in this process, for printing.
 struct BackendInfo {
   std::string_view name;
   bool available = false;

@@ -1,7 +1,9 @@
+// Plans: a problem, a backend and its choice of a kernel, run as often as wanted on new addresses.
 #pragma once
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <type_traits>
 
@@ -13,65 +15,67 @@ namespace shortconv {
 
 struct Backend;
 
-/// The addresses of one call, in the memory of the plan's device. Absent arguments are null.
-struct Addresses {
-  const void* x = nullptr;
-  void* out = nullptr;
-  const void* weight = nullptr;
-  const void* bias = nullptr;
-  void* state = nullptr;
-  const void* read_slots = nullptr;
-  const void* write_slots = nullptr;
-  const void* read_offsets = nullptr;
-  const void* query_start_loc = nullptr;
-  const void* has_initial_state = nullptr;
-  const void* block_sequence = nullptr;
-  const void* block_offset = nullptr;
-  const void* parents = nullptr;
-  void* windows = nullptr;
-  void* violations = nullptr;
-  const void* ring_positions = nullptr;
-  const void* snapshots = nullptr;
-  const void* window_slots = nullptr;
-  const void* input_gate = nullptr;
-  const void* output_gate = nullptr;
-  const void* seq_idx = nullptr;
+/// Addresses of one call, in the memory of the plan's device. Absent arguments are null.
+using TensorPointers = ForwardTensors<TensorPointer>;
+using CommitPointers = CommitTensors<TensorPointer>;
+
+[[nodiscard]] SHORTCONV_API TensorPointers pointers(const ForwardArgs& args);
+[[nodiscard]] SHORTCONV_API CommitPointers pointers(const CommitArgs& args);
+
+/// The operations: their arguments, their problem, their addresses.
+struct ForwardOperation {
+  using Args = ForwardArgs;
+  using Problem = shortconv::Problem;
+  using Pointers = TensorPointers;
+};
+struct CommitOperation {
+  using Args = CommitArgs;
+  using Problem = CommitProblem;
+  using Pointers = CommitPointers;
 };
 
-[[nodiscard]] SHORTCONV_API Addresses addresses(const ForwardArgs& args);
-
-/// What to launch for a Problem. Fixed size, owns nothing, may be copied and kept; valid in this
+/// What to launch for a problem. Fixed size, owns nothing, may be copied and kept; valid in this
 /// process only.
-class Plan {
+template <typename Operation>
+class OperationPlan {
  public:
   static constexpr std::size_t kStorageBytes = 256;
+  using Storage = std::array<std::byte, kStorageBytes>;
 
-  [[nodiscard]] const Problem& problem() const { return problem_; }
+  [[nodiscard]] const typename Operation::Problem& problem() const { return problem_; }
 
  private:
-  friend SHORTCONV_API Status make_plan(const Problem& problem, Plan& plan);
-  friend SHORTCONV_API Status run(const Plan& plan, const Addresses& addresses, void* stream);
-  friend SHORTCONV_API std::string to_string(const Plan& plan);
+  friend struct PlanAccess;
 
-  Problem problem_;
+  typename Operation::Problem problem_;
   const Backend* backend_ = nullptr;
-  alignas(
-      std::max_align_t) std::array<std::byte, kStorageBytes> storage_{};  // the backend's choice
+  alignas(std::max_align_t) Storage storage_{};  // the backend's choice
 };
-static_assert(std::is_trivially_copyable_v<Plan>);
+using Plan = OperationPlan<ForwardOperation>;
+using CommitPlan = OperationPlan<CommitOperation>;
+static_assert(std::is_trivially_copyable_v<Plan> && std::is_trivially_copyable_v<CommitPlan>);
 
 /// Chooses backend and kernel. A pure function of the problem and of the device's properties.
-SHORTCONV_API Status make_plan(const Problem& problem, Plan& plan);
+[[nodiscard]] SHORTCONV_API Status make_plan(const Problem& problem, Plan& plan);
+[[nodiscard]] SHORTCONV_API Status make_plan(const CommitProblem& problem, CommitPlan& plan);
 
-/// Does the work: no allocation, no waiting for a device, no output but the tensors. `stream` is a
-/// cudaStream_t on CUDA and ignored on the CPU. Refuses, before anything is written, addresses that
-/// do not fit the plan.
-SHORTCONV_API Status run(const Plan& plan, const Addresses& addresses, void* stream = nullptr);
+/// Bytes of device memory that a run of the plan needs besides the tensors.
+[[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const Plan& plan);
+[[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const CommitPlan& plan);
+
+/// Runs a plan: no allocation, no synchronization, no output but the tensors. `stream` is a
+/// cudaStream_t on CUDA and ignored on the CPU. Null pointers of present arguments are refused
+/// before anything is written.
+[[nodiscard]] SHORTCONV_API Status run(const Plan& plan, const TensorPointers& pointers,
+                                       void* stream = nullptr);
+[[nodiscard]] SHORTCONV_API Status run(const CommitPlan& plan, const CommitPointers& pointers,
+                                       void* stream = nullptr);
 
 /// Validates, plans and runs in one call.
-SHORTCONV_API Status forward(const ForwardArgs& args, void* stream = nullptr);
+[[nodiscard]] SHORTCONV_API Status forward(const ForwardArgs& args, void* stream = nullptr);
+[[nodiscard]] SHORTCONV_API Status commit(const CommitArgs& args, void* stream = nullptr);
 
 /// Backend, kernel and partition in one line.
-SHORTCONV_API std::string to_string(const Plan& plan);
+[[nodiscard]] SHORTCONV_API std::string to_string(const Plan& plan);
 
 }  // namespace shortconv

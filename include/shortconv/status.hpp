@@ -5,17 +5,17 @@
 
 namespace shortconv {
 
-/// Why a call was refused. The C ABI returns the same numbers.
+/// Reason of a failure. The C ABI returns the same numbers.
 enum class Code : int {
   kOk = 0,
   kInvalidArgument = -1,  ///< the arguments contradict each other or the specification
-  kUnsupported = -2,      ///< a valid request that this backend has no kernel for
-  kUnavailable = -3,      ///< the backend is not built in, or its device is not there
+  kUnsupported = -2,      ///< valid, but this backend has no kernel for it
+  kUnavailable = -3,      ///< the backend is not built in, or it has no device
   kInternal = -4,         ///< a defect of the library
 };
 
-/// Result of everything that can fail. A message names the argument, what was expected, what came
-/// and why.
+/// Result of a function that can fail. The message names the argument, its value, the expected
+/// value and the reason.
 class [[nodiscard]] Status {
  public:
   Status() = default;

@@ -5,11 +5,11 @@
 
 namespace shortconv {
 
-/// Element type. The value is DLPack's (code << 8 | bits), so conversion is a shift and a mask.
+/// Element type. The values are DLPack's type code << 8 | bits.
 enum class DType : std::uint16_t {
   kI32 = 0x0020,
   kI64 = 0x0040,
-  kU8 = 0x0108,  ///< accepted as bool, which older DLPack producers export this way
+  kU8 = 0x0108,  ///< accepted as bool: older DLPack producers export bool this way
   kF16 = 0x0210,
   kF32 = 0x0220,
   kF64 = 0x0240,
@@ -21,7 +21,7 @@ enum class DType : std::uint16_t {
   return (static_cast<std::int64_t>(dtype) & 0xff) / 8;
 }
 
-/// Where memory lives. The values are DLPack's.
+/// Device of the memory. The values are DLPack's.
 enum class DeviceType : std::int32_t { kCpu = 1, kCuda = 2 };
 
 struct Device {
@@ -32,7 +32,7 @@ struct Device {
 
 inline constexpr int kMaxDims = 4;
 
-/// Non-owning view of strided memory. Strides count elements and may be any int64, zero and
+/// Non-owning view of strided memory. Strides are in elements and may be any int64, zero and
 /// negative included.
 struct TensorRef {
   void* data = nullptr;
@@ -42,7 +42,7 @@ struct TensorRef {
   std::int64_t shape[kMaxDims] = {};
   std::int64_t strides[kMaxDims] = {};
 
-  /// A dense view, last axis fastest. `shape` has at most kMaxDims entries.
+  /// A dense row-major view. `shape` has at most kMaxDims entries.
   [[nodiscard]] static TensorRef contiguous(void* data, DType dtype,
                                             std::initializer_list<std::int64_t> shape,
                                             Device device = {}) {
@@ -56,8 +56,7 @@ struct TensorRef {
     return view;
   }
 
-  /// The same memory with two axes exchanged: a [channels, tokens] buffer becomes [tokens,
-  /// channels].
+  /// A view with two axes exchanged: a [channels, tokens] buffer becomes [tokens, channels].
   [[nodiscard]] TensorRef transposed(int first, int second) const {
     TensorRef view = *this;
     view.shape[first] = shape[second];

@@ -7,32 +7,32 @@
 
 namespace shortconv {
 
-/// What the checked mode (ForwardArgs::violations) reports: values in index tensors that only the
-/// device knows, so that no call can refuse them. docs/checked-mode.md has the rules in full.
+/// Invalid values in index tensors, reported by the checked mode (Options::violations). They are in
+/// device memory, so a call cannot refuse them. docs/checked-mode.md gives the complete rules.
 enum class Violation : std::uint8_t {
   kBoundOutside,         ///< an entry of query_start_loc is not in [0, tokens]
-  kBoundsDecrease,       ///< an entry of query_start_loc is less than the one before it
-  kReadSlotOutside,      ///< a read slot is not below the number of slots, and not the null slot
+  kBoundsDecrease,       ///< an entry of query_start_loc is less than the previous one
+  kReadSlotOutside,      ///< a read slot is >= the number of slots and not the null slot
   kWriteSlotOutside,     ///< the same for the write slot of a sequence that is not skipped
   kWriteSlotShared,      ///< an earlier live sequence has the same write slot
-  kReadOffsetOutside,    ///< a resumed sequence's read offset leaves the columns of the pool
-  kParentNotBefore,      ///< a draft token's parent is neither -1 nor a token before it
-  kSnapshotSlotOutside,  ///< a snapshot's slot is not below the number of slots, nor the null slot
+  kReadOffsetOutside,    ///< a sequence continues from a history beyond the columns of the pool
+  kParentNotBefore,      ///< the parent of a draft token is neither -1 nor an earlier token
+  kSnapshotSlotOutside,  ///< the slot of a snapshot is >= the number of slots and not the null slot
   kSnapshotSlotShared,   ///< an earlier row of snapshots has the same slot
-  kWindowSlotOutside,    ///< a window slot is not below the number of them, nor the null slot
-  kWindowSlotShared,     ///< an earlier live sequence has the same window slot
+  kIntermediateSlotOutside,  ///< an intermediate slot is >= their number and not the null slot
+  kIntermediateSlotShared,   ///< an earlier live sequence has the same intermediate slot
 };
 
 inline constexpr int kViolations = 11;
 
-/// The report is an i64 tensor [kViolations, 2]: row v is of Violation v, with these columns.
-/// Numbers are those of sequences, of entries for query_start_loc, of rows for snapshots.
-inline constexpr int kViolationCount = 0;  ///< how many sequences, entries or rows are concerned
-inline constexpr int kViolationFirst = 1;  ///< the lowest number of them, -1 if there is none
+/// The report is an i64 tensor [kViolations, 2]: row v belongs to Violation v, with these columns.
+/// A number is a sequence, an entry of query_start_loc or a row of snapshots.
+inline constexpr int kViolationCount = 0;  ///< how many sequences, entries or rows violate the rule
+inline constexpr int kViolationFirst = 1;  ///< the lowest of these numbers, -1 for none
 
 [[nodiscard]] SHORTCONV_API std::string_view name(Violation value);
 
-/// What it means for the result of the call, in a sentence.
+/// One sentence: the violation and its effect on the results of the call.
 [[nodiscard]] SHORTCONV_API std::string_view describe(Violation value);
 
 }  // namespace shortconv

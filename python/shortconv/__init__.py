@@ -4,8 +4,8 @@
     y = shortconv.forward(x, weight, bias, state=state, query_start_loc=bounds, activation="silu")
     y = shortconv.decode(x, weight, bias, state=state, read_slots=slots, activation="silu")
 
-shortconv.torch has the same functions for torch.compile, shortconv.reference in double precision,
-shortconv.compat those of other libraries.
+shortconv.torch has the same functions for torch.compile, shortconv.reference computes them in
+double precision, and shortconv.compat has the functions of other libraries.
 """
 
 import json
@@ -28,12 +28,14 @@ __all__ = [
 
 
 def capabilities() -> Dict[str, Any]:
-    """What this build can do here.
+    """Capabilities of this build on this machine.
 
     Returns:
-      widths: list of int, those with kernels of their own; model_widths: those of them for which
-        a GPU has all kernels; max_width: the general path's limit.
-      dtypes, activations, epilogues, padded_rows: lists of names, as calls and messages have them.
-      backends: list of {"name", "available", "detail"}: instruction set or device, or why not.
+      A dict with these keys.
+      widths: list of int, widths with specialized kernels. model_widths: those of them for which a
+        GPU has all kernels. max_width: int, the limit of the general path.
+      dtypes, activations, epilogues, padded_rows: lists of names, as used in calls and messages.
+      backends: list of {"name", "available", "detail"}; detail is the instruction set, the device,
+        or the reason why the backend is not available.
     """
     return json.loads(_core.capabilities())

@@ -1,14 +1,17 @@
-"""The compiled core: one module of functions that take their arguments by position.
+"""The compiled core.
 
-The first argument of `forward` is an op, to which layouts may be added; arguments at the end may be
-left out, and are None then.
+`forward` takes the arguments of most calls by position: op, x, out, weight, bias, state,
+read_slots, query_start_loc, has_initial_state, initial_state, activation, null_slot, padded_rows.
+Arguments at the end may be omitted. All others follow as pairs of name and value, in any order.
+Layouts are added to op.
 """
 
 import os
+from typing import Any, List
 
 import tvm_ffi
 
-# What no backend can do is not the arguments' fault; tvm_ffi does not know the word yet.
+# Raised where a backend has no kernel for valid arguments; tvm_ffi does not map this name itself.
 tvm_ffi.error.register_error("NotImplementedError", NotImplementedError)
 
 _module = tvm_ffi.load_module(os.path.join(os.path.dirname(__file__), "_shortconv.so"))
@@ -17,12 +20,22 @@ forward = _module.forward
 commit = _module.commit
 block_snapshots = _module.block_snapshots
 tree_parents = _module.tree_parents
+arguments = _module.arguments
 capabilities = _module.capabilities
 version = _module.version
 
-FORWARD, DECODE, VERIFY = range(3)  # Op of problem.hpp
-# Layouts, of bindings/module.cpp.
+FORWARD, DECODE, VERIFY = range(3)  # Op of arguments.hpp
+# Layouts, as in bindings/module.cpp.
 CHANNELS_FIRST = 4  # x, out: [..., channels, tokens]
 STATE_CHANNELS_FIRST = 8  # state: [slots, channels, columns]
-FLATTENED = 16  # x, out: [batch, tokens, channels] are [tokens, channels]
-ROLLING = 32  # state: its last width - 1 columns are the history, and all of them move along
+FLATTENED = 16  # x, out: [batch, tokens, channels] are read as [tokens, channels]
+SHIFT_FULL_STATE = 32  # state: its last width - 1 columns are the history; shift_full_state
+
+
+def named(**arguments: Any) -> List[Any]:
+    """Pairs of name and value, flattened, for the arguments that are neither None nor False.
+
+    Each pair adds 0.1 us to a call. programmatic_launch is True by default and passed separately.
+    """
+    return [part for name, value in arguments.items() if value is not None and value is not False
+            for part in (name, value)]

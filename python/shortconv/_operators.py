@@ -1,14 +1,12 @@
-"""The operators. Each is one call into the core, which checks, plans and launches.
+"""The operators. Each is one call into the core, which checks the arguments, plans and launches.
 
-Arrays are torch tensors, CuPy or numpy arrays, or anything that speaks DLPack; none is copied, and
-any strides will do. Element types are f32, f16 and bf16 (f64 in shortconv.reference); index arrays
-are i32 or i64 on the device of x. Nothing waits for the device, and the host needs no lengths.
-There are no gradients: torch does not know that outputs depend on inputs.
+Arrays are torch tensors, CuPy or numpy arrays, or any other arrays with DLPack. Nothing is copied,
+and any strides are accepted. Floating dtypes are f32, f16 and bf16 (f64: only shortconv.reference),
+index dtypes i32 and i64. Arrays are on the device of x. No function waits for the device, and the
+host needs no lengths. There are no gradients: torch does not know that outputs depend on inputs.
 
-Every function raises ValueError for arguments that contradict each other or the specification,
-NotImplementedError for what a backend has no kernel for, RuntimeError where a backend or its device
-is not there, always before anything is written. Messages name the argument, what was expected and
-what came.
+Errors are raised before anything is written. Messages name the argument, what was expected and what
+was passed.
 
 Source: docs/specification.md of the shortconv repository.
 """
@@ -18,7 +16,7 @@ from typing import Any, Optional
 from shortconv import _core
 from shortconv._arrays import kinds
 
-Array = Any  # what DLPack can share
+Array = Any  # any array with DLPack
 
 
 def forward(
@@ -31,10 +29,10 @@ def forward(
     read_slots: Optional[Array] = None,
     write_slots: Optional[Array] = None,
     read_offsets: Optional[Array] = None,
-    state_base: int = 0,
-    keeps_older: bool = False,
+    base_column: int = 0,
+    shift_full_state: bool = False,
     null_slot: Optional[int] = None,
-    ring_positions: Optional[Array] = None,
+    cache_seqlens: Optional[Array] = None,
     snapshots: Optional[Array] = None,
     query_start_loc: Optional[Array] = None,
     has_initial_state: Optional[Array] = None,
@@ -52,83 +50,93 @@ def forward(
     programmatic_launch: bool = True,
     stream: Any = None,
 ) -> Array:
-    """Convolves a ragged or dense batch and keeps the state of each sequence.
+    """Convolves a ragged or dense batch and updates the state of each sequence.
 
     Args:
       x: [tokens, channels] with query_start_loc (one sequence without), or [batch, tokens,
-        channels].
+        channels]; f32, f16 or bf16.
       weight: [channels, width], width 2 to 64; the last tap multiplies the current token.
       bias: [channels], dtype of weight.
-      out: shape of x, written and returned; may be x itself. None: an array like x.
-      state: [slots, columns >= width - 1, channels], raw inputs, newest last; written in place.
-      read_slots: [sequences]; None: slot = sequence number. A negative one, null_slot or one
-        outside of the pool is padding: its sequence is skipped.
-      write_slots: [sequences]; where final states go. None: as read_slots; negative: not kept.
-      read_offsets: [sequences]; columns to skip when reading, clamped to the pool.
-      state_base: first column of the state that belongs to the history.
-      keeps_older: the columns before state_base hold older inputs, which move along: a slot's first
-        state_base + history columns are its newest inputs afterwards. False: they stay as they are.
-      null_slot: a slot that means padding.
-      ring_positions: [sequences]; slots are rings: how many inputs each sequence has had before
-        this call. Its input number n lies in column n modulo columns.
-      snapshots: [snapshots, 3], rows (sequence, token, slot): the slot receives the state that a
-        call ending before this token would leave. Rows of no sequence, token or slot are ignored.
-      query_start_loc: [sequences + 1]; rows of sequence s are query_start_loc[s] up to
+      out: shape of x, any floating dtype; written and returned; may be x itself. None: an array
+        like x.
+      state: [slots, columns, channels], any floating dtype, updated in place: the last inputs of
+        each slot's sequence, newest last. The history is the (width - 1) * dilation inputs before a
+        token; it needs that many columns from base_column on.
+      read_slots: [sequences] i32 or i64; the slot from which each sequence continues. None: slot =
+        sequence number. Sequences with a slot that is negative, null_slot or outside the pool are
+        padding and are skipped.
+      write_slots: [sequences] i32 or i64; the slot of each final state. None: as read_slots;
+        negative: the state is not kept.
+      read_offsets: [sequences] i32 or i64; columns to skip when reading, clamped to the pool.
+      base_column: first column of the history.
+      shift_full_state: the columns before base_column hold older inputs and shift with the history:
+        afterwards, the first base_column + history columns of a slot are its newest inputs. False:
+        these columns are unchanged.
+      null_slot: slot that means padding, as every negative one does.
+      cache_seqlens: [sequences] i32 or i64; number of inputs of each sequence before this call.
+        Slots are then circular buffers: input n of a sequence is in column n modulo columns.
+      snapshots: [snapshots, 3] i32 or i64, rows (sequence, token, slot): the slot receives the
+        state of the sequence before this token. Rows with a sequence, token or slot that does not
+        exist are ignored.
+      query_start_loc: [sequences + 1] i32 or i64; sequence s has rows query_start_loc[s] to
         query_start_loc[s + 1].
-      has_initial_state: [sequences] bool; which sequences continue from their slot.
-      initial_state: without flags: whether all do.
-      seq_idx: [batch, tokens], or [tokens], as x has it: a row of the batch holds several sequences,
-        as training packs them. A new number begins one from zeros, negative numbers are padding. The
-        state is read, by what begins the row, and not written. Without query_start_loc.
-      input_gate: shape and dtype of x: the inputs, states too, are x * input_gate, rounded to that
-        dtype.
-      output_gate: shape and dtype of x: multiplied with the activation's result in fp32.
-      residual: add the token's own input to the activation's result; not with a gate.
-      dilation: tokens from one tap to the next; the history is (width - 1) * dilation inputs, 63 at
-        most, of which the state needs that many columns.
+      has_initial_state: [sequences] bool; which sequences continue from their slot. The others
+        start from zeros.
+      initial_state: without has_initial_state: whether all sequences continue from their slot.
+      seq_idx: [tokens] or [batch, tokens] i32 or i64, as x: packed training batches, with several
+        sequences in a row of the batch. A new number starts a sequence from zeros, negative numbers
+        are padding. The state is read by the first sequence of a row and not written. Cannot be
+        combined with query_start_loc.
+      input_gate: shape and dtype of x; the inputs, in states too, are x * input_gate, rounded to
+        that dtype.
+      output_gate: shape and dtype of x; multiplied with the result of the activation in fp32.
+      residual: add the token's own input to the result of the activation. Cannot be combined with a
+        gate.
+      dilation: tokens from one tap to the next. The history has at most 63 inputs.
       activation: None or "silu".
-      padded_rows: what rows of skipped sequences, and rows of no sequence, hold afterwards: "zero"
-        (also None), "untouched" or "copy" (of x).
-      violations: [11, 2] i64, written: the checked mode's report of bad index values.
+      padded_rows: contents of the output rows of skipped sequences and of rows without a sequence:
+        "zero" (default), "untouched" or "copy" (of x).
+      violations: [11, 2] i64, written: counts of bad index values (docs/checked-mode.md).
       backend: None, "cpu", "cuda" or "reference".
-      threads: CPU: how many to use; 0: as many as OpenMP offers.
-      programmatic_launch: CUDA: the kernel may start while the one before it is ending, where that
-        is faster; it waits for that one before it reads or writes.
+      threads: CPU: number of threads; 0: OpenMP's.
+      programmatic_launch: CUDA: where that is faster, the kernel may start while the kernel before
+        it ends. It waits before it reads or writes arrays.
       stream: CUDA: a stream's handle or an object with __cuda_stream__. None: the current stream of
         the library that x comes from.
 
     Returns:
       out.
+
+    Raises:
+      TypeError: an argument has the wrong type.
+      ValueError: the arguments contradict each other or the specification.
+      NotImplementedError: the backend has no kernel for the call.
+      RuntimeError: the backend or its device is not available.
     """
     empty_like, current_stream = kinds[type(x)]
     if out is None:
         out = empty_like(x)
     if stream is None and current_stream is not None:
         stream = current_stream(x)
+    call = (
+        _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
+        initial_state, activation, null_slot, padded_rows,
+    )
     if (
-        ring_positions is None and write_slots is None and state_base == 0 and residual is False
+        cache_seqlens is None and write_slots is None and base_column == 0 and residual is False
         and read_offsets is None and snapshots is None and input_gate is None
         and output_gate is None and dilation == 1 and backend is None and violations is None
         and threads == 0 and programmatic_launch is True and stream is None
-        and keeps_older is False and seq_idx is None
-    ):  # nearly always, and each argument less saves time
-        if null_slot is None and padded_rows is None:
-            _core.forward(
-                _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
-                has_initial_state, initial_state, activation,
-            )
-            return out
-        _core.forward(
-            _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
-            has_initial_state, initial_state, activation, null_slot, padded_rows,
-        )
-        return out
-    _core.forward(
-        _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
-        initial_state, activation, null_slot, padded_rows, ring_positions, write_slots, state_base,
-        residual, keeps_older, read_offsets, snapshots, None, None, None, None, seq_idx, input_gate,
-        output_gate, dilation, backend, violations, threads, programmatic_launch, stream,
-    )
+        and shift_full_state is False and seq_idx is None
+    ):  # the common case, without the time of _core.named
+        _core.forward(*call)
+    else:
+        _core.forward(*call, "programmatic_launch", programmatic_launch, *_core.named(
+            write_slots=write_slots, read_offsets=read_offsets, base_column=base_column,
+            shift_full_state=shift_full_state, cache_seqlens=cache_seqlens, snapshots=snapshots,
+            seq_idx=seq_idx, input_gate=input_gate, output_gate=output_gate, residual=residual,
+            dilation=dilation, violations=violations, backend=backend, threads=threads,
+            stream=stream))
     return out
 
 
@@ -142,10 +150,10 @@ def decode(
     read_slots: Optional[Array] = None,
     write_slots: Optional[Array] = None,
     read_offsets: Optional[Array] = None,
-    state_base: int = 0,
-    keeps_older: bool = False,
+    base_column: int = 0,
+    shift_full_state: bool = False,
     null_slot: Optional[int] = None,
-    ring_positions: Optional[Array] = None,
+    cache_seqlens: Optional[Array] = None,
     snapshots: Optional[Array] = None,
     has_initial_state: Optional[Array] = None,
     input_gate: Optional[Array] = None,
@@ -163,41 +171,35 @@ def decode(
     """Convolves one or a few new tokens of each sequence; every sequence continues from its slot.
 
     Args:
-      x: [sequences, channels] (one token each) or [sequences, tokens, channels].
-      out: shape of x; may be x itself. None: an array like x.
-      has_initial_state: [sequences] bool; sequences without it start from zeros.
+      x: [sequences, channels] (one token each) or [sequences, tokens, channels]; f32, f16 or bf16.
+      out: shape of x, any floating dtype; may be x itself. None: an array like x.
+      has_initial_state: [sequences] bool; sequences with False start from zeros.
 
-    The other arguments, the errors and the result are those of forward.
+    The other arguments, the result and the errors are those of forward.
     """
     empty_like, current_stream = kinds[type(x)]
     if out is None:
         out = empty_like(x)
     if stream is None and current_stream is not None:
         stream = current_stream(x)
+    call = (
+        _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
+        activation, null_slot, padded_rows,
+    )
     if (
-        ring_positions is None and write_slots is None and state_base == 0 and residual is False
+        cache_seqlens is None and write_slots is None and base_column == 0 and residual is False
         and read_offsets is None and snapshots is None and input_gate is None
         and output_gate is None and dilation == 1 and backend is None and violations is None
         and threads == 0 and programmatic_launch is True and stream is None
-        and keeps_older is False
+        and shift_full_state is False
     ):
-        if null_slot is None and padded_rows is None:
-            _core.forward(
-                _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state,
-                None, activation,
-            )
-            return out
-        _core.forward(
-            _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
-            activation, null_slot, padded_rows,
-        )
-        return out
-    _core.forward(
-        _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
-        activation, null_slot, padded_rows, ring_positions, write_slots, state_base, residual,
-        keeps_older, read_offsets, snapshots, None, None, None, None, None, input_gate, output_gate,
-        dilation, backend, violations, threads, programmatic_launch, stream,
-    )
+        _core.forward(*call)
+    else:
+        _core.forward(*call, "programmatic_launch", programmatic_launch, *_core.named(
+            write_slots=write_slots, read_offsets=read_offsets, base_column=base_column,
+            shift_full_state=shift_full_state, cache_seqlens=cache_seqlens, snapshots=snapshots,
+            input_gate=input_gate, output_gate=output_gate, residual=residual, dilation=dilation,
+            violations=violations, backend=backend, threads=threads, stream=stream))
     return out
 
 
@@ -211,15 +213,15 @@ def verify(
     read_slots: Optional[Array] = None,
     write_slots: Optional[Array] = None,
     read_offsets: Optional[Array] = None,
-    state_base: int = 0,
+    base_column: int = 0,
     null_slot: Optional[int] = None,
-    ring_positions: Optional[Array] = None,
+    cache_seqlens: Optional[Array] = None,
     query_start_loc: Optional[Array] = None,
     has_initial_state: Optional[Array] = None,
     parents: Optional[Array] = None,
-    windows: Optional[Array] = None,
-    window_slots: Optional[Array] = None,
-    advance_state: bool = False,
+    intermediate_states: Optional[Array] = None,
+    intermediate_slots: Optional[Array] = None,
+    update_state: bool = False,
     input_gate: Optional[Array] = None,
     output_gate: Optional[Array] = None,
     residual: bool = False,
@@ -231,23 +233,29 @@ def verify(
     programmatic_launch: bool = True,
     stream: Any = None,
 ) -> Array:
-    """Convolves draft tokens, as chains or as trees, and leaves states alone unless asked.
+    """Convolves draft tokens, as chains or trees. Every sequence continues from its slot.
+
+    States are written only with write_slots or update_state.
 
     Args:
-      x: [tokens, channels] with query_start_loc, or [sequences, tokens, channels].
-      out: shape of x; never x itself.
-      write_slots: [sequences]; slots for those sequences that are advanced by all their tokens.
-      parents: [tokens], or [sequences, tokens] as x has it: a token's parent, counted from the
+      x: [tokens, channels] with query_start_loc, or [sequences, tokens, channels]; f32, f16 or
+        bf16.
+      out: shape of x, any floating dtype; never x itself. None: an array like x.
+      write_slots: [sequences] i32 or i64; slots of final states, after all draft tokens. Negative:
+        the state is not kept.
+      has_initial_state: [sequences] bool; sequences with False start from zeros.
+      parents: [tokens] or [sequences, tokens] i32 or i64, as x: a token's parent, counted from the
         first token of its sequence, -1 for none; parents come first. None: chains.
-      windows: [tokens, width - 1, channels], or [sequences, tokens, width - 1, channels], dtype of
-        state, written: the inputs that a token would leave behind. Equal strides of tokens and
-        columns make the windows of a chain overlap.
-      window_slots: [sequences]; windows are then [window slots, tokens, width - 1, channels]
-        whatever x is, and those of a sequence without a slot there are not kept. They may be
-        columns of the state itself: the rolling form, which read_offsets find again.
-      advance_state: write final states to read_slots, as forward does.
+      intermediate_states: [tokens, width - 1, channels] or [sequences, tokens, width - 1,
+        channels], as x, dtype of state, written: the state after each token. Equal strides of
+        tokens and columns make those of a chain overlap.
+      intermediate_slots: [sequences] i32 or i64; intermediate_states is then [intermediate slots,
+        tokens, width - 1, channels] whatever x is. Nothing is captured for sequences whose slot is
+        negative, null_slot or outside. The intermediate states may be columns of the state itself
+        (rolling states); the next call then finds its history with read_offsets.
+      update_state: write final states to read_slots, as forward does.
 
-    The other arguments, the errors and the result are those of forward.
+    The other arguments, the result and the errors are those of forward.
     """
     empty_like, current_stream = kinds[type(x)]
     if out is None:
@@ -256,81 +264,90 @@ def verify(
         stream = current_stream(x)
     _core.forward(
         _core.VERIFY, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
-        None, activation, null_slot, padded_rows, ring_positions, write_slots, state_base, residual,
-        None, read_offsets, None, parents, windows, window_slots, advance_state, None, input_gate,
-        output_gate, 1, backend, violations, threads, programmatic_launch, stream,
-    )
+        None, activation, null_slot, padded_rows, "programmatic_launch", programmatic_launch,
+        *_core.named(
+            write_slots=write_slots, read_offsets=read_offsets, base_column=base_column,
+            cache_seqlens=cache_seqlens, parents=parents, intermediate_states=intermediate_states,
+            intermediate_slots=intermediate_slots, update_state=update_state,
+            input_gate=input_gate, output_gate=output_gate, residual=residual,
+            violations=violations, backend=backend, threads=threads, stream=stream))
     return out
 
 
 def commit(
-    windows: Array,
+    intermediate_states: Array,
     state: Array,
     accepted: Array,
     *,
     width: int,
-    token_rows: Optional[int] = None,
+    rows_per_token: Optional[int] = None,
     slots: Optional[Array] = None,
     second_slots: Optional[Array] = None,
     query_start_loc: Optional[Array] = None,
-    state_base: int = 0,
+    base_column: int = 0,
     null_slot: Optional[int] = None,
     backend: Optional[str] = None,
     threads: int = 0,
     stream: Any = None,
 ) -> Array:
-    """Writes the window after each sequence's last accepted draft into its slot, in all layers.
+    """Copies the state after each sequence's last accepted token to its slot, in all layers.
 
     Args:
-      windows: what verify captured, dtype of state: [layers, sequences, rows, channels]. With
-        query_start_loc [layers, rows, channels] or [layers, tokens, width - 1, channels].
-      state: [layers, slots, columns >= width - 1, channels], written in place.
-      accepted: [sequences]; number of the last accepted token, from 0. Negative: nothing to commit.
-      width: of the convolution.
-      token_rows: rows from one token's window to the next one's: width - 1 (None) where windows lie
-        one after the other, 1 where they overlap.
-      slots: [sequences]; None: slot = sequence number.
-      second_slots: [sequences]; where the window goes as well.
-      query_start_loc: [sequences + 1]; bounds of ragged drafts, whose windows are packed.
+      intermediate_states: captured by verify, dtype of state: [layers, sequences, rows, channels].
+        With query_start_loc [layers, rows, channels] or [layers, tokens, width - 1, channels].
+      state: [layers, slots, columns >= width - 1, channels], any floating dtype; written in place.
+      accepted: [sequences] i32 or i64; number of the last accepted token in its sequence, from 0.
+        Negative: nothing to commit.
+      width: width of the convolution.
+      rows_per_token: rows from one token's state to the next one's: width - 1 (default), or 1 where
+        they overlap.
+      slots: [sequences] i32 or i64; None: slot = sequence number.
+      second_slots: [sequences] i32 or i64; a second slot that receives the state.
+      query_start_loc: [sequences + 1] i32 or i64; bounds of ragged drafts, whose intermediate
+        states are packed.
+      base_column: first column of the history.
 
     The other arguments and the errors are those of forward.
 
     Returns:
       state.
     """
-    _, current_stream = kinds[type(windows)]
+    _, current_stream = kinds[type(intermediate_states)]
     if stream is None and current_stream is not None:
-        stream = current_stream(windows)
-    _core.commit(
-        windows, state, accepted, slots, second_slots, query_start_loc, width,
-        width - 1 if token_rows is None else token_rows, state_base, null_slot, backend, threads,
-        stream,
-    )
+        stream = current_stream(intermediate_states)
+    _core.commit(intermediate_states, state, accepted, width, *_core.named(
+        rows_per_token=rows_per_token, slots=slots, second_slots=second_slots,
+        query_start_loc=query_start_loc, base_column=base_column, null_slot=null_slot,
+        backend=backend, threads=threads, stream=stream))
     return state
 
 
 def block_snapshots(
     query_start_loc: Array,
-    computed_tokens: Array,
+    num_computed_tokens: Array,
     block_slots: Array,
     *,
     tokens: int,
-    block_tokens: int,
+    block_size: int,
     snapshots: Array,
     backend: Optional[str] = None,
     stream: Any = None,
 ) -> Array:
-    """Lists the states that a prefix cache wants of a step, as forward and decode take snapshots.
+    """Lists the states that a prefix cache needs from a step, as snapshots of forward and decode.
 
-    Once a step for all layers, from values on the device. Rows that are not needed are (-1, 0, -1).
+    These are the states after each full block. One call per step serves all layers; it reads the
+    values on the device. Unused rows are (-1, 0, -1).
 
     Args:
-      query_start_loc: [sequences + 1].
-      computed_tokens: [sequences]; tokens each sequence had before this step.
-      block_slots: [sequences, blocks]; the slot of the state after each full block; negative: none.
-      tokens: rows of the packed batch.
-      block_tokens: tokens of a block.
-      snapshots: [at least tokens // block_tokens + sequences, 3], written.
+      query_start_loc: [sequences + 1] i32 or i64.
+      num_computed_tokens: [sequences] i32 or i64; tokens of each sequence before this step.
+      block_slots: [sequences, blocks] i32 or i64; the slot of the state after each full block;
+        negative: none.
+      tokens: number of rows of the packed batch.
+      block_size: number of tokens of a block.
+      snapshots: [at least tokens // block_size + sequences, 3] i32 or i64, written.
+
+    The other arguments and the errors are those of forward.
 
     Returns:
       snapshots.
@@ -338,7 +355,7 @@ def block_snapshots(
     _, current_stream = kinds[type(query_start_loc)]
     if stream is None and current_stream is not None:
         stream = current_stream(query_start_loc)
-    _core.block_snapshots(query_start_loc, computed_tokens, block_slots, tokens, block_tokens,
+    _core.block_snapshots(query_start_loc, num_computed_tokens, block_slots, tokens, block_size,
                           snapshots, backend, stream)
     return snapshots
 
@@ -352,12 +369,17 @@ def tree_parents(
     backend: Optional[str] = None,
     stream: Any = None,
 ) -> Array:
-    """Turns the links of draft trees into the parents that verify takes.
+    """Converts the links of draft trees to the parents that verify takes.
 
     Args:
-      first_child, next_sibling: [sequences, tokens], or [tokens] with query_start_loc; numbers
-        within the sequence, -1 for none. Token 0 is the root, and links lead to later tokens.
-      parents: the same shape, written: -1 for the root and for what is not reached by one way.
+      first_child, next_sibling: [sequences, tokens], or [tokens] with query_start_loc, i32 or i64;
+        token numbers within the sequence, -1 for none. Token 0 is the root, and links lead to later
+        tokens.
+      parents: the same shape, i32 or i64, written: -1 for the root and for tokens that are not
+        reached from it by exactly one path.
+      query_start_loc: [sequences + 1] i32 or i64; bounds of ragged trees.
+
+    The other arguments and the errors are those of forward.
 
     Returns:
       parents.

@@ -1,7 +1,9 @@
-"""The operators in double precision, one element after the other: what the others are measured by.
+"""The operators in double precision, element by element: the reference for all other backends.
 
-Takes the arguments of shortconv.forward, decode, verify and commit, on arrays of the CPU, f64 among
-their types. The specification in executable form (src/reference); slow.
+Arguments, results and errors are those of shortconv.forward, decode, verify and commit. Arrays are
+on the CPU; f64 is supported as well. Slow.
+
+Source: src/reference, the executable form of docs/specification.md.
 """
 
 from typing import Any
@@ -12,20 +14,20 @@ Array = Any
 
 
 def forward(x: Array, weight: Array, bias: Array = None, **arguments: Any) -> Array:
-    """shortconv.forward on the reference backend."""
+    """shortconv.forward with backend="reference"."""
     return _operators.forward(x, weight, bias, backend="reference", **arguments)
 
 
 def decode(x: Array, weight: Array, bias: Array = None, **arguments: Any) -> Array:
-    """shortconv.decode on the reference backend."""
+    """shortconv.decode with backend="reference"."""
     return _operators.decode(x, weight, bias, backend="reference", **arguments)
 
 
 def verify(x: Array, weight: Array, bias: Array = None, **arguments: Any) -> Array:
-    """shortconv.verify on the reference backend."""
+    """shortconv.verify with backend="reference"."""
     return _operators.verify(x, weight, bias, backend="reference", **arguments)
 
 
-def commit(windows: Array, state: Array, accepted: Array, **arguments: Any) -> Array:
-    """shortconv.commit on the reference backend."""
-    return _operators.commit(windows, state, accepted, backend="reference", **arguments)
+def commit(intermediate_states: Array, state: Array, accepted: Array, **arguments: Any) -> Array:
+    """shortconv.commit with backend="reference"."""
+    return _operators.commit(intermediate_states, state, accepted, backend="reference", **arguments)

@@ -1,17 +1,20 @@
-"""The operators for torch, inside torch.compile too; the only file that imports torch.
+"""The operators on torch tensors, also for torch.compile. The only file that imports torch.
 
-The functions are those of shortconv, on tensors. Eager calls go straight to the core. While torch
-compiles, they become the torch operators shortconv::run and shortconv::commit, which declare what
-they write (out, state, windows, violations), so that fullgraph=True and CUDA graphs work.
+The functions, their arguments, results and errors are those of shortconv. Eager calls go straight
+to the core. Under torch.compile they become torch operators (shortconv::run, shortconv::commit and
+so on), which declare what they write (out, state, intermediate_states, violations). Therefore
+fullgraph=True and CUDA graphs work.
 
-There are no gradients yet: an output of inputs that require them raises when one is asked for.
+There are no gradients yet. If inputs require gradients, the backward pass of the output raises
+NotImplementedError. Compiled calls take no stream: they run on torch's current stream.
 
 Source: https://docs.pytorch.org/docs/stable/library.html for Library.define and Library.impl.
 """
 
 import functools
 import inspect
-from typing import Any, Callable, Dict, Optional
+import json
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -21,32 +24,50 @@ from shortconv import _core, _operators
 _is_compiling = torch.compiler.is_compiling
 
 _library = torch.library.Library("shortconv", "DEF")
-# The arguments of _core.forward in their order, but for the stream.
+
+
+def _schema() -> str:
+    """Schema of shortconv::run: the arguments of _core.forward except the stream."""
+    aliases = iter("abcdefgh")  # one for each written tensor
+    accepted = {name for operator in (_operators.forward, _operators.decode, _operators.verify)
+                for name in inspect.signature(operator).parameters}
+    tensors = {
+        argument["name"]: f"Tensor({next(aliases)}!)" if argument["written"] else "Tensor"
+        for argument in json.loads(_core.arguments()) if argument["name"] in accepted}
+    common = ["int op"] + [f"{tensors.pop(name)} {name}" for name in ("x", "out", "weight")]
+    common += [f"{tensors.pop(name)}? {name}=None" for name in (
+        "bias", "state", "read_slots", "query_start_loc", "has_initial_state")]
+    common += ["bool initial_state=False", "str? activation=None", "int? null_slot=None",
+               "str? padded_rows=None"]
+    rare = [f"{tensor}? {name}=None" for name, tensor in tensors.items()]
+    rare += ["int base_column=0", "bool shift_full_state=False", "bool update_state=False",
+             "bool residual=False", "int dilation=1", "str? backend=None", "int threads=0",
+             "bool programmatic_launch=True"]
+    return f"run({', '.join(common)}, *, {', '.join(rare)}) -> ()"
+
+
+_library.define(_schema())
 _library.define(
-    "run(int op, Tensor x, Tensor(a!) out, Tensor weight, Tensor? bias=None,"
-    " Tensor(b!)? state=None, Tensor? read_slots=None, Tensor? query_start_loc=None,"
-    " Tensor? has_initial_state=None, bool initial_state=False, str? activation=None,"
-    " int? null_slot=None, str? padded_rows=None, Tensor? ring_positions=None,"
-    " Tensor? write_slots=None, int state_base=0, bool residual=False, bool keeps_older=False,"
-    " Tensor? read_offsets=None, Tensor? snapshots=None, Tensor? parents=None,"
-    " Tensor(c!)? windows=None, Tensor? window_slots=None, bool advance_state=False,"
-    " Tensor? seq_idx=None, Tensor? input_gate=None, Tensor? output_gate=None, int dilation=1,"
-    " str? backend=None,"
-    " Tensor(d!)? violations=None, int threads=0, bool programmatic_launch=True) -> ()")
+    "commit(Tensor intermediate_states, Tensor(a!) state, Tensor accepted, *, int width,"
+    " int? rows_per_token=None, Tensor? slots=None, Tensor? second_slots=None,"
+    " Tensor? query_start_loc=None, int base_column=0, int? null_slot=None, str? backend=None,"
+    " int threads=0) -> ()")
 _library.define(
-    "commit(Tensor windows, Tensor(a!) state, Tensor accepted, *, int width, int? token_rows=None,"
-    " Tensor? slots=None, Tensor? second_slots=None, Tensor? query_start_loc=None,"
-    " int state_base=0, int? null_slot=None, str? backend=None, int threads=0) -> ()")
-_library.define(
-    "block_snapshots(Tensor query_start_loc, Tensor computed_tokens, Tensor block_slots, *,"
-    " int tokens, int block_tokens, Tensor(a!) snapshots, str? backend=None) -> ()")
+    "block_snapshots(Tensor query_start_loc, Tensor num_computed_tokens, Tensor block_slots, *,"
+    " int tokens, int block_size, Tensor(a!) snapshots, str? backend=None) -> ()")
 _library.define(
     "tree_parents(Tensor first_child, Tensor next_sibling, Tensor(a!) parents, *,"
     " Tensor? query_start_loc=None, str? backend=None) -> ()")
 
 
-def _run(*arguments: Any) -> None:
-    _core.forward(*arguments)
+def _run(*arguments: Any, programmatic_launch: bool = True, **rare: Any) -> None:
+    _core.forward(*_padded(arguments), "programmatic_launch", programmatic_launch,
+                  *_core.named(**rare))
+
+
+def _padded(arguments: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    """The 13 positional arguments of _core.forward, with None for those that are missing."""
+    return arguments + (None,) * (13 - len(arguments))
 
 
 def _without_result(eager: Callable[..., Tensor]) -> Callable[..., None]:
@@ -57,7 +78,7 @@ def _without_result(eager: Callable[..., Tensor]) -> Callable[..., None]:
 
 
 def _nothing(*arguments: Any, **options: Any) -> None:
-    """What the operators give back, as far as shapes go."""
+    """Meta kernel: the operators return nothing."""
 
 
 _library.impl("run", _run, "CompositeExplicitAutograd")
@@ -80,7 +101,7 @@ class _WithoutGradient(torch.autograd.Function):
 
 
 def refuse_gradient(out: Tensor, *inputs: Optional[Tensor]) -> Tensor:
-    """out as a function of inputs: a gradient that is asked for raises instead of missing them."""
+    """Makes out depend on inputs, so that its backward pass raises instead of ignoring them."""
     if any(one is not None and one.requires_grad for one in inputs):
         return _WithoutGradient.apply(out, *inputs)
     return out
@@ -117,15 +138,21 @@ decode = _for_torch(_core.DECODE, _operators.decode)
 verify = _for_torch(_core.VERIFY, _operators.verify)
 
 
-def run(*arguments: Any) -> Tensor:
-    """A call by position, op and layouts first, as _core.forward takes it; returns out.
+def run(*arguments: Any, **rare: Any) -> Tensor:
+    """One call with the arguments of _core.forward: op and layouts first, rare ones by name.
 
-    For shortconv.compat: without keywords, defaults and views it takes half the time.
+    For shortconv.compat: without keywords, defaults and views a call takes half the time.
+
+    Returns:
+      out.
     """
     if _is_compiling():
-        torch.ops.shortconv.run(*arguments)
+        torch.ops.shortconv.run(*arguments, **rare)
         return arguments[2]
-    _core.forward(*arguments)
+    if rare:
+        _core.forward(*_padded(arguments), *_core.named(**rare))
+    else:
+        _core.forward(*arguments)
     if torch.is_grad_enabled():
         _, x, out, weight, bias = arguments[:5]
         return refuse_gradient(out, x, weight, bias)
@@ -133,7 +160,7 @@ def run(*arguments: Any) -> Tensor:
 
 
 def _in_place(eager: Callable[..., Tensor], written: str) -> Callable[..., Tensor]:
-    """A function that returns its argument `written`."""
+    """The function `eager`, also for torch.compile; it returns its argument `written`."""
     position = list(inspect.signature(eager).parameters).index(written)
     operator = getattr(torch.ops.shortconv, eager.__name__)
 

@@ -1,9 +1,7 @@
-// What a backend fills in. A new one is a folder, a line in registry.cpp and an enumerator of
-// BackendId.
+// What a backend provides. A new one is a folder, an enumerator of BackendId and a case in
+// registry.cpp.
 #pragma once
 
-#include <array>
-#include <cstddef>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -11,40 +9,56 @@
 
 #include "core/prepare.hpp"
 #include "shortconv/capability.hpp"
-#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv {
 
-using PlanStorage = std::array<std::byte, Plan::kStorageBytes>;
+using PlanStorage = Plan::Storage;
+static_assert(std::is_same_v<PlanStorage, CommitPlan::Storage>);
+
+/// One operation of one backend.
+template <typename Operation>
+struct OperationKernels {
+  using Problem = typename Operation::Problem;
+  using Pointers = typename Operation::Pointers;
+
+  /// Chooses a kernel: pure, given the properties of the device. kUnsupported without one.
+  Status (*plan)(const Problem& problem, PlanStorage& choice);
+  /// Launches. Pointers have passed check_pointers.
+  Status (*run)(const Problem& problem, const PlanStorage& choice, const Pointers& pointers,
+                void* stream);
+  std::string (*describe)(const Problem& problem, const PlanStorage& choice);
+  /// Null: none is needed.
+  std::int64_t (*workspace_bytes)(const Problem& problem, const PlanStorage& choice) = nullptr;
+};
 
 struct Backend {
   BackendId id;
   DeviceType device;
   BackendInfo (*info)();
-  /// Chooses a kernel: pure, given the properties of the device. Refuses what it has no kernel for.
-  Status (*plan)(const Problem& problem, PlanStorage& choice);
-  /// Launches. Addresses have passed check_addresses.
-  Status (*run)(const Problem& problem, const PlanStorage& choice, const Addresses& addresses,
-                void* stream);
-  std::string (*describe)(const Problem& problem, const PlanStorage& choice);
 
-  /// The same two steps for a commit. Nothing is launched for an empty one.
-  Status (*plan_commit)(const CommitProblem& problem, PlanStorage& choice);
-  Status (*run_commit)(const CommitProblem& problem, const PlanStorage& choice,
-                       const CommitAddresses& addresses, void* stream);
+  OperationKernels<ForwardOperation> forward;
+  OperationKernels<CommitOperation> commit;
 
-  /// Index preparation: checked calls, with nothing to choose. An empty one is handed over as well.
+  /// Index preparation: checked calls without a plan.
   Status (*block_snapshots)(const BlockSnapshots& call, void* stream);
   Status (*tree_parents)(const TreeParents& call, void* stream);
+
+  template <typename Operation>
+  [[nodiscard]] const OperationKernels<Operation>& kernels() const {
+    if constexpr (std::is_same_v<Operation, ForwardOperation>)
+      return forward;
+    else
+      return commit;
+  }
 };
 
 /// Null if the backend is not built in. kAuto must be resolved first.
 const Backend* find_backend(BackendId id);
 
-/// The backend that was asked for, or the one that serves the device by default. Refuses one that
-/// is not built in or works elsewhere; `argument` is the tensor whose device it is.
-Status choose_backend(BackendId wanted, DeviceType device, std::string_view argument,
+/// The requested backend, or the default one of the device. `argument` is the tensor whose device
+/// it is.
+Status choose_backend(BackendId requested, DeviceType device, std::string_view argument,
                       const Backend*& backend);
 
 /// Keeps a backend's choice in the plan. Types that do not fit or own something do not compile.

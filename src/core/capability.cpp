@@ -3,18 +3,6 @@
 #include "core/backend.hpp"
 
 namespace shortconv {
-namespace {
-
-template <typename T, std::size_t kCount>
-std::string_view find_name(const std::array<Named<T>, kCount>& rows, T value) {
-  for (const auto& row : rows) {
-    if (row.value == value) return row.name;
-  }
-  return "?";
-}
-
-}  // namespace
-
 const Capabilities& capabilities() {
   static constexpr Capabilities kAll{
       .widths = kWidths.all,
@@ -31,7 +19,7 @@ const Capabilities& capabilities() {
 }
 
 std::string_view name(DType value) {
-  switch (value) {  // those that are not element types of x have names too: messages print them
+  switch (value) {
     case DType::kI32:
       return "i32";
     case DType::kI64:
@@ -40,17 +28,24 @@ std::string_view name(DType value) {
       return "u8";
     case DType::kBool:
       return "bool";
+    case DType::kF16:
+      return "f16";
+    case DType::kF32:
+      return "f32";
     case DType::kF64:
       return "f64";
-    default:
-      return find_name(kDTypes, value);
+    case DType::kBF16:
+      return "bf16";
   }
+  return {};
 }
-std::string_view name(Activation value) { return find_name(kActivations, value); }
-std::string_view name(Epilogue value) { return find_name(kEpilogues, value); }
-std::string_view name(Schedule value) { return find_name(kSchedules, value); }
-std::string_view name(PaddedRows value) { return find_name(kPaddedRows, value); }
-std::string_view name(BackendId value) { return find_name(kBackends, value); }
+std::string_view name(Op value) { return name_of(value); }
+std::string_view name(Activation value) { return name_of(value); }
+std::string_view name(Epilogue value) { return name_of(value); }
+std::string_view name(Schedule value) { return name_of(value); }
+std::string_view name(PaddedRows value) { return name_of(value); }
+std::string_view name(InitialState value) { return name_of(value); }
+std::string_view name(BackendId value) { return name_of(value); }
 
 std::vector<BackendInfo> backend_info() {
   std::vector<BackendInfo> rows;

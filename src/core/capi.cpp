@@ -1,5 +1,4 @@
-// The C ABI over the C++ API: the only file that catches exceptions and turns structs into
-// ForwardArgs.
+// The C ABI on top of the C++ API: converts the structs and catches exceptions.
 #include <algorithm>
 #include <cstddef>
 #include <cstdio>
@@ -9,8 +8,9 @@
 #include <span>
 #include <string_view>
 
+#include "core/capability.hpp"
 #include "core/check.hpp"
-#include "shortconv/commit.hpp"
+#include "shortconv/argument_table.hpp"
 #include "shortconv/plan.hpp"
 #include "shortconv/prepare.hpp"
 #include "shortconv/schedule.hpp"
@@ -22,10 +22,74 @@ namespace {
 
 static_assert(SHORTCONV_VIOLATIONS == kViolations);
 
+// The numbers of the C enumerators; a new enumerator needs a case.
+constexpr int c_value(Op value) {
+  switch (value) {
+    case Op::kForward:
+      return SHORTCONV_OP_FORWARD;
+    case Op::kDecode:
+      return SHORTCONV_OP_DECODE;
+    case Op::kVerify:
+      return SHORTCONV_OP_VERIFY;
+  }
+  return -1;
+}
+constexpr int c_value(Activation value) {
+  switch (value) {
+    case Activation::kNone:
+      return SHORTCONV_ACTIVATION_NONE;
+    case Activation::kSilu:
+      return SHORTCONV_ACTIVATION_SILU;
+  }
+  return -1;
+}
+constexpr int c_value(Schedule value) {
+  switch (value) {
+    case Schedule::kFlat:
+      return SHORTCONV_SCHEDULE_FLAT;
+    case Schedule::kBlockList:
+      return SHORTCONV_SCHEDULE_BLOCK_LIST;
+    case Schedule::kSequenceGrid:
+      return SHORTCONV_SCHEDULE_SEQUENCE_GRID;
+  }
+  return -1;
+}
+constexpr int c_value(PaddedRows value) {
+  switch (value) {
+    case PaddedRows::kZero:
+      return SHORTCONV_PADDED_ZERO;
+    case PaddedRows::kUntouched:
+      return SHORTCONV_PADDED_UNTOUCHED;
+    case PaddedRows::kCopy:
+      return SHORTCONV_PADDED_COPY;
+  }
+  return -1;
+}
+constexpr int c_value(BackendId value) {
+  switch (value) {
+    case BackendId::kAuto:
+      return SHORTCONV_BACKEND_AUTO;
+    case BackendId::kReference:
+      return SHORTCONV_BACKEND_REFERENCE;
+    case BackendId::kCpu:
+      return SHORTCONV_BACKEND_CPU_SIMD;
+    case BackendId::kCuda:
+      return SHORTCONV_BACKEND_CUDA;
+  }
+  return -1;
+}
+template <typename T, std::size_t kCount>
+constexpr bool has_c_values(const std::array<Named<T>, kCount>& list) {
+  return std::ranges::all_of(
+      list, [](const auto& row) { return c_value(row.value) == static_cast<int>(row.value); });
+}
+static_assert(has_c_values(kOps) && has_c_values(kActivations) && has_c_values(kSchedules) &&
+              has_c_values(kPaddedRows) && has_c_values(kBackends));
+
 constexpr std::size_t kErrorBytes = 1024;
 thread_local char last_error[kErrorBytes] = "";
 
-// The number in a shortconv_plan that says it was made by shortconv_plan_forward.
+// Marks a shortconv_plan made by shortconv_plan_forward.
 constexpr std::uint64_t kPlanMark = 0x73686f7274636f6eull;
 
 struct MarkedPlan {
@@ -54,16 +118,16 @@ int guarded(Body&& body) noexcept {
 
 Status invalid(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }
 
-// Fields that the caller's header does not have are zero; fields that ours does not have must be.
+// Fields missing in the caller's header are zero; fields missing in this one must be zero.
 template <typename Args>
-Status read_args(const Args* from, std::size_t first_version, Args& args) {
+Status read_args(const Args* from, std::size_t smallest, Args& args) {
   constexpr std::size_t kLargestStruct = 4096;
   if (from == nullptr) return invalid("args: is null");
   const std::size_t size = from->struct_size;
-  const bool whole_fields = size % alignof(Args) == 0;  // half a pointer is none
-  if (size < first_version || size > kLargestStruct || !whole_fields) {
+  const bool whole_fields = size % alignof(Args) == 0;  // no partial pointer
+  if (size < smallest || size > kLargestStruct || !whole_fields) {
     return invalid(concat("args: struct_size is ", static_cast<std::int64_t>(size),
-                          "; expected at least ", static_cast<std::int64_t>(first_version),
+                          "; expected at least ", static_cast<std::int64_t>(smallest),
                           " and a multiple of ", static_cast<std::int64_t>(alignof(Args))));
   }
   args = {};
@@ -71,7 +135,7 @@ Status read_args(const Args* from, std::size_t first_version, Args& args) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(from);
   if (std::any_of(bytes + std::min(size, sizeof args), bytes + size,
                   [](unsigned char b) { return b != 0; })) {
-    return invalid("args: fields that this version does not know are not zero");
+    return invalid("args: fields unknown to this version are not zero");
   }
   return {};
 }
@@ -88,12 +152,7 @@ TensorRef tensor_of(const shortconv_tensor& from) {
   return tensor;
 }
 
-std::optional<TensorRef> optional_tensor(const shortconv_tensor* from) {
-  if (from == nullptr) return std::nullopt;
-  return tensor_of(*from);
-}
-
-// Which values there are, make_problem knows.
+// make_problem checks the values.
 template <typename Enum>
 Status narrow(std::string_view field, std::int32_t from, Enum& to) {
   if (from < 0 || from > 127)
@@ -110,108 +169,104 @@ Status narrow(std::string_view field, std::int32_t from, bool& to) {
   return {};
 }
 
+/// The first failure among several conversions.
+template <typename... Fields>
+Status first_failure(Fields... statuses) {
+  Status first;
+  ((first.ok() ? void(first = std::move(statuses)) : void()), ...);
+  return first;
+}
+
+Status convert_tensor(std::string_view name, const shortconv_tensor* from, TensorRef& to) {
+  if (from == nullptr) return invalid(concat(name, ": is null"));
+  to = tensor_of(*from);
+  return {};
+}
+Status convert_tensor(std::string_view, const shortconv_tensor* from,
+                      std::optional<TensorRef>& to) {
+  if (from != nullptr) to = tensor_of(*from);
+  return {};
+}
+
+/// Converts tensors of the table and keeps the first failure.
+class ConvertTensor {
+ public:
+  explicit ConvertTensor(Status& status) : status_(status) {}
+  void operator()(const Argument& row, const shortconv_tensor* from, auto& to) const {
+    Status status = convert_tensor(row.name, from, to);
+    if (status_.ok() && !status.ok()) status_ = std::move(status);
+  }
+
+ private:
+  Status& status_;
+};
+
 Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   shortconv_forward_args args;
-  constexpr std::size_t kFirstVersion = offsetof(shortconv_forward_args, parents);
-  if (Status status = read_args(from, kFirstVersion, args); !status.ok()) return status;
-  if (args.x == nullptr) return invalid("x: is null");
-  if (args.out == nullptr) return invalid("out: is null");
-  if (args.weight == nullptr) return invalid("weight: is null");
-  to.x = tensor_of(*args.x);
-  to.out = tensor_of(*args.out);
-  to.weight = tensor_of(*args.weight);
-  to.bias = optional_tensor(args.bias);
-  to.state = optional_tensor(args.state);
-  to.read_slots = optional_tensor(args.read_slots);
-  to.write_slots = optional_tensor(args.write_slots);
-  to.read_offsets = optional_tensor(args.read_offsets);
-  to.query_start_loc = optional_tensor(args.query_start_loc);
-  to.has_initial_state = optional_tensor(args.has_initial_state);
-  to.block_sequence = optional_tensor(args.block_sequence);
-  to.block_offset = optional_tensor(args.block_offset);
-  to.state_base = args.state_base;
-  if (args.has_null_slot != 0) to.null_slot = args.null_slot;
-  to.longest_sequence = args.longest_sequence;
-  to.threads = args.threads;
-  if (Status status =
-          narrow("programmatic_launch", args.programmatic_launch, to.programmatic_launch);
-      !status.ok())
-    return status;
-  to.parents = optional_tensor(args.parents);
-  to.windows = optional_tensor(args.windows);
-  to.violations = optional_tensor(args.violations);
-  if (Status status = narrow("advance_state", args.advance_state, to.advance_state); !status.ok())
-    return status;
-  if (Status status = narrow("keeps_older", args.keeps_older, to.keeps_older); !status.ok())
-    return status;
-  to.ring_positions = optional_tensor(args.ring_positions);
-  to.snapshots = optional_tensor(args.snapshots);
-  to.window_slots = optional_tensor(args.window_slots);
-  to.input_gate = optional_tensor(args.input_gate);
-  to.output_gate = optional_tensor(args.output_gate);
-  to.seq_idx = optional_tensor(args.seq_idx);
-  if (Status status = narrow("residual", args.residual, to.residual); !status.ok()) return status;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  Status status;
+  visit_forward_tensors(ConvertTensor(status), args, to);
+  if (!status.ok()) return status;
   if (args.dilation != 0) to.dilation = args.dilation;
-  if (Status status = narrow("op", args.op, to.op); !status.ok()) return status;
-  if (Status status = narrow("initial_state", args.initial_state, to.initial_state); !status.ok())
-    return status;
-  if (Status status = narrow("activation", args.activation, to.activation); !status.ok())
-    return status;
-  if (Status status = narrow("padded_rows", args.padded_rows, to.padded_rows); !status.ok())
-    return status;
-  if (Status status = narrow("backend", args.backend, to.backend); !status.ok()) return status;
-  if (Status status = narrow("schedule", args.schedule, to.schedule); !status.ok()) return status;
-  return {};
+  to.pool.base_column = args.base_column;
+  if (args.has_null_slot != 0) to.pool.null_slot = args.null_slot;
+  to.options.max_seqlen = args.max_seqlen;
+  to.options.threads = args.threads;
+  return first_failure(
+      narrow("op", args.op, to.op), narrow("activation", args.activation, to.epilogue.activation),
+      narrow("residual", args.residual, to.epilogue.residual),
+      narrow("initial_state", args.initial_state, to.sequences.initial_state),
+      narrow("padded_rows", args.padded_rows, to.sequences.padded_rows),
+      narrow("shift_full_state", args.shift_full_state, to.pool.shift_full_state),
+      narrow("update_state", args.update_state, to.drafts.update_state),
+      narrow("backend", args.backend, to.options.backend),
+      narrow("schedule", args.schedule, to.options.schedule),
+      narrow("programmatic_launch", args.programmatic_launch, to.options.programmatic_launch));
 }
 
 Status convert(const shortconv_commit_args* from, CommitArgs& to) {
   shortconv_commit_args args;
   if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
-  if (args.windows == nullptr) return invalid("windows: is null");
-  if (args.state == nullptr) return invalid("state: is null");
-  if (args.accepted == nullptr) return invalid("accepted: is null");
-  to.windows = tensor_of(*args.windows);
-  to.state = tensor_of(*args.state);
-  to.accepted = tensor_of(*args.accepted);
-  to.slots = optional_tensor(args.slots);
-  to.second_slots = optional_tensor(args.second_slots);
-  to.query_start_loc = optional_tensor(args.query_start_loc);
+  Status status;
+  visit_commit_tensors(ConvertTensor(status), args, to);
+  if (!status.ok()) return status;
   to.width = args.width;
-  to.token_rows = args.token_rows;
-  to.state_base = args.state_base;
+  to.rows_per_token = args.rows_per_token;
+  to.base_column = args.base_column;
   if (args.has_null_slot != 0) to.null_slot = args.null_slot;
   to.threads = args.threads;
-  if (Status status = narrow("backend", args.backend, to.backend); !status.ok()) return status;
-  return {};
+  return narrow("backend", args.backend, to.backend);
 }
 
 Status convert(const shortconv_block_snapshots_args* from, BlockSnapshotsArgs& to) {
   shortconv_block_snapshots_args args;
   if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
-  if (args.query_start_loc == nullptr) return invalid("query_start_loc: is null");
-  if (args.computed_tokens == nullptr) return invalid("computed_tokens: is null");
-  if (args.block_slots == nullptr) return invalid("block_slots: is null");
-  if (args.snapshots == nullptr) return invalid("snapshots: is null");
-  to.query_start_loc = tensor_of(*args.query_start_loc);
-  to.computed_tokens = tensor_of(*args.computed_tokens);
-  to.block_slots = tensor_of(*args.block_slots);
-  to.snapshots = tensor_of(*args.snapshots);
   to.tokens = args.tokens;
-  to.block_tokens = args.block_tokens;
-  return narrow("backend", args.backend, to.backend);
+  to.block_size = args.block_size;
+  return first_failure(
+      convert_tensor("query_start_loc", args.query_start_loc, to.query_start_loc),
+      convert_tensor("num_computed_tokens", args.num_computed_tokens, to.num_computed_tokens),
+      convert_tensor("block_slots", args.block_slots, to.block_slots),
+      convert_tensor("snapshots", args.snapshots, to.snapshots),
+      narrow("backend", args.backend, to.backend));
 }
 
 Status convert(const shortconv_tree_parents_args* from, TreeParentsArgs& to) {
   shortconv_tree_parents_args args;
   if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
-  if (args.first_child == nullptr) return invalid("first_child: is null");
-  if (args.next_sibling == nullptr) return invalid("next_sibling: is null");
-  if (args.parents == nullptr) return invalid("parents: is null");
-  to.first_child = tensor_of(*args.first_child);
-  to.next_sibling = tensor_of(*args.next_sibling);
-  to.query_start_loc = optional_tensor(args.query_start_loc);
-  to.parents = tensor_of(*args.parents);
-  return narrow("backend", args.backend, to.backend);
+  return first_failure(convert_tensor("first_child", args.first_child, to.first_child),
+                       convert_tensor("next_sibling", args.next_sibling, to.next_sibling),
+                       convert_tensor("query_start_loc", args.query_start_loc, to.query_start_loc),
+                       convert_tensor("parents", args.parents, to.parents),
+                       narrow("backend", args.backend, to.backend));
+}
+
+/// Converts a struct and passes the arguments to `use`.
+template <typename Args, typename From, typename Use>
+Status with_args(const From* from, Use&& use) {
+  Args args;
+  if (Status status = convert(from, args); !status.ok()) return status;
+  return use(args);
 }
 
 Status make_plan(const ForwardArgs& args, Plan& plan) {
@@ -237,12 +292,12 @@ const char* shortconv_last_error(void) { return last_error; }
 int shortconv_plan_forward(const shortconv_forward_args* args, shortconv_plan* plan) {
   return guarded([&]() -> Status {
     if (plan == nullptr) return invalid("plan: is null");
-    ForwardArgs converted;
-    if (Status status = convert(args, converted); !status.ok()) return status;
-    MarkedPlan made{.mark = kPlanMark, .plan = {}};
-    if (Status status = make_plan(converted, made.plan); !status.ok()) return status;
-    std::memcpy(plan, &made, sizeof made);
-    return {};
+    return with_args<ForwardArgs>(args, [&](const ForwardArgs& converted) -> Status {
+      MarkedPlan made{.mark = kPlanMark, .plan = {}};
+      if (Status status = make_plan(converted, made.plan); !status.ok()) return status;
+      std::memcpy(plan, &made, sizeof made);
+      return {};
+    });
   });
 }
 
@@ -251,43 +306,36 @@ int shortconv_run(const shortconv_plan* plan, const shortconv_forward_args* args
     if (plan == nullptr) return invalid("plan: is null");
     if (plan->opaque[0] != kPlanMark)
       return invalid("plan: was not made by shortconv_plan_forward");
-    ForwardArgs converted;
-    if (Status status = convert(args, converted); !status.ok()) return status;
-    MarkedPlan made;
-    std::memcpy(static_cast<void*>(&made), plan, sizeof made);
-    return run(made.plan, addresses(converted), stream);
+    return with_args<ForwardArgs>(args, [&](const ForwardArgs& converted) {
+      MarkedPlan made;
+      std::memcpy(static_cast<void*>(&made), plan, sizeof made);
+      return run(made.plan, pointers(converted), stream);
+    });
   });
 }
 
 int shortconv_forward(const shortconv_forward_args* args, void* stream) {
-  return guarded([&]() -> Status {
-    ForwardArgs converted;
-    if (Status status = convert(args, converted); !status.ok()) return status;
-    return forward(converted, stream);
+  return guarded([&] {
+    return with_args<ForwardArgs>(args, [&](const auto& a) { return forward(a, stream); });
   });
 }
 
 int shortconv_commit(const shortconv_commit_args* args, void* stream) {
-  return guarded([&]() -> Status {
-    CommitArgs converted;
-    if (Status status = convert(args, converted); !status.ok()) return status;
-    return commit(converted, stream);
+  return guarded([&] {
+    return with_args<CommitArgs>(args, [&](const auto& a) { return commit(a, stream); });
   });
 }
 
 int shortconv_block_snapshots(const shortconv_block_snapshots_args* args, void* stream) {
-  return guarded([&]() -> Status {
-    BlockSnapshotsArgs converted;
-    if (Status status = convert(args, converted); !status.ok()) return status;
-    return block_snapshots(converted, stream);
+  return guarded([&] {
+    return with_args<BlockSnapshotsArgs>(args,
+                                         [&](const auto& a) { return block_snapshots(a, stream); });
   });
 }
 
 int shortconv_tree_parents(const shortconv_tree_parents_args* args, void* stream) {
-  return guarded([&]() -> Status {
-    TreeParentsArgs converted;
-    if (Status status = convert(args, converted); !status.ok()) return status;
-    return tree_parents(converted, stream);
+  return guarded([&] {
+    return with_args<TreeParentsArgs>(args, [&](const auto& a) { return tree_parents(a, stream); });
   });
 }
 

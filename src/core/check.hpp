@@ -1,15 +1,16 @@
-// A small matcher for tensor arguments. Sizes with a name ("channels") are fixed by the first
-// argument that has them and must agree afterwards; the first violation is kept as a Status,
-// everything after it is ignored.
+// Validation of arguments. The first error is kept as a Status and everything after it is
+// ignored, so rules read as a list.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
+#include "shortconv/argument_table.hpp"
 #include "shortconv/capability.hpp"
 #include "shortconv/status.hpp"
 #include "shortconv/tensor.hpp"
@@ -27,67 +28,47 @@ std::string concat(const Parts&... parts) {
 }
 
 /// A size that several arguments share.
-struct Symbol {
-  std::string_view name;
+struct SharedSize {
+  const char* name = "";
   std::int64_t value = -1;
-  std::string_view owner = {};  // the argument that fixed it
+  const char* owner = "";  // the argument that fixed it
 };
 
-/// The addresses a tensor can touch, in bytes relative to its data pointer; [0, 0) if it has no
-/// elements.
+/// Byte range that a tensor can touch, relative to its data pointer; [0, 0) without elements.
 struct Extent {
   std::int64_t begin = 0;
   std::int64_t end = 0;
 };
 
 /// False if the extent does not fit into 62 bits.
-[[nodiscard]] inline bool extent_of(const TensorRef& tensor, Extent& extent) {
-  constexpr __int128 kLimit = static_cast<__int128>(1) << 62;
-  __int128 low = 0, high = 0;
-  extent = {};
-  for (int axis = 0; axis < tensor.ndim; ++axis) {
-    if (tensor.shape[axis] == 0) return true;
+[[nodiscard]] bool extent_of(const TensorRef& tensor, Extent& extent);
+
+/// An argument that was checked, for the overlap checks.
+struct CheckedTensor {
+  std::string_view name;
+  const TensorRef* tensor;
+  std::uintptr_t begin, end;
+  bool written;
+
+  [[nodiscard]] bool overlaps(const CheckedTensor& other) const {
+    return begin < other.end && other.begin < end && begin < end && other.begin < other.end;
   }
-  for (int axis = 0; axis < tensor.ndim; ++axis) {
-    const __int128 reach = static_cast<__int128>(tensor.shape[axis] - 1) * tensor.strides[axis];
-    (reach < 0 ? low : high) += reach;
-  }
-  low *= element_bytes(tensor.dtype);
-  high = (high + 1) * element_bytes(tensor.dtype);
-  if (low < -kLimit || high > kLimit) return false;
-  extent = {static_cast<std::int64_t>(low), static_cast<std::int64_t>(high)};
-  return true;
-}
+};
 
-/// Whether two tensors reach into each other's memory; both have passed Checker::tensor.
-[[nodiscard]] inline bool ranges_overlap(const TensorRef& a, const TensorRef& b) {
-  const auto range_of = [](const TensorRef& tensor) {
-    Extent extent;
-    (void)extent_of(tensor, extent);
-    const auto base = reinterpret_cast<std::uintptr_t>(tensor.data);
-    return std::array{base + static_cast<std::uintptr_t>(extent.begin),
-                      base + static_cast<std::uintptr_t>(extent.end)};
-  };
-  const auto [a_begin, a_end] = range_of(a);
-  const auto [b_begin, b_end] = range_of(b);
-  return a_begin < a_end && b_begin < b_end && a_begin < b_end && b_begin < a_end;
-}
-
-constexpr std::initializer_list<DType> kFloats = {DType::kF32, DType::kF16, DType::kBF16,
-                                                  DType::kF64};
-constexpr std::initializer_list<DType> kIndices = {DType::kI32, DType::kI64};
-
-/// The address of an argument, null for an absent one.
-[[nodiscard]] inline void* data_of(const std::optional<TensorRef>& tensor) {
-  return tensor ? tensor->data : nullptr;
-}
+/// Tensors of the operation that has most.
+inline constexpr std::size_t kMaxTensors = [] {
+  std::size_t count = 0;
+  const ForwardTensors<TensorPointer> tensors;
+  visit_forward_tensors([&](const Argument&, const auto&) { ++count; }, tensors);
+  return count;
+}();
 
 class Checker {
  public:
   [[nodiscard]] bool ok() const { return status_.ok(); }
   [[nodiscard]] const Status& status() const { return status_; }
 
-  /// Records the violation `argument: text` unless `condition` holds or one was found before.
+  /// Records the error `argument: text` unless `condition` holds or one was recorded before.
   template <typename... Parts>
   bool require(bool condition, std::string_view argument, const Parts&... text) {
     if (!condition && ok()) {
@@ -96,99 +77,128 @@ class Checker {
     return ok();
   }
 
-  /// Number of axes, sizes, memory: what holds for every tensor argument.
+  /// Number of axes, sizes, address and byte extent.
   Checker& tensor(std::string_view argument, const TensorRef& tensor,
-                  std::initializer_list<Symbol*> sizes) {
-    const auto axes = static_cast<std::int64_t>(sizes.size());
-    if (!ok()) return *this;
-    if (tensor.ndim != axes) {  // the text is built on failure only: this runs on every call
-      require(false, argument, "expected ", axes, " axes", names_of(sizes), ", got ",
-              std::int64_t{tensor.ndim});
-      return *this;
-    }
-    int axis = 0;
-    for (Symbol* size : sizes) match(argument, tensor, axis++, *size);
-    if (!ok()) return *this;
-    Extent extent;
-    require(extent_of(tensor, extent), argument, "shape and strides reach beyond 2^62 bytes");
-    require(tensor.data != nullptr || extent.end == 0, argument,
-            "data is null, but the shape has elements");
-    return *this;
+                  std::span<SharedSize* const> sizes);
+  Checker& tensor(std::string_view argument, const TensorRef& tensor,
+                  std::initializer_list<SharedSize*> sizes) {
+    return this->tensor(argument, tensor, std::span(sizes.begin(), sizes.size()));
   }
-
   Checker& dtype(std::string_view argument, const TensorRef& tensor,
-                 std::initializer_list<DType> allowed) {
-    if (std::find(allowed.begin(), allowed.end(), tensor.dtype) != allowed.end()) return *this;
-    std::string list;
-    for (DType one : allowed) {
-      if (!list.empty()) list += ", ";
-      list += name(one);
+                 std::span<const DType> allowed) {
+    if (std::ranges::find(allowed, tensor.dtype) == allowed.end()) {
+      refuse_dtype(argument, tensor, allowed);
     }
-    require(false, argument, "dtype ", name(tensor.dtype), " is not supported (", list, ")");
     return *this;
   }
-
   Checker& device(std::string_view argument, const TensorRef& tensor, Device expected,
-                  std::string_view owner = "x") {
-    require(tensor.device == expected, argument, "is on device ",
-            static_cast<std::int64_t>(tensor.device.type), ":", std::int64_t{tensor.device.index},
-            ", but ", owner, " is on ", static_cast<std::int64_t>(expected.type), ":",
-            std::int64_t{expected.index});
+                  std::string_view owner) {
+    if (tensor.device != expected) refuse_device(argument, tensor, expected, owner);
     return *this;
+  }
+  /// Refuses stride 0 on an axis longer than 1 of a written tensor, which is checked last.
+  Checker& check_written(std::string_view argument, const TensorRef& tensor);
+
+  /// Refuses a value that is not in `list`; the C ABI can pass any number.
+  template <typename T, std::size_t kCount>
+  void check_enumerator(std::string_view argument, const std::array<Named<T>, kCount>& list,
+                        T value) {
+    if (std::ranges::any_of(list, [&](const auto& row) { return row.value == value; })) return;
+    std::string names;
+    for (const auto& row : list) names += concat(names.empty() ? "" : ", ", row.name);
+    require(false, argument, "value ", static_cast<std::int64_t>(value), " is not known (", names,
+            ")");
+  }
+
+  /// Whether the tensor checked last has elements.
+  [[nodiscard]] bool has_elements() const { return extent_.begin != extent_.end; }
+
+  /// Keeps the tensor checked last for check_overlaps.
+  void record(std::string_view argument, const TensorRef& tensor, bool is_written) {
+    const auto base = reinterpret_cast<std::uintptr_t>(tensor.data);
+    checked_[checked_count_++] = {.name = argument,
+                                  .tensor = &tensor,
+                                  .begin = base + static_cast<std::uintptr_t>(extent_.begin),
+                                  .end = base + static_cast<std::uintptr_t>(extent_.end),
+                                  .written = is_written};
+  }
+  /// Refuses a written tensor that overlaps another one, unless allowed(written, other).
+  template <typename Allowed>
+  void check_overlaps(const Allowed& allowed) {
+    for (std::size_t i = 0; ok() && i < checked_count_; ++i) {
+      const CheckedTensor& written = checked_[i];
+      if (!written.written) continue;
+      for (std::size_t j = 0; j < checked_count_; ++j) {
+        const CheckedTensor& other = checked_[j];
+        if (!written.overlaps(other) || j == i || (other.written && j > i)) continue;
+        if (!allowed(written, other)) require(false, written.name, "overlaps ", other.name);
+      }
+    }
   }
 
  private:
-  static std::string names_of(std::initializer_list<Symbol*> sizes) {
-    std::string text = " [";
-    for (const Symbol* size : sizes) {
-      if (text.size() > 2) text += ", ";
-      text += size->name;
-    }
-    return text + "]";
-  }
-
-  void match(std::string_view argument, const TensorRef& tensor, int axis, Symbol& size) {
-    const std::int64_t extent = tensor.shape[axis];
-    if (!require(extent >= 0, argument, "axis ", std::int64_t{axis}, " ('", size.name, "') is ",
-                 extent, "; sizes are not negative")) {
-      return;
-    }
-    if (size.value < 0) {
-      size.value = extent;
-      size.owner = argument;
-      return;
-    }
-    require(extent == size.value, argument, "axis ", std::int64_t{axis}, " ('", size.name, "') is ",
-            extent, ", but ", size.owner, " made '", size.name, "' = ", size.value);
-  }
+  // Texts are built on failure only, out of line: the checks run on every call.
+  void refuse_size(std::string_view argument, const TensorRef& tensor, int axis,
+                   const SharedSize& size);
+  void refuse_dtype(std::string_view argument, const TensorRef& tensor,
+                    std::span<const DType> allowed);
+  void refuse_device(std::string_view argument, const TensorRef& tensor, Device expected,
+                     std::string_view owner);
 
   Status status_;
+  Extent extent_;  // of the tensor checked last
+  std::array<CheckedTensor, kMaxTensors> checked_;
+  std::size_t checked_count_ = 0;
 };
 
-// Written tensors must not map two indices to one element; a zero stride is how that happens by
-// mistake.
-inline void check_written(Checker& check, std::string_view argument, const TensorRef& tensor) {
-  if (!check.ok()) return;  // the number of axes may be anything
-  const bool empty =
-      std::any_of(tensor.shape, tensor.shape + tensor.ndim, [](std::int64_t n) { return n == 0; });
-  if (empty) return;
-  for (int axis = 0; axis < tensor.ndim; ++axis) {
-    check.require(tensor.strides[axis] != 0 || tensor.shape[axis] <= 1, argument, "axis ",
-                  std::int64_t{axis}, " has stride 0 but is written");
-  }
+inline constexpr std::array kFloatingDTypes = {DType::kF32, DType::kF16, DType::kBF16, DType::kF64};
+inline constexpr std::array kIndexDTypes = {DType::kI32, DType::kI64};
+
+/// The address of an argument, null for an absent one.
+[[nodiscard]] inline void* data_of(const TensorRef& tensor) { return tensor.data; }
+[[nodiscard]] inline void* data_of(const std::optional<TensorRef>& tensor) {
+  return tensor ? tensor->data : nullptr;
 }
 
-// Callers may hand over any number as an enumerator, through the C ABI above all.
-template <typename T, std::size_t kCount>
-void check_listed(Checker& check, std::string_view argument,
-                  const std::array<Named<T>, kCount>& list, T value) {
-  const bool found =
-      std::any_of(list.begin(), list.end(), [&](const auto& row) { return row.value == value; });
-  if (found) return;
-  std::string names;
-  for (const auto& row : list) names += concat(names.empty() ? "" : ", ", row.name);
-  check.require(false, argument, "value ", static_cast<std::int64_t>(value), " is not known (",
-                names, ")");
-}
+/// Checks the rows of the table of arguments and fills their layouts.
+class ArgumentChecker : public Checker {
+ public:
+  /// `first` is the argument whose device the others must share.
+  ArgumentChecker(std::string_view first, Device device);
+
+  [[nodiscard]] SharedSize& size(Size size) { return sizes_[static_cast<std::size_t>(size)]; }
+  [[nodiscard]] std::int64_t value(Size size) { return this->size(size).value; }
+
+  template <Axis... kAxes>
+  void check(const Argument& row, const TensorRef& tensor, TensorLayout<kAxes...>& layout,
+             AxisSet absent = {}) {
+    if (!ok()) return;
+    std::array<SharedSize*, sizeof...(kAxes)> sizes;
+    std::size_t axes = 0, number = 0;
+    const auto add = [&](Axis axis) {
+      const Size size = row.sizes[number++];
+      if (!absent.contains(axis)) sizes[axes++] = &this->size(size);
+    };
+    (add(kAxes), ...);
+    if (!check(row, tensor, std::span(sizes).first(axes))) return;
+    assign(layout, tensor, has_elements(), absent);
+  }
+  template <Axis... kAxes>
+  void check(const Argument& row, const std::optional<TensorRef>& tensor,
+             TensorLayout<kAxes...>& layout, AxisSet absent = {}) {
+    if (tensor) check(row, *tensor, layout, absent);
+  }
+
+  /// Dtypes that other arguments have to share, set once they are known.
+  DType x_dtype{}, weight_dtype{}, state_dtype{};
+
+ private:
+  bool check(const Argument& row, const TensorRef& tensor, std::span<SharedSize* const> sizes);
+  [[nodiscard]] std::span<const DType> allowed_dtypes(DTypes dtypes) const;
+
+  std::string_view first_;
+  Device device_;
+  std::array<SharedSize, kSizes> sizes_;
+};
 
 }  // namespace shortconv

@@ -1,6 +1,6 @@
 #pragma once
 
-/// Marks the few functions that run on both sides. Empty where there is only one.
+/// Marks functions that run on host and device. Empty without a CUDA compiler.
 #ifdef __CUDACC__
 #define SHORTCONV_HOST_DEVICE __host__ __device__
 #else

@@ -1,4 +1,4 @@
-// From run-time values to compile-time constants, in the one place where that happens.
+// Conversion of run-time values to compile-time constants.
 #pragma once
 
 #include <type_traits>
@@ -7,14 +7,13 @@
 
 namespace shortconv {
 
-/// Calls `use` with the std::integral_constant of the list that equals `value`; false if there is
-/// none.
+/// Calls `use` with `value` as a std::integral_constant; false if the list does not contain it.
 template <auto... kList, typename T, typename F>
 [[nodiscard]] constexpr bool dispatch(Values<kList...>, T value, F&& use) {
   return ((value == kList && (use(std::integral_constant<decltype(kList), kList>{}), true)) || ...);
 }
 
-/// Whether the list has it.
+/// True if the list contains the value.
 template <auto... kList, typename T>
 [[nodiscard]] constexpr bool is_listed(Values<kList...>, T value) {
   return ((value == kList) || ...);

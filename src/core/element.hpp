@@ -1,6 +1,6 @@
-// Scalar conversions between the element types and fp32 / fp64, each with one
-// round-to-nearest-even. Used where speed does not matter: the reference, tests, and strided
-// elements at the edges of the CPU backend.
+// Scalar conversions between the element types and fp32 or fp64, each with one rounding to nearest
+// even. For the reference backend, tests, and strided elements in the CPU backend; none is
+// performance critical.
 #pragma once
 
 #include <bit>
@@ -26,7 +26,7 @@ inline std::uint16_t bf16_from_f32(float value) {
 inline float f32_from_f16(std::uint16_t bits) {
   const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
   const std::uint32_t magnitude = bits & 0x7fffu;
-  // Moving the fields and multiplying by 2^112 rebiases normal and subnormal numbers alike.
+  // Shifting the fields and multiplying by 2^112 rebiases both normal and subnormal numbers.
   float value = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
   if (magnitude >= 0x7c00u) value = std::bit_cast<float>((magnitude << 13) | 0x7f800000u);
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | sign);
@@ -43,14 +43,14 @@ inline std::uint16_t f16_from_f32(float value) {
     half = 0x7c00u;
   } else if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 aligns and rounds the subnormal
     half = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
-  } else {  // rebias by 15 - 127 and round; a carry reaches infinity where it should
+  } else {  // rebias by 15 - 127 and round; a carry overflows to infinity
     half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   }
   return static_cast<std::uint16_t>(sign | half);
 }
 
-// Rounds to odd: truncates and leaves a trace of what was cut off in the last bit, so that a later
-// rounding to a narrower type is the same as rounding once from fp64.
+// Rounds to odd: truncates and sets the last bit if the result is inexact. A second rounding to a
+// narrower type then gives the same result as one rounding from fp64.
 inline float f32_round_to_odd(double value) {
   const auto rounded = static_cast<float>(value);
   if (std::isnan(value) || static_cast<double>(rounded) == value) return rounded;
@@ -71,12 +71,23 @@ inline double load_element(DType dtype, const void* address) {
       std::memcpy(&value, address, sizeof value);
       return value;
     }
-    default: {
+    case DType::kF16: {
       std::uint16_t bits;
       std::memcpy(&bits, address, sizeof bits);
-      return dtype == DType::kBF16 ? f32_from_bf16(bits) : f32_from_f16(bits);
+      return f32_from_f16(bits);
     }
+    case DType::kBF16: {
+      std::uint16_t bits;
+      std::memcpy(&bits, address, sizeof bits);
+      return f32_from_bf16(bits);
+    }
+    case DType::kI32:
+    case DType::kI64:
+    case DType::kU8:
+    case DType::kBool:
+      break;
   }
+  return 0;
 }
 
 inline void store_element(DType dtype, void* address, double value) {
@@ -89,16 +100,26 @@ inline void store_element(DType dtype, void* address, double value) {
       std::memcpy(address, &narrow, sizeof narrow);
       return;
     }
-    default: {
-      const float odd = f32_round_to_odd(value);
-      const std::uint16_t bits = dtype == DType::kBF16 ? bf16_from_f32(odd) : f16_from_f32(odd);
+    case DType::kF16: {
+      const std::uint16_t bits = f16_from_f32(f32_round_to_odd(value));
       std::memcpy(address, &bits, sizeof bits);
+      return;
     }
+    case DType::kBF16: {
+      const std::uint16_t bits = bf16_from_f32(f32_round_to_odd(value));
+      std::memcpy(address, &bits, sizeof bits);
+      return;
+    }
+    case DType::kI32:
+    case DType::kI64:
+    case DType::kU8:
+    case DType::kBool:
+      return;
   }
 }
 
-// Index tensors: i32 or i64, any stride. On the host at any alignment; a device needs the natural
-// one, which its backend checks.
+// Elements of index tensors, i32 or i64. The host accepts any alignment; the CUDA backend requires
+// and checks the natural one.
 SHORTCONV_HOST_DEVICE inline std::int64_t load_index(DType dtype, const void* base,
                                                      std::int64_t offset) {
 #ifdef __CUDA_ARCH__

@@ -7,7 +7,8 @@
 
 namespace shortconv {
 
-/// Inputs before a token that its result may depend on: what a state holds, in so many columns.
+/// Number of inputs before a token that its output depends on; a state has at least as many
+/// columns.
 SHORTCONV_HOST_DEVICE constexpr std::int32_t history_of(const Problem& p) {
   return (p.width - 1) * p.dilation;
 }

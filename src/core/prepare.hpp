@@ -1,4 +1,4 @@
-// Calls of index preparation after their checks, as backends take them: sizes, strides, addresses.
+// Checked calls of index preparation: sizes, strides and addresses for the backends.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace shortconv {
 struct IndexTensor {
   void* data = nullptr;
   DType dtype = DType::kI32;
-  std::int64_t outer = 0;  // of the first of two axes
+  std::int64_t outer = 0;  // stride of the first of two axes
   std::int64_t inner = 0;
 
   [[nodiscard]] SHORTCONV_HOST_DEVICE std::int64_t load(std::int64_t i, std::int64_t j) const {
@@ -23,21 +23,21 @@ struct IndexTensor {
 };
 
 struct BlockSnapshots {
-  IndexTensor query_start_loc, computed_tokens, block_slots, snapshots;
+  IndexTensor query_start_loc, num_computed_tokens, block_slots, snapshots;
   Device device;
   std::int64_t sequences = 0;
   std::int64_t tokens = 0;
-  std::int64_t blocks = 0;  // of a sequence in the table
-  std::int64_t block_tokens = 1;
-  std::int64_t rows = 0;  // of the list
+  std::int64_t blocks = 0;  // per sequence in block_slots
+  std::int64_t block_size = 1;
+  std::int64_t rows = 0;  // of snapshots
 };
 
 struct TreeParents {
   IndexTensor first_child, next_sibling, parents;
-  IndexTensor query_start_loc;  // null: dense
+  IndexTensor query_start_loc;  // null: dense batch
   Device device;
   std::int64_t sequences = 0;
-  std::int64_t tokens = 0;  // of each sequence; in all with query_start_loc
+  std::int64_t tokens = 0;  // of each sequence; with query_start_loc: in all
 };
 
 }  // namespace shortconv

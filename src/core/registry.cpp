@@ -15,19 +15,20 @@ const Backend* find_backend(BackendId id) {
       return &kReferenceBackend;
     case BackendId::kCpu:
       return &kCpuBackend;
-#ifdef SHORTCONV_HAS_CUDA
     case BackendId::kCuda:
+#ifdef SHORTCONV_HAS_CUDA
       return &kCudaBackend;
 #endif
-    default:
-      return nullptr;
+    case BackendId::kAuto:
+      break;
   }
+  return nullptr;
 }
 
-Status choose_backend(BackendId wanted, DeviceType device, std::string_view argument,
+Status choose_backend(BackendId requested, DeviceType device, std::string_view argument,
                       const Backend*& backend) {
   const BackendId by_default = device == DeviceType::kCuda ? BackendId::kCuda : BackendId::kCpu;
-  const BackendId id = wanted == BackendId::kAuto ? by_default : wanted;
+  const BackendId id = requested == BackendId::kAuto ? by_default : requested;
   const Backend* found = find_backend(id);
   if (found == nullptr) {
     return {Code::kUnavailable, concat("backend: '", name(id), "' is not built into this library")};

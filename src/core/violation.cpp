@@ -5,53 +5,52 @@
 namespace shortconv {
 namespace {
 
-struct Words {
+struct Row {
   Violation value;
   std::string_view name;
-  std::string_view meaning;
+  std::string_view description;
 };
 
-constexpr auto kWords = std::to_array<Words>({
+constexpr auto kRows = std::to_array<Row>({
     {Violation::kBoundOutside, "query_start_loc outside",
-     "An entry is not in [0, tokens]; it was clamped to that."},
+     "An entry is not in [0, tokens]; it was clamped."},
     {Violation::kBoundsDecrease, "query_start_loc decreasing",
-     "An entry is less than the one before it; the sequence between them counts as empty, and rows "
-     "that two sequences claim are undefined."},
+     "An entry is less than the previous one; the sequence between them counts as empty, and rows "
+     "in two sequences are undefined."},
     {Violation::kReadSlotOutside, "read slot outside",
-     "The pool has no such slot; the sequence was skipped as padding is."},
+     "The pool has no such slot; the sequence was skipped like padding."},
     {Violation::kWriteSlotOutside, "write slot outside",
-     "The pool has no such slot; the final state was not kept."},
+     "The pool has no such slot; the final state was not written."},
     {Violation::kWriteSlotShared, "write slot shared",
-     "An earlier live sequence writes the same slot; what the slot holds afterwards is undefined, "
-     "and so are the outputs of sequences that resume from it."},
+     "An earlier live sequence writes the same slot; its contents are undefined, and so are the "
+     "outputs of sequences that continue from it."},
     {Violation::kReadOffsetOutside, "read offset outside",
-     "The history would leave the columns of the pool; the offset was clamped."},
+     "The history extends beyond the columns of the pool; the offset was clamped."},
     {Violation::kParentNotBefore, "parent not before its token",
-     "A draft token's parent is neither -1 nor an earlier token; it was taken for a token without "
-     "a parent."},
+     "The parent of a draft token is neither -1 nor an earlier token; it counts as -1."},
     {Violation::kSnapshotSlotOutside, "snapshot slot outside",
-     "The pool has no such slot; the snapshot was not taken."},
+     "The pool has no such slot; the snapshot was not written."},
     {Violation::kSnapshotSlotShared, "snapshot slot shared",
-     "An earlier row of snapshots has the same slot; what the slot holds afterwards is undefined."},
-    {Violation::kWindowSlotOutside, "window slot outside",
-     "There is no such slot of windows; none of the sequence were captured."},
-    {Violation::kWindowSlotShared, "window slot shared",
-     "An earlier live sequence has the same window slot; the windows there are undefined."},
+     "An earlier row of snapshots has the same slot; its contents are undefined."},
+    {Violation::kIntermediateSlotOutside, "intermediate slot outside",
+     "intermediate_states has no such slot; no state of the sequence was written."},
+    {Violation::kIntermediateSlotShared, "intermediate slot shared",
+     "An earlier live sequence has the same intermediate slot; its contents are undefined."},
 });
-static_assert(kWords.size() == kViolations);
+static_assert(kRows.size() == kViolations);
 
 }  // namespace
 
 std::string_view name(Violation value) {
-  for (const Words& words : kWords) {
-    if (words.value == value) return words.name;
+  for (const Row& row : kRows) {
+    if (row.value == value) return row.name;
   }
   return "?";
 }
 
 std::string_view describe(Violation value) {
-  for (const Words& words : kWords) {
-    if (words.value == value) return words.meaning;
+  for (const Row& row : kRows) {
+    if (row.value == value) return row.description;
   }
   return "?";
 }

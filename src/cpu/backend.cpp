@@ -1,33 +1,28 @@
-// The CPU backend: what make_plan decides, and the loop over items.
+// The CPU backend: plans, and the loop over items.
 //
-// Threads come from OpenMP: engines that run on the CPU have its pool already, it stays alive
-// between calls, and there is nothing of ours to start, stop or protect across fork. Items are
-// dealt out dynamically because a shared machine does not run all threads at one speed. No result
-// depends on who computes what.
-#include "core/backend.hpp"
+// Threads come from OpenMP: engines on the CPU use its pool already, the pool stays alive between
+// calls, and the library has no threads to start, stop or protect across fork. Items are
+// distributed dynamically because threads of a shared machine differ in speed. Results do not
+// depend on the distribution.
+#include "cpu/backend.hpp"
 
 #include <hwy/targets.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <mutex>
 #include <string_view>
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
-#include "cpu/commit.hpp"
 #include "cpu/kernels.hpp"
-#include "cpu/prepare.hpp"
-#include "cpu/violation.hpp"
 #include "cpu/worker.hpp"
 
 namespace shortconv {
 namespace cpu {
 namespace {
 
-// SHORTCONV_CPU_TARGET=AVX2 keeps to one instruction set, which is how the tests run each. Read
-// once.
+// SHORTCONV_CPU_TARGET=AVX2 restricts the kernels to one instruction set, for the tests. Read once.
 const char* forced_target() {
   static const char* const forced = [] {
     const char* wanted = std::getenv("SHORTCONV_CPU_TARGET");
@@ -60,117 +55,125 @@ const Kernels* select(DType dtype, int width, Activation activation) {
       return select_f16(width, activation);
     case DType::kBF16:
       return select_bf16(width, activation);
-    default:
-      return select_f32(width, activation);
+    case DType::kF32:
+    case DType::kF64:  // refused by plan
+    case DType::kI32:
+    case DType::kI64:
+    case DType::kU8:
+    case DType::kBool:
+      break;
   }
+  return select_f32(width, activation);
 }
 
 namespace {
 
-// Of the kernels: 0 are those that take any width, and a dilation.
+// 0: kernels for any width and dilation.
 int kernel_width(const Problem& p) { return p.dilation == 1 ? p.width : 0; }
 
 Form form_of(const Problem& p) {
-  if (p.in_place || p.x_dtype != p.out_dtype) return Form::kStaged;
-  const auto adjacent = [&](std::int64_t x, std::int64_t out, std::int64_t input_gate,
-                            std::int64_t output_gate) {
-    return x == 1 && out == 1 && (!p.has_input_gate || input_gate == 1) &&
-           (p.epilogue != Epilogue::kOutputGate || output_gate == 1);
+  if (p.in_place || p.x.dtype != p.out.dtype) return Form::kStaged;
+  const auto adjacent = [&](auto stride) {
+    return p.x.*stride == 1 && p.out.*stride == 1 &&
+           (!p.input_gate.present || p.input_gate.*stride == 1) &&
+           (!p.output_gate.present || p.output_gate.*stride == 1);
   };
-  if (adjacent(p.x_channel, p.out_channel, p.input_gate_channel, p.output_gate_channel)) {
-    return Form::kRows;
-  }
-  if (adjacent(p.x_token, p.out_token, p.input_gate_token, p.output_gate_token)) {
-    return Form::kColumns;
-  }
+  if (adjacent(Stride<Axis::kChannel>::kMember)) return Form::kTokenMajor;
+  if (adjacent(Stride<Axis::kToken>::kMember)) return Form::kChannelsFirst;
   return Form::kStaged;
 }
 
-// A store that bypasses the caches saves reading the line first, and costs whoever reads the result
-// next from cache. 8192 x 8192 bf16 on 2 cores: 0.79 of copy speed without, 0.82 to 0.87 with.
+// A non-temporal store saves the read of the line before the write, but a following read of the
+// result misses the caches.
+//
+// | 8192 x 8192 bf16, 2 cores | of copy speed |
+// |---------------------------|---------------|
+// | plain stores              | 0.79          |
+// | non-temporal stores       | 0.82 to 0.87  |
 bool should_stream(const Problem& p, Form form) {
-  constexpr std::int64_t kBytes = std::int64_t{32}
-                                  << 20;  // beyond the level-2 caches of a few cores
-  const std::int64_t bytes = element_bytes(p.out_dtype);
-  return form == Form::kRows && p.tokens * p.channels >= kBytes / bytes &&
-         p.out_token * bytes % 64 == 0 && p.out_sequence * bytes % 64 == 0;
+  // More than the level-2 caches of a few cores.
+  constexpr std::int64_t kBytes = std::int64_t{32} << 20;
+  const std::int64_t bytes = element_bytes(p.out.dtype);
+  return form == Form::kTokenMajor && p.tokens * p.channels >= kBytes / bytes &&
+         p.out.token_stride * bytes % 64 == 0 && p.out.sequence_stride * bytes % 64 == 0;
 }
 
-// Tiles are small enough that every thread gets several, large enough that finding the sequence
-// costs nothing, and longer than wide where tokens are adjacent.
-void partition(const Problem& p, int threads, Choice& choice) {
+// Tiles are small enough for several items per thread, large enough to make the search for a
+// sequence negligible, and longer than wide where tokens are adjacent.
+void partition(const Problem& p, int threads, CpuConfig& config) {
   const bool general = p.dilation > 1 || p.width > kWidths.all.back();
-  const bool chunked = p.schedule != Schedule::kFlat;
-  const bool columns = choice.form == Form::kColumns;
-  std::int64_t block = general   ? Worker::kGeneralBlockChannels
-                       : chunked ? kChunkChannels
-                       : columns ? 64
-                                 : Worker::kMaxBlockChannels;
-  const std::int64_t longest_tile = columns ? 512 : 64;
-  if (!chunked) {
-    // A few tokens over few channels still deserve all threads.
-    while (block > 64 && (p.channels + block - 1) / block < threads && p.tokens < 4 * longest_tile)
-      block /= 2;
+  const bool flat = p.schedule == Schedule::kFlat;
+  const bool channels_first = config.form == Form::kChannelsFirst;
+  std::int64_t block = general          ? Worker::kGeneralBlockChannels
+                       : !flat          ? kBlockChannels
+                       : channels_first ? 64
+                                        : Worker::kMaxBlockChannels;
+  const std::int64_t longest_tile = channels_first ? 512 : 64;
+  // Few tokens of few channels: smaller blocks occupy all threads.
+  while (flat && block > 64 && (p.channels + block - 1) / block < threads &&
+         p.tokens < 4 * longest_tile) {
+    block /= 2;
   }
-  choice.block_channels = static_cast<std::int32_t>(block);
-  choice.channel_blocks = (p.channels + block - 1) / block;
-  choice.head_tokens = p.in_place ? p.tokens : history_of(p);
-  choice.tile_tokens = longest_tile;
-  if (p.op == Op::kVerify) {  // an item is a sequence; one more fills the rows outside of all
-    choice.tiles = p.sequences + 1;
-    choice.threads = static_cast<std::int32_t>(
-        std::clamp<std::int64_t>(choice.tiles * choice.channel_blocks, 1, threads));
-    return;
-  }
+  config.block_channels = static_cast<std::int32_t>(block);
+  config.channel_blocks = (p.channels + block - 1) / block;
+  config.start_tokens = p.in_place ? p.tokens : history_of(p);
+  config.tile_tokens = longest_tile;
+  // Tiles that are sequences or their blocks are followed by one for the rows outside all
+  // sequences.
   switch (p.schedule) {
     case Schedule::kFlat: {
-      const std::int64_t wanted = p.tokens * choice.channel_blocks / (std::int64_t{8} * threads);
+      if (p.op == Op::kVerify) {
+        config.tiles = p.sequences + 1;
+        break;
+      }
+      const std::int64_t tokens = p.tokens * config.channel_blocks / (std::int64_t{8} * threads);
       const FlatTiles tiles =
-          plan_flat(p.tokens, std::clamp<std::int64_t>(wanted, kChunkTokens, longest_tile));
-      choice.tile_tokens = tiles.tile_tokens;
-      choice.tiles = tiles.tiles;
+          plan_flat(p.tokens, std::clamp<std::int64_t>(tokens, kBlockTokens, longest_tile));
+      config.tile_tokens = tiles.tile_tokens;
+      config.tiles = tiles.tiles;
       break;
     }
-    case Schedule::kBlockList:  // one more item fills the rows outside of all sequences
-      choice.tiles = p.blocks + 1;
+    case Schedule::kBlockList:
+      config.tiles = p.block_count + 1;
       break;
     case Schedule::kSequenceGrid: {
-      const std::int64_t longest = p.has_query_start_loc ? p.longest_sequence : p.sequence_tokens;
-      const std::int64_t chunks =
-          std::max<std::int64_t>((longest + kChunkTokens - 1) / kChunkTokens, 1);
-      choice.tiles = p.sequences * chunks + 1;
+      const std::int64_t longest = p.query_start_loc.present ? p.max_seqlen : p.sequence_tokens;
+      const std::int64_t blocks =
+          std::max<std::int64_t>((longest + kBlockTokens - 1) / kBlockTokens, 1);
+      config.tiles = p.sequences * blocks + 1;
       break;
     }
   }
-  choice.threads = static_cast<std::int32_t>(
-      std::clamp<std::int64_t>(choice.tiles * choice.channel_blocks, 1, threads));
+  config.threads = static_cast<std::int32_t>(
+      std::clamp<std::int64_t>(config.tiles * config.channel_blocks, 1, threads));
 }
 
 Status plan_cpu(const Problem& p, PlanStorage& storage) {
-  for (const DType dtype : {p.x_dtype, p.out_dtype, p.weight_dtype, p.state_dtype}) {
+  for (const DType dtype : {p.x.dtype, p.out.dtype, p.weight.dtype, p.state.dtype}) {
     if (dtype == DType::kF64) {
-      return {Code::kUnsupported, "backend: 'cpu' has no f64; the reference backend has"};
+      return {Code::kUnsupported,
+              "backend: 'cpu' does not support f64; the reference backend does"};
     }
   }
-  Choice choice{};
-  const int width = kernel_width(p);
-  choice.of_x = select(p.x_dtype, width, p.activation);
-  if (Status status = check_target(choice.of_x->target); !status.ok()) return status;
-  choice.of_out = select(p.out_dtype, width, p.activation);
-  choice.of_weight = select(p.weight_dtype, width, p.activation);
-  choice.of_state = select(p.state_dtype, width, p.activation);
-  choice.of_stage = select(DType::kF32, width, p.activation);
-  choice.form = form_of(p);
-  choice.stream = should_stream(p, choice.form);
-  partition(p, p.threads > 0 ? p.threads : omp_get_max_threads(), choice);
-  store_choice(storage, choice);
+  CpuConfig config{};
+  const auto kernels = [&](DType dtype) { return select(dtype, kernel_width(p), p.activation); };
+  config.x_kernels = kernels(p.x.dtype);
+  if (Status status = check_target(config.x_kernels->target); !status.ok()) return status;
+  config.out_kernels = kernels(p.out.dtype);
+  config.weight_kernels = kernels(p.weight.dtype);
+  config.state_kernels = kernels(p.state.dtype);
+  config.f32_kernels = kernels(DType::kF32);
+  config.form = form_of(p);
+  config.stream = should_stream(p, config.form);
+  partition(p, p.threads > 0 ? p.threads : omp_get_max_threads(), config);
+  store_choice(storage, config);
   return {};
 }
 
-// Known before the work starts, so that heads need not look through the list otherwise.
-bool replaces_histories(const Problem& p, const Addresses& at) {
-  for (std::int64_t number = 0; number < p.snapshots; ++number) {
-    const Snapshot snapshot = snapshot_at(p, at, number);
+// Computed once per call, so that sequence starts scan the list only if necessary.
+bool replaces_histories(const Problem& p, const TensorPointers& at) {
+  for (std::int64_t row = 0; row < p.snapshot_count; ++row) {
+    const Snapshot snapshot = snapshot_at(p, at, row);
     if (snapshot.sequence < 0 || snapshot.sequence >= p.sequences) continue;
     const Sequence s = sequence_at(p, at, snapshot.sequence);
     if (is_taken(p, s, snapshot) && replaces_history(s, snapshot)) return true;
@@ -178,28 +181,28 @@ bool replaces_histories(const Problem& p, const Addresses& at) {
   return false;
 }
 
-Status run_cpu(const Problem& p, const PlanStorage& storage, const Addresses& at, void*) {
-  const auto choice = load_choice<Choice>(storage);
-  if (p.has_violations) report_violations(p, at);
+Status run_cpu(const Problem& p, const PlanStorage& storage, const TensorPointers& at, void*) {
+  const auto config = load_choice<CpuConfig>(storage);
+  if (p.violations.present) report_violations(p, at);
   if (p.tokens == 0 || p.channels == 0) return {};
-  const std::int64_t items = choice.tiles * choice.channel_blocks;
-  const std::int64_t snapshots = p.snapshots * choice.channel_blocks;
+  const std::int64_t items = config.tiles * config.channel_blocks;
+  const std::int64_t snapshots = p.snapshot_count * config.channel_blocks;
   const bool replaces = replaces_histories(p, at);
-  if (choice.threads == 1) {
-    Worker worker(p, choice, at, replaces);
+  if (config.threads == 1) {
+    Worker worker(p, config, at, replaces);
     for (std::int64_t item = 0; item < snapshots; ++item) worker.take_snapshot(item);
     for (std::int64_t item = 0; item < items; ++item) worker.process(item);
     worker.finish();
     return {};
   }
-#pragma omp parallel num_threads(choice.threads)
+#pragma omp parallel num_threads(config.threads)
   {
-    Worker worker(p, choice, at, replaces);
+    Worker worker(p, config, at, replaces);
     if (snapshots > 0) {
-#pragma omp for schedule(dynamic)  // with its barrier: states are written afterwards
+#pragma omp for schedule(dynamic)  // its barrier precedes all writes of states
       for (std::int64_t item = 0; item < snapshots; ++item) worker.take_snapshot(item);
     }
-#pragma omp for schedule(dynamic) nowait  // finish() comes before the barrier of the region
+#pragma omp for schedule(dynamic) nowait  // finish() precedes the barrier of the region
     for (std::int64_t item = 0; item < items; ++item) worker.process(item);
     worker.finish();
   }
@@ -214,15 +217,24 @@ BackendInfo cpu_info() {
           concat(kernels.target, ", ", std::int64_t{omp_get_max_threads()}, " threads")};
 }
 
+std::string_view name(Form form) {
+  switch (form) {
+    case Form::kTokenMajor:
+      return "token-major";
+    case Form::kChannelsFirst:
+      return "channels-first";
+    case Form::kStaged:
+      return "staged";
+  }
+  return {};
+}
+
 std::string describe_cpu(const Problem& p, const PlanStorage& storage) {
-  const auto choice = load_choice<Choice>(storage);
-  const std::string_view form = choice.form == Form::kRows      ? "rows"
-                                : choice.form == Form::kColumns ? "columns"
-                                                                : "staged";
-  return concat(choice.of_x->target, " ", form, ", ", name(p.schedule), ", ", choice.tiles,
-                " tiles of ", choice.tile_tokens, " tokens x ", choice.channel_blocks,
-                " blocks of ", std::int64_t{choice.block_channels}, " channels, ",
-                std::int64_t{choice.threads}, " threads");
+  const auto config = load_choice<CpuConfig>(storage);
+  return concat(config.x_kernels->target, " ", name(config.form), ", ", name(p.schedule), ", ",
+                config.tiles, " tiles of ", config.tile_tokens, " tokens x ", config.channel_blocks,
+                " blocks of ", std::int64_t{config.block_channels}, " channels, ",
+                std::int64_t{config.threads}, " threads");
 }
 
 }  // namespace
@@ -232,11 +244,8 @@ extern const Backend kCpuBackend{
     .id = BackendId::kCpu,
     .device = DeviceType::kCpu,
     .info = cpu::cpu_info,
-    .plan = cpu::plan_cpu,
-    .run = cpu::run_cpu,
-    .describe = cpu::describe_cpu,
-    .plan_commit = cpu::plan_commit,
-    .run_commit = cpu::run_commit,
+    .forward = {.plan = cpu::plan_cpu, .run = cpu::run_cpu, .describe = cpu::describe_cpu},
+    .commit = {.plan = cpu::plan_commit, .run = cpu::run_commit, .describe = cpu::describe_commit},
     .block_snapshots = cpu::block_snapshots,
     .tree_parents = cpu::tree_parents,
 };

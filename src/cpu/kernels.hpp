@@ -1,6 +1,5 @@
-// What the instruction-set dependent part of the CPU backend offers to the rest: plain functions on
-// contiguous runs of channels or tokens, chosen once per plan for the widest instruction set of
-// this machine.
+// Interface of the SIMD kernels: functions on contiguous runs of channels or tokens. A plan selects
+// them once, for the widest instruction set of the machine.
 #pragma once
 
 #include <cstdint>
@@ -9,37 +8,44 @@
 
 namespace shortconv::cpu {
 
-/// Elements like those of x, its strides aside.
+/// Tokens x channels with the dtype of x; strides in elements.
 struct Rows {
-  const void* first = nullptr;  // first token, first channel
-  std::int64_t token = 0, channel = 0;
+  const void* data = nullptr;  // first token, first channel; null: absent
+  std::int64_t token_stride = 0, channel_stride = 0;
 };
 
-/// Tokens by channels of one sequence. The history before the first one lies in memory too.
+/// Tokens x channels of one sequence. The history precedes the first token in memory.
 struct Block {
   const void* x;  // first token, first channel
   void* out;
-  std::int64_t x_token, x_channel;  // strides in elements
-  std::int64_t out_token, out_channel;
-  // Oldest first. Taps and bias hold no NaN but the standard one, so that a NaN in the result is
-  // either that or one of x's: the rounding to bf16 relies on the lower half of it being zero.
-  // For rows they are in the order of Kernels::arrange, for columns in that of the channels.
+  std::int64_t x_token_stride, x_channel_stride;
+  std::int64_t out_token_stride, out_channel_stride;
+  // Oldest first. The only NaN among taps and bias is the standard one, so a NaN in the result is
+  // either that or one of x's: the rounding to bf16 relies on a lower half of zeros.
+  // Token-major kernels take them in the order of Kernels::arrange, the others in channel order.
   const float* taps;  // [width][tap_pitch]
   const float* bias;  // [channels]
   std::int64_t tap_pitch;
   std::int64_t tokens, channels;
   int width;
-  int dilation;  // of the kernels that take any width
+  int dilation;  // kernels for any width only
   Epilogue epilogue;
-  Rows input_gate = {};   // the inputs are products with it; without `first` they are x
-  Rows output_gate = {};  // of that epilogue
-  bool stream = false;    // rows: past the caches; out and its pitch are multiples of 64 bytes
+  Rows input_gate = {};   // inputs are x * input_gate; absent: x
+  Rows output_gate = {};  // Epilogue::kOutputGate only
+  bool stream = false;    // token-major: non-temporal stores; out and its pitch are multiples of
+                          // 64 bytes
 };
 
-/// What the epilogue takes.
+/// Second operand of the epilogue.
 inline Rows operand_of(const Block& block) {
-  if (block.epilogue == Epilogue::kOutputGate) return block.output_gate;
-  return {block.x, block.x_token, block.x_channel};
+  switch (block.epilogue) {
+    case Epilogue::kNone:
+    case Epilogue::kResidual:
+      break;
+    case Epilogue::kOutputGate:
+      return block.output_gate;
+  }
+  return {block.x, block.x_token_stride, block.x_channel_stride};
 }
 
 using ConvolveFn = void (*)(const Block&);
@@ -52,19 +58,19 @@ using SplitFn = void (*)(const void* from, int rows, std::int64_t count, void* t
 using JoinFn = void (*)(const void* const* from, int rows, std::int64_t count, void* to);
 
 struct Kernels {
-  ConvolveFn rows;      // channel strides 1; channels a multiple of step
-  ConvolveFn columns;   // token strides 1; tokens at least step
-  MultiplyFn multiply;  // elements by elements, to nearest even
-  LoadFn load;          // elements -> fp32
-  StoreFn store;        // fp32 -> elements, to nearest even
-  ArrangeFn arrange;    // fp32 in the order of channels -> in the order of lanes; whole steps
-  SplitFn split;        // [count, rows] -> [rows, count], bits as they are
-  JoinFn join;          // rows -> [count, rows]
-  int step;             // elements of two vectors
+  ConvolveFn token_major;     // channel strides 1; channels a multiple of step
+  ConvolveFn channels_first;  // token strides 1; tokens at least step
+  MultiplyFn multiply;        // elementwise, to nearest even
+  LoadFn load;                // elements -> fp32
+  StoreFn store;              // fp32 -> elements, to nearest even
+  ArrangeFn arrange;          // fp32 in channel order -> in lane order; whole steps
+  SplitFn split;              // [count, rows] -> [rows, count], bits unchanged
+  JoinFn join;                // rows -> [count, rows]
+  int step;                   // elements of two vectors
   const char* target;
 };
 
-/// One per element type, each in its own file so that they compile side by side.
+/// One per element type, each in a separate file to compile in parallel.
 const Kernels* select_f32(int width, Activation activation);
 const Kernels* select_f16(int width, Activation activation);
 const Kernels* select_bf16(int width, Activation activation);

@@ -1,6 +1,7 @@
+// SIMD kernels for bf16, compiled once per instruction set: see kernels-inl.hpp.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/kernels_bf16.cpp"
-#include <hwy/foreach_target.h>  // before the kernels: it includes this file once per target
+#include <hwy/foreach_target.h>  // first: it includes this file once per target
 
 #include "cpu/kernels-inl.hpp"
 

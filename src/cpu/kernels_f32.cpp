@@ -1,6 +1,7 @@
+// SIMD kernels for fp32, compiled once per instruction set: see kernels-inl.hpp.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/kernels_f32.cpp"
-#include <hwy/foreach_target.h>  // before the kernels: it includes this file once per target
+#include <hwy/foreach_target.h>  // first: it includes this file once per target
 
 #include "cpu/kernels-inl.hpp"
 

@@ -1,4 +1,4 @@
-// Elements and strided runs of them from one place to another.
+// Single elements and strided runs of elements.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ inline void store_f32(DType dtype, char* address, float value) {
   std::memcpy(address, &bits, sizeof bits);
 }
 
-/// A gated input: the product in the elements' type, as fp32.
+/// A gated input: the product, rounded to the dtype of the elements, as fp32.
 inline float gated_f32(DType dtype, const char* x, const char* gate) {
   const float product = rounded_product(load_f32(dtype, x), load_f32(dtype, gate));
   char element[sizeof(double)];
@@ -39,8 +39,7 @@ inline void copy_strided(const char* from, std::int64_t from_stride, char* to,
   }
 }
 
-// A run of channels with a stride, in elements, on either side. Equal types keep their bits, NaN
-// included.
+/// Copies a run of channels, with strides in elements. Equal dtypes keep all bits, NaN included.
 inline void copy_run(const char* from, std::int64_t from_stride, DType from_dtype, char* to,
                      std::int64_t to_stride, DType to_dtype, std::int64_t count) {
   const std::int64_t from_bytes = element_bytes(from_dtype);
@@ -54,8 +53,10 @@ inline void copy_run(const char* from, std::int64_t from_stride, DType from_dtyp
     std::memcpy(to, from, static_cast<std::size_t>(count * from_bytes));
   } else if (from_bytes == 2) {
     copy_strided<std::uint16_t>(from, from_stride, to, to_stride, count);
-  } else {
+  } else if (from_bytes == 4) {
     copy_strided<std::uint32_t>(from, from_stride, to, to_stride, count);
+  } else {
+    copy_strided<std::uint64_t>(from, from_stride, to, to_stride, count);
   }
 }
 

@@ -1,6 +1,7 @@
-#include "cpu/prepare.hpp"
-
+// Index preparation on one thread: a step has some hundred entries, thousands at most.
 #include "op/prepare.hpp"
+
+#include "cpu/backend.hpp"
 
 namespace shortconv::cpu {
 
@@ -10,7 +11,7 @@ Status block_snapshots(const BlockSnapshots& call, void*) {
 }
 
 Status tree_parents(const TreeParents& call, void*) {
-  if (call.tokens == 0) return {};  // of however many sequences
+  if (call.tokens == 0) return {};  // for any number of sequences
   for (std::int64_t sequence = 0; sequence < call.sequences; ++sequence) {
     store_parents(call, sequence);
   }

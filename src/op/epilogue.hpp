@@ -1,6 +1,6 @@
-// What stands around the convolution, in fp32: the product that makes an input, before it is
-// rounded to the type of x, and what becomes of act(a), before it is rounded to the type of out.
-// Every operation is rounded on its own; none is fused with another.
+// Operations around the convolution, in fp32: the gated input before its rounding to the dtype of
+// x, and the epilogue of act(a) before its rounding to the dtype of out. Each operation is rounded
+// separately; none is fused with another.
 #pragma once
 
 #include "core/device.hpp"
@@ -8,7 +8,7 @@
 
 namespace shortconv {
 
-// Compilers for a GPU may fuse a product with the sum that takes it, unless told by name.
+// GPU compilers fuse products with sums unless intrinsics are used.
 SHORTCONV_HOST_DEVICE inline float rounded_product(float a, float b) {
 #ifdef __CUDA_ARCH__
   return __fmul_rn(a, b);
@@ -24,16 +24,16 @@ SHORTCONV_HOST_DEVICE inline float rounded_sum(float a, float b) {
 #endif
 }
 
-/// The scalar form; src/cpu/kernels-inl.hpp repeats it on vectors. `operand` is not looked at
-/// without an epilogue.
+/// The scalar form; src/cpu/kernels-inl.hpp has the vector form. `operand` is ignored without an
+/// epilogue.
 SHORTCONV_HOST_DEVICE inline float finish(Epilogue epilogue, float activated, float operand) {
   switch (epilogue) {
+    case Epilogue::kNone:
+      break;
     case Epilogue::kResidual:
       return rounded_sum(activated, operand);
     case Epilogue::kOutputGate:
       return rounded_product(activated, operand);
-    case Epilogue::kNone:
-      break;
   }
   return activated;
 }

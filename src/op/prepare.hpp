@@ -1,5 +1,5 @@
-// Index preparation: what one row of a list of snapshots says, the parents of one sequence.
-// Bad values (bounds, links, slots out of range) never lead outside of a tensor.
+// Index preparation: one row of a list of snapshots, the parents of one sequence. Invalid values
+// (bounds, links or slots out of range) never cause an access outside a tensor.
 #pragma once
 
 #include <cstdint>
@@ -14,56 +14,46 @@ SHORTCONV_HOST_DEVICE inline std::int64_t bound_of(const IndexTensor& query_star
   return clamped(query_start_loc.load(0, sequence), 0, tokens);
 }
 
-/// Where the rows of a sequence begin. Of L tokens at most ceil(L / block_tokens) end a block, and
-/// floor(end / block_tokens) - floor(begin / block_tokens) + 1 is never less: none needs a row of
-/// the next one.
+/// First row of a sequence in the list. At most ceil(L / block_size) of L tokens end a block, and
+/// floor(end / block_size) - floor(begin / block_size) + 1 rows are never fewer, so sequences do
+/// not share rows.
 SHORTCONV_HOST_DEVICE inline std::int64_t first_row(const BlockSnapshots& p,
                                                     std::int64_t sequence) {
-  return bound_of(p.query_start_loc, p.tokens, sequence) / p.block_tokens + sequence;
+  return bound_of(p.query_start_loc, p.tokens, sequence) / p.block_size + sequence;
 }
 
-/// Rows are looked at one by one, so each is written once whatever the bounds are.
+/// Computes each row separately, so each row is written exactly once for any bounds.
 SHORTCONV_HOST_DEVICE inline Snapshot boundary_at(const BlockSnapshots& p, std::int64_t row) {
   constexpr Snapshot kNone{-1, 0, -1};
-  std::int64_t low = 0, high = p.sequences;  // the last sequence whose rows begin at or before row
-  while (low < high) {
-    const std::int64_t middle = low + (high - low) / 2;
-    if (first_row(p, middle) <= row) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  const std::int64_t sequence = low - 1;
+  const std::int64_t sequence =
+      find_last(p.sequences, row, [&](std::int64_t s) { return first_row(p, s); });
   if (sequence < 0) return kNone;
   const std::int64_t begin = bound_of(p.query_start_loc, p.tokens, sequence);
   const std::int64_t end = bound_of(p.query_start_loc, p.tokens, sequence + 1);
-  const std::int64_t computed = p.computed_tokens.load(0, sequence);
-  const std::int64_t number = row - first_row(p, sequence);  // of the boundary in this step
+  const std::int64_t computed = p.num_computed_tokens.load(0, sequence);
+  const std::int64_t number = row - first_row(p, sequence);  // of the block boundary in this step
   if (computed < 0 || end <= begin) return kNone;
 
-  // No product or sum leaves 64 bits, however large the values are.
-  const std::int64_t length = end - begin, full = computed / p.block_tokens;
-  if (number > length / p.block_tokens || number >= p.blocks - full) return kNone;
-  const std::int64_t to_boundary = p.block_tokens - computed % p.block_tokens;
-  if (to_boundary > length - number * p.block_tokens) return kNone;
+  // No product or sum overflows 64 bits, however large the values are.
+  const std::int64_t length = end - begin, full = computed / p.block_size;
+  if (number > length / p.block_size || number >= p.blocks - full) return kNone;
+  const std::int64_t to_boundary = p.block_size - computed % p.block_size;
+  if (to_boundary > length - number * p.block_size) return kNone;
   const std::int64_t slot = p.block_slots.load(sequence, full + number);
-  if (slot < 0) return kNone;
-  return {sequence, number * p.block_tokens + to_boundary, slot};
+  // A pool whose index tensors are i32 has no larger slot.
+  if (slot < 0 || (p.snapshots.dtype == DType::kI32 && slot > INT32_MAX)) return kNone;
+  return {sequence, number * p.block_size + to_boundary, slot};
 }
 
 SHORTCONV_HOST_DEVICE inline void store_snapshot(const BlockSnapshots& p, std::int64_t row) {
-  Snapshot snapshot = boundary_at(p, row);
-  // A pool cannot have a slot that its indices cannot name.
-  const bool narrow = p.snapshots.dtype == DType::kI32;
-  if (narrow && snapshot.slot > INT32_MAX) snapshot = {-1, 0, -1};
+  const Snapshot snapshot = boundary_at(p, row);
   p.snapshots.store(row, 0, snapshot.sequence);
   p.snapshots.store(row, 1, snapshot.token);
   p.snapshots.store(row, 2, snapshot.slot);
 }
 
-/// Links lead to later tokens, so that in their order each token is settled before its own links
-/// are followed, and `parents` itself is all the memory it takes.
+/// Links lead to later tokens. In token order, the parent of a token is therefore final before the
+/// links of the token are followed, and `parents` is the only memory required.
 SHORTCONV_HOST_DEVICE inline void store_parents(const TreeParents& p, std::int64_t sequence) {
   constexpr std::int64_t kNone = -1, kSeveral = -2;
   std::int64_t begin = 0, tokens = p.tokens;

@@ -1,7 +1,7 @@
-// SiLU in fp32 from additions, multiplications, fused multiply-adds and one division, all IEEE:
-// every CPU target gives the same bits. a / (1 + exp(-a)) with exp(-a) = 2^n * p(g), g = a + n*ln2.
-// Relative error below 7e-7 for |a| <= 80 (tests/unit/silu_test.cpp); for a below -88.4 the
-// exponential overflows to infinity and the result is -0, as IEEE has it.
+// SiLU in fp32: a / (1 + exp(-a)) with exp(-a) = 2^n * p(g), g = a + n*ln2. Additions,
+// multiplications, fused multiply-adds and one division, all IEEE, so every CPU target gives the
+// same bits. The relative error is below 7e-7 for |a| <= 80 (tests/unit/silu_test.cpp). For a below
+// -88.4 the exponential overflows to infinity and the result is -0.
 #pragma once
 
 #include <bit>
@@ -11,15 +11,14 @@
 namespace shortconv {
 
 struct SiluConstants {
-  // Outside of these exp(-a) is infinity or 0 for our purpose, and 2^n still fits the exponent
-  // field.
+  // Beyond these limits exp(-a) counts as infinity or 0; at them 2^n still fits the exponent field.
   static constexpr float kLowest = -88.8f;
   static constexpr float kHighest = 87.0f;
   static constexpr float kMinusLog2e = -0x1.715476p+0f;
   // Adding 1.5 * 2^23 leaves an integer in the low bits of a sum; 127 more makes it the exponent
   // field of 2^n.
   static constexpr float kRound = 0x1.8p+23f + 127.0f;
-  // One term: the rest of ln2 would change exp by at most 115 * 1.9e-9.
+  // One term is enough: the remainder of ln2 changes exp by at most 115 * 1.9e-9.
   static constexpr float kLn2 = 0x1.62e43p-1f;
   // e^-g = 1 - g + g^2 (c2 + g (c3 + g (c4 + g c5))) for |g| <= ln2/2: minimax, relative error
   // 1.05e-7.
@@ -29,7 +28,7 @@ struct SiluConstants {
   static constexpr float kC5 = -0x1.10625p-7f;
 };
 
-/// The scalar form; src/cpu/kernels-inl.hpp repeats it operation by operation on vectors.
+/// The scalar form; src/cpu/elements-inl.hpp has the vector form with the same operations.
 inline float silu(float a) {
   using C = SiluConstants;
   float inside = a > C::kLowest ? a : C::kLowest;

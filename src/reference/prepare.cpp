@@ -1,7 +1,7 @@
-// Index preparation as its definition has it: sequence by sequence, token by token.
-#include "reference/prepare.hpp"
-
+// Index preparation: one sequence, one token at a time.
 #include <algorithm>
+
+#include "reference/reference.hpp"
 
 namespace shortconv::reference {
 namespace {
@@ -24,14 +24,14 @@ Status block_snapshots(const BlockSnapshots& p, void*) {
   for (std::int64_t s = 0; s < p.sequences; ++s) {
     const std::int64_t begin = bound(p.query_start_loc, p.tokens, s);
     const std::int64_t length = bound(p.query_start_loc, p.tokens, s + 1) - begin;
-    const std::int64_t computed = p.computed_tokens.load(0, s);
+    const std::int64_t computed = p.num_computed_tokens.load(0, s);
     if (computed < 0) continue;
-    std::int64_t row = begin / p.block_tokens + s;
-    std::int64_t block = computed / p.block_tokens;  // the one being filled
-    std::int64_t held = computed % p.block_tokens;   // tokens it has
+    std::int64_t row = begin / p.block_size + s;
+    std::int64_t block = computed / p.block_size;  // being filled
+    std::int64_t held = computed % p.block_size;   // tokens in it
     if (block >= p.blocks) continue;
     for (std::int64_t token = 1; token <= length; ++token) {
-      if (++held < p.block_tokens) continue;
+      if (++held < p.block_size) continue;
       const std::int64_t slot = block < p.blocks ? p.block_slots.load(s, block) : -1;
       const bool fits = p.snapshots.dtype == DType::kI64 || slot <= INT32_MAX;
       if (slot >= 0 && fits) store_row(p, row, s, token, slot);
@@ -44,13 +44,13 @@ Status block_snapshots(const BlockSnapshots& p, void*) {
 }
 
 Status tree_parents(const TreeParents& p, void*) {
-  if (p.tokens == 0) return {};  // of however many sequences
+  if (p.tokens == 0) return {};  // for any number of sequences
   for (std::int64_t s = 0; s < p.sequences; ++s) {
     const bool ragged = p.query_start_loc.data != nullptr;
     const std::int64_t begin = ragged ? bound(p.query_start_loc, p.tokens, s) : 0;
     const std::int64_t end = ragged ? bound(p.query_start_loc, p.tokens, s + 1) : p.tokens;
     for (std::int64_t token = 0; token < end - begin; ++token) {
-      // All links to the token: from a parent, or from a sibling that has one.
+      // All links to the token: from a parent, or from a sibling with a parent.
       std::int64_t parent = -1, links = 0;
       for (std::int64_t from = 0; from < token; ++from) {
         const std::int64_t above = p.parents.load(s, begin + from);

@@ -95,25 +95,6 @@ static void accepts_larger_structs_of_zeros(void) {
   CHECK(shortconv_forward(&newer.args, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 
-/* An older header's struct ends before parents. */
-static void accepts_the_first_version(void) {
-  struct {
-    char bytes[offsetof(shortconv_forward_args, parents)];
-    char guard[64];
-  } older;
-  float x[4] = {1, 2, 3, 4}, y[4] = {0}, w[4] = {0, 1, 0, 1};
-  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 2, 2);
-  shortconv_tensor ty = tensor(y, SHORTCONV_F32, 2, 2);
-  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 2, 2);
-  shortconv_forward_args args = {
-      .struct_size = sizeof older.bytes, .x = &tx, .out = &ty, .weight = &tw};
-  memset(&older, 0xff, sizeof older); /* behind it there is anything */
-  memcpy(older.bytes, &args, sizeof older.bytes);
-  CHECK(shortconv_forward((const shortconv_forward_args*)(const void*)&older, NULL) ==
-        SHORTCONV_OK);
-  CHECK(y[3] == 4);
-}
-
 /* Each output is (gate * input two tokens back) * gate; then the same with the token itself added.
  */
 static void takes_gates_residual_and_dilation(void) {
@@ -152,12 +133,12 @@ static void verifies_a_tree_and_commits_a_window(void) {
   shortconv_tensor tl = tensor(slots, SHORTCONV_I32, 1, 1);
   shortconv_tensor ta = tensor(accepted, SHORTCONV_I32, 1, 1);
   shortconv_forward_args args = {.struct_size = sizeof args, .op = SHORTCONV_OP_VERIFY};
-  shortconv_commit_args commit = {.struct_size = sizeof commit, .width = 2, .token_rows = 1};
+  shortconv_commit_args commit = {.struct_size = sizeof commit, .width = 2, .rows_per_token = 1};
   ts.ndim = tv.ndim = 3; /* [slots, 1, channels], [tokens, 1, channels] */
   ts.shape[2] = ts.strides[2] = tv.shape[2] = tv.strides[2] = 1;
   tp.ndim = tl.ndim = ta.ndim = 1;
   args.x = &tx, args.out = &ty, args.weight = &tw, args.state = &ts, args.read_slots = &tl;
-  args.parents = &tp, args.windows = &tv, args.violations = &tr;
+  args.parents = &tp, args.intermediate_states = &tv, args.violations = &tr;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
   CHECK(y[0] == 8 && y[1] == 1 && y[2] == 1);
   CHECK(state[0] == 7 && state[1] == 8);
@@ -173,7 +154,8 @@ static void verifies_a_tree_and_commits_a_window(void) {
   memmove(layers.strides + 1, ts.strides, 3 * sizeof *ts.strides);
   layers.shape[0] = rows.shape[0] = rows.shape[1] = 1;
   rows.shape[2] = 3, rows.shape[3] = rows.strides[2] = rows.strides[3] = 1;
-  commit.windows = &rows, commit.state = &layers, commit.accepted = &ta, commit.slots = &tl;
+  commit.intermediate_states = &rows, commit.state = &layers, commit.accepted = &ta,
+  commit.slots = &tl;
   CHECK(shortconv_commit(&commit, NULL) == SHORTCONV_OK);
   CHECK(state[0] == 7 && state[1] == 3);
   commit.width = 3;
@@ -191,11 +173,11 @@ static void lists_snapshots_of_full_blocks(void) {
   shortconv_tensor tr = tensor(rows, SHORTCONV_I64, 3, 3);
   shortconv_block_snapshots_args args = {.struct_size = sizeof args, .tokens = 4};
   tb.ndim = tc.ndim = 1;
-  args.query_start_loc = &tb, args.computed_tokens = &tc, args.block_slots = &ts;
+  args.query_start_loc = &tb, args.num_computed_tokens = &tc, args.block_slots = &ts;
   args.snapshots = &tr;
   CHECK(shortconv_block_snapshots(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
-  CHECK(strstr(shortconv_last_error(), "block_tokens: is 0; expected 1 or more") != NULL);
-  args.block_tokens = 2;
+  CHECK(strstr(shortconv_last_error(), "block_size: is 0; expected 1 or more") != NULL);
+  args.block_size = 2;
   CHECK(shortconv_block_snapshots(&args, NULL) == SHORTCONV_OK);
   CHECK(rows[0] == 0 && rows[1] == 1 && rows[2] == 7);
   CHECK(rows[3] == 0 && rows[4] == 3 && rows[5] == 6);
@@ -238,7 +220,7 @@ static void tells_sequences_apart_by_numbers(void) {
   CHECK(y[0] == 7 && y[1] == 1 && y[2] == 0 && y[3] == 0 && y[4] == 4 && state[0] == 7);
   args.op = SHORTCONV_OP_DECODE;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
-  CHECK(strstr(shortconv_last_error(), "seq_idx: goes with forward only") != NULL);
+  CHECK(strstr(shortconv_last_error(), "seq_idx: is supported by forward calls only") != NULL);
 }
 
 /* A ring of two columns after one input, and a snapshot of the state after the first new one. */
@@ -257,12 +239,12 @@ static void appends_to_a_ring_and_takes_a_snapshot(void) {
   ts.shape[2] = ts.strides[2] = 1;
   tp.ndim = tl.ndim = 1;
   args.x = &tx, args.out = &ty, args.weight = &tw, args.state = &ts, args.read_slots = &tl;
-  args.ring_positions = &tp, args.snapshots = &tn;
+  args.cache_seqlens = &tp, args.snapshots = &tn;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
   CHECK(y[0] == 1 && y[1] == 2);
   CHECK(state[0] == 3 && state[1] == 2); /* inputs 2 and 1 */
   CHECK(state[2] == 9 && state[3] == 2); /* input 1 */
-  args.window_slots = &tl;
+  args.intermediate_slots = &tl;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 
@@ -275,16 +257,16 @@ static void moves_older_columns_along(void) {
   ts.ndim = 3; /* [1 slot, 2 columns, 1 channel] */
   ts.shape[2] = ts.strides[2] = ts.strides[1] = 1;
   args.x = &tx, args.out = &ty, args.weight = &tw, args.state = &ts;
-  args.state_base = 1;
+  args.base_column = 1;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
   CHECK(y[0] == 4 && state[0] == 3 && state[1] == 5);
   x[0] = 6;
-  args.keeps_older = 1;
+  args.shift_full_state = 1;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_OK);
   CHECK(y[0] == 5 && state[0] == 5 && state[1] == 6);
-  args.keeps_older = 2;
+  args.shift_full_state = 2;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
-  CHECK(strstr(shortconv_last_error(), "keeps_older: is 2; expected 0 or 1") != NULL);
+  CHECK(strstr(shortconv_last_error(), "shift_full_state: is 2; expected 0 or 1") != NULL);
 }
 
 static void plans_block_lists(void) {
@@ -303,7 +285,6 @@ int main(void) {
   computes_a_sum_of_products();
   refuses_with_a_text();
   accepts_larger_structs_of_zeros();
-  accepts_the_first_version();
   takes_gates_residual_and_dilation();
   verifies_a_tree_and_commits_a_window();
   lists_snapshots_of_full_blocks();

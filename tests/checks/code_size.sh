@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# code_size.sh LIBRARY: the device code of 9.0 is small enough for the wheel, which has that of three more architectures
-# and 1.2 MB of other things, to stay below 10 MB. With 2,065,288 bytes of it, and 2.24 MB on average of each other one,
-# the wheel had 9,991,623.
+# code_size.sh LIBRARY: the device code for 9.0 leaves the wheel, which has three more architectures and 1.2 MB of other
+# files, below 32 MB. The code of the other architectures is 1.09 times as large on average.
 set -u
 library=$1
-limit=2066000
+limit=7000000
 bytes=$(readelf -SW "$library" | sed 's/^ *\[ *//' | awk '$2 == ".nv_fatbin" { print $6 }')
 [ -n "$bytes" ] || { echo "$library has no device code"; exit 1; }
 bytes=$((16#$bytes))

@@ -27,8 +27,8 @@ class HostMemory {
                 .run_and_wait =
                     [backend, threads](const ForwardArgs& args) {
                       ForwardArgs chosen = args;
-                      chosen.backend = backend;
-                      chosen.threads = threads;
+                      chosen.options.backend = backend;
+                      chosen.options.threads = threads;
                       return forward(chosen);
                     },
                 .device = {}} {}

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "shortconv/argument_table.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::test {
@@ -20,16 +21,17 @@ class CapacityCalls {
   using Allocate = std::function<void*(std::size_t)>;
   /// Runs the plan on these addresses, as often as it is called, and waits.
   using Replay = std::function<Status()>;
-  using MakeReplay = std::function<Replay(const Plan&, const Addresses&)>;
+  using MakeReplay = std::function<Replay(const Plan&, const TensorPointers&)>;
 
   CapacityCalls(Allocate allocate, MakeReplay make_replay)
       : allocate_(std::move(allocate)), make_replay_(std::move(make_replay)) {}
 
   /// Packed calls and decodes of up to the capacity, with contiguous tensors.
   [[nodiscard]] static bool takes(const ForwardArgs& args) {
-    return (args.query_start_loc || args.op == Op::kDecode) && args.state.has_value() &&
-           rows_of(args) <= capacity_of(args) && sequences_of(args) <= kSequences &&
-           (!args.snapshots || args.snapshots->shape[0] <= kSnapshots);
+    return (args.sequences.query_start_loc || args.op == Op::kDecode) &&
+           args.pool.state.has_value() && rows_of(args) <= capacity_of(args) &&
+           sequences_of(args) <= kSequences &&
+           (!args.pool.snapshots || args.pool.snapshots->shape[0] <= kSnapshots);
   }
 
   Status run(const ForwardArgs& args) {
@@ -42,9 +44,9 @@ class CapacityCalls {
     if (!status.ok()) return status;
     expect_zeros_behind(args, kind.args);
     copy(args.out, kind.args.out, rows_of(args));
-    if (args.windows && !in_pool(args)) {
-      const std::int64_t extent = args.windows->shape[0];
-      copy(*args.windows, *kind.args.windows, extent);
+    if (args.drafts.intermediate_states && !in_pool(args)) {
+      const std::int64_t extent = args.drafts.intermediate_states->shape[0];
+      copy(*args.drafts.intermediate_states, *kind.args.drafts.intermediate_states, extent);
     }
     return {};
   }
@@ -59,30 +61,33 @@ class CapacityCalls {
     ForwardArgs args;  // of the capacity
     Replay replay;
   };
-  using Lists = std::vector<std::pair<std::optional<TensorRef> ForwardArgs::*, std::int64_t>>;
 
-  /// Index tensors, and how many entries they get.
-  static Lists lists() {
-    return {{&ForwardArgs::query_start_loc, kSequences + 1},
-            {&ForwardArgs::has_initial_state, kSequences},
-            {&ForwardArgs::read_slots, kSequences},
-            {&ForwardArgs::write_slots, kSequences},
-            {&ForwardArgs::read_offsets, kSequences},
-            {&ForwardArgs::ring_positions, kSequences},
-            {&ForwardArgs::window_slots, kSequences},
-            {&ForwardArgs::snapshots, kSnapshots}};
+  /// Calls visit(member, entries) with each index tensor and its number of entries, the members of
+  /// several arguments at once.
+  template <typename Visit, typename... Args>
+  static void for_each_list(const Visit& visit, Args&... args) {
+    const auto pass_lists = [&](const Argument& row, auto&... tensors) {
+      if (row.sizes[0] == Size::kSequencesPlusOne) visit(kSequences + 1, tensors...);
+      if (row.is_per_sequence()) visit(kSequences, tensors...);
+      if (row.sizes[0] == Size::kSnapshots) visit(kSnapshots, tensors...);
+    };
+    visit_sequence_tensors(pass_lists, args.sequences...);
+    visit_pool_tensors(pass_lists, args.pool...);
+    visit_draft_tensors(pass_lists, args.drafts...);
   }
   static std::int64_t rows_of(const ForwardArgs& args) { return args.x.shape[0]; }
   static std::int64_t capacity_of(const ForwardArgs& args) {
     return args.op == Op::kDecode ? kSequences : kTokens;
   }
   static std::int64_t sequences_of(const ForwardArgs& args) {
-    return args.query_start_loc ? args.query_start_loc->shape[0] - 1 : rows_of(args);
+    return args.sequences.query_start_loc ? args.sequences.query_start_loc->shape[0] - 1
+                                          : rows_of(args);
   }
   static bool in_pool(const ForwardArgs& args) {
-    const auto* windows = static_cast<const char*>(args.windows->data);
-    const auto* pool = static_cast<const char*>(args.state->data);
-    return windows >= pool && windows < pool + bytes_of(*args.state, args.state->shape[0]);
+    const auto* windows = static_cast<const char*>(args.drafts.intermediate_states->data);
+    const auto* pool = static_cast<const char*>(args.pool.state->data);
+    return windows >= pool &&
+           windows < pool + bytes_of(*args.pool.state, args.pool.state->shape[0]);
   }
   static std::int64_t bytes_of(const TensorRef& tensor, std::int64_t extent) {
     return extent * tensor.strides[0] * element_bytes(tensor.dtype);
@@ -95,10 +100,14 @@ class CapacityCalls {
   /// What two calls have to share for one graph.
   static std::vector<std::int64_t> kind_of(const ForwardArgs& args) {
     std::vector<std::int64_t> kind{static_cast<std::int64_t>(args.op), args.x.data == args.out.data,
-                                   args.advance_state};
-    for (const auto& [list, entries] : lists()) kind.push_back((args.*list).has_value());
-    kind.push_back(args.windows ? args.windows->ndim + 8 * in_pool(args) : 0);
-    if (args.windows) kind.insert(kind.end(), args.windows->strides, args.windows->strides + 2);
+                                   args.drafts.update_state};
+    for_each_list([&](std::int64_t, const auto& list) { kind.push_back(list.has_value()); }, args);
+    kind.push_back(args.drafts.intermediate_states
+                       ? args.drafts.intermediate_states->ndim + 8 * in_pool(args)
+                       : 0);
+    if (args.drafts.intermediate_states)
+      kind.insert(kind.end(), args.drafts.intermediate_states->strides,
+                  args.drafts.intermediate_states->strides + 2);
     return kind;
   }
 
@@ -111,11 +120,14 @@ class CapacityCalls {
     enlarge(kind.args.x, capacity_of(args));
     enlarge(kind.args.out, capacity_of(args));
     if (args.x.data == args.out.data) kind.args.out = kind.args.x;
-    for (const auto& [list, entries] : lists()) {
-      if (args.*list) enlarge(*(kind.args.*list), entries);
-    }
-    if (args.windows && !in_pool(args)) {
-      enlarge(*kind.args.windows, args.window_slots ? kSequences : kTokens);
+    for_each_list(
+        [&](std::int64_t entries, auto& list) {
+          if (list) enlarge(*list, entries);
+        },
+        kind.args);
+    if (args.drafts.intermediate_states && !in_pool(args)) {
+      enlarge(*kind.args.drafts.intermediate_states,
+              args.drafts.intermediate_slots ? kSequences : kTokens);
     }
     Problem problem;
     Plan plan;
@@ -123,7 +135,7 @@ class CapacityCalls {
     EXPECT_TRUE(described.ok()) << described.message();
     const Status planned = make_plan(problem, plan);
     EXPECT_TRUE(planned.ok()) << planned.message();
-    kind.replay = make_replay_(plan, addresses(kind.args));
+    kind.replay = make_replay_(plan, pointers(kind.args));
   }
 
   /// The sequences and rows beyond those of the call are padding, NaN and slots below 0.
@@ -134,12 +146,15 @@ class CapacityCalls {
     };
     std::memset(made.out.data, 0xff, static_cast<std::size_t>(bytes_of(made.out, rows_of(made))));
     fill(made.x, args.x);
-    if (args.windows && !in_pool(args)) fill(*made.windows, *args.windows);
-    for (const auto& [list, entries] : lists()) {
-      if (args.*list) fill(*(made.*list), *(args.*list));
-    }
-    if (!args.query_start_loc) return;
-    auto* bounds = static_cast<std::int64_t*>(made.query_start_loc->data);
+    if (args.drafts.intermediate_states && !in_pool(args))
+      fill(*made.drafts.intermediate_states, *args.drafts.intermediate_states);
+    for_each_list(
+        [&](std::int64_t, const auto& from, auto& to) {
+          if (from) fill(*to, *from);
+        },
+        args, made);
+    if (!args.sequences.query_start_loc) return;
+    auto* bounds = static_cast<std::int64_t*>(made.sequences.query_start_loc->data);
     std::fill(bounds + sequences_of(args) + 1, bounds + kSequences + 1, rows_of(args));
   }
 

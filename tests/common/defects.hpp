@@ -15,7 +15,6 @@
 #include "../unit/call.hpp"
 #include "core/capability.hpp"
 #include "core/element.hpp"
-#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::test {
@@ -86,13 +85,13 @@ class Defects : public testing::TestWithParam<Machine> {
   static void decode(Call& call) {
     ForwardArgs args = call.fill();
     args.op = Op::kDecode;
-    args.query_start_loc.reset();
-    args.has_initial_state.reset();
+    args.sequences.query_start_loc.reset();
+    args.sequences.has_initial_state.reset();
     run(args);
   }
   static void take(Call& call, std::vector<std::int32_t>& snapshots) {
     const auto rows = static_cast<std::int64_t>(snapshots.size()) / 3;
-    call.args.snapshots = TensorRef::contiguous(snapshots.data(), DType::kI32, {rows, 3});
+    call.args.pool.snapshots = TensorRef::contiguous(snapshots.data(), DType::kI32, {rows, 3});
   }
 
   static void expect_rows(Call& call, const Line& line, std::int64_t tokens) {

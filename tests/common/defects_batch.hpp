@@ -26,8 +26,8 @@ TEST_P(Defects, RowsOfNobodyAreWritten) {
   Call before = tiles;
   std::vector<std::int32_t> slots{0, 1, 2};
   ForwardArgs args = tiles.fill();
-  args.write_slots = TensorRef::contiguous(slots.data(), DType::kI32, {2});
-  args.read_slots = TensorRef::contiguous(slots.data() + 1, DType::kI32, {2});
+  args.pool.write_slots = TensorRef::contiguous(slots.data(), DType::kI32, {2});
+  args.pool.read_slots = TensorRef::contiguous(slots.data() + 1, DType::kI32, {2});
   run(args);
   for (std::int64_t row = 0; row < 100; ++row) {
     if (row < 24 || row >= 64) expect_value(tiles, row, 0.0f);
@@ -96,8 +96,8 @@ TEST_P(Defects, AsManyTokensAsSequencesAreNotOneEach) {
 // sequences x longest).
 TEST_P(Defects, TokensBeyondTheStatedLongestLengthAreComputed) {
   Call call = make({0, 3, 40});
-  call.args.schedule = Schedule::kSequenceGrid;
-  call.args.longest_sequence = 8;
+  call.args.options.schedule = Schedule::kSequenceGrid;
+  call.args.options.max_seqlen = 8;
   Call old = call;
   run(call);
   expect_rows(call, {.call = old, .begin = 3}, 37);
@@ -200,12 +200,12 @@ TEST_P(Defects, InPlaceMeansXWhateverTheTypeOfTheState) {
     }
     Call old = call;
     ForwardArgs args = call.fill();
-    args.state->data = pool.data();
-    args.state->dtype = DType::kBF16;
+    args.pool.state->data = pool.data();
+    args.pool.state->dtype = DType::kBF16;
     args.out = args.x;
     args.op = one_token ? Op::kDecode : Op::kForward;
-    if (one_token) args.query_start_loc.reset();
-    args.initial_state = InitialState::kAll;
+    if (one_token) args.sequences.query_start_loc.reset();
+    args.sequences.initial_state = InitialState::kAll;
     run(args);
     for (const std::int64_t s : {0, 1}) {
       const Line line{.call = old, .begin = s, .slot = s};
@@ -233,7 +233,7 @@ class TypedCall {
     args.x = TensorRef::contiguous(x, x_, {2, kChannels});
     args.out = TensorRef::contiguous(out, out_, {2, kChannels});
     args.weight = TensorRef::contiguous(weight, weight_, {kChannels, 2});
-    args.state = TensorRef::contiguous(state, state_, {1, 1, kChannels});
+    args.pool.state = TensorRef::contiguous(state, state_, {1, 1, kChannels});
     return args;
   }
   [[nodiscard]] double output(std::int64_t c) const {
@@ -328,7 +328,7 @@ TEST_P(Defects, EveryWidthThatIsAcceptedIsComputed) {
 // A name that was not known meant no activation, silently (vllm, sglang).
 TEST_P(Defects, UnknownActivationsAreRefused) {
   Call call = make({0, 3});
-  call.args.activation = static_cast<Activation>(9);
+  call.args.epilogue.activation = static_cast<Activation>(9);
   const Status status = GetParam().forward(call.fill());
   ASSERT_EQ(status.code(), Code::kInvalidArgument);
   ASSERT_NE(status.message().find("activation: "), std::string::npos) << status.message();
@@ -340,7 +340,7 @@ TEST_P(Defects, SiluOfNegativeNumbersKeepsItsDigits) {
     TypedCall call(DType::kF32, DType::kF32, DType::kF32, DType::kF32);
     call.set(0, a, 0, 1);
     ForwardArgs args = call.args();
-    args.activation = Activation::kSilu;
+    args.epilogue.activation = Activation::kSilu;
     run(args);
     const double exact = a / (1 + std::exp(-a));
     for (std::int64_t c = 0; c < kChannels; ++c) {
@@ -358,7 +358,7 @@ TEST_P(Defects, ChunksAndSingleTokensGiveTheBitsOfTheWhole) {
   for (std::size_t i = 0; i < whole.weight.size(); ++i) {
     whole.weight[i] = std::cos(static_cast<float>(i));
   }
-  whole.args.activation = Activation::kSilu;
+  whole.args.epilogue.activation = Activation::kSilu;
   Call old = whole;
   run(whole);
   for (const std::int32_t chunk : {1, 2, 3, 5, 16}) {
@@ -369,7 +369,7 @@ TEST_P(Defects, ChunksAndSingleTokensGiveTheBitsOfTheWhole) {
         const std::int32_t now = std::min(chunk, static_cast<std::int32_t>(kTokens) - done);
         Call call = make({0, now, 2 * now});
         call.weight = whole.weight;
-        call.args.activation = Activation::kSilu;
+        call.args.epilogue.activation = Activation::kSilu;
         call.state = pool;
         call.flags = {done > 0, done > 0};
         for (std::int64_t row = 0; row < 2 * now; ++row) {

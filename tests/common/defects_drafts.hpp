@@ -22,13 +22,13 @@ struct Drafts {
     windows.assign(static_cast<std::size_t>(sequences * all * channels), kPoison);
     ForwardArgs args = call.fill();
     args.op = Op::kVerify;
-    args.query_start_loc.reset();
+    args.sequences.query_start_loc.reset();
     for (TensorRef* tensor : {&args.x, &args.out}) {
       *tensor = TensorRef::contiguous(tensor->data, DType::kF32, {sequences, each, channels});
     }
-    args.windows =
+    args.drafts.intermediate_states =
         TensorRef::contiguous(windows.data(), DType::kF32, {sequences, each, rows, channels});
-    std::int64_t* strides = args.windows->strides;
+    std::int64_t* strides = args.drafts.intermediate_states->strides;
     strides[0] = all * channels;
     strides[1] = overlap ? channels : rows * channels;
     if (window_innermost) {  // [sequences, channels, all] or [sequences, each, channels, rows]
@@ -43,12 +43,12 @@ struct Drafts {
     const std::int64_t all = overlap ? each + rows - 1 : each * rows;
     CommitArgs args;
     args.width = static_cast<std::int32_t>(call.width);
-    args.token_rows = static_cast<std::int32_t>(overlap ? 1 : rows);
-    args.windows =
+    args.rows_per_token = static_cast<std::int32_t>(overlap ? 1 : rows);
+    args.intermediate_states =
         TensorRef::contiguous(windows.data(), DType::kF32, {1, sequences, all, channels});
     if (window_innermost) {
-      args.windows.strides[2] = 1;
-      args.windows.strides[3] = all;
+      args.intermediate_states.strides[2] = 1;
+      args.intermediate_states.strides[3] = all;
     }
     args.state = TensorRef::contiguous(call.state.data(), DType::kF32,
                                        {1, call.slots, call.columns, channels});
@@ -115,10 +115,11 @@ TEST_P(Defects, WindowsOfTreesMayNotOverlap) {
   drafts.overlap = true;
   std::vector<std::int32_t> parents = {-1, 0, 0, 1};
   ForwardArgs args = drafts.verify();
-  args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {1, 4});
+  args.drafts.parents = TensorRef::contiguous(parents.data(), DType::kI32, {1, 4});
   const Status status = GetParam().forward(args);
   ASSERT_EQ(status.code(), Code::kInvalidArgument);
-  ASSERT_NE(status.message().find("windows: overlap"), std::string::npos) << status.message();
+  ASSERT_NE(status.message().find("intermediate_states: overlap"), std::string::npos)
+      << status.message();
 }
 
 // A token was convolved with the token before it in memory instead of its parent, and so was its
@@ -127,7 +128,7 @@ TEST_P(Defects, SiblingsDoNotSeeEachOther) {
   Drafts drafts(make({0, 6}), 1);
   std::vector<std::int32_t> parents = {-1, 0, 0, 2, 1, 3};
   ForwardArgs args = drafts.verify();
-  args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {1, 6});
+  args.drafts.parents = TensorRef::contiguous(parents.data(), DType::kI32, {1, 6});
   Call old = drafts.call;
   run(args);
   const std::vector<std::vector<std::int64_t>> lines = {{0},       {0, 1},    {0, 2},
@@ -163,8 +164,8 @@ TEST_P(Defects, OffsetsOfAcceptedDraftsHoldInEveryMode) {
     ForwardArgs args = call.fill();
     args.op = op;
     if (op == Op::kDecode) {
-      args.query_start_loc.reset();
-      args.has_initial_state.reset();
+      args.sequences.query_start_loc.reset();
+      args.sequences.has_initial_state.reset();
     }
     Call old = call;
     run(args);
@@ -195,14 +196,14 @@ TEST_P(Defects, RollingStatesContinueWithoutDrafts) {
       Call old = call;
       ForwardArgs args = call.fill();
       args.op = Op::kVerify;
-      args.window_slots = args.read_slots;
-      args.windows = args.state;
-      args.windows->ndim = 4;
+      args.drafts.intermediate_slots = args.pool.read_slots;
+      args.drafts.intermediate_states = args.pool.state;
+      args.drafts.intermediate_states->ndim = 4;
       const std::int64_t shape[] = {call.slots, kDrafts, 3, kChannels};
-      const std::int64_t* pool = args.state->strides;
+      const std::int64_t* pool = args.pool.state->strides;
       const std::int64_t strides[] = {pool[0], pool[1], pool[1], pool[2]};
-      std::copy(std::begin(shape), std::end(shape), args.windows->shape);
-      std::copy(std::begin(strides), std::end(strides), args.windows->strides);
+      std::copy(std::begin(shape), std::end(shape), args.drafts.intermediate_states->shape);
+      std::copy(std::begin(strides), std::end(strides), args.drafts.intermediate_states->strides);
       run(args);
       Call next = make({0, 1, 2}, {.columns = call.columns});
       next.read_slots = call.read_slots;
@@ -230,7 +231,7 @@ TEST_P(Defects, RaggedDraftsThatAreAdvancedKeepTheirWholeState) {
   Call call = make({0, 1, 6, 8});
   call.flags = {1, 1, 1};
   call.args.op = Op::kVerify;
-  call.args.advance_state = true;
+  call.args.drafts.update_state = true;
   Call old = call;
   run(call);
   for (std::int64_t s = 0; s < 3; ++s) {
@@ -252,7 +253,7 @@ TEST_P(Defects, PaddedRowsOfACommitWriteNothing) {
     run(drafts.verify());
     CommitArgs args = drafts.commit();
     if (packed) {
-      args.windows =
+      args.intermediate_states =
           TensorRef::contiguous(drafts.windows.data(), DType::kF32, {1, 6, 3, kChannels});
       args.query_start_loc = TensorRef::contiguous(drafts.call.bounds.data(), DType::kI32, {4});
     }

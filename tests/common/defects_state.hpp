@@ -91,7 +91,7 @@ TEST_P(Defects, StatesAreReadBeforeTheyAreOverwritten) {
       Call call = make({0, length, 2 * length, 2 * length + 1}, {.channels = channels});
       call.flags = {1, 1, 1};
       call.read_slots = {2, 0, 1};
-      call.args.threads = 3;
+      call.args.options.threads = 3;
       Call elsewhere = call;
       elsewhere.slots = 8;
       elsewhere.state.resize(2 * call.state.size(), kPoison);
@@ -142,14 +142,14 @@ TEST_P(Defects, PoolsOfAnyStridesAreReadAndWrittenWhereTheyAre) {
       fill(pages, old);
       expected = pages;
       ForwardArgs args = call.fill();
-      args.state->data = pages.data();
-      args.state->strides[0] = layout.slot;
-      args.state->strides[1] = layout.column;
-      args.state->strides[2] = layout.channel;
+      args.pool.state->data = pages.data();
+      args.pool.state->strides[0] = layout.slot;
+      args.pool.state->strides[1] = layout.column;
+      args.pool.state->strides[2] = layout.channel;
       if (one_token) {
         args.op = Op::kDecode;
-        args.query_start_loc.reset();
-        args.has_initial_state.reset();
+        args.sequences.query_start_loc.reset();
+        args.sequences.has_initial_state.reset();
       }
       run(args);
       for (std::int64_t s = 0; s < 2; ++s) {
@@ -176,7 +176,7 @@ TEST_P(Defects, OversizePoolsKeepTheHistoryInTheColumnsThatAreNamed) {
       Call call =
           make(one_token ? std::vector<std::int32_t>{0, 1, 2} : std::vector<std::int32_t>{0, 2, 19},
                {.columns = 8});
-      call.args.state_base = base;
+      call.args.pool.base_column = base;
       call.flags = {1, 1};
       Call old = call;
       one_token ? decode(call) : run(call);
@@ -200,9 +200,9 @@ TEST_P(Defects, PositionsOfRingsAreHeeded) {
     Call call = make({0, 1}, {.columns = 5});
     ForwardArgs args = call.fill();
     args.op = Op::kDecode;
-    args.query_start_loc.reset();
+    args.sequences.query_start_loc.reset();
     std::vector<std::int32_t> positions = {position};
-    args.ring_positions = TensorRef::contiguous(positions.data(), DType::kI32, {1});
+    args.pool.cache_seqlens = TensorRef::contiguous(positions.data(), DType::kI32, {1});
     Call old = call;
     run(args);
     const auto column = [&](std::int64_t number) { return (position + number + 5) % 5; };
@@ -240,7 +240,7 @@ TEST_P(Defects, TheNullSlotIsNeitherReadNorWritten) {
     Call call = make({0, 1, 2, 3, 4});
     call.read_slots = {2, 0, 0, 0};
     call.flags = {1, 1, 1, 1};
-    call.args.null_slot = 0;
+    call.args.pool.null_slot = 0;
     std::fill(call.state.begin(), call.state.begin() + 3 * kChannels,
               std::numeric_limits<float>::infinity());
     Call old = call;
@@ -258,7 +258,7 @@ TEST_P(Defects, RowsOfADenseBatchGoToTheirOwnSlots) {
   call.read_slots = {5, -1, 1};
   call.flags = {1, 1, 0};
   ForwardArgs args = call.fill();
-  args.query_start_loc.reset();
+  args.sequences.query_start_loc.reset();
   for (TensorRef* tensor : {&args.x, &args.out}) {
     *tensor = TensorRef::contiguous(tensor->data, DType::kF32, {3, 5, kChannels});
   }
@@ -275,8 +275,8 @@ TEST_P(Defects, RowsOfADenseBatchGoToTheirOwnSlots) {
 TEST_P(Defects, DenseBatchesStartFromTheirInitialStates) {
   Call call = make({0, 6, 12});
   ForwardArgs args = call.fill();
-  args.query_start_loc.reset();
-  args.initial_state = InitialState::kAll;
+  args.sequences.query_start_loc.reset();
+  args.sequences.initial_state = InitialState::kAll;
   for (TensorRef* tensor : {&args.x, &args.out}) {
     *tensor = TensorRef::contiguous(tensor->data, DType::kF32, {2, 6, kChannels});
   }
@@ -411,12 +411,12 @@ TEST_P(Defects, BlockStatesAreThoseOfARunThatEndsThere) {
     std::vector<std::int32_t> snapshots(static_cast<std::size_t>(3 * (call.tokens / kBlock + 2)));
     take(call, snapshots);
     BlockSnapshotsArgs prepare;
-    prepare.query_start_loc = *call.fill().query_start_loc;
-    prepare.computed_tokens = TensorRef::contiguous(computed.data(), DType::kI32, {2});
+    prepare.query_start_loc = *call.fill().sequences.query_start_loc;
+    prepare.num_computed_tokens = TensorRef::contiguous(computed.data(), DType::kI32, {2});
     prepare.block_slots = TensorRef::contiguous(table.data(), DType::kI32, {2, kBlocks});
     prepare.tokens = call.tokens;
-    prepare.block_tokens = kBlock;
-    prepare.snapshots = *call.args.snapshots;
+    prepare.block_size = kBlock;
+    prepare.snapshots = *call.args.pool.snapshots;
     ASSERT_TRUE(block_snapshots(prepare).ok());
     run(call);
     pool = call.state;

@@ -1,7 +1,7 @@
-// Random calls of verify, checked against forward calls of the same backend: a draft token is the
-// last one of a sequence made of its ancestors. Its output, and the window it would leave behind,
-// must be that sequence's last output and final state, bit for bit. The memory may be the host's or
-// one that host and device share, so the same check serves both backends.
+// Random verify calls, checked against forward calls of the same backend. A draft token and its
+// ancestors form a sequence. The token's output and intermediate state must equal the sequence's
+// last output and final state bit for bit. The memory is host memory, or memory that host and
+// device share, so this check serves both backends.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,10 +9,10 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
-#include <random>
 #include <vector>
 
 #include "call_memory.hpp"
+#include "common/random.hpp"
 #include "core/element.hpp"
 #include "shortconv/plan.hpp"
 
@@ -42,8 +42,6 @@ class DraftCase {
   }
 
  private:
-  int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
-  bool chance(int percent) { return between(1, 100) <= percent; }
   template <typename T>
   T* make(std::int64_t count) {
     const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(count, 1)) * sizeof(T);
@@ -60,28 +58,28 @@ class DraftCase {
     constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
     constexpr int kWidths[] = {2, 3, 4, 4, 4, 5, 6, 7, 8, 9, 12};
     constexpr int kChannels[] = {1, 4, 7, 64, 132, 260, 512};
-    dtype_ = kTypes[between(0, 2)];
+    dtype_ = random_.pick(kTypes);
     bytes_ = element_bytes(dtype_);
-    width_ = kWidths[between(0, 10)];
-    channels_ = kChannels[between(0, 6)];
-    dense_ = chance(40);
-    sequences_ = between(1, 6);
-    const int uniform = between(1, 9);
+    width_ = random_.pick(kWidths);
+    channels_ = random_.pick(kChannels);
+    dense_ = random_.chance(0.4);
+    sequences_ = random_.between(1, 6);
+    const std::int64_t uniform = random_.between(1, 9);
     lengths_.resize(static_cast<std::size_t>(sequences_));
-    for (int& length : lengths_) length = dense_ ? uniform : chance(15) ? 0 : between(1, 20);
-    before_ = dense_ ? 0 : between(0, 2);
-    tokens_ =
-        std::accumulate(lengths_.begin(), lengths_.end(), before_) + (dense_ ? 0 : between(0, 2));
-    tree_ = chance(50);
-    windows_ = chance(75);
-    by_slot_ = windows_ && chance(30);
-    advance_ = !tree_ && chance(30);
+    for (std::int64_t& length : lengths_)
+      length = dense_ ? uniform : random_.chance(0.15) ? 0 : random_.between(1, 20);
+    before_ = dense_ ? 0 : random_.between(0, 2);
+    tokens_ = std::accumulate(lengths_.begin(), lengths_.end(), before_) +
+              (dense_ ? 0 : random_.between(0, 2));
+    tree_ = random_.chance(0.5);
+    has_intermediate_states_ = random_.chance(0.75);
+    by_slot_ = has_intermediate_states_ && random_.chance(0.3);
+    update_state_ = !tree_ && random_.chance(0.3);
   }
 
   void fill(void* data, std::int64_t elements) {
-    std::normal_distribution<float> values(0.0f, 2.0f);
     for (std::int64_t i = 0; i < elements; ++i) {
-      store_element(dtype_, static_cast<char*>(data) + i * bytes_, values(random_));
+      store_element(dtype_, static_cast<char*>(data) + i * bytes_, 2.0 * random_.normal());
     }
   }
   [[nodiscard]] TensorRef tensor(void* data, std::initializer_list<std::int64_t> shape) const {
@@ -89,7 +87,7 @@ class DraftCase {
   }
   TensorRef indices(const std::vector<std::int64_t>& values) {
     const auto count = static_cast<std::int64_t>(values.size());
-    if (chance(50)) {
+    if (random_.chance(0.5)) {
       auto* data = make<std::int64_t>(count);
       std::copy(values.begin(), values.end(), data);
       return TensorRef::contiguous(data, DType::kI64, {count}, memory_.device);
@@ -107,8 +105,8 @@ class DraftCase {
     out_ = make<char>(tokens_ * channels_ * bytes_);
     void* weight = make<char>(channels_ * width_ * bytes_);
     fill(weight, channels_ * width_);
-    columns_ = history + between(0, 2);
-    slots_ = sequences_ + between(1, 4);
+    columns_ = history + random_.between(0, 2);
+    slots_ = sequences_ + random_.between(1, 4);
     state_ = make<char>(state_bytes());
     fill(state_, slots_ * columns_ * channels_);
 
@@ -118,105 +116,105 @@ class DraftCase {
     args_.out =
         dense_ ? tensor(out_, {sequences_, each, channels_}) : tensor(out_, {tokens_, channels_});
     args_.weight = tensor(weight, {channels_, width_});
-    if (chance(50)) {
+    if (random_.chance(0.5)) {
       void* bias = make<char>(channels_ * bytes_);
       fill(bias, channels_);
       args_.bias = tensor(bias, {channels_});
     }
-    args_.state = tensor(state_, {slots_, columns_, channels_});
-    if (chance(50)) {  // window-innermost
-      args_.state->strides[1] = 1;
-      args_.state->strides[2] = columns_;
+    args_.pool.state = tensor(state_, {slots_, columns_, channels_});
+    if (random_.chance(0.5)) {  // columns innermost
+      args_.pool.state->strides[1] = 1;
+      args_.pool.state->strides[2] = columns_;
     }
-    args_.activation = chance(50) ? Activation::kSilu : Activation::kNone;
-    constexpr PaddedRows kPolicies[] = {PaddedRows::kZero, PaddedRows::kUntouched,
-                                        PaddedRows::kCopy};
-    args_.padded_rows = kPolicies[between(0, 2)];
+    args_.epilogue.activation = random_.chance(0.5) ? Activation::kSilu : Activation::kNone;
+    args_.sequences.padded_rows =
+        random_.pick({PaddedRows::kZero, PaddedRows::kUntouched, PaddedRows::kCopy});
 
     begins_.assign(1, before_);
-    for (const int length : lengths_) begins_.push_back(begins_.back() + length);
-    if (!dense_) args_.query_start_loc = indices(begins_);
+    for (const std::int64_t length : lengths_) begins_.push_back(begins_.back() + length);
+    if (!dense_) args_.sequences.query_start_loc = indices(begins_);
     slot_.resize(static_cast<std::size_t>(slots_));
     std::iota(slot_.begin(), slot_.end(), 0);
-    std::shuffle(slot_.begin(), slot_.end(), random_);
+    random_.shuffle(slot_);
     slot_.resize(static_cast<std::size_t>(sequences_));
     for (auto& slot : slot_) {
-      if (chance(12)) slot = -1;
-      if (chance(5)) slot = slots_ + 3;
+      if (random_.chance(0.12)) slot = -1;
+      if (random_.chance(0.05)) slot = slots_ + 3;
     }
-    args_.read_slots = indices(slot_);
+    args_.pool.read_slots = indices(slot_);
     offset_.assign(static_cast<std::size_t>(sequences_), 0);
-    if (columns_ > history && chance(60)) {
-      for (auto& offset : offset_) offset = between(-1, static_cast<int>(columns_ - history) + 1);
-      args_.read_offsets = indices(offset_);
+    if (columns_ > history && random_.chance(0.6)) {
+      for (auto& offset : offset_) offset = random_.between(-1, columns_ - history + 1);
+      args_.pool.read_offsets = indices(offset_);
     }
     resumed_.assign(static_cast<std::size_t>(sequences_), 1);
-    if (chance(30)) {
+    if (random_.chance(0.3)) {
       auto* flags = make<std::uint8_t>(sequences_);
       for (std::int64_t s = 0; s < sequences_; ++s) {
-        flags[s] = resumed_[s] = static_cast<std::uint8_t>(chance(60));
+        flags[s] = resumed_[s] = static_cast<std::uint8_t>(random_.chance(0.6));
       }
-      args_.has_initial_state =
+      args_.sequences.has_initial_state =
           TensorRef::contiguous(flags, DType::kBool, {sequences_}, memory_.device);
     }
-    args_.advance_state = advance_;
+    args_.drafts.update_state = update_state_;
     make_parents();
-    make_windows();
+    make_intermediate_states();
     make_epilogue();
   }
 
-  // Gates lie as x does.
+  // Gates have the layout of x.
   void make_epilogue() {
-    if (chance(60)) return;
-    args_.residual = chance(30);
-    if (args_.residual) return;
+    if (random_.chance(0.6)) return;
+    args_.epilogue.residual = random_.chance(0.3);
+    if (args_.epilogue.residual) return;
     const auto gate = [&] {
       TensorRef made = args_.x;
       made.data = make<char>(tokens_ * channels_ * bytes_);
       fill(made.data, tokens_ * channels_);
       return made;
     };
-    if (chance(70)) args_.input_gate = gate();
-    if (chance(70)) args_.output_gate = gate();
+    if (random_.chance(0.7)) args_.input_gate = gate();
+    if (random_.chance(0.7)) args_.epilogue.output_gate = gate();
   }
 
   void make_parents() {
-    parents_.assign(static_cast<std::size_t>(tokens_), -7);  // bad, and of no row that counts
+    parents_.assign(static_cast<std::size_t>(tokens_), -7);  // invalid, for rows of padding
     for (std::int64_t s = 0; s < sequences_; ++s) {
       for (std::int64_t t = 0; t < lengths_[s]; ++t) {
-        parents_[begins_[s] + t] = tree_ ? between(-1, static_cast<int>(t) - 1) : t - 1;
+        parents_[begins_[s] + t] = tree_ ? random_.between(-1, t - 1) : t - 1;
       }
     }
     if (!tree_) return;
     std::vector<std::int64_t> given = parents_;
     for (auto& parent : given) {
-      if (parent == -1 && chance(20)) parent = 1000;  // no token's parent: as good as none
+      if (parent == -1 && random_.chance(0.2)) parent = 1000;  // no token before it: no parent
     }
-    args_.parents = indices(given);
+    args_.drafts.parents = indices(given);
     if (!dense_) return;
-    args_.parents->ndim = 2;
-    args_.parents->shape[0] = sequences_;
-    args_.parents->shape[1] = lengths_[0];
-    args_.parents->strides[0] = lengths_[0];
-    args_.parents->strides[1] = 1;
+    args_.drafts.parents->ndim = 2;
+    args_.drafts.parents->shape[0] = sequences_;
+    args_.drafts.parents->shape[1] = lengths_[0];
+    args_.drafts.parents->strides[0] = lengths_[0];
+    args_.drafts.parents->strides[1] = 1;
   }
 
-  void make_windows() {
-    if (!windows_) return;
-    if (by_slot_) return make_windows_by_slot();
+  void make_intermediate_states() {
+    if (!has_intermediate_states_) return;
+    if (by_slot_) return make_intermediate_states_by_slot();
     const std::int64_t history = width_ - 1;
-    window_elements_ = tokens_ * history * channels_;
-    window_ = make<char>(window_elements_ * bytes_);
-    TensorRef packed = tensor(window_, {tokens_, history, channels_});
-    if (chance(40)) {  // window-innermost
+    intermediate_elements_ = tokens_ * history * channels_;
+    intermediate_ = make<char>(intermediate_elements_ * bytes_);
+    TensorRef packed = tensor(intermediate_, {tokens_, history, channels_});
+    if (random_.chance(0.4)) {  // columns innermost
       packed.strides[1] = 1;
       packed.strides[2] = history;
-    } else if (dense_ && !tree_ && chance(40)) {  // each one column on from the one before
+    } else if (dense_ && !tree_ && random_.chance(0.4)) {
+      // Each begins one column after the one before.
       packed.strides[0] = packed.strides[1] = channels_;
     }
     overlap_ = packed.strides[0] == packed.strides[1] && history > 1;
     if (!dense_) {
-      args_.windows = packed;
+      args_.drafts.intermediate_states = packed;
       return;
     }
     TensorRef dense = packed;
@@ -229,47 +227,48 @@ class DraftCase {
                                     packed.strides[2]};
     std::copy(std::begin(shape), std::end(shape), dense.shape);
     std::copy(std::begin(strides), std::end(strides), dense.strides);
-    args_.windows = dense;
+    args_.drafts.intermediate_states = dense;
   }
 
-  // [window slots, tokens, width-1, channels]: too few tokens for some sequences, slots of nobody.
-  void make_windows_by_slot() {
+  // [intermediate slots, tokens, width - 1, channels], with too few tokens for some sequences and
+  // some slots that no sequence writes.
+  void make_intermediate_states_by_slot() {
     const std::int64_t history = width_ - 1;
     const std::int64_t longest = *std::max_element(lengths_.begin(), lengths_.end());
-    const std::int64_t captured = std::max<std::int64_t>(longest + between(-2, 1), 1);
-    const std::int64_t count = sequences_ + between(0, 2);
-    overlap_ = !tree_ && history > 1 && captured > 1 && chance(50);
+    const std::int64_t captured = std::max<std::int64_t>(longest + random_.between(-2, 1), 1);
+    const std::int64_t count = sequences_ + random_.between(0, 2);
+    overlap_ = !tree_ && history > 1 && captured > 1 && random_.chance(0.5);
     const std::int64_t columns = overlap_ ? captured + history - 1 : captured * history;
-    window_elements_ = count * columns * channels_;
-    window_ = make<char>(window_elements_ * bytes_);
-    const bool innermost = chance(40);
-    args_.windows = tensor(window_, {count, captured, history, channels_});
-    std::int64_t* strides = args_.windows->strides;
+    intermediate_elements_ = count * columns * channels_;
+    intermediate_ = make<char>(intermediate_elements_ * bytes_);
+    const bool innermost = random_.chance(0.4);
+    args_.drafts.intermediate_states = tensor(intermediate_, {count, captured, history, channels_});
+    std::int64_t* strides = args_.drafts.intermediate_states->strides;
     strides[0] = columns * channels_;
     strides[2] = innermost ? 1 : channels_;
     strides[1] = overlap_ ? strides[2] : history * strides[2];
     strides[3] = innermost ? columns : 1;
-    window_slot_.resize(static_cast<std::size_t>(count));
-    std::iota(window_slot_.begin(), window_slot_.end(), 0);
-    std::shuffle(window_slot_.begin(), window_slot_.end(), random_);
-    window_slot_.resize(static_cast<std::size_t>(sequences_));
-    for (auto& slot : window_slot_) {
-      if (chance(15)) slot = chance(50) ? -1 : count + 3;
+    intermediate_slot_.resize(static_cast<std::size_t>(count));
+    std::iota(intermediate_slot_.begin(), intermediate_slot_.end(), 0);
+    random_.shuffle(intermediate_slot_);
+    intermediate_slot_.resize(static_cast<std::size_t>(sequences_));
+    for (auto& slot : intermediate_slot_) {
+      if (random_.chance(0.15)) slot = random_.chance(0.5) ? -1 : count + 3;
     }
-    args_.window_slots = indices(window_slot_);
+    args_.drafts.intermediate_slots = indices(intermediate_slot_);
   }
   [[nodiscard]] bool captured(std::int64_t s, std::int64_t t) const {
-    if (!by_slot_) return windows_;
-    const std::int64_t* shape = args_.windows->shape;
-    return window_slot_[s] >= 0 && window_slot_[s] < shape[0] && t < shape[1];
+    if (!by_slot_) return has_intermediate_states_;
+    const std::int64_t* shape = args_.drafts.intermediate_states->shape;
+    return intermediate_slot_[s] >= 0 && intermediate_slot_[s] < shape[0] && t < shape[1];
   }
 
   [[nodiscard]] bool live(std::int64_t s) const { return slot_[s] >= 0 && slot_[s] < slots_; }
   [[nodiscard]] std::int64_t state_bytes() const { return slots_ * columns_ * channels_ * bytes_; }
-  [[nodiscard]] const char* window_at(std::int64_t s, std::int64_t t, std::int64_t column,
-                                      std::int64_t channel) const {
-    const TensorRef& w = *args_.windows;
-    if (by_slot_) s = window_slot_[s];
+  [[nodiscard]] const char* intermediate_at(std::int64_t s, std::int64_t t, std::int64_t column,
+                                            std::int64_t channel) const {
+    const TensorRef& w = *args_.drafts.intermediate_states;
+    if (by_slot_) s = intermediate_slot_[s];
     const std::int64_t index =
         dense_ || by_slot_
             ? s * w.strides[0] + t * w.strides[1] + column * w.strides[2] + channel * w.strides[3]
@@ -278,12 +277,12 @@ class DraftCase {
   }
   [[nodiscard]] std::int64_t state_index(std::int64_t slot, std::int64_t column,
                                          std::int64_t channel) const {
-    return (slot * args_.state->strides[0] + column * args_.state->strides[1] +
-            channel * args_.state->strides[2]) *
+    return (slot * args_.pool.state->strides[0] + column * args_.pool.state->strides[1] +
+            channel * args_.pool.state->strides[2]) *
            bytes_;
   }
 
-  // One forward call whose sequences are the lines of ancestors of all tokens.
+  // One forward call. Its sequences are the lines of all tokens: a token and its ancestors.
   void expect_lines(const std::vector<char>& state_after, const std::vector<char>& state_before) {
     std::vector<std::int64_t> bounds{0}, sources, read, offsets, sequence_of, token_of;
     std::vector<std::uint8_t> flags;
@@ -315,7 +314,7 @@ class DraftCase {
       return tensor(copy, {rows, channels_});
     };
     auto* out = make<char>(rows * row_bytes);
-    // The pool, and behind it a slot for each line.
+    // The slots of the pool, then a slot for each line.
     const std::int64_t slot_bytes = columns_ * row_bytes;
     auto* pool = make<char>((slots_ + lines) * slot_bytes);
     std::memcpy(pool, state_before.data(), state_before.size());
@@ -324,23 +323,24 @@ class DraftCase {
 
     ForwardArgs forward = args_;
     forward.op = Op::kForward;
-    forward.parents.reset();
-    forward.windows.reset();
-    forward.window_slots.reset();
-    forward.advance_state = false;
+    forward.drafts.parents.reset();
+    forward.drafts.intermediate_states.reset();
+    forward.drafts.intermediate_slots.reset();
+    forward.drafts.update_state = false;
     forward.x = lines_of(args_.x);
     if (args_.input_gate) forward.input_gate = lines_of(*args_.input_gate);
-    if (args_.output_gate) forward.output_gate = lines_of(*args_.output_gate);
+    if (args_.epilogue.output_gate)
+      forward.epilogue.output_gate = lines_of(*args_.epilogue.output_gate);
     forward.out = tensor(out, {rows, channels_});
-    forward.state->data = pool;
-    forward.state->shape[0] = slots_ + lines;
-    forward.query_start_loc = indices(bounds);
-    forward.read_slots = indices(read);
-    forward.write_slots = indices(write);
-    if (args_.read_offsets) forward.read_offsets = indices(offsets);
+    forward.pool.state->data = pool;
+    forward.pool.state->shape[0] = slots_ + lines;
+    forward.sequences.query_start_loc = indices(bounds);
+    forward.pool.read_slots = indices(read);
+    forward.pool.write_slots = indices(write);
+    if (args_.pool.read_offsets) forward.pool.read_offsets = indices(offsets);
     auto* line_flags = make<std::uint8_t>(lines);
     std::copy(flags.begin(), flags.end(), line_flags);
-    forward.has_initial_state =
+    forward.sequences.has_initial_state =
         TensorRef::contiguous(line_flags, DType::kBool, {lines}, memory_.device);
     const Status status = memory_.run_and_wait(forward);
     ASSERT_TRUE(status.ok()) << status.message();
@@ -357,13 +357,13 @@ class DraftCase {
         for (std::int64_t c = 0; c < channels_; ++c) {
           const char* final = pool + state_index(slots_ + i, column, c);
           if (captured(s, t)) {
-            ASSERT_EQ(
-                0, std::memcmp(window_at(s, t, column, c), final, static_cast<std::size_t>(bytes_)))
-                << "window of token " << t << " of sequence " << s << ", column " << column
-                << ", channel " << c << "\n"
+            ASSERT_EQ(0, std::memcmp(intermediate_at(s, t, column, c), final,
+                                     static_cast<std::size_t>(bytes_)))
+                << "intermediate state of token " << t << " of sequence " << s << ", column "
+                << column << ", channel " << c << "\n"
                 << describe();
           }
-          if (advance_ && t == lengths_[s] - 1) {
+          if (update_state_ && t == lengths_[s] - 1) {
             std::memcpy(expected_state.data() + state_index(slot_[s], column, c), final,
                         static_cast<std::size_t>(bytes_));
           }
@@ -373,7 +373,7 @@ class DraftCase {
     EXPECT_EQ(state_after, expected_state) << "states\n" << describe();
   }
 
-  // Rows of nobody follow the policy; windows of nobody stay as they were.
+  // Rows of padding follow padded_rows. Intermediate states of padding stay untouched.
   void expect_untouched() {
     std::vector<bool> owned(static_cast<std::size_t>(tokens_), false);
     for (std::int64_t s = 0; s < sequences_; ++s) {
@@ -383,49 +383,50 @@ class DraftCase {
     for (std::int64_t row = 0; row < tokens_; ++row) {
       if (owned[row]) continue;
       std::vector<char> expected(static_cast<std::size_t>(row_bytes), 0);
-      if (args_.padded_rows == PaddedRows::kUntouched)
+      if (args_.sequences.padded_rows == PaddedRows::kUntouched)
         std::fill(expected.begin(), expected.end(), -1);
-      if (args_.padded_rows == PaddedRows::kCopy)
+      if (args_.sequences.padded_rows == PaddedRows::kCopy)
         expected = bytes_of(x_ + row * row_bytes, row_bytes);
       EXPECT_EQ(bytes_of(out_ + row * row_bytes, row_bytes), expected) << "row " << row << "\n"
                                                                        << describe();
-      if (!windows_ || overlap_ || by_slot_) continue;
-      const std::int64_t window_bytes = (width_ - 1) * row_bytes;
-      EXPECT_EQ(bytes_of(window_ + row * window_bytes, window_bytes),
-                std::vector<char>(static_cast<std::size_t>(window_bytes), -1))
-          << "window of row " << row << "\n"
+      if (!has_intermediate_states_ || overlap_ || by_slot_) continue;
+      const std::int64_t bytes = (width_ - 1) * row_bytes;
+      EXPECT_EQ(bytes_of(intermediate_ + row * bytes, bytes),
+                std::vector<char>(static_cast<std::size_t>(bytes), -1))
+          << "intermediate state of row " << row << "\n"
           << describe();
     }
-    if (by_slot_) expect_windows_of_nobody();
+    if (by_slot_) expect_unused_intermediate_states();
   }
-  void expect_windows_of_nobody() {
-    std::vector<char> rest = bytes_of(window_, window_elements_ * bytes_);
+  void expect_unused_intermediate_states() {
+    std::vector<char> rest = bytes_of(intermediate_, intermediate_elements_ * bytes_);
     for (std::int64_t s = 0; s < sequences_; ++s) {
       for (std::int64_t t = 0; t < lengths_[s] && live(s) && captured(s, t); ++t) {
         for (std::int64_t column = 0; column < width_ - 1; ++column) {
           for (std::int64_t c = 0; c < channels_; ++c) {
-            std::memset(rest.data() + (window_at(s, t, column, c) - window_), -1,
+            std::memset(rest.data() + (intermediate_at(s, t, column, c) - intermediate_), -1,
                         static_cast<std::size_t>(bytes_));
           }
         }
       }
     }
-    EXPECT_EQ(rest, std::vector<char>(rest.size(), -1)) << "windows of nobody\n" << describe();
+    EXPECT_EQ(rest, std::vector<char>(rest.size(), -1)) << "unused intermediate states\n"
+                                                        << describe();
   }
 
   const CallMemory& memory_;
-  std::mt19937 random_;
+  tools::Random random_;
   ForwardArgs args_;
   DType dtype_{};
   std::int64_t bytes_ = 0, width_ = 0, channels_ = 0, tokens_ = 0, columns_ = 0, slots_ = 0;
-  std::int64_t sequences_ = 0, window_elements_ = 0;
-  bool dense_ = false, tree_ = false, windows_ = false, advance_ = false, overlap_ = false;
+  std::int64_t sequences_ = 0, intermediate_elements_ = 0;
+  bool dense_ = false, tree_ = false, has_intermediate_states_ = false, update_state_ = false,
+       overlap_ = false;
   bool by_slot_ = false;
-  int before_ = 0;
-  std::vector<int> lengths_;
-  std::vector<std::int64_t> begins_, slot_, offset_, parents_, window_slot_;
+  std::int64_t before_ = 0;
+  std::vector<std::int64_t> lengths_, begins_, slot_, offset_, parents_, intermediate_slot_;
   std::vector<std::uint8_t> resumed_;
-  char *x_ = nullptr, *out_ = nullptr, *state_ = nullptr, *window_ = nullptr;
+  char *x_ = nullptr, *out_ = nullptr, *state_ = nullptr, *intermediate_ = nullptr;
 };
 
 }  // namespace shortconv::test

@@ -1,8 +1,8 @@
 // Random calls with gates, residual and dilation, checked against plain calls of the same backend
-// with fp32 results: inputs are products that are made beforehand, a dilated sequence is several
-// plain ones side by side, and the epilogue is worked out here. All bits must agree, whether the
-// call is made as a whole, in chunks or token by token, and the states must hold the inputs' bits.
-// The memory may be the host's or one that host and device share.
+// with fp32 results. The inputs of the plain calls are the gated products, a dilated sequence is
+// split into several plain ones, and this file computes the epilogue. All bits must agree for one
+// call, for chunks and for single tokens, and the states must hold the inputs' bits. The memory is
+// host memory, or memory that host and device share.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -12,11 +12,11 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "call_memory.hpp"
+#include "common/random.hpp"
 #include "core/element.hpp"
 #include "shortconv/capability.hpp"
 #include "shortconv/plan.hpp"
@@ -31,7 +31,7 @@ class EpilogueCase {
     expect_from_plain_calls();
   }
 
-  /// The call as it is, then cut into others.
+  /// The call itself, then the same tokens in several calls.
   void check() {
     check_one("in one call", [&] { return run_whole(); });
     if (op_ == Op::kVerify || !can_carry()) return;
@@ -46,7 +46,7 @@ class EpilogueCase {
   }
 
  private:
-  // [rows, channels] somewhere in an allocation of its own, everything else of which is poisoned.
+  // [rows, channels] in a separate allocation. All other bytes of it are NaN.
   struct Rows {
     DType dtype = DType::kF32;
     std::vector<char> initial;
@@ -59,51 +59,41 @@ class EpilogueCase {
     void restore() const { std::memcpy(data, initial.data(), initial.size()); }
   };
 
-  std::int64_t between(std::int64_t low, std::int64_t high) {
-    return std::uniform_int_distribution<std::int64_t>(low, high)(random_);
-  }
-  bool chance(int percent) { return between(1, 100) <= percent; }
-  template <typename T>
-  T pick(std::initializer_list<T> list) {
-    return list.begin()[between(0, static_cast<std::int64_t>(list.size()) - 1)];
-  }
-
   void pick_shape() {
     const auto dtypes = capabilities().dtypes;
-    const auto any_dtype = [&] {
-      return dtypes[static_cast<std::size_t>(between(0, std::ssize(dtypes) - 1))].value;
-    };
+    const auto any_dtype = [&] { return random_.pick(dtypes).value; };
     x_dtype_ = any_dtype();
-    out_dtype_ = chance(75) ? x_dtype_ : any_dtype();
-    state_dtype_ = chance(75) ? x_dtype_ : any_dtype();
-    weight_dtype_ = chance(60) ? x_dtype_ : DType::kF32;
-    width_ = pick({2, 3, 4, 4, 4, 5, 7, 8, 9, 13});
-    if (chance(35)) {
-      dilation_ = pick<std::int64_t>({2, 3, 4, 63 / (width_ - 1)});
+    out_dtype_ = random_.chance(0.75) ? x_dtype_ : any_dtype();
+    state_dtype_ = random_.chance(0.75) ? x_dtype_ : any_dtype();
+    weight_dtype_ = random_.chance(0.6) ? x_dtype_ : DType::kF32;
+    width_ = random_.pick({2, 3, 4, 4, 4, 5, 7, 8, 9, 13});
+    if (random_.chance(0.35)) {
+      dilation_ = random_.pick<std::int64_t>({2, 3, 4, 63 / (width_ - 1)});
       dilation_ = std::clamp<std::int64_t>(dilation_, 1, 63 / (width_ - 1));
     }
-    channels_ = pick<std::int64_t>({1, 4, 7, 32, 64, 96, 132, 260, 512});
-    op_ = pick({Op::kForward, Op::kForward, Op::kForward, Op::kDecode, Op::kVerify});
+    channels_ = random_.pick<std::int64_t>({1, 4, 7, 32, 64, 96, 132, 260, 512});
+    op_ = random_.pick({Op::kForward, Op::kForward, Op::kForward, Op::kDecode, Op::kVerify});
     if (op_ == Op::kVerify) dilation_ = 1;
-    const auto epilogues = capabilities().epilogues;
-    epilogue_ = epilogues[static_cast<std::size_t>(between(0, std::ssize(epilogues) - 1))].value;
-    input_gate_ = epilogue_ != Epilogue::kResidual && chance(50);
-    activation_ = pick({Activation::kNone, Activation::kSilu});
-    dense_ = op_ == Op::kDecode || chance(30);
-    single_ = op_ == Op::kDecode && chance(50);  // x is [sequences, channels]
+    epilogue_ = random_.pick(capabilities().epilogues).value;
+    input_gate_ = epilogue_ != Epilogue::kResidual && random_.chance(0.5);
+    activation_ = random_.pick({Activation::kNone, Activation::kSilu});
+    dense_ = op_ == Op::kDecode || random_.chance(0.3);
+    single_ = op_ == Op::kDecode && random_.chance(0.5);  // x is [sequences, channels]
 
-    lengths_.resize(static_cast<std::size_t>(between(1, 5)));
-    const std::int64_t uniform = single_ ? 1 : between(1, op_ == Op::kDecode ? 6 : 40);
+    lengths_.resize(static_cast<std::size_t>(random_.between(1, 5)));
+    const std::int64_t uniform = single_ ? 1 : random_.between(1, op_ == Op::kDecode ? 6 : 40);
     for (auto& length : lengths_) {
-      length = dense_ ? uniform : chance(15) ? 0 : between(1, chance(15) ? 100 : 20);
+      length = dense_                 ? uniform
+               : random_.chance(0.15) ? 0
+                                      : random_.between(1, random_.chance(0.15) ? 100 : 20);
     }
-    before_ = dense_ ? 0 : between(0, 2);
+    before_ = dense_ ? 0 : random_.between(0, 2);
     tokens_ = std::accumulate(lengths_.begin(), lengths_.end(), before_);
-    if (!dense_) tokens_ += between(0, 2);
+    if (!dense_) tokens_ += random_.between(0, 2);
     begins_.assign(1, before_);
     for (const std::int64_t length : lengths_) begins_.push_back(begins_.back() + length);
-    in_place_ = op_ != Op::kVerify && out_dtype_ == x_dtype_ && chance(15);
-    specials_ = chance(20);
+    in_place_ = op_ != Op::kVerify && out_dtype_ == x_dtype_ && random_.chance(0.15);
+    specials_ = random_.chance(0.2);
   }
 
   [[nodiscard]] std::int64_t sequences() const { return std::ssize(lengths_); }
@@ -115,20 +105,20 @@ class EpilogueCase {
     return data;
   }
   double value() {
-    if (specials_ && chance(1)) {
+    if (specials_ && random_.chance(0.01)) {
       constexpr double kInfinity = std::numeric_limits<double>::infinity();
-      return pick({kInfinity, -kInfinity, std::numeric_limits<double>::quiet_NaN()});
+      return random_.pick({kInfinity, -kInfinity, std::numeric_limits<double>::quiet_NaN()});
     }
-    return std::normal_distribution<float>(0.0f, 1.5f)(random_);
+    return 1.5 * random_.normal();
   }
   Rows make_rows(DType dtype, std::int64_t rows, bool filled) {
     Rows made;
     made.dtype = dtype;
-    const bool channel_major = layout_ == 1, strided = layout_ == 2;
-    const std::int64_t gap = chance(50) ? 0 : pick<std::int64_t>({1, 8, 32});
-    made.channel = channel_major ? rows + gap : strided ? 2 : 1;
-    made.token = channel_major ? 1 : channels_ * made.channel + gap;
-    made.origin = chance(70) ? 0 : between(1, 7);
+    const bool channels_first = layout_ == 1, strided = layout_ == 2;
+    const std::int64_t gap = random_.chance(0.5) ? 0 : random_.pick<std::int64_t>({1, 8, 32});
+    made.channel = channels_first ? rows + gap : strided ? 2 : 1;
+    made.token = channels_first ? 1 : channels_ * made.channel + gap;
+    made.origin = random_.chance(0.7) ? 0 : random_.between(1, 7);
     const std::int64_t elements =
         made.origin + std::max<std::int64_t>(rows, 1) * made.token + channels_ * made.channel + 16;
     const std::int64_t bytes = elements * element_bytes(dtype);
@@ -158,7 +148,7 @@ class EpilogueCase {
   }
   TensorRef indices(const std::vector<std::int64_t>& values) {
     const std::int64_t count = std::ssize(values);
-    const DType dtype = chance(50) ? DType::kI32 : DType::kI64;
+    const DType dtype = random_.chance(0.5) ? DType::kI32 : DType::kI64;
     char* data = static_cast<char*>(poisoned(count * element_bytes(dtype)));
     for (std::int64_t i = 0; i < count; ++i) {
       std::memcpy(data + i * element_bytes(dtype), &values[i],  // little endian
@@ -176,37 +166,37 @@ class EpilogueCase {
     for (const std::int64_t extent : shape) elements *= extent;
     auto* data = static_cast<char*>(poisoned(elements * element_bytes(dtype)));
     for (std::int64_t i = 0; i < elements; ++i) {
-      store_element(dtype, data + i * element_bytes(dtype),
-                    0.5 * std::normal_distribution<float>()(random_));
+      store_element(dtype, data + i * element_bytes(dtype), 0.5 * random_.normal());
     }
     return TensorRef::contiguous(data, dtype, shape, memory_.device);
   }
 
   void make_tensors() {
-    layout_ = pick({0, 0, 0, 1, 2});
+    layout_ = random_.pick({0, 0, 0, 1, 2});
     x_ = make_rows(x_dtype_, tokens_, true);
     if (!in_place_) out_ = make_rows(out_dtype_, tokens_, false);
-    if (chance(15)) layout_ = pick({0, 1, 2});  // gates may lie otherwise
+    if (random_.chance(0.15)) layout_ = random_.pick({0, 1, 2});  // gates may have another layout
     if (input_gate_) gate_in_ = make_rows(x_dtype_, tokens_, true);
     if (epilogue_ == Epilogue::kOutputGate) gate_out_ = make_rows(x_dtype_, tokens_, true);
     args_.op = op_;
     args_.x = view(x_);
     args_.out = view(in_place_ ? x_ : out_);
     if (input_gate_) args_.input_gate = view(gate_in_);
-    if (epilogue_ == Epilogue::kOutputGate) args_.output_gate = view(gate_out_);
-    args_.residual = epilogue_ == Epilogue::kResidual;
+    if (epilogue_ == Epilogue::kOutputGate) args_.epilogue.output_gate = view(gate_out_);
+    args_.epilogue.residual = epilogue_ == Epilogue::kResidual;
     args_.dilation = static_cast<std::int32_t>(dilation_);
     args_.weight = filled(weight_dtype_, {channels_, width_});
-    if (chance(50)) args_.bias = filled(weight_dtype_, {channels_});
-    args_.activation = activation_;
-    args_.padded_rows = pick({PaddedRows::kZero, PaddedRows::kUntouched, PaddedRows::kCopy});
+    if (random_.chance(0.5)) args_.bias = filled(weight_dtype_, {channels_});
+    args_.epilogue.activation = activation_;
+    args_.sequences.padded_rows =
+        random_.pick({PaddedRows::kZero, PaddedRows::kUntouched, PaddedRows::kCopy});
     make_state();
-    if (!dense_) args_.query_start_loc = indices(begins_);
+    if (!dense_) args_.sequences.query_start_loc = indices(begins_);
   }
 
   void make_state() {
-    slots_ = sequences() + between(1, 3);
-    columns_ = history() + pick<std::int64_t>({0, 0, 0, 2});
+    slots_ = sequences() + random_.between(1, 3);
+    columns_ = history() + random_.pick<std::int64_t>({0, 0, 0, 2});
     const std::int64_t elements = slots_ * columns_ * channels_;
     const std::int64_t bytes = elements * element_bytes(state_dtype_);
     state_ = static_cast<char*>(poisoned(bytes));
@@ -214,37 +204,37 @@ class EpilogueCase {
       store_element(state_dtype_, state_ + i * element_bytes(state_dtype_), value());
     }
     state_before_.assign(state_, state_ + bytes);
-    args_.state =
+    args_.pool.state =
         TensorRef::contiguous(state_, state_dtype_, {slots_, columns_, channels_}, memory_.device);
-    if (chance(50)) {  // window-innermost
-      args_.state->strides[1] = 1;
-      args_.state->strides[2] = columns_;
+    if (random_.chance(0.5)) {  // columns innermost
+      args_.pool.state->strides[1] = 1;
+      args_.pool.state->strides[2] = columns_;
     }
-    args_.state_base = between(0, columns_ - history());
+    args_.pool.base_column = random_.between(0, columns_ - history());
     slot_.resize(static_cast<std::size_t>(slots_));
     std::iota(slot_.begin(), slot_.end(), 0);
-    std::shuffle(slot_.begin(), slot_.end(), random_);
+    random_.shuffle(slot_);
     slot_.resize(lengths_.size());
     for (auto& slot : slot_) {
-      if (chance(10)) slot = -1;
+      if (random_.chance(0.1)) slot = -1;
     }
-    args_.read_slots = indices(slot_);
+    args_.pool.read_slots = indices(slot_);
     resumed_.assign(lengths_.size(), op_ == Op::kForward ? 0 : 1);
     if (op_ == Op::kForward) {
-      for (auto& flag : resumed_) flag = between(0, 1);
-      args_.has_initial_state = flags(resumed_);
+      for (auto& flag : resumed_) flag = random_.between(0, 1);
+      args_.sequences.has_initial_state = flags(resumed_);
     }
   }
 
   [[nodiscard]] bool live(std::int64_t s) const { return slot_[s] >= 0; }
   [[nodiscard]] std::int64_t state_offset(std::int64_t slot, std::int64_t column,
                                           std::int64_t c) const {
-    const std::int64_t* strides = args_.state->strides;
-    return (slot * strides[0] + (args_.state_base + column) * strides[1] + c * strides[2]) *
+    const std::int64_t* strides = args_.pool.state->strides;
+    return (slot * strides[0] + (args_.pool.base_column + column) * strides[1] + c * strides[2]) *
            element_bytes(state_dtype_);
   }
 
-  // The input of a row, in the bits that a state of x's type holds.
+  // The input of a row with the bits that a state of x's type holds.
   void input(std::int64_t row, std::int64_t c, char* to) const {
     const auto bytes = static_cast<std::size_t>(element_bytes(x_dtype_));
     if (!input_gate_) {
@@ -256,7 +246,7 @@ class EpilogueCase {
     store_element(x_dtype_, to, product);
   }
 
-  // One plain call whose sequences are what the sequences of this one fall apart into.
+  // One plain call. Each sequence of this call becomes `dilation` sequences of the plain one.
   void expect_from_plain_calls() {
     std::vector<std::int64_t> bounds{0}, source, plain_flags;
     std::vector<std::int64_t> sequence_of, first_of;
@@ -272,7 +262,7 @@ class EpilogueCase {
       }
     }
     const std::int64_t rows = std::ssize(source), parts = std::ssize(plain_flags);
-    // Without an epilogue the result has been rounded already, and the fast kernels take part.
+    // Without an epilogue the plain call rounds the result, so it can run on the fast kernels.
     const DType plain_dtype = epilogue_ == Epilogue::kNone ? out_dtype_ : DType::kF32;
     const std::int64_t x_bytes = element_bytes(x_dtype_), out_bytes = element_bytes(plain_dtype);
     const std::int64_t state_bytes = element_bytes(state_dtype_);
@@ -299,11 +289,11 @@ class EpilogueCase {
     plain.out = TensorRef::contiguous(out, plain_dtype, {rows, channels_}, memory_.device);
     plain.weight = args_.weight;
     plain.bias = args_.bias;
-    plain.state =
+    plain.pool.state =
         TensorRef::contiguous(state, state_dtype_, {parts, width_ - 1, channels_}, memory_.device);
-    plain.query_start_loc = indices(bounds);
-    plain.has_initial_state = flags(plain_flags);
-    plain.activation = activation_;
+    plain.sequences.query_start_loc = indices(bounds);
+    plain.sequences.has_initial_state = flags(plain_flags);
+    plain.epilogue.activation = activation_;
     const Status status = memory_.run_and_wait(plain);
     ASSERT_TRUE(status.ok()) << status.message();
 
@@ -364,7 +354,7 @@ class EpilogueCase {
 
   Status run_whole() { return memory_.run_and_wait(args_); }
 
-  // Each call takes some tokens of each sequence; what it does not take are rows of padding.
+  // Each call processes some tokens of each sequence. Its other rows are padding.
   Status run_in_chunks() {
     std::vector<std::int64_t> done(lengths_.size(), 0);
     ForwardArgs args = packed();
@@ -377,15 +367,16 @@ class EpilogueCase {
       };
       part(before_, -1, 0);
       for (std::int64_t s = 0; s < sequences(); ++s) {
-        const std::int64_t count = between(0, std::min<std::int64_t>(lengths_[s] - done[s], 40));
+        const std::int64_t count =
+            random_.between(0, std::min<std::int64_t>(lengths_[s] - done[s], 40));
         part(begins_[s] + done[s], -1, 0);
         part(begins_[s] + done[s] + count, slot_[s], done[s] > 0 ? 1 : resumed_[s]);
         part(begins_[s + 1], -1, 0);
         done[s] += count;
       }
-      args.query_start_loc = indices(bounds);
-      args.read_slots = indices(slots);
-      args.has_initial_state = flags(resumed);
+      args.sequences.query_start_loc = indices(bounds);
+      args.pool.read_slots = indices(slots);
+      args.sequences.has_initial_state = flags(resumed);
       if (Status status = memory_.run_and_wait(args); !status.ok()) return status;
     }
     return {};
@@ -404,16 +395,16 @@ class EpilogueCase {
         };
         for (TensorRef* tensor : {&args.x, &args.out}) row(*tensor);
         if (args.input_gate) row(*args.input_gate);
-        if (args.output_gate) row(*args.output_gate);
-        args.read_slots = slot;
-        args.has_initial_state.reset();
+        if (args.epilogue.output_gate) row(*args.epilogue.output_gate);
+        args.pool.read_slots = slot;
+        args.sequences.has_initial_state.reset();
         if (Status status = memory_.run_and_wait(args); !status.ok()) return status;
       }
     }
     return {};
   }
 
-  // The call over [tokens, channels], with rows of padding untouched.
+  // The call over [tokens, channels]. Rows of padding stay untouched.
   [[nodiscard]] ForwardArgs packed() const {
     ForwardArgs args = args_;
     args.op = Op::kForward;
@@ -428,9 +419,9 @@ class EpilogueCase {
     flatten(args.x);
     flatten(args.out);
     if (args.input_gate) flatten(*args.input_gate);
-    if (args.output_gate) flatten(*args.output_gate);
-    args.query_start_loc.reset();
-    args.padded_rows = PaddedRows::kUntouched;
+    if (args.epilogue.output_gate) flatten(*args.epilogue.output_gate);
+    args.sequences.query_start_loc.reset();
+    args.sequences.padded_rows = PaddedRows::kUntouched;
     return args;
   }
 
@@ -473,9 +464,9 @@ class EpilogueCase {
               << load_element(out_dtype_, expected_.data() + (row * channels_ + c) * bytes) << "\n"
               << describe();
           std::memcpy(to, got, static_cast<std::size_t>(bytes));
-        } else if (whole && args_.padded_rows == PaddedRows::kZero) {
+        } else if (whole && args_.sequences.padded_rows == PaddedRows::kZero) {
           std::memset(to, 0, static_cast<std::size_t>(bytes));
-        } else if (whole && args_.padded_rows == PaddedRows::kCopy) {
+        } else if (whole && args_.sequences.padded_rows == PaddedRows::kCopy) {
           const char* x = x_.initial.data() + (x_.at(row, c) - x_.data);
           store_element(out_dtype_, to, load_element(x_dtype_, x));
           if (same(out_dtype_, got, to)) std::memcpy(to, got, static_cast<std::size_t>(bytes));
@@ -495,11 +486,11 @@ class EpilogueCase {
   void expect_same_state(const char* path) {
     const std::int64_t bytes = element_bytes(state_dtype_);
     for (std::int64_t i = 0; i < std::ssize(state_expected_); i += bytes) {
-      // Which NaN a product is, nobody says; what is moved keeps its bits.
-      const bool made = input_gate_ || state_dtype_ != x_dtype_;
+      // The bits of a NaN that is computed are not specified. Copied elements keep their bits.
+      const bool computed = input_gate_ || state_dtype_ != x_dtype_;
       const char *got = state_ + i, *wanted = state_expected_.data() + i;
-      ASSERT_TRUE(made ? same(state_dtype_, got, wanted)
-                       : std::memcmp(got, wanted, static_cast<std::size_t>(bytes)) == 0)
+      ASSERT_TRUE(computed ? same(state_dtype_, got, wanted)
+                           : std::memcmp(got, wanted, static_cast<std::size_t>(bytes)) == 0)
           << path << ": element " << i / bytes << " of the state: got "
           << load_element(state_dtype_, got) << ", expected " << load_element(state_dtype_, wanted)
           << "\n"
@@ -508,7 +499,7 @@ class EpilogueCase {
   }
 
   const CallMemory& memory_;
-  std::mt19937 random_;
+  tools::Random random_;
 
   DType x_dtype_, out_dtype_, state_dtype_, weight_dtype_;
   Op op_ = Op::kForward;
@@ -517,7 +508,7 @@ class EpilogueCase {
   std::int64_t width_ = 4, dilation_ = 1, channels_ = 0, tokens_ = 0, before_ = 0;
   std::int64_t slots_ = 0, columns_ = 0;
   bool input_gate_ = false, dense_ = false, single_ = false, in_place_ = false, specials_ = false;
-  int layout_ = 0;  // of rows: token-major, channel-major, strided
+  int layout_ = 0;  // of rows: 0 token-major, 1 channels-first, 2 strided
   std::vector<std::int64_t> lengths_, begins_, slot_, resumed_;
   Rows x_, out_, gate_in_, gate_out_;
   char* state_ = nullptr;

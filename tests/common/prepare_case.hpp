@@ -1,56 +1,48 @@
-// Calls of index preparation with random values, good and bad, and what they are to write, worked
-// out from the header's words alone. The memory may be the host's or a GPU's.
+// Calls of index preparation with random values, valid and invalid, and the expected results. These
+// follow the text of the header, not the implementation. The memory is host or GPU memory.
 #pragma once
 
 #include <algorithm>
 #include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "common/random.hpp"
 #include "guarded_tensor.hpp"
 #include "shortconv/prepare.hpp"
 
 namespace shortconv::test {
 
-class RandomValues {
+class RandomValues : public tools::Random {
  public:
-  explicit RandomValues(std::uint32_t seed) : random_(seed) {}
-  std::int64_t between(std::int64_t low, std::int64_t high) {
-    return std::uniform_int_distribution<std::int64_t>(low, high)(random_);
-  }
-  bool chance(int percent) { return between(1, 100) <= percent; }
-  DType index_dtype() { return chance(50) ? DType::kI32 : DType::kI64; }
+  using Random::Random;
+  DType index_dtype() { return chance(0.5) ? DType::kI32 : DType::kI64; }
   PoolLayout layout() { return static_cast<PoolLayout>(between(0, 2)); }
-  /// A value that no index should have.
-  std::int64_t bad(DType dtype) {
+  /// An invalid index.
+  std::int64_t bad_index(DType dtype) {
     const bool wide = dtype == DType::kI64;
     const std::int64_t most =
         wide ? std::numeric_limits<std::int64_t>::max() : std::numeric_limits<std::int32_t>::max();
-    const std::int64_t values[] = {-1, -2, -most - 1, most, most - 1, 1 << 20, 500};
-    return values[between(0, 6)];
+    return pick<std::int64_t>({-1, -2, -most - 1, most, most - 1, 1 << 20, 500});
   }
-  /// Bounds that never decrease; some begin below 0 or end behind `tokens`.
+  /// Bounds that never decrease. Some begin below 0 or end after `tokens`.
   std::vector<std::int64_t> bounds(std::int64_t sequences, std::int64_t longest, DType dtype,
                                    std::int64_t& tokens) {
-    std::vector<std::int64_t> bounds{chance(60) ? 0 : between(0, 3)};
+    std::vector<std::int64_t> bounds{chance(0.6) ? 0 : between(0, 3)};
     for (std::int64_t s = 0; s < sequences; ++s) {
-      bounds.push_back(bounds.back() + (chance(20) ? 0 : between(1, longest)));
+      bounds.push_back(bounds.back() + (chance(0.2) ? 0 : between(1, longest)));
     }
-    tokens = bounds.back() + (chance(60) ? 0 : between(0, 20));
-    if (chance(10)) bounds.front() = -between(1, 1000);
-    if (chance(10)) bounds.back() = std::max(bad(dtype), bounds.back());
+    tokens = bounds.back() + (chance(0.6) ? 0 : between(0, 20));
+    if (chance(0.1)) bounds.front() = -between(1, 1000);
+    if (chance(0.1)) bounds.back() = std::max(bad_index(dtype), bounds.back());
     return bounds;
   }
-
- private:
-  std::mt19937 random_;
 };
 
-/// What a test does with a case of any kind: tensors, what becomes of them, and a call with the
-/// tensors at other addresses.
+/// All cases have these functions: tensors() makes the tensors, expect() sets their expected
+/// contents, and args() makes a call with the tensors at other addresses.
 struct SnapshotCase {
-  std::int64_t tokens = 0, block_tokens = 1, blocks = 0, spare_rows = 0;
+  std::int64_t tokens = 0, block_size = 1, blocks = 0, spare_rows = 0;
   std::vector<std::int64_t> bounds, computed, slots;  // slots: [sequences, blocks]
   DType bounds_dtype = DType::kI32, computed_dtype = DType::kI32;
   DType slots_dtype = DType::kI32, list_dtype = DType::kI32;
@@ -59,26 +51,27 @@ struct SnapshotCase {
 
   SnapshotCase() = default;
   explicit SnapshotCase(std::uint32_t seed) {
-    RandomValues pick(seed);
-    bounds_dtype = pick.index_dtype();
-    computed_dtype = pick.index_dtype();
-    slots_dtype = pick.index_dtype();
-    list_dtype = pick.index_dtype();
-    slots_layout = pick.layout();
-    list_layout = pick.layout();
-    strided = pick.chance(30);
-    const std::int64_t sequences = pick.between(0, 9);
-    bounds = pick.bounds(sequences, pick.chance(50) ? 5 : 70, bounds_dtype, tokens);
-    block_tokens = pick.chance(50) ? pick.between(1, 8) : pick.between(1, 40);
-    if (pick.chance(3)) block_tokens = std::numeric_limits<std::int64_t>::max();
-    blocks = pick.between(0, 90 / block_tokens + 1);
-    spare_rows = pick.chance(50) ? 0 : pick.between(1, 9);
+    RandomValues random(seed);
+    bounds_dtype = random.index_dtype();
+    computed_dtype = random.index_dtype();
+    slots_dtype = random.index_dtype();
+    list_dtype = random.index_dtype();
+    slots_layout = random.layout();
+    list_layout = random.layout();
+    strided = random.chance(0.3);
+    const std::int64_t sequences = random.between(0, 9);
+    bounds = random.bounds(sequences, random.chance(0.5) ? 5 : 70, bounds_dtype, tokens);
+    block_size = random.chance(0.5) ? random.between(1, 8) : random.between(1, 40);
+    if (random.chance(0.03)) block_size = std::numeric_limits<std::int64_t>::max();
+    blocks = random.between(0, 90 / block_size + 1);
+    spare_rows = random.chance(0.5) ? 0 : random.between(1, 9);
     for (std::int64_t s = 0; s < sequences; ++s) {
-      computed.push_back(pick.chance(8)    ? pick.bad(computed_dtype)
-                         : pick.chance(40) ? 0
-                                           : pick.between(0, 60));
+      computed.push_back(random.chance(0.08)  ? random.bad_index(computed_dtype)
+                         : random.chance(0.4) ? 0
+                                              : random.between(0, 60));
       for (std::int64_t block = 0; block < blocks; ++block) {
-        slots.push_back(pick.chance(15) ? pick.bad(slots_dtype) : pick.between(0, 300));
+        slots.push_back(random.chance(0.15) ? random.bad_index(slots_dtype)
+                                            : random.between(0, 300));
       }
     }
   }
@@ -86,9 +79,7 @@ struct SnapshotCase {
   [[nodiscard]] std::int64_t sequences() const {
     return static_cast<std::int64_t>(computed.size());
   }
-  [[nodiscard]] std::int64_t rows() const {
-    return tokens / block_tokens + sequences() + spare_rows;
-  }
+  [[nodiscard]] std::int64_t rows() const { return tokens / block_size + sequences() + spare_rows; }
 
   [[nodiscard]] std::vector<GuardedTensor> tensors() const {
     std::vector<GuardedTensor> tensors = {
@@ -104,7 +95,7 @@ struct SnapshotCase {
   struct Row {
     std::int64_t row, sequence, token, slot;
   };
-  /// The rows that say something.
+  /// The rows that are not ignored.
   [[nodiscard]] std::vector<Row> boundaries() const {
     std::vector<Row> found;
     for (std::int64_t s = 0; s < sequences(); ++s) {
@@ -112,9 +103,9 @@ struct SnapshotCase {
       const std::int64_t end = std::clamp<std::int64_t>(bounds[s + 1], 0, tokens);
       if (computed[s] < 0) continue;
       const __int128 first = computed[s], last = first + (end - begin);
-      std::int64_t row = begin / block_tokens + s;
-      for (__int128 m = (first / block_tokens + 1) * block_tokens; m <= last; m += block_tokens) {
-        const __int128 block = m / block_tokens - 1;
+      std::int64_t row = begin / block_size + s;
+      for (__int128 m = (first / block_size + 1) * block_size; m <= last; m += block_size) {
+        const __int128 block = m / block_size - 1;
         const std::int64_t slot =
             block < blocks ? slots[s * blocks + static_cast<std::int64_t>(block)] : -1;
         const bool fits = list_dtype == DType::kI64 || slot <= INT32_MAX;
@@ -140,19 +131,19 @@ struct SnapshotCase {
                                         const std::vector<void*>& bases, Device device = {}) const {
     BlockSnapshotsArgs args;
     args.query_start_loc = tensors[0].at(bases[0], device);
-    args.computed_tokens = tensors[1].at(bases[1], device);
+    args.num_computed_tokens = tensors[1].at(bases[1], device);
     args.block_slots = tensors[2].at(bases[2], device);
     args.snapshots = tensors[3].at(bases[3], device);
     args.tokens = tokens;
-    args.block_tokens = block_tokens;
+    args.block_size = block_size;
     return args;
   }
 };
 
 struct TreeCase {
   bool ragged = false;
-  std::int64_t tokens = 0;           // of each sequence; in all of ragged ones
-  std::vector<std::int64_t> bounds;  // of dense ones too
+  std::int64_t tokens = 0;           // dense: per sequence; ragged: of all sequences
+  std::vector<std::int64_t> bounds;  // set for dense batches too
   std::vector<std::int64_t> first_child, next_sibling;
   DType child_dtype = DType::kI32, sibling_dtype = DType::kI32, parents_dtype = DType::kI32;
   DType bounds_dtype = DType::kI32;
@@ -161,45 +152,45 @@ struct TreeCase {
 
   TreeCase() = default;
   explicit TreeCase(std::uint32_t seed) {
-    RandomValues pick(seed);
-    child_dtype = pick.index_dtype();
-    sibling_dtype = pick.index_dtype();
-    parents_dtype = pick.index_dtype();
-    bounds_dtype = pick.index_dtype();
-    links_layout = pick.layout();
-    parents_layout = pick.layout();
-    strided = pick.chance(30);
-    ragged = pick.chance(50);
-    const std::int64_t sequences = pick.between(0, 6);
+    RandomValues random(seed);
+    child_dtype = random.index_dtype();
+    sibling_dtype = random.index_dtype();
+    parents_dtype = random.index_dtype();
+    bounds_dtype = random.index_dtype();
+    links_layout = random.layout();
+    parents_layout = random.layout();
+    strided = random.chance(0.3);
+    ragged = random.chance(0.5);
+    const std::int64_t sequences = random.between(0, 6);
     if (ragged) {
-      bounds = pick.bounds(sequences, pick.chance(70) ? 9 : 40, bounds_dtype, tokens);
+      bounds = random.bounds(sequences, random.chance(0.7) ? 9 : 40, bounds_dtype, tokens);
     } else {
-      tokens = pick.between(0, pick.chance(70) ? 9 : 40);
+      tokens = random.between(0, random.chance(0.7) ? 9 : 40);
       for (std::int64_t s = 0; s <= sequences; ++s) bounds.push_back(s * tokens);
     }
     first_child.assign(static_cast<std::size_t>(ragged ? tokens : sequences * tokens), -1);
     next_sibling = first_child;
-    for (std::int64_t s = 0; s < sequences; ++s) plant(pick, s);
+    for (std::int64_t s = 0; s < sequences; ++s) plant(random, s);
   }
 
-  /// Links of a random tree, and with some luck one or the other that does not belong there.
-  void plant(RandomValues& pick, std::int64_t s) {
+  /// Links of a random tree, sometimes with invalid links among them.
+  void plant(RandomValues& random, std::int64_t s) {
     const std::int64_t begin = begin_of(s), count = begin_of(s + 1) - begin;
     std::vector<std::int64_t> newest_child(static_cast<std::size_t>(count), -1);
     for (std::int64_t token = 1; token < count; ++token) {
-      if (pick.chance(5)) continue;  // of nobody
-      std::int64_t& newest = newest_child[pick.between(0, token - 1)];
+      if (random.chance(0.05)) continue;  // no parent
+      std::int64_t& newest = newest_child[random.between(0, token - 1)];
       const auto parent = static_cast<std::int64_t>(&newest - newest_child.data());
       (newest < 0 ? first_child[begin + parent] : next_sibling[begin + newest]) = token;
       newest = token;
     }
-    for (std::int64_t mistakes = pick.chance(40) ? pick.between(1, 4) : 0; mistakes > 0;
+    for (std::int64_t mistakes = random.chance(0.4) ? random.between(1, 4) : 0; mistakes > 0;
          --mistakes) {
-      const bool child = pick.chance(50);
+      const bool child = random.chance(0.5);
       if (count == 0) continue;
-      (child ? first_child : next_sibling)[begin + pick.between(0, count - 1)] =
-          pick.chance(70) ? pick.between(-1, count + 1)
-                          : pick.bad(child ? child_dtype : sibling_dtype);
+      (child ? first_child : next_sibling)[begin + random.between(0, count - 1)] =
+          random.chance(0.7) ? random.between(-1, count + 1)
+                             : random.bad_index(child ? child_dtype : sibling_dtype);
     }
   }
 
@@ -226,27 +217,27 @@ struct TreeCase {
     return tensors;
   }
 
-  /// The tokens that links lead to, and from where, beginning at the root: a way that comes to a
-  /// token for the second time spoils it, and all that comes after it.
+  /// The parents of a sequence's tokens, found from the root on. A token has a parent if exactly
+  /// one link leads to it. Other tokens have -1, and their links are ignored.
   [[nodiscard]] std::vector<std::int64_t> parents_of(std::int64_t s) const {
     const std::int64_t begin = begin_of(s),
                        count = std::max<std::int64_t>(begin_of(s + 1) - begin, 0);
-    std::vector<std::int64_t> ways(static_cast<std::size_t>(count), 0), parents(ways.size(), -1);
-    for (std::int64_t settled = 0; settled < count; ++settled) {  // one more token at each turn
-      std::fill(ways.begin(), ways.end(), 0);
-      std::vector<std::int64_t> found(ways.size(), -1);
+    std::vector<std::int64_t> links(static_cast<std::size_t>(count), 0), parents(links.size(), -1);
+    for (std::int64_t settled = 0; settled < count; ++settled) {  // each pass settles one token
+      std::fill(links.begin(), links.end(), 0);
+      std::vector<std::int64_t> found(links.size(), -1);
       for (std::int64_t from = 0; from <= settled; ++from) {
         const bool root = from == 0;
         if (!root && parents[from] < 0) continue;
         const auto lead = [&](std::int64_t to, std::int64_t parent) {
           if (to <= from || to >= count) return;
-          ++ways[to];
+          ++links[to];
           found[to] = parent;
         };
         lead(first_child[begin + from], from);
         if (!root) lead(next_sibling[begin + from], parents[from]);
       }
-      if (settled + 1 < count && ways[settled + 1] == 1) parents[settled + 1] = found[settled + 1];
+      if (settled + 1 < count && links[settled + 1] == 1) parents[settled + 1] = found[settled + 1];
     }
     return parents;
   }
@@ -276,7 +267,7 @@ struct TreeCase {
   }
 };
 
-/// The same name for all, so that a test may be about any.
+/// One name for all preparations, so that a test can be a template over the cases.
 inline Status prepare(const BlockSnapshotsArgs& args, void* stream = nullptr) {
   return block_snapshots(args, stream);
 }

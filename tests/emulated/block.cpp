@@ -16,7 +16,7 @@
 namespace shortconv::emulated {
 namespace {
 
-/// What a stack is left at. The address sanitizer is told which one is in use.
+/// Where a stack continues, and its bounds for the address sanitizer.
 struct Context {
   ucontext_t registers{};
   const void* stack = nullptr;
@@ -34,7 +34,7 @@ void leave(Context& from, [[maybe_unused]] const Context& to) {
 #endif
 }
 
-/// A stack, with whatever thread runs on it.
+/// A stack for threads.
 struct Fiber {
   explicit Fiber(void (*start)()) {
     context.stack = memory.get();
@@ -64,7 +64,7 @@ bool same(const std::source_location& a, const std::source_location& b) {
 
 class Block {
  public:
-  std::optional<std::string> run(int threads, std::mt19937& random,
+  std::optional<std::string> run(int threads, tools::Random& random,
                                  const std::function<void()>& body) {
     body_ = &body;
     threads_.assign(static_cast<std::size_t>(threads), {});
@@ -77,21 +77,21 @@ class Block {
     return failure_;
   }
 
-  const Answers& ask(Question question, std::uint32_t mask, std::uint32_t value,
-                     const std::source_location& place) {
+  const LaneValues& exchange(WarpOperation operation, std::uint32_t mask, std::uint32_t value,
+                             const std::source_location& place) {
     Thread& thread = threads_[current_];
-    thread.phase = Phase::kAsks;
-    thread.question = question;
+    thread.phase = Phase::kInWarpOperation;
+    thread.operation = operation;
     thread.mask = mask;
     thread.value = value;
     thread.place = place;
     leave(thread.fiber->context, main_);
-    return answers_[current_ / kWarp];
+    return lane_values_[current_ / kWarp];
   }
 
   void wait_for_all(const std::source_location& place) {
     Thread& thread = threads_[current_];
-    thread.phase = Phase::kWaits;
+    thread.phase = Phase::kAtBarrier;
     thread.place = place;
     leave(thread.fiber->context, main_);
   }
@@ -103,21 +103,20 @@ class Block {
   }
 
  private:
-  enum class Phase : std::uint8_t { kNew, kReady, kRuns, kAsks, kWaits, kEnded };
+  enum class Phase : std::uint8_t { kNew, kReady, kRuns, kInWarpOperation, kAtBarrier, kEnded };
   struct Thread {
     Phase phase = Phase::kNew;
-    Question question{};
+    WarpOperation operation{};
     std::uint32_t mask = 0, value = 0;
     std::source_location place;
     Fiber* fiber = nullptr;
   };
 
-  /// Which thread's turn comes first, and whether the others follow upwards or downwards; false if
-  /// all have ended.
-  bool choose_order(std::mt19937& random) {
-    const auto drawn = static_cast<std::size_t>(random());
-    first_ = drawn / 2 % threads_.size();
-    upwards_ = drawn % 2 == 0;
+  /// Draws the thread that runs first and the direction in which the others follow. False if all
+  /// have ended.
+  bool choose_order(tools::Random& random) {
+    first_ = static_cast<std::size_t>(random.between(0, std::ssize(threads_) - 1));
+    upwards_ = random.chance(0.5);
     for (const Thread& thread : threads_) {
       if (thread.phase != Phase::kEnded) return true;
     }
@@ -153,8 +152,8 @@ class Block {
   }
 
   static void run_on_fiber();
-  /// One thread after the other, as long as the next one has no stack yet: threads that ask nothing
-  /// do with one.
+  /// Runs threads one after the other as long as the next one has no stack yet. Threads without
+  /// warp operations share one stack.
   void run_threads() {
     for (;;) {
       (*body_)();
@@ -173,11 +172,14 @@ class Block {
     }
   }
 
-  /// Every thread asks, waits or has ended: answers, or lets those go on that wait.
+  /// Called when no thread can run: completes the warp operations or, if there are none, the
+  /// barrier.
   void settle() {
-    bool asked = false;
-    for (std::size_t first = 0; first < threads_.size(); first += kWarp) asked |= answer(first);
-    if (asked || failure_) return;
+    bool completed = false;
+    for (std::size_t first = 0; first < threads_.size(); first += kWarp) {
+      completed |= complete_warp_operation(first);
+    }
+    if (completed || failure_) return;
     const Thread* other = nullptr;
     for (Thread& thread : threads_) {
       if (thread.phase == Phase::kEnded) continue;
@@ -190,39 +192,39 @@ class Block {
     }
   }
 
-  /// Whether the warp from thread `first` on asks something.
-  bool answer(std::size_t first) {
+  /// False if the warp from thread `first` on is in no warp operation.
+  bool complete_warp_operation(std::size_t first) {
     const std::span<Thread> warp(&threads_[first], kWarp);
     const Thread* other = nullptr;
-    Answers& answers = answers_[first / kWarp];
-    answers = {};
+    LaneValues& result = lane_values_[first / kWarp];
+    result = {};
     for (std::size_t lane = 0; lane < kWarp; ++lane) {
       const Thread& thread = warp[lane];
       if (thread.phase == Phase::kEnded) continue;
-      answers.values[lane] = thread.value;
-      answers.lanes |= 1u << lane;
+      result.values[lane] = thread.value;
+      result.lanes |= 1u << lane;
       if (other != nullptr) compare(thread, *other);
       other = &thread;
     }
-    if (failure_ || other == nullptr || other->phase != Phase::kAsks) return false;
-    if ((answers.lanes & ~other->mask) != 0) {
-      failure_ = "the mask lacks lanes that ask at " + text_of(other->place);
+    if (failure_ || other == nullptr || other->phase != Phase::kInWarpOperation) return false;
+    if ((result.lanes & ~other->mask) != 0) {
+      failure_ = "the mask lacks active lanes at " + text_of(other->place);
     }
     for (Thread& thread : warp) {
-      if (thread.phase == Phase::kAsks) thread.phase = Phase::kReady;
+      if (thread.phase == Phase::kInWarpOperation) thread.phase = Phase::kReady;
     }
     return true;
   }
 
   void compare(const Thread& a, const Thread& b) {
-    if (a.phase != b.phase || a.question != b.question || !same(a.place, b.place)) {
+    if (a.phase != b.phase || a.operation != b.operation || !same(a.place, b.place)) {
       failure_ = "lanes of a warp are at " + text_of(a.place) + " and at " + text_of(b.place);
-    } else if (a.phase == Phase::kAsks && a.mask != b.mask) {
-      failure_ = "lanes ask with different masks at " + text_of(a.place);
+    } else if (a.phase == Phase::kInWarpOperation && a.mask != b.mask) {
+      failure_ = "lanes have different masks at " + text_of(a.place);
     }
   }
 
-  /// Nobody comes back to the threads.
+  /// Abandons the threads.
   void give_up() {
     fibers_.clear();
     idle_.clear();
@@ -233,7 +235,7 @@ class Block {
   std::vector<Fiber*> idle_;
   const std::function<void()>* body_ = nullptr;
   std::vector<Thread> threads_;
-  std::array<Answers, 1024 / kWarp> answers_{};
+  std::array<LaneValues, 1024 / kWarp> lane_values_{};
   std::optional<std::string> failure_;
   std::size_t turn_ = 0, first_ = 0;
   unsigned current_ = 0;
@@ -251,16 +253,16 @@ void Block::run_on_fiber() {
 
 }  // namespace
 
-std::optional<std::string> run_block(int threads, std::mt19937& random,
+std::optional<std::string> run_block(int threads, tools::Random& random,
                                      const std::function<void()>& body) {
   return block.run(threads, random, body);
 }
 
 void fail(std::string_view what) { block.fail(what); }
 
-const Answers& ask(Question question, std::uint32_t mask, std::uint32_t value,
-                   const std::source_location& place) {
-  return block.ask(question, mask, value, place);
+const LaneValues& exchange(WarpOperation operation, std::uint32_t mask, std::uint32_t value,
+                           const std::source_location& place) {
+  return block.exchange(operation, mask, value, place);
 }
 
 void wait_for_block(const std::source_location& place) { block.wait_for_all(place); }

@@ -1,4 +1,4 @@
-// The emulated device itself: that it finds what it is there to find.
+// The emulated device itself: it must report the errors it exists for.
 #include "block.hpp"
 
 #include <gtest/gtest.h>
@@ -6,21 +6,21 @@
 #include <numeric>
 #include <vector>
 
-#include "cuda/memory.cuh"
+#include "cuda/device/memory.cuh"
 #include "device.hpp"
 
 namespace shortconv::emulated {
 namespace {
 
 std::string failure_of(int threads, const std::function<void()>& body) {
-  std::mt19937 random(1);
+  tools::Random random(1);
   return run_block(threads, random, body).value_or("");
 }
 
 void expect_failure(std::string_view expected, const std::function<void()>& body) {
   const std::string failure = failure_of(32, body);
   EXPECT_NE(failure.find(expected), std::string::npos) << failure;
-  // Whatever was left behind, the next block runs.
+  // The next block runs after a failed one.
   EXPECT_EQ(failure_of(64, [] { (void)__ballot_sync(~0u, true); }), "");
 }
 
@@ -30,7 +30,7 @@ TEST(Block, ThreadsRunOnceEach) {
   EXPECT_EQ(runs, std::vector<int>(128, 1));
 }
 
-TEST(Block, WarpsAnswer) {
+TEST(Block, WarpOperationsExchangeValues) {
   std::vector<int> right(64);
   const auto body = [&] {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -51,7 +51,7 @@ TEST(Block, ThreadsWaitForEachOther) {
   std::vector<int> before(256);
   int late = 0;
   const auto body = [&] {
-    if (threadIdx.x / 32 == 3) __syncwarp();  // a warp may have other things to do
+    if (threadIdx.x / 32 == 3) __syncwarp();  // only one of the warps
     before[threadIdx.x] = 1;
     __syncthreads();
     late += 256 - std::accumulate(before.begin(), before.end(), 0);
@@ -69,16 +69,16 @@ TEST(Block, WordsMustBeAligned) {
                  [&] { cuda::load_words(reinterpret_cast<const char*>(memory) + 2, one); });
 }
 
-TEST(Block, MemoryIsLeftAloneUntilTheKernelInFrontIsDone) {
+TEST(Block, MemoryIsNotAccessedBeforeThePreviousKernelIsDone) {
   alignas(16) static std::uint32_t memory[4];
   std::uint32_t word[1], index = 0;
   const auto before_the_wait = [&](const std::function<void()>& access) {
-    waited = false;
-    EXPECT_NE(failure_of(32, access).find("before the kernel in front is done"), std::string::npos);
-    waited = false;
+    pdl_waited = false;
+    EXPECT_NE(failure_of(32, access).find("before the previous kernel is done"), std::string::npos);
+    pdl_waited = false;
     EXPECT_EQ(failure_of(32,
                          [&] {
-                           cuda::wait_for_previous();
+                           cuda::pdl_wait();
                            access();
                          }),
               "");
@@ -102,7 +102,7 @@ TEST(Block, LanesMustNotDiverge) {
     __syncwarp();
   });
   expect_failure("different masks", [] { __syncwarp(~0u << (threadIdx.x % 2)); });
-  expect_failure("lacks lanes", [] { __syncwarp(0x7fffffffu); });
+  expect_failure("lacks active lanes", [] { __syncwarp(0x7fffffffu); });
   expect_failure("that has ended", [] {
     if (threadIdx.x == 9) return;
     (void)__shfl_sync(~0u, 1, 9);

@@ -1,5 +1,5 @@
-// What device code finds without an include, for the emulated device; the compiler is told to
-// include this first.
+// Built-in functions and types of device code, for the emulated device. Included before each device
+// source file with -include.
 #pragma once
 
 #include <algorithm>
@@ -45,7 +45,7 @@ inline float __fmul_rd(float a, float b) {
   return static_cast<double>(nearest) > exact ? std::nextafter(nearest, -INFINITY) : nearest;
 }
 
-/// Byte i of the result is the one of y:x that digit i of the selector names.
+/// Byte i of the result is the byte of y:x whose number is digit i of the selector.
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   const std::uint64_t bytes = std::uint64_t{y} << 32 | x;
   unsigned result = 0;
@@ -63,20 +63,21 @@ inline unsigned long long atomicMin(unsigned long long* word, unsigned long long
   return std::exchange(*word, min(*word, value));
 }
 
-// Questions to the warp: block.hpp says what is wrong with one.
-using shortconv::emulated::ask;
-using shortconv::emulated::Question;
+// Warp operations, under the rules of block.hpp.
+using shortconv::emulated::exchange;
+using shortconv::emulated::WarpOperation;
 using Place = std::source_location;
 
 inline unsigned __ballot_sync(unsigned mask, bool value, Place place = Place::current()) {
   unsigned result = 0;
-  const auto& values = ask(Question::kBallot, mask, value, place).values;
+  const auto& values = exchange(WarpOperation::kBallot, mask, value, place).values;
   for (unsigned lane = 0; lane < values.size(); ++lane) result |= values[lane] << lane;
   return result;
 }
 inline unsigned __reduce_or_sync(unsigned mask, unsigned value, Place place = Place::current()) {
   unsigned result = 0;
-  for (const unsigned other : ask(Question::kOr, mask, value, place).values) result |= other;
+  for (const unsigned other : exchange(WarpOperation::kOr, mask, value, place).values)
+    result |= other;
   return result;
 }
 inline int __any_sync(unsigned mask, bool value, Place place = Place::current()) {
@@ -85,15 +86,16 @@ inline int __any_sync(unsigned mask, bool value, Place place = Place::current())
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int from, Place place = Place::current()) {
   static_assert(sizeof(T) == sizeof(unsigned));
-  const auto& answers = ask(Question::kShuffle, mask, std::bit_cast<unsigned>(value), place);
+  const auto& result =
+      exchange(WarpOperation::kShuffle, mask, std::bit_cast<unsigned>(value), place);
   const unsigned lane = static_cast<unsigned>(from) % 32;
-  if ((answers.lanes >> lane & 1) == 0) {
+  if ((result.lanes >> lane & 1) == 0) {
     shortconv::emulated::fail("a shuffle from a lane that has ended");
   }
-  return std::bit_cast<T>(answers.values[lane]);
+  return std::bit_cast<T>(result.values[lane]);
 }
 inline void __syncwarp(unsigned mask = ~0u, Place place = Place::current()) {
-  (void)ask(Question::kSync, mask, 0, place);
+  (void)exchange(WarpOperation::kSync, mask, 0, place);
 }
 inline void __syncthreads(Place place = Place::current()) {
   shortconv::emulated::wait_for_block(place);

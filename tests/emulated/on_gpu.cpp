@@ -1,5 +1,5 @@
-// In place of tools/verify/on_gpu.cpp: the emulated device works in the buffers as they are. Their
-// guard bands may not even be read, of which the address sanitizer takes care.
+// Replaces tools/verify/on_gpu.cpp: the emulated device uses the buffers in place. The address
+// sanitizer finds accesses to their guard bands, reads included.
 #include "verify/on_gpu.hpp"
 
 #include <span>
@@ -16,8 +16,8 @@
 namespace shortconv::tools::verify {
 namespace {
 
-/// Nobody may touch the guard bands as long as one of these lives. Those of indices are 0
-/// meanwhile, which leads to a row or slot where their -1 would lead nowhere.
+/// Poisons the guard bands during its lifetime. Those of index tensors are inverted from -1 to 0,
+/// which is a row or slot that exists.
 class Guards {
  public:
   explicit Guards(const std::vector<const TensorBuffer*>& buffers) : buffers_(buffers) {
@@ -47,7 +47,7 @@ class Guards {
       use(bytes.last(band), index);
     }
   }
-  /// What was written there stays a difference.
+  /// Inverting twice preserves a difference that a kernel has written.
   static void invert(std::span<std::byte> band) {
     for (std::byte& byte : band) byte = ~byte;
   }

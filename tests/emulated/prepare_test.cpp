@@ -9,7 +9,7 @@
 namespace shortconv::test {
 namespace {
 
-/// The call leaves every tensor, guard bands included, as the rules say.
+/// After the call every tensor, guard bands included, has the expected bytes.
 template <typename Case>
 void expect_prepared(const Case& one) {
   std::vector<GuardedTensor> tensors = one.tensors(), expected = tensors;
@@ -23,7 +23,7 @@ void expect_prepared(const Case& one) {
   }
 }
 
-TEST(Prepared, IndicesAreWhatTheRulesSay) {
+TEST(Prepared, IndicesFollowTheRules) {
   for (std::uint32_t seed = 0; seed < 200; ++seed) {
     emulated::begin(seed);
     expect_prepared(SnapshotCase(seed));

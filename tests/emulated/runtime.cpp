@@ -1,104 +1,70 @@
-// The CUDA runtime of the emulated device: memory is the host's, an entry point is the address of a
-// function, a launch is over when it returns, and blocks run one after the other in any order.
+// The CUDA runtime of the emulated device: device memory is host memory, a kernel is the address of
+// a function, launches are synchronous, and blocks run one after the other in random order.
 #include "runtime.hpp"
 
 #include <cuda_runtime_api.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
 #include <map>
 #include <numeric>
 #include <optional>
-#include <random>
 #include <utility>
 
 #include "block.hpp"
+#include "common/random.hpp"
 #include "core/capability.hpp"
-#include "cuda/call.hpp"
-#include "cuda/commit.hpp"
-#include "cuda/grid.hpp"
-#include "cuda/kernels.hpp"
-#include "cuda/prepare.hpp"
-#include "cuda/select.hpp"
-#include "cuda/tuning.hpp"
+#include "cuda/host/commit.hpp"
+#include "cuda/host/kernels.hpp"
+#include "cuda/host/policy.hpp"
+#include "cuda/host/prepare.hpp"
+#include "cuda/host/select.hpp"
+#include "cuda/kernel_params.hpp"
+#include "cuda/launch_params.hpp"
 #include "device.hpp"
 #include "op/prepare.hpp"
+#include "shortconv/argument_table.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::emulated {
 namespace {
 
-using cuda::Entry;
-using cuda::Kernel;
-using cuda::Kernels;
-using Invoke = void (*)(Entry entry, void** arguments);
+using cuda::KernelFunction;
+using Invoke = void (*)(KernelFunction function, void** arguments);
 
-template <typename... Parameters>
-void invoke(Entry entry, void** arguments) {
-  const auto kernel = reinterpret_cast<void (*)(Parameters...)>(const_cast<void*>(entry));
-  [&]<std::size_t... i>(std::index_sequence<i...>) {
-    kernel(*static_cast<Parameters*>(arguments[i])...);
-  }(std::index_sequence_for<Parameters...>{});
+template <typename Parameters>
+void invoke(KernelFunction function, void** arguments) {
+  const auto kernel = reinterpret_cast<void (*)(Parameters)>(const_cast<void*>(function));
+  kernel(*static_cast<Parameters*>(arguments[0]));
 }
-constexpr Invoke kInvokeOnCall = invoke<cuda::Call>;
-constexpr Invoke kInvokeOnProblem = invoke<Problem, Addresses, cuda::Grid>;
 
-struct Field {
-  std::string_view name;
-  Entry Kernels::* entry;
-  Kernel kernel;
-};
-constexpr Field kFields[] = {
-    {"tiles", &Kernels::tiles, Kernel::kTiles},
-    {"full_tiles", &Kernels::full_tiles, Kernel::kTiles},
-    {"short_sequences", &Kernels::short_sequences, Kernel::kShortSequences},
-    {"small_tiles", &Kernels::small_tiles, Kernel::kSmallTiles},
-    {"numbered_tiles", &Kernels::numbered_tiles, Kernel::kNumberedTiles},
-    {"decode", &Kernels::decode, Kernel::kDecode},
-    {"full_decode", &Kernels::full_decode, Kernel::kDecode},
-    {"ring_decode", &Kernels::ring_decode, Kernel::kDecode},
-    {"small_decode", &Kernels::small_decode, Kernel::kSmallDecode},
-    {"older_decode", &Kernels::older_decode, Kernel::kSmallDecode},
-    {"drafts", &Kernels::drafts, Kernel::kDrafts},
-    {"full_drafts", &Kernels::full_drafts, Kernel::kDrafts},
-    {"trees", &Kernels::trees, Kernel::kTrees},
-    {"full_trees", &Kernels::full_trees, Kernel::kTrees},
-    {"gated_tiles", &Kernels::gated_tiles, Kernel::kTiles},
-    {"gated_decode", &Kernels::gated_decode, Kernel::kSmallDecode},
-    {"gated_drafts", &Kernels::gated_drafts, Kernel::kDrafts},
-    {"f32_state_tiles", &Kernels::f32_state_tiles, Kernel::kTiles},
-    {"f32_state_decode", &Kernels::f32_state_decode, Kernel::kSmallDecode},
-    {"columns", &Kernels::columns, Kernel::kColumns},
-    {"chunks", &Kernels::chunks, Kernel::kChunks},
-};
-static_assert(std::size(kFields) == sizeof(Kernels) / sizeof(Entry), "each member of Kernels");
-
-/// Every entry point of the backend.
-class Entries {
+/// All kernels of the backend.
+class Kernels {
  public:
   struct Target {
     Invoke invoke;
     std::size_t use;
   };
 
-  Entries() {
+  Kernels() {
     add_instances("f32", cuda::kernels_f32);
     add_instances("f16", cuda::kernels_f16);
     add_instances("bf16", cuda::kernels_bf16);
-    add("general", "all", cuda::general_kernel(), kInvokeOnProblem);
-    add("replace_histories", "all", cuda::replace_histories_kernel(), kInvokeOnProblem);
-    add("clear_report", "all", cuda::clear_report_kernel(), invoke<Problem, Addresses>);
-    add("count_violations", "all", cuda::count_violations_kernel(), invoke<Problem, Addresses>);
+    add("general", "all", cuda::general_kernel(), invoke<cuda::GeneralParams>);
+    add("replace_histories", "all", cuda::replace_histories_kernel(), invoke<cuda::GeneralParams>);
+    add("clear_report", "all", cuda::clear_report_kernel(), invoke<cuda::GeneralParams>);
+    add("count_violations", "all", cuda::count_violations_kernel(), invoke<cuda::GeneralParams>);
     for (const std::int64_t bytes : {2, 4, 16}) {
       add("commit", std::to_string(bytes) + " bytes", cuda::commit_kernel(bytes),
-          invoke<CommitProblem, CommitAddresses, cuda::CommitGrid>);
+          invoke<cuda::CommitKernelParams>);
     }
     add("block_snapshots", "all", cuda::block_snapshots_kernel(), invoke<BlockSnapshots>);
     add("tree_parents", "all", cuda::tree_parents_kernel(), invoke<TreeParents>);
   }
 
-  [[nodiscard]] const Target* find(Entry entry) const {
-    const auto found = targets_.find(entry);
+  [[nodiscard]] const Target* find(KernelFunction function) const {
+    const auto found = targets_.find(function);
     return found == targets_.end() ? nullptr : &found->second;
   }
 
@@ -106,56 +72,61 @@ class Entries {
 
  private:
   void add_instances(std::string_view type,
-                     const Kernels& (*kernels)(int, Activation, bool f32_weights)) {
-    for (const Field& field : kFields) {
-      const Invoke invoke = takes_call(field.kernel) ? kInvokeOnCall : kInvokeOnProblem;
+                     const cuda::KernelFunctions& (*kernels)(int, Activation, bool f32_weights)) {
+    for (std::size_t row = 0; row < cuda::kKernelRows; ++row) {
+      const cuda::Kernel kernel = cuda::kKernelTable[row].kernel;
+      const std::string name =
+          fmt::format("{}, {}", name_of(kernel), name_of(cuda::kKernelTable[row].variant));
+      const Invoke invoke_row = cuda::takes_general_params(kernel) ? invoke<cuda::GeneralParams>
+                                                                   : invoke<cuda::KernelParams>;
       for (const int width : kWidths.all) {
         for (const auto& activation : kActivations) {
           for (const bool f32_weights : {false, true}) {
-            add(field.name, type, kernels(width, activation.value, f32_weights).*field.entry,
-                invoke);
+            add(name, type, kernels(width, activation.value, f32_weights)[row], invoke_row);
           }
         }
       }
     }
   }
-  void add(std::string_view name, std::string_view instances, Entry entry, Invoke invoke) {
-    // Two members may be one function: of fp32, 4 channels of decode are 16 bytes.
-    if (entry == nullptr || targets_.contains(entry)) return;
+  void add(std::string_view name, std::string_view instances, KernelFunction function,
+           Invoke invoke) {
+    // Two rows may have the same function: 4 fp32 channels of decode are 16 bytes.
+    if (function == nullptr || targets_.contains(function)) return;
     if (uses.empty() || uses.back().name != name || uses.back().instances != instances) {
       uses.push_back({std::string(name), std::string(instances)});
     }
-    targets_.emplace(entry, Target{invoke, uses.size() - 1});
+    targets_.emplace(function, Target{invoke, uses.size() - 1});
   }
 
-  std::map<Entry, Target> targets_;
+  std::map<KernelFunction, Target> targets_;
 };
 
-Entries& entries() {
-  static Entries entries;
-  return entries;
+Kernels& kernels() {
+  static Kernels kernels;
+  return kernels;
 }
 
 std::string last_failure;
-std::mt19937 order;
+tools::Random order(0);
+cuda::TuningPolicy policy;  // of the next calls
 
-cudaError_t launch(const cudaLaunchConfig_t& config, Entry entry, void** arguments) {
-  const Entries::Target* target = entries().find(entry);
+cudaError_t launch(const cudaLaunchConfig_t& config, KernelFunction function, void** arguments) {
+  const Kernels::Target* target = kernels().find(function);
   if (target == nullptr) return cudaErrorInvalidDeviceFunction;
-  KernelUse& use = entries().uses[target->use];
+  KernelUse& use = kernels().uses[target->use];
   ++use.launches;
   std::vector<unsigned> blocks(std::size_t{config.gridDim.x} * config.gridDim.y);
   std::iota(blocks.begin(), blocks.end(), 0u);
-  std::shuffle(blocks.begin(), blocks.end(), order);
+  order.shuffle(blocks);
   blockDim = {config.blockDim.x};
   gridDim = {config.gridDim.x, config.gridDim.y};
   for (const unsigned block : blocks) {
     blockIdx = {block % config.gridDim.x, block / config.gridDim.x};
-    waited = config.numAttrs == 0;
+    pdl_waited = config.numAttrs == 0;
     auto failure = run_block(static_cast<int>(config.blockDim.x), order,
-                             [&] { target->invoke(entry, arguments); });
-    if (!failure && !waited) {
-      failure = "a block that may start while the kernel before is ending does not wait for it";
+                             [&] { target->invoke(function, arguments); });
+    if (!failure && !pdl_waited) {
+      failure = "a block of a launch with PDL does not wait for the previous kernel";
     }
     if (!failure) continue;
     last_failure = use.name + ", " + use.instances + ": " + *failure;
@@ -164,47 +135,51 @@ cudaError_t launch(const cudaLaunchConfig_t& config, Entry entry, void** argumen
   return cudaSuccess;
 }
 
-void move(TensorRef& tensor) { tensor.device = kDevice; }
-void move(std::optional<TensorRef>& tensor) {
-  if (tensor) move(*tensor);
-}
-template <typename... Tensors>
-void move_there(Tensors&... tensors) {
-  (move(tensors), ...);
-}
+constexpr auto kMove = [](const Argument&, auto& tensor) {
+  if constexpr (std::is_same_v<decltype(tensor), TensorRef&>) {
+    tensor.device = kDevice;
+  } else if (tensor) {
+    tensor->device = kDevice;
+  }
+};
 
 }  // namespace
 
-std::vector<KernelUse> kernel_uses() { return entries().uses; }
+std::vector<KernelUse> kernel_uses() { return kernels().uses; }
 
-void begin(std::uint64_t number) {
-  order.seed(static_cast<std::uint32_t>(number));
-  // Half of the calls are taken for small ones, a quarter for some waves of blocks, a quarter for
-  // large ones.
-  const auto drawn = order() % 4;
+void begin(std::uint64_t seed) {
+  order = tools::Random(seed);
+  // Half of the calls are treated as small, a quarter as some waves of blocks, a quarter as large.
+  const std::int64_t drawn = order.between(0, 3);
   const bool small = drawn % 2 == 1;
-  cuda::kSmallTilesUpTo = small ? cuda::kMeasuredSmallTilesUpTo : 0;
-  cuda::kSmallDecode = small ? cuda::kMeasuredSmallDecode : 0;
-  cuda::kGeneralBlocks = small ? cuda::kMeasuredGeneralBlocks : 0;
-  cuda::kHeadsBeginUpTo = drawn == 0 ? 0 : cuda::kMeasuredHeadsBeginUpTo;
+  policy = cuda::kHopperPolicy;
+  if (!small) policy.small_tile_waves = policy.small_decode_elements = policy.general_blocks = 0;
+  if (drawn == 0) policy.start_blocks_take_all_waves = 0;
 }
 
-ForwardArgs on_device(ForwardArgs a) {
-  move_there(a.x, a.out, a.weight, a.bias, a.state, a.input_gate, a.output_gate, a.read_slots,
-             a.write_slots, a.read_offsets, a.query_start_loc, a.has_initial_state,
-             a.block_sequence, a.block_offset, a.ring_positions, a.snapshots, a.parents, a.windows,
-             a.window_slots, a.violations, a.seq_idx);
-  return a;
+ForwardArgs on_device(ForwardArgs args) {
+  visit_forward_tensors(kMove, args);
+  return args;
 }
 
-CommitArgs on_device(CommitArgs a) {
-  move_there(a.windows, a.state, a.accepted, a.slots, a.second_slots, a.query_start_loc);
-  return a;
+CommitArgs on_device(CommitArgs args) {
+  visit_commit_tensors(kMove, args);
+  return args;
 }
 
 }  // namespace shortconv::emulated
 
+/// Replaces host/policy.cpp.
+const shortconv::cuda::TuningPolicy& shortconv::cuda::policy_for(const DeviceFacts&) {
+  return emulated::policy;
+}
+
 namespace emulated = shortconv::emulated;
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 132 : 9;
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
@@ -221,15 +196,16 @@ cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorLaunchFailure ? emulated::last_failure.c_str()
-                                         : "not an entry point that the emulated device knows";
+                                         : "not a kernel of the emulated device";
 }
 
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* entry) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function) {
   attributes->ptxVersion = 90;
-  return emulated::entries().find(entry) == nullptr ? cudaErrorInvalidDeviceFunction : cudaSuccess;
+  return emulated::kernels().find(function) == nullptr ? cudaErrorInvalidDeviceFunction
+                                                       : cudaSuccess;
 }
 
-cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* entry,
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function,
                                 void** arguments) {
-  return emulated::launch(*config, entry, arguments);
+  return emulated::launch(*config, function, arguments);
 }

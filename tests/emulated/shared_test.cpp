@@ -1,4 +1,4 @@
-// The tests that host and GPU share, tests/common, on the emulated device.
+// The tests of tests/common, shared by host and GPU, on the emulated device.
 #include <gtest/gtest.h>
 
 #include <deque>
@@ -9,8 +9,9 @@
 #include "../common/defects_state.hpp"
 #include "../common/draft_case.hpp"
 #include "../common/epilogue_case.hpp"
-#include "../common/older_case.hpp"
+#include "../common/known_values.hpp"
 #include "../common/serving_schedule.hpp"
+#include "../common/shift_full_state_case.hpp"
 #include "runtime.hpp"
 
 namespace shortconv::test {
@@ -26,7 +27,7 @@ INSTANTIATE_TEST_SUITE_P(
         .commit = [](const CommitArgs& args) { return commit(emulated::on_device(args)); }}),
     [](const auto& info) { return info.param.name; });
 
-/// Memory at multiples of 256 bytes, as a GPU's, for one call after the other.
+/// Memory for calls, aligned to 256 bytes as that of a GPU.
 class Memory {
  public:
   void* allocate(std::size_t bytes) {
@@ -46,7 +47,7 @@ class Memory {
   std::deque<std::vector<Line>> blocks_;
 };
 
-/// Calls one(memory, seed) for each of so many seeds.
+/// Calls one(memory, seed) for each seed.
 template <typename One>
 void for_seeds(std::uint32_t seeds, One&& one) {
   for (std::uint32_t seed = 0; seed < seeds; ++seed) {
@@ -57,7 +58,7 @@ void for_seeds(std::uint32_t seeds, One&& one) {
   }
 }
 
-TEST(Shared, DraftsEqualForwardCallsOverTheirLinesOfAncestors) {
+TEST(Shared, DraftsEqualForwardCallsOverTheirAncestors) {
   for_seeds(
       150, [](Memory& memory, std::uint32_t seed) { DraftCase(memory.for_calls(), seed).check(); });
 }
@@ -68,9 +69,9 @@ TEST(Shared, EpiloguesEqualPlainCallsThatAreFinishedByHand) {
   });
 }
 
-TEST(Shared, CallsWithOlderColumnsAreThoseWithoutThem) {
+TEST(Shared, CallsWithShiftFullStateEqualThoseWithoutIt) {
   for_seeds(100, [](Memory& memory, std::uint32_t seed) {
-    OlderCase(memory.for_calls(), OlderCase::random_shape(seed), seed).check();
+    ShiftFullStateCase(memory.for_calls(), ShiftFullStateCase::random_shape(seed), seed).check();
   });
 }
 

@@ -1,5 +1,5 @@
-// The CUDA backend on the emulated device against the reference, as shortconv verify does it. A
-// test cannot pass without the kernels that it is about.
+// The CUDA backend on the emulated device against the reference, with the cases of shortconv
+// verify. A test fails if it launches one of its kernels too rarely.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -20,27 +20,27 @@
 namespace shortconv::tools::verify {
 namespace {
 
-/// The address sanitizer takes several times as long.
+/// Tests with the address sanitizer take several times as long.
 #ifdef SHORTCONV_ADDRESS_SANITIZER
 constexpr std::uint64_t kShare = 4;
 #else
 constexpr std::uint64_t kShare = 1;
 #endif
 
-/// The least launches that make a kernel one that was tested.
+/// Minimum launches of a tested kernel.
 constexpr std::int64_t kEnough = 8 / kShare;
 
-/// Kernels that a test is about and has to launch.
+/// The kernels that a test must launch.
 using KernelFilter = std::function<bool(const emulated::KernelUse&)>;
 
 KernelFilter all_of(DType dtype) {
   return [=](const emulated::KernelUse& use) { return use.instances == name(dtype); };
 }
 
-/// A tree has no other path than verify's.
+/// Trees have one path only, verify.
 KernelFilter all_but_trees_of(DType dtype) {
   return [=](const emulated::KernelUse& use) {
-    return use.instances == name(dtype) && !use.name.ends_with("trees");
+    return use.instances == name(dtype) && !use.name.starts_with("trees");
   };
 }
 
@@ -50,8 +50,8 @@ KernelFilter named(std::vector<std::string> names) {
   };
 }
 
-/// Those that were launched too seldom, on lines; empty if each was launched often enough.
-std::string launched_too_seldom(const KernelFilter& wanted) {
+/// Kernels with too few launches, one per line.
+std::string launched_too_rarely(const KernelFilter& wanted) {
   std::string lines;
   int kernels = 0;
   for (const emulated::KernelUse& use : emulated::kernel_uses()) {
@@ -63,30 +63,30 @@ std::string launched_too_seldom(const KernelFilter& wanted) {
   return kernels > 0 ? lines : "no such kernel\n";
 }
 
-/// Calls check(seed) for so many seeds, and for up to four times as many until the kernels have
-/// been launched often enough: how many cases a rare kernel takes hangs on what else is drawn.
+/// Calls check(seed) for `count` seeds, and for up to four times as many until the kernels have
+/// enough launches: the number of cases that a rare kernel takes is random.
 template <typename Check>
 void check_seeds(std::uint64_t count, const KernelFilter& wanted, Check&& check) {
   const auto is_enough = [&](std::uint64_t seeds) {
     return seeds >= 4 * (count / kShare) ||
-           (seeds >= count / kShare && launched_too_seldom(wanted).empty());
+           (seeds >= count / kShare && launched_too_rarely(wanted).empty());
   };
   for (std::uint64_t seed = 0; !is_enough(seed); ++seed) {
     emulated::begin(seed);
     check(seed);
     if (testing::Test::HasFatalFailure()) return;
   }
-  EXPECT_EQ(launched_too_seldom(wanted), "");
+  EXPECT_EQ(launched_too_rarely(wanted), "");
 }
 
-/// Nothing of what is drawn here may be refused.
+/// The drawn cases must be supported.
 std::optional<std::string> failure_of(const Verdict& verdict) {
   return verdict.unsupported ? verdict.unsupported : verdict.failure;
 }
 
 class FastCases : public testing::TestWithParam<DType> {
  protected:
-  /// check(case) says what is wrong.
+  /// check(case) returns a description of the failure.
   template <typename Check>
   static void check_cases(std::uint64_t count, const KernelFilter& wanted, Check&& check) {
     check_seeds(count, wanted, [&](std::uint64_t seed) {
@@ -109,7 +109,7 @@ TEST_P(FastCases, GiveTheSameBitsOnEveryPath) {
               [](const Case& problem) { return check_paths(problem, BackendId::kCuda); });
 }
 
-TEST_P(FastCases, WithBadValuesLeadNowhere) {
+TEST_P(FastCases, TolerateInvalidValues) {
   check_cases(1000, all_of(GetParam()),
               [](const Case& problem) { return check_bad_values(problem, BackendId::kCuda); });
 }
@@ -125,10 +125,10 @@ TEST(AnyCases, AgreeWithTheReference) {
     if (!failure) failure = check_bad_values(problem, BackendId::kCuda);
     ASSERT_FALSE(failure.has_value()) << *failure << "\n" << to_string(problem);
   });
-  for (const std::string& kernel : kernels) EXPECT_EQ(launched_too_seldom(named({kernel})), "");
+  for (const std::string& kernel : kernels) EXPECT_EQ(launched_too_rarely(named({kernel})), "");
 }
 
-/// What only a few cases have, all of which are made from fast ones.
+/// Few cases have snapshots that replace histories; all of them are fast cases.
 TEST(SnapshotCases, ReplaceHistories) {
   check_seeds(8000, named({"replace_histories"}), [](std::uint64_t seed) {
     const Case problem = make_fast_case(seed, DType::kBF16);

@@ -1,9 +1,9 @@
 // The example of docs/commit.md.
-#include "shortconv/commit.hpp"
-
 #include <cstdint>
 #include <cstdio>
 #include <vector>
+
+#include "shortconv/plan.hpp"
 
 int main() {
   using namespace shortconv;
@@ -18,7 +18,7 @@ int main() {
   std::vector<std::int32_t> tracked_slots = {5, -1};  // the prefix cache keeps the first one
 
   CommitArgs args;
-  args.windows =
+  args.intermediate_states =
       TensorRef::contiguous(windows.data(), DType::kF32, {layers, sequences, rows, channels});
   args.state =
       TensorRef::contiguous(state.data(), DType::kF32, {layers, slots, width - 1, channels});
@@ -26,7 +26,7 @@ int main() {
   args.slots = TensorRef::contiguous(working_slots.data(), DType::kI32, {sequences});
   args.second_slots = TensorRef::contiguous(tracked_slots.data(), DType::kI32, {sequences});
   args.width = width;
-  args.token_rows = width - 1;
+  args.rows_per_token = width - 1;
 
   if (Status status = commit(args); !status.ok()) {
     std::fprintf(stderr, "%s\n", status.message().c_str());

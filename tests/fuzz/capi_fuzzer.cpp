@@ -141,13 +141,13 @@ void prepare(FuzzedDataProvider& data) {
     args.struct_size = sizeof args;
     args.backend = backend;
     args.tokens = tokens;
-    args.block_tokens = data.ConsumeIntegralInRange<int>(0, 15) == 0
-                            ? data.ConsumeIntegral<std::int64_t>()
-                            : 1 + small(7);
+    args.block_size = data.ConsumeIntegralInRange<int>(0, 15) == 0
+                          ? data.ConsumeIntegral<std::int64_t>()
+                          : 1 + small(7);
     args.query_start_loc = indices({sequences + 1}, -2, tokens + 2);
-    args.computed_tokens = indices({sequences}, -2, 30);
+    args.num_computed_tokens = indices({sequences}, -2, 30);
     args.block_slots = indices({sequences, small(12)}, -2, 9);
-    const std::int64_t needed = args.block_tokens > 0 ? tokens / args.block_tokens : 0;
+    const std::int64_t needed = args.block_size > 0 ? tokens / args.block_size : 0;
     args.snapshots = make.tensor({needed + sequences + small(3), 3}, data.PickValueInArray(kInts));
     ran = shortconv_block_snapshots(&args, nullptr);
   } else {
@@ -186,8 +186,8 @@ void commit(FuzzedDataProvider& data) {
                          ? data.ConsumeIntegral<std::uint32_t>() % sizeof args
                          : sizeof args;
   args.width = static_cast<std::int32_t>(width);
-  args.token_rows = static_cast<std::int32_t>(data.ConsumeBool() ? history : small(3));
-  const std::int64_t rows = args.token_rows == history ? tokens * history : tokens + history;
+  args.rows_per_token = static_cast<std::int32_t>(data.ConsumeBool() ? history : small(3));
+  const std::int64_t rows = args.rows_per_token == history ? tokens * history : tokens + history;
   switch (small(3)) {
     case 0:
       args.query_start_loc = indices(sequences + 1, -2, tokens + 2);
@@ -201,7 +201,7 @@ void commit(FuzzedDataProvider& data) {
       args.windows = make.tensor({layers, sequences, rows, channels}, dtype);
       break;
   }
-  args.state_base = small(3);
+  args.base_column = small(3);
   args.state = make.tensor({layers, slots, history + small(4), channels},
                            small(15) == 0 ? data.PickValueInArray(kFloats) : dtype);
   args.accepted = indices(sequences, -2, tokens + 2);
@@ -282,8 +282,8 @@ void forward(FuzzedDataProvider& data) {
   args.padded_rows = option(2);
   args.backend = option(3);
   args.schedule = option(2);
-  args.longest_sequence = small(24);
-  args.state_base = small(3);
+  args.max_seqlen = small(24);
+  args.base_column = small(3);
   args.null_slot = small(3);
   args.has_null_slot = option(1);
   args.threads = data.ConsumeIntegralInRange<int>(-1, 2);
@@ -297,8 +297,8 @@ void forward(FuzzedDataProvider& data) {
     args.block_offset = list;
   }
   const auto one_in = [&](int n) { return data.ConsumeIntegralInRange<int>(0, n - 1) == 0; };
-  if (one_in(3)) args.ring_positions = indices(actual_sequences, -4, 40);
-  if (one_in(4)) args.keeps_older = option(1);
+  if (one_in(3)) args.cache_seqlens = indices(actual_sequences, -4, 40);
+  if (one_in(4)) args.shift_full_state = option(1);
   if (one_in(4)) {
     shortconv_tensor* numbers = make.tensor(
         dense ? std::vector{batch, tokens} : std::vector{tokens}, data.PickValueInArray(kInts));
@@ -313,7 +313,7 @@ void forward(FuzzedDataProvider& data) {
     args.snapshots = list;
   }
   if (args.op == SHORTCONV_OP_VERIFY) {
-    args.advance_state = option(1);
+    args.update_state = option(1);
     if (data.ConsumeBool()) {
       shortconv_tensor* parents = make.tensor(
           dense ? std::vector{batch, tokens} : std::vector{tokens}, data.PickValueInArray(kInts));
@@ -321,7 +321,7 @@ void forward(FuzzedDataProvider& data) {
       args.parents = parents;
     }
     const bool by_slot = data.ConsumeBool();
-    if (by_slot) args.window_slots = indices(actual_sequences, -2, slots + 1);
+    if (by_slot) args.intermediate_slots = indices(actual_sequences, -2, slots + 1);
     const std::int32_t dtype = args.state != nullptr ? args.state->dtype : x_dtype;
     if (by_slot) {
       args.windows = make.tensor({slots, small(9), width - 1, channels}, dtype);

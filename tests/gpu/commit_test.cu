@@ -12,7 +12,7 @@ namespace {
 
 /// The tensors of a case copied to the device; `shift` bytes behind an aligned address.
 struct OnDevice {
-  CommitTensors host;
+  CommitBuffers host;
   std::vector<std::unique_ptr<DeviceMemory>> memory;
   CommitArgs args;
 
@@ -50,7 +50,7 @@ struct OnDevice {
 };
 
 std::vector<std::uint8_t> state_on_cpu(const CommitCase& c) {
-  CommitTensors tensors(c);
+  CommitBuffers tensors(c);
   const Status status = commit(tensors.host_args(c));
   EXPECT_TRUE(status.ok()) << status.message();
   return tensors.state.memory;
@@ -59,9 +59,9 @@ std::vector<std::uint8_t> state_on_cpu(const CommitCase& c) {
 CommitPlan plan_of(const CommitArgs& args) {
   CommitProblem problem;
   CommitPlan plan;
-  const Status described = make_commit_problem(args, problem);
+  const Status described = make_problem(args, problem);
   EXPECT_TRUE(described.ok()) << described.message();
-  const Status planned = make_commit_plan(problem, plan);
+  const Status planned = make_plan(problem, plan);
   EXPECT_TRUE(planned.ok()) << planned.message();
   return plan;
 }
@@ -109,7 +109,7 @@ TEST_F(Commits, WiderPoolsAndIndicesOfEitherType) {
   for (const DType dtype : {DType::kI32, DType::kI64}) {
     CommitCase c;
     c.extra_columns = 3;
-    c.state_base = 2;
+    c.base_column = 2;
     c.index_dtype = dtype;
     c.strided_indices = true;
     for_each_layout(c, [&](const CommitCase& one) { expect_same_as_cpu(one); });
@@ -135,13 +135,14 @@ TEST_F(Commits, OffsetsHave64Bits) {
       accepted(std::vector<std::int32_t>{0}), slots(std::vector<std::int32_t>{2});
   check(cudaMemset(windows.data(), 0x5a, 3 * 64 * 2));
   CommitArgs args;
-  args.windows = TensorRef::contiguous(windows.data(), DType::kBF16, {1, 1, 3, 64}, kGpu);
+  args.intermediate_states =
+      TensorRef::contiguous(windows.data(), DType::kBF16, {1, 1, 3, 64}, kGpu);
   args.state = TensorRef::contiguous(state.data(), DType::kBF16, {1, 3, 3, 64}, kGpu);
   args.state.strides[1] = kSlot;
   args.accepted = TensorRef::contiguous(accepted.data(), DType::kI32, {1}, kGpu);
   args.slots = TensorRef::contiguous(slots.data(), DType::kI32, {1}, kGpu);
   args.width = 4;
-  args.token_rows = 3;
+  args.rows_per_token = 3;
   expect_ok(commit(args, stream_));
   wait();
   Differences differences;
@@ -164,7 +165,7 @@ TEST_F(Commits, ReturnWhileAKernelBeforeThemIsStillRunning) {
   *flag = 0;
   wait_for_flag<<<1, 1, 0, stream_>>>(flag);
   for (std::size_t i = 0; i < cases.size(); ++i) {
-    expect_ok(run(plans[i], addresses(devices[i]->args), stream_));
+    expect_ok(run(plans[i], pointers(devices[i]->args), stream_));
     // A call that waited for the stream would never have come back.
     EXPECT_EQ(cudaStreamQuery(stream_), cudaErrorNotReady) << cases[i].text();
   }
@@ -180,7 +181,7 @@ TEST_F(Commits, ReplayedGraphsServeOtherAcceptedNumbers) {
   for_each_layout(CommitCase{}, [&](CommitCase c) {
     OnDevice device(c);
     const CommitPlan plan = plan_of(device.args);
-    const Replayable graph(stream_, [&] { return run(plan, addresses(device.args), stream_); });
+    const Replayable graph(stream_, [&] { return run(plan, pointers(device.args), stream_); });
     for (int replay = 0; replay < 3; ++replay) {
       for (std::int64_t& accepted : c.accepted) accepted = (accepted + 2) % 5 - 1;
       device.set_accepted(c);
@@ -209,16 +210,17 @@ TEST_F(Commits, RefuseOtherDevicesAndOddAddresses) {
     change(args);
     return commit(args, stream_).message();
   };
-  EXPECT_EQ(
-      refusal([](CommitArgs& a) {
-        for (TensorRef* tensor : {&a.windows, &a.state, &a.accepted, &*a.slots, &*a.second_slots}) {
-          tensor->device.index = 1;
-        }
-      }),
-      "device: windows is on cuda:1, but the current device is cuda:0");
+  EXPECT_EQ(refusal([](CommitArgs& a) {
+              for (TensorRef* tensor :
+                   {&a.intermediate_states, &a.state, &a.accepted, &*a.slots, &*a.second_slots}) {
+                tensor->device.index = 1;
+              }
+            }),
+            "device: intermediate_states is on cuda:1, but the current device is cuda:0");
   const auto odd = [](TensorRef& tensor) { tensor.data = static_cast<char*>(tensor.data) + 1; };
   const std::string text = ": address is not a multiple of the size of its elements";
-  EXPECT_EQ(refusal([&](CommitArgs& a) { odd(a.windows); }), "windows" + text);
+  EXPECT_EQ(refusal([&](CommitArgs& a) { odd(a.intermediate_states); }),
+            "intermediate_states" + text);
   EXPECT_EQ(refusal([&](CommitArgs& a) { odd(a.state); }), "state" + text);
   EXPECT_EQ(refusal([&](CommitArgs& a) { odd(a.accepted); }), "accepted" + text);
   EXPECT_EQ(refusal([&](CommitArgs& a) { odd(*a.slots); }), "slots" + text);

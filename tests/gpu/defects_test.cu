@@ -4,7 +4,9 @@
 #include "../common/defects_batch.hpp"
 #include "../common/defects_drafts.hpp"
 #include "../common/defects_state.hpp"
+#include "../common/known_values.hpp"
 #include "fixture.cuh"
+#include "shortconv/argument_table.hpp"
 
 namespace shortconv::test {
 namespace {
@@ -82,29 +84,24 @@ class Mirror {
   std::vector<Block> blocks_;
 };
 
+/// Calls visit(tensor) for each present one.
 template <typename Visit>
-void for_each_tensor(ForwardArgs& args, Visit&& visit) {
-  visit(args.x);
-  visit(args.out);
-  visit(args.weight);
-  for (std::optional<TensorRef>* tensor :
-       {&args.bias, &args.state, &args.read_slots, &args.write_slots, &args.read_offsets,
-        &args.ring_positions, &args.snapshots, &args.query_start_loc, &args.has_initial_state,
-        &args.parents, &args.windows, &args.window_slots, &args.input_gate, &args.output_gate,
-        &args.block_sequence, &args.block_offset, &args.violations, &args.seq_idx}) {
-    if (*tensor) visit(**tensor);
-  }
+auto visit_present(const Visit& visit) {
+  return [&visit](const Argument&, auto& tensor) {
+    if constexpr (std::is_same_v<decltype(tensor), TensorRef&>) {
+      visit(tensor);
+    } else if (tensor) {
+      visit(*tensor);
+    }
+  };
 }
-
 template <typename Visit>
-void for_each_tensor(CommitArgs& args, Visit&& visit) {
-  visit(args.windows);
-  visit(args.state);
-  visit(args.accepted);
-  for (std::optional<TensorRef>* tensor :
-       {&args.slots, &args.second_slots, &args.query_start_loc}) {
-    if (*tensor) visit(**tensor);
-  }
+void for_each_tensor(ForwardArgs& args, const Visit& visit) {
+  visit_forward_tensors(visit_present(visit), args);
+}
+template <typename Visit>
+void for_each_tensor(CommitArgs& args, const Visit& visit) {
+  visit_commit_tensors(visit_present(visit), args);
 }
 
 Status launch(const ForwardArgs& args) { return forward(args); }

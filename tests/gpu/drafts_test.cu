@@ -24,8 +24,9 @@ TEST_F(GpuDrafts, BadParentsAreReported) {
   const DeviceMemory report(2 * kViolations * 8);
   ForwardArgs args = batch.args();
   args.op = Op::kVerify;
-  args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {9}, kGpu);
-  args.violations = TensorRef::contiguous(report.data(), DType::kI64, {kViolations, 2}, kGpu);
+  args.drafts.parents = TensorRef::contiguous(parents.data(), DType::kI32, {9}, kGpu);
+  args.options.violations =
+      TensorRef::contiguous(report.data(), DType::kI64, {kViolations, 2}, kGpu);
   expect_ok(forward(args, stream_));
   wait();
   std::int64_t words[kViolations][2];
@@ -43,13 +44,14 @@ TEST_F(GpuDrafts, GraphsReplayWithOtherLengths) {
       expected(16 * 512 * 2);
   ForwardArgs args = batch.args();
   args.op = Op::kVerify;
-  args.padded_rows = PaddedRows::kUntouched;
-  args.windows = TensorRef::contiguous(windows.data(), DType::kBF16, {16, 3, 512}, kGpu);
+  args.sequences.padded_rows = PaddedRows::kUntouched;
+  args.drafts.intermediate_states =
+      TensorRef::contiguous(windows.data(), DType::kBF16, {16, 3, 512}, kGpu);
   Problem problem;
   Plan plan;
   expect_ok(make_problem(args, problem));
   expect_ok(make_plan(problem, plan));
-  const Replayable graph(stream_, [&] { return run(plan, addresses(args), stream_); });
+  const Replayable graph(stream_, [&] { return run(plan, pointers(args), stream_); });
   Differences differences;
   for (const std::vector<std::int64_t>& lengths :
        {std::vector<std::int64_t>{4, 4, 4, 4}, {1, 0, 9, 3}, {0, 0, 0, 16}, {2, 1, 1, 1}}) {
@@ -60,7 +62,7 @@ TEST_F(GpuDrafts, GraphsReplayWithOtherLengths) {
     expected_windows.poison();
     ForwardArgs direct = args;
     direct.out.data = expected.data();
-    direct.windows->data = expected_windows.data();
+    direct.drafts.intermediate_states->data = expected_windows.data();
     expect_ok(forward(direct, stream_));
     graph.replay();
     wait();

@@ -21,10 +21,10 @@ TEST_F(GpuEpilogues, EqualPlainCallsThatAreFinishedByHand) {
 ForwardArgs gated(const Batch& batch, const DeviceMemory& input_gate,
                   const DeviceMemory& output_gate) {
   ForwardArgs args = batch.args();
-  args.activation = Activation::kNone;
-  args.input_gate = args.output_gate = args.x;
+  args.epilogue.activation = Activation::kNone;
+  args.input_gate = args.epilogue.output_gate = args.x;
   args.input_gate->data = input_gate.data();
-  args.output_gate->data = output_gate.data();
+  args.epilogue.output_gate->data = output_gate.data();
   return args;
 }
 
@@ -38,7 +38,7 @@ TEST_F(GpuEpilogues, GraphsReplayWithOtherLengths) {
   Plan plan;
   expect_ok(make_problem(args, problem));
   expect_ok(make_plan(problem, plan));
-  const Replayable graph(stream_, [&] { return run(plan, addresses(args), stream_); });
+  const Replayable graph(stream_, [&] { return run(plan, pointers(args), stream_); });
   Differences differences;
   for (const std::vector<std::int64_t>& lengths :
        {std::vector<std::int64_t>{16, 16, 16, 16}, {0, 64, 0, 0}, {1, 2, 3, 4}, {0, 0, 0, 0}}) {

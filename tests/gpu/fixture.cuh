@@ -204,12 +204,13 @@ struct Batch {
     args.x = TensorRef::contiguous(x.data(), DType::kBF16, {tokens, channels}, kGpu);
     args.out = TensorRef::contiguous(out.data(), DType::kBF16, {tokens, channels}, kGpu);
     args.weight = TensorRef::contiguous(weight.data(), DType::kBF16, {channels, 4}, kGpu);
-    args.state =
+    args.pool.state =
         TensorRef::contiguous(state.data(), DType::kBF16, {sequences(), 3, channels}, kGpu);
-    args.query_start_loc =
+    args.sequences.query_start_loc =
         TensorRef::contiguous(bounds.data(), DType::kI32, {sequences() + 1}, kGpu);
-    args.has_initial_state = TensorRef::contiguous(flags.data(), DType::kBool, {sequences()}, kGpu);
-    args.activation = Activation::kSilu;
+    args.sequences.has_initial_state =
+        TensorRef::contiguous(flags.data(), DType::kBool, {sequences()}, kGpu);
+    args.epilogue.activation = Activation::kSilu;
     return args;
   }
 
@@ -218,8 +219,8 @@ struct Batch {
     ForwardArgs args = this->args();
     args.op = Op::kDecode;
     args.x.shape[0] = args.out.shape[0] = sequences();
-    args.query_start_loc.reset();
-    args.has_initial_state.reset();
+    args.sequences.query_start_loc.reset();
+    args.sequences.has_initial_state.reset();
     return args;
   }
 };

@@ -42,7 +42,7 @@ void expect_same_end(std::int64_t elements, bool columns, cudaStream_t stream) {
     args.out = rows(out.data(), channels, tokens).transposed(0, 1);
   }
   args.weight = TensorRef::contiguous(weight.data(), DType::kBF16, {channels, 4}, kGpu);
-  args.activation = Activation::kSilu;
+  args.epilogue.activation = Activation::kSilu;
   const Status whole = forward(args, stream);
   ASSERT_TRUE(whole.ok()) << whole.message();
 
@@ -60,10 +60,11 @@ void expect_same_end(std::int64_t elements, bool columns, cudaStream_t stream) {
                      columns ? 6 : static_cast<std::size_t>(channels) * 2,
                      static_cast<std::size_t>(columns ? channels : 3), cudaMemcpyDeviceToDevice));
   check(cudaDeviceSynchronize());
-  small.state = columns ? TensorRef::contiguous(state.data(), DType::kBF16, {1, channels, 3}, kGpu)
-                              .transposed(1, 2)
-                        : TensorRef::contiguous(state.data(), DType::kBF16, {1, 3, channels}, kGpu);
-  small.initial_state = InitialState::kAll;
+  small.pool.state =
+      columns ? TensorRef::contiguous(state.data(), DType::kBF16, {1, channels, 3}, kGpu)
+                    .transposed(1, 2)
+              : TensorRef::contiguous(state.data(), DType::kBF16, {1, 3, channels}, kGpu);
+  small.sequences.initial_state = InitialState::kAll;
   const Status part = forward(small, stream);
   ASSERT_TRUE(part.ok()) << part.message();
 
@@ -110,9 +111,9 @@ TEST_P(Large, StatesBehindTheBound) {
     args.x = rows(x.data(), 1, kChannels);
     args.out = rows(out, 1, kChannels);
     args.weight = TensorRef::contiguous(weight.data(), DType::kBF16, {kChannels, 4}, kGpu);
-    args.state = TensorRef::contiguous(state, DType::kBF16, {count, 3, kChannels}, kGpu);
+    args.pool.state = TensorRef::contiguous(state, DType::kBF16, {count, 3, kChannels}, kGpu);
     if (index != nullptr) {
-      args.read_slots = TensorRef::contiguous(index->data(), DType::kI64, {1}, kGpu);
+      args.pool.read_slots = TensorRef::contiguous(index->data(), DType::kI64, {1}, kGpu);
     }
     expect_ok(forward(args, stream_));
   };

@@ -91,7 +91,7 @@ class Preparation : public GpuTest {
   static void make_empty(BlockSnapshotsArgs& args) {
     args.tokens = 0;
     args.query_start_loc.shape[0] = 1;
-    args.computed_tokens.shape[0] = args.block_slots.shape[0] = args.snapshots.shape[0] = 0;
+    args.num_computed_tokens.shape[0] = args.block_slots.shape[0] = args.snapshots.shape[0] = 0;
   }
   static void make_empty(TreeParentsArgs& args) {
     args.first_child.shape[0] = args.next_sibling.shape[0] = args.parents.shape[0] = 0;
@@ -106,11 +106,11 @@ TEST_F(Preparation, ListsAreThoseOfTheCpu) {
 }
 
 TEST_F(Preparation, ListsOfDecreasingBoundsAreThoseOfTheCpu) {
-  test::RandomValues pick(5);
+  test::RandomValues random(5);
   for (std::uint32_t seed = 0; seed < 300; ++seed) {
     SnapshotCase c(seed);
     for (std::int64_t& bound : c.bounds) {
-      bound = pick.chance(80) ? pick.between(0, c.tokens) : pick.bad(c.bounds_dtype);
+      bound = random.chance(0.8) ? random.between(0, c.tokens) : random.bad_index(c.bounds_dtype);
     }
     expect_same_as_cpu(c, seed);
     if (HasFatalFailure()) return;
@@ -126,7 +126,7 @@ TEST_F(Preparation, ParentsAreThoseOfTheCpu) {
 
 TEST_F(Preparation, ManySequencesTakeManyBlocks) {
   SnapshotCase lists;
-  lists.block_tokens = 4;
+  lists.block_size = 4;
   lists.blocks = 8;
   lists.bounds = {0};
   for (std::int64_t s = 0; s < 1000; ++s) {
@@ -150,7 +150,7 @@ TEST_F(Preparation, ReplayedGraphsServeOtherValues) {
   std::vector<SnapshotCase> lists(3);
   for (std::size_t i = 0; i < lists.size(); ++i) {
     const auto shift = static_cast<std::int64_t>(i);
-    lists[i].block_tokens = 4;
+    lists[i].block_size = 4;
     lists[i].blocks = 3;
     lists[i].tokens = 20;
     lists[i].bounds = {0, 5 + shift, 5 + 3 * shift, 20 - shift};
@@ -210,16 +210,16 @@ TEST_F(Preparation, RefusesOtherDevicesAndOddAddresses) {
   using Lists = BlockSnapshotsArgs;
   EXPECT_EQ(refusal(lists.args,
                     [](Lists& a) {
-                      for (TensorRef* tensor :
-                           {&a.query_start_loc, &a.computed_tokens, &a.block_slots, &a.snapshots}) {
+                      for (TensorRef* tensor : {&a.query_start_loc, &a.num_computed_tokens,
+                                                &a.block_slots, &a.snapshots}) {
                         tensor->device.index = 1;
                       }
                     }),
             "device: query_start_loc is on cuda:1, but the current device is cuda:0");
   EXPECT_EQ(refusal(lists.args, [&](Lists& a) { odd(a.query_start_loc); }),
             "query_start_loc" + text);
-  EXPECT_EQ(refusal(lists.args, [&](Lists& a) { odd(a.computed_tokens); }),
-            "computed_tokens" + text);
+  EXPECT_EQ(refusal(lists.args, [&](Lists& a) { odd(a.num_computed_tokens); }),
+            "num_computed_tokens" + text);
   EXPECT_EQ(refusal(lists.args, [&](Lists& a) { odd(a.block_slots); }), "block_slots" + text);
   EXPECT_EQ(refusal(lists.args, [&](Lists& a) { odd(a.snapshots); }), "snapshots" + text);
 

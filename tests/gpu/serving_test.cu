@@ -31,7 +31,7 @@ TEST_F(GpuServing, RandomSchedulesEqualOnePass) {
       blocks.push_back(data);
       return data;
     };
-    test::CapacityCalls graphs(allocate, [&](const Plan& plan, const Addresses& at) {
+    test::CapacityCalls graphs(allocate, [&](const Plan& plan, const TensorPointers& at) {
       check(cudaDeviceSynchronize());
       const auto graph =
           std::make_shared<Replayable>(stream_, [&] { return run(plan, at, stream_); });

@@ -23,8 +23,8 @@ class Silu : public GpuTest {
     args.x = TensorRef::contiguous(x.data(), DType::kF32, {1, channels}, kGpu);
     args.out = TensorRef::contiguous(out.data(), DType::kF32, {1, channels}, kGpu);
     args.weight = TensorRef::contiguous(weight.data(), DType::kF32, {channels, 2}, kGpu);
-    args.state = TensorRef::contiguous(state.data(), DType::kF32, {1, 1, channels}, kGpu);
-    args.activation = Activation::kSilu;
+    args.pool.state = TensorRef::contiguous(state.data(), DType::kF32, {1, 1, channels}, kGpu);
+    args.epilogue.activation = Activation::kSilu;
     expect_ok(forward(args, stream_));
     wait();
     std::vector<float> results(inputs.size());

@@ -44,14 +44,14 @@ std::vector<Planned> every_way(const Batch& batch, const DeviceMemory& lists,
   general.weight.dtype = DType::kF16;  // mixed with bf16: no fast kernel
   ways.push_back(general);
   ForwardArgs grid = batch.args();
-  grid.schedule = Schedule::kSequenceGrid;
-  grid.longest_sequence = *std::max_element(batch.lengths.begin(), batch.lengths.end());
+  grid.options.schedule = Schedule::kSequenceGrid;
+  grid.options.max_seqlen = *std::max_element(batch.lengths.begin(), batch.lengths.end());
   ways.push_back(grid);
   ForwardArgs list = batch.args();
-  list.schedule = Schedule::kBlockList;
+  list.options.schedule = Schedule::kBlockList;
   auto* memory = static_cast<std::int32_t*>(lists.data());
-  list.block_sequence = TensorRef::contiguous(memory, DType::kI32, {entries}, kGpu);
-  list.block_offset = TensorRef::contiguous(memory + entries, DType::kI32, {entries}, kGpu);
+  list.options.block_sequence = TensorRef::contiguous(memory, DType::kI32, {entries}, kGpu);
+  list.options.block_offset = TensorRef::contiguous(memory + entries, DType::kI32, {entries}, kGpu);
   ways.push_back(list);
   ways.push_back(batch.decode_args());
   std::vector<Planned> planned;
@@ -72,7 +72,7 @@ TEST_F(Stream, CallsReturnWhileAKernelBeforeThemIsStillRunning) {
   *flag = 0;
   wait_for_flag<<<1, 1, 0, stream_>>>(flag);
   for (const Planned& way : ways) {
-    expect_ok(run(way.plan, addresses(way.args), stream_));
+    expect_ok(run(way.plan, pointers(way.args), stream_));
     // A call that waited for the stream would never have come back.
     EXPECT_EQ(cudaStreamQuery(stream_), cudaErrorNotReady) << to_string(way.plan);
   }
@@ -92,7 +92,7 @@ TEST_F(Stream, ReplayedGraphsServeOtherLengthsOfTheSameCapacity) {
   Batch batch(lengths[0], 1024, 200);
   const ForwardArgs args = batch.args();
   const Plan plan = plan_of(args);
-  const Replayable graph(stream_, [&] { return run(plan, addresses(args), stream_); });
+  const Replayable graph(stream_, [&] { return run(plan, pointers(args), stream_); });
 
   for (const auto& now : lengths) {
     Batch expected(now, 1024, 200);
@@ -118,7 +118,7 @@ TEST_F(Stream, TenThousandRepetitionsGiveTheSameBits) {
   DeviceMemory initial(batch.state.bytes());
   initial.copy_from(batch.state, stream_);
   const Plan plan = plan_of(batch.args());
-  const Addresses at = addresses(batch.args());
+  const TensorPointers at = pointers(batch.args());
   expect_ok(run(plan, at, stream_));
   DeviceMemory out(batch.out.bytes()), state(batch.state.bytes());
   out.copy_from(batch.out, stream_);
@@ -137,7 +137,7 @@ TEST_F(Stream, OverlappingLaunchesSeeWhatTheOneBeforeWrote) {
   constexpr int kCalls = 50;
   const auto chain = [&](bool overlap, Batch& batch) {
     ForwardArgs there = batch.args(), back = batch.args();
-    there.programmatic_launch = back.programmatic_launch = overlap;
+    there.options.programmatic_launch = back.options.programmatic_launch = overlap;
     std::swap(back.x.data, back.out.data);
     for (int i = 0; i < kCalls; ++i) {
       expect_ok(forward(there, stream_));
@@ -179,18 +179,19 @@ TEST_F(Stream, SlotsThatTheKernelInFrontWritesAreTheOnesThatCount) {
   }
   DeviceMemory slots(stale), old_slots(stale), new_slots(right);
   ForwardArgs args = batch.decode_args();
-  args.state = TensorRef::contiguous(pool.data(), DType::kBF16, {kPool, 3, batch.channels}, kGpu);
-  args.read_slots = TensorRef::contiguous(slots.data(), DType::kI32, {kSequences}, kGpu);
+  args.pool.state =
+      TensorRef::contiguous(pool.data(), DType::kBF16, {kPool, 3, batch.channels}, kGpu);
+  args.pool.read_slots = TensorRef::contiguous(slots.data(), DType::kI32, {kSequences}, kGpu);
 
   slots.copy_from(new_slots, stream_);
   pool.copy_from(initial, stream_);
-  args.programmatic_launch = false;
+  args.options.programmatic_launch = false;
   expect_ok(forward(args, stream_));
   DeviceMemory out(batch.out.bytes()), state(pool.bytes()), poison(batch.out.bytes());
   out.copy_from(batch.out, stream_);
   state.copy_from(pool, stream_);
 
-  args.programmatic_launch = true;
+  args.options.programmatic_launch = true;
   Differences differences;
   for (int i = 0; i < 100; ++i) {
     slots.copy_from(old_slots, stream_);
@@ -218,8 +219,9 @@ TEST_F(Stream, LeavesAnErrorOfTheCallerWhereItWas) {
 TEST_F(Stream, RefusesOtherDevicesAndOddAddresses) {
   Batch batch({5, 6}, 256);
   ForwardArgs elsewhere = batch.args();
-  for (TensorRef* tensor : {&elsewhere.x, &elsewhere.out, &elsewhere.weight, &*elsewhere.state,
-                            &*elsewhere.query_start_loc, &*elsewhere.has_initial_state}) {
+  for (TensorRef* tensor :
+       {&elsewhere.x, &elsewhere.out, &elsewhere.weight, &*elsewhere.pool.state,
+        &*elsewhere.sequences.query_start_loc, &*elsewhere.sequences.has_initial_state}) {
     tensor->device.index = 1;
   }
   const Status other = forward(elsewhere, stream_);
@@ -229,7 +231,8 @@ TEST_F(Stream, RefusesOtherDevicesAndOddAddresses) {
       << other.message();
 
   ForwardArgs odd = batch.args();
-  odd.weight.data = static_cast<char*>(odd.weight.data) + 1;
+  DeviceMemory weight(batch.channels * 4 * 2 + 2);
+  odd.weight.data = static_cast<char*>(weight.data()) + 1;
   const Status unaligned = forward(odd, stream_);
   ASSERT_FALSE(unaligned.ok());
   EXPECT_NE(unaligned.message().find("weight: address is not a multiple"), std::string::npos)

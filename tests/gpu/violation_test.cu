@@ -4,8 +4,8 @@
 #include <array>
 #include <memory>
 #include <optional>
-#include <random>
 
+#include "common/random.hpp"
 #include "fixture.cuh"
 #include "shortconv/violation.hpp"
 
@@ -16,11 +16,11 @@ using Words = std::array<std::int64_t, 2 * kViolations>;
 
 // The index tensors of a call, on the host. Both backends get the same ones.
 struct Indices {
-  std::int64_t tokens = 0, slots = 0, columns = 5, state_base = 1;
+  std::int64_t tokens = 0, slots = 0, columns = 5, base_column = 1;
   std::vector<std::int64_t> bounds, read_slots, write_slots, read_offsets;
   std::vector<std::uint8_t> flags;
-  std::vector<std::int64_t> snapshots;     // rows (sequence, token, slot), of a forward call
-  std::vector<std::int64_t> window_slots;  // of a verify call, where there are some
+  std::vector<std::int64_t> snapshots;           // rows (sequence, token, slot), of a forward call
+  std::vector<std::int64_t> intermediate_slots;  // of a verify call, where there are some
   std::optional<std::int64_t> null_slot;
 
   [[nodiscard]] std::int64_t sequences() const { return static_cast<std::int64_t>(flags.size()); }
@@ -48,21 +48,22 @@ ForwardArgs index_args(const Indices& indices, DType dtype, Device device, Addre
   const auto view = [&](const auto& values, DType of, std::int64_t count) {
     return TensorRef::contiguous(address(values), of, {count}, device);
   };
-  args.query_start_loc = view(indices.bounds, dtype, sequences + 1);
-  args.read_slots = view(indices.read_slots, dtype, sequences);
-  args.write_slots = view(indices.write_slots, dtype, sequences);
-  args.read_offsets = view(indices.read_offsets, dtype, sequences);
-  args.has_initial_state = view(indices.flags, DType::kBool, sequences);
+  args.sequences.query_start_loc = view(indices.bounds, dtype, sequences + 1);
+  args.pool.read_slots = view(indices.read_slots, dtype, sequences);
+  args.pool.write_slots = view(indices.write_slots, dtype, sequences);
+  args.pool.read_offsets = view(indices.read_offsets, dtype, sequences);
+  args.sequences.has_initial_state = view(indices.flags, DType::kBool, sequences);
   if (!indices.snapshots.empty()) {
     const auto rows = static_cast<std::int64_t>(indices.snapshots.size()) / 3;
-    args.snapshots = TensorRef::contiguous(address(indices.snapshots), dtype, {rows, 3}, device);
+    args.pool.snapshots =
+        TensorRef::contiguous(address(indices.snapshots), dtype, {rows, 3}, device);
   }
-  if (!indices.window_slots.empty()) {
+  if (!indices.intermediate_slots.empty()) {
     args.op = Op::kVerify;
-    args.window_slots = view(indices.window_slots, dtype, sequences);
+    args.drafts.intermediate_slots = view(indices.intermediate_slots, dtype, sequences);
   }
-  args.null_slot = indices.null_slot;
-  args.state_base = indices.state_base;
+  args.pool.null_slot = indices.null_slot;
+  args.pool.base_column = indices.base_column;
   return args;
 }
 
@@ -91,11 +92,13 @@ Words cpu_report(const Indices& indices) {
   });
   args.x = args.out = TensorRef::contiguous(nullptr, DType::kF32, {indices.tokens, 0});
   args.weight = TensorRef::contiguous(nullptr, DType::kF32, {0, 4});
-  args.state = TensorRef::contiguous(nullptr, DType::kF32, {indices.slots, indices.columns, 0});
-  if (args.window_slots) {
-    args.windows = TensorRef::contiguous(nullptr, DType::kF32, {indices.slots, 2, 3, 0});
+  args.pool.state =
+      TensorRef::contiguous(nullptr, DType::kF32, {indices.slots, indices.columns, 0});
+  if (args.drafts.intermediate_slots) {
+    args.drafts.intermediate_states =
+        TensorRef::contiguous(nullptr, DType::kF32, {indices.slots, 2, 3, 0});
   }
-  args.violations = TensorRef::contiguous(words.data(), DType::kI64, {kViolations, 2});
+  args.options.violations = TensorRef::contiguous(words.data(), DType::kI64, {kViolations, 2});
   const Status status = forward(args);
   EXPECT_TRUE(status.ok()) << status.message();
   return words;
@@ -122,14 +125,14 @@ class DeviceCall {
     args_.x = TensorRef::contiguous(x_.data(), DType::kBF16, {indices.tokens, channels}, kGpu);
     args_.out = TensorRef::contiguous(out_.data(), DType::kBF16, {indices.tokens, channels}, kGpu);
     args_.weight = TensorRef::contiguous(weight_.data(), DType::kBF16, {channels, 4}, kGpu);
-    args_.state = TensorRef::contiguous(state_.data(), DType::kBF16,
-                                        {indices.slots, indices.columns, channels}, kGpu);
-    if (args_.window_slots) {
-      args_.windows = TensorRef::contiguous(windows_.data(), DType::kBF16,
-                                            {indices.slots, 2, 3, channels}, kGpu);
+    args_.pool.state = TensorRef::contiguous(state_.data(), DType::kBF16,
+                                             {indices.slots, indices.columns, channels}, kGpu);
+    if (args_.drafts.intermediate_slots) {
+      args_.drafts.intermediate_states = TensorRef::contiguous(
+          windows_.data(), DType::kBF16, {indices.slots, 2, 3, channels}, kGpu);
     }
-    args_.violations = TensorRef::contiguous(static_cast<std::int64_t*>(report_.data()) + kGuard,
-                                             DType::kI64, {kViolations, 2}, kGpu);
+    args_.options.violations = TensorRef::contiguous(
+        static_cast<std::int64_t*>(report_.data()) + kGuard, DType::kI64, {kViolations, 2}, kGpu);
   }
 
   [[nodiscard]] ForwardArgs& args() { return args_; }
@@ -151,21 +154,21 @@ class DeviceCall {
     for (std::size_t v = 0; v < kViolations; ++v) {
       for (std::size_t column = 0; column < 2; ++column) {
         words[2 * v + column] =
-            all[kGuard + v * static_cast<std::size_t>(args_.violations->strides[0]) +
-                column * static_cast<std::size_t>(args_.violations->strides[1])];
+            all[kGuard + v * static_cast<std::size_t>(args_.options.violations->strides[0]) +
+                column * static_cast<std::size_t>(args_.options.violations->strides[1])];
       }
     }
     return words;
   }
   void transpose_report() {
-    args_.violations->strides[0] = 1;
-    args_.violations->strides[1] = kViolations;
+    args_.options.violations->strides[0] = 1;
+    args_.options.violations->strides[1] = kViolations;
   }
 
   // Other index values in the same places, in the order of the stream. `staging` outlives it.
   void set_bounds(const std::vector<std::int32_t>& staging, cudaStream_t stream) {
     ASSERT_EQ(dtype_, DType::kI32);
-    check(cudaMemcpyAsync(args_.query_start_loc->data, staging.data(), staging.size() * 4,
+    check(cudaMemcpyAsync(args_.sequences.query_start_loc->data, staging.data(), staging.size() * 4,
                           cudaMemcpyHostToDevice, stream));
   }
 
@@ -188,33 +191,31 @@ class DeviceCall {
 };
 
 // Everything goes wrong now and then; sequences on both sides of the border between blocks.
-Indices random_indices(std::mt19937& random, std::int64_t sequences) {
-  const auto between = [&](std::int64_t low, std::int64_t high) {
-    return std::uniform_int_distribution<std::int64_t>(low, high)(random);
-  };
+Indices random_indices(tools::Random& random, std::int64_t sequences) {
   Indices indices = Indices::good(sequences);
-  const auto rarely = [&] { return between(0, 15) == 0; };
+  const auto rarely = [&] { return random.chance(1.0 / 16); };
   for (std::int64_t s = 0; s < sequences; ++s) {
     const auto at = static_cast<std::size_t>(s);
-    if (rarely()) indices.bounds[at] = between(-2, indices.tokens + 2);
-    if (rarely()) indices.read_slots[at] = between(-2, indices.slots + 3);
-    if (rarely()) indices.write_slots[at] = between(-2, indices.slots + 3);
-    if (rarely()) indices.read_offsets[at] = between(-2, 3);
+    if (rarely()) indices.bounds[at] = random.between(-2, indices.tokens + 2);
+    if (rarely()) indices.read_slots[at] = random.between(-2, indices.slots + 3);
+    if (rarely()) indices.write_slots[at] = random.between(-2, indices.slots + 3);
+    if (rarely()) indices.read_offsets[at] = random.between(-2, 3);
     if (rarely()) indices.flags[at] = 0;
   }
-  if (between(0, 1) == 0) indices.null_slot = between(0, indices.slots + 3);
-  if (between(0, 2) == 0) {
+  if (random.chance(0.5)) indices.null_slot = random.between(0, indices.slots + 3);
+  if (random.chance(1.0 / 3)) {
     for (std::int64_t s = 0; s < sequences; ++s) {
-      indices.window_slots.push_back(rarely() ? between(-2, indices.slots + 3) : s);
+      indices.intermediate_slots.push_back(rarely() ? random.between(-2, indices.slots + 3) : s);
     }
-  } else if (between(0, 1) == 0) {
+  } else if (random.chance(0.5)) {
     indices.slots *= 2;  // those behind are of snapshots
-    for (std::int64_t row = between(1, 2 * sequences); row > 0; --row) {
+    for (std::int64_t row = random.between(1, 2 * sequences); row > 0; --row) {
       const std::int64_t slot =
-          rarely() ? between(-2, indices.slots + 3) : sequences + row % sequences;
-      indices.snapshots.insert(indices.snapshots.end(),
-                               {rarely() ? between(-2, sequences + 2) : between(0, sequences - 1),
-                                rarely() ? between(-2, 3) : between(0, 1), slot});
+          rarely() ? random.between(-2, indices.slots + 3) : sequences + row % sequences;
+      indices.snapshots.insert(
+          indices.snapshots.end(),
+          {rarely() ? random.between(-2, sequences + 2) : random.between(0, sequences - 1),
+           rarely() ? random.between(-2, 3) : random.between(0, 1), slot});
     }
   }
   return indices;
@@ -223,10 +224,10 @@ Indices random_indices(std::mt19937& random, std::int64_t sequences) {
 class CheckedMode : public GpuTest {};
 
 TEST_F(CheckedMode, RandomBatchesGiveTheReportOfTheCpu) {
-  std::mt19937 random(11);
+  tools::Random random(11);
   std::array<int, kViolations> seen{};
-  for (int repetition = 0; repetition < 600; ++repetition) {
-    const std::int64_t sequences = std::uniform_int_distribution<std::int64_t>(1, 900)(random);
+  for (int repetition = 0; repetition < 800; ++repetition) {
+    const std::int64_t sequences = random.between(1, 900);
     const Indices indices = random_indices(random, sequences);
     DeviceCall call(indices, repetition % 2 == 0 ? DType::kI32 : DType::kI64);
     if (repetition % 3 == 0) call.transpose_report();
@@ -290,8 +291,8 @@ TEST_F(CheckedMode, DecodeIsCheckedToo) {
   DeviceCall call(indices, DType::kI32);
   ForwardArgs args = call.args();
   args.op = Op::kDecode;
-  args.query_start_loc.reset();
-  args.has_initial_state.reset();
+  args.sequences.query_start_loc.reset();
+  args.sequences.has_initial_state.reset();
   expect_ok(forward(args, stream_));
   EXPECT_EQ(call.report(), words_of({{Violation::kReadSlotOutside, 1, 280},
                                      {Violation::kWriteSlotShared, 1, 290},
@@ -312,18 +313,18 @@ TEST_F(CheckedMode, EmptyCallsAreReportedToo) {
 }
 
 TEST_F(CheckedMode, ChangesNoBitOfOutputsAndStates) {
-  std::mt19937 random(5);
+  tools::Random random(5);
   for (int repetition = 0; repetition < 20; ++repetition) {
     Indices indices = random_indices(random, 400);
     indices.snapshots.clear();  // nothing that is undefined
-    indices.window_slots.clear();
+    indices.intermediate_slots.clear();
     for (std::int64_t s = 0; s < 400; ++s) {
       indices.bounds[static_cast<std::size_t>(s)] = s;
       indices.write_slots[static_cast<std::size_t>(s)] = s % 7 == 0 ? 900 : s;
       indices.read_slots[static_cast<std::size_t>(s)] = s % 11 == 0 ? -1 : s;
     }
     DeviceCall plain(indices, DType::kI32), checked(indices, DType::kI32);
-    plain.args().violations.reset();
+    plain.args().options.violations.reset();
     expect_ok(forward(plain.args(), stream_));
     expect_ok(forward(checked.args(), stream_));
     Differences differences;
@@ -361,9 +362,9 @@ TEST_F(CheckedMode, ReportsInTheOrderOfTheStream) {
   check(cudaMallocHost(&flag, sizeof *flag));
   *flag = 0;
   wait_for_flag<<<1, 1, 0, stream_>>>(flag);
-  check(cudaMemcpyAsync(call.args().query_start_loc->data, other.data(), 301 * 4,
+  check(cudaMemcpyAsync(call.args().sequences.query_start_loc->data, other.data(), 301 * 4,
                         cudaMemcpyDeviceToDevice, stream_));
-  expect_ok(run(plan, addresses(call.args()), stream_));
+  expect_ok(run(plan, pointers(call.args()), stream_));
   EXPECT_EQ(cudaStreamQuery(stream_), cudaErrorNotReady);
   *static_cast<volatile int*>(flag) = 1;
   wait();
@@ -378,7 +379,7 @@ TEST_F(CheckedMode, ReplayedGraphsReportTheValuesOfEachReplay) {
   batches[2].bounds[300] = 5;
   DeviceCall call(batches[0], DType::kI32);
   const Plan plan = plan_of(call.args());
-  const Replayable graph(stream_, [&] { return run(plan, addresses(call.args()), stream_); });
+  const Replayable graph(stream_, [&] { return run(plan, pointers(call.args()), stream_); });
   for (const Indices& batch : batches) {
     const std::vector<std::int32_t> bounds = narrow(batch.bounds);
     call.set_bounds(bounds, stream_);
@@ -396,7 +397,7 @@ TEST_F(CheckedMode, OverlappingLaunchesKeepTheirOrder) {
   indices.write_slots[100] = -1;
   const auto chain = [&](bool overlap, DeviceCall& call) {
     ForwardArgs there = call.args(), back = call.args();
-    there.programmatic_launch = back.programmatic_launch = overlap;
+    there.options.programmatic_launch = back.options.programmatic_launch = overlap;
     std::swap(back.x.data, back.out.data);
     for (int i = 0; i < 20; ++i) {
       expect_ok(forward(there, stream_));
@@ -426,7 +427,7 @@ TEST_F(CheckedMode, LeavesAnErrorOfTheCallerWhereItWas) {
 TEST_F(CheckedMode, RefusesAReportAtAnOddAddress) {
   DeviceCall call(Indices::good(9), DType::kI32);
   ForwardArgs args = call.args();
-  args.violations->data = static_cast<char*>(args.violations->data) + 4;
+  args.options.violations->data = static_cast<char*>(args.options.violations->data) + 4;
   const Status status = forward(args, stream_);
   ASSERT_FALSE(status.ok());
   EXPECT_NE(status.message().find("violations: address is not a multiple"), std::string::npos)

@@ -16,9 +16,9 @@ int main() {
   args.x = TensorRef::contiguous(x.data(), DType::kF32, {tokens, channels});
   args.out = TensorRef::contiguous(out.data(), DType::kF32, {tokens, channels});
   args.weight = TensorRef::contiguous(weight.data(), DType::kF32, {channels, width});
-  args.state = TensorRef::contiguous(state.data(), DType::kF32, {slots, width - 1, channels});
-  args.query_start_loc = TensorRef::contiguous(query_start_loc.data(), DType::kI32, {3});
-  args.activation = Activation::kSilu;
+  args.pool.state = TensorRef::contiguous(state.data(), DType::kF32, {slots, width - 1, channels});
+  args.sequences.query_start_loc = TensorRef::contiguous(query_start_loc.data(), DType::kI32, {3});
+  args.epilogue.activation = Activation::kSilu;
 
   if (Status status = forward(args); !status.ok()) {
     std::fprintf(stderr, "%s\n", status.message().c_str());

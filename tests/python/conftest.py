@@ -1,13 +1,13 @@
-"""Tests run on each kind of array there is: numpy, torch on the CPU, torch on a GPU.
+"""Tests run on all available kinds of arrays: numpy, torch on the CPU, torch on a GPU.
 
-SHORTCONV_TEST_ARRAYS names those that must be there ("numpy,torch-cpu,torch-cuda"), so that a run
-that was meant for a GPU does not pass without one.
+SHORTCONV_TEST_ARRAYS lists the required kinds ("numpy,torch-cpu,torch-cuda"), so that a run meant
+for a GPU does not pass without one.
 """
 
 import os
 
-# Before OpenMP is loaded: the calls here are small, and waiting threads of two libraries get into
-# each other's way.
+# Set before OpenMP is loaded: the calls here are small, and waiting threads of two OpenMP libraries
+# slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -19,7 +19,7 @@ except ImportError:
     torch = None
 
 
-def _found():
+def _available():
     kinds = ["numpy"]
     if torch is not None:
         kinds.append("torch-cpu")
@@ -29,18 +29,18 @@ def _found():
 
 
 def pytest_configure(config):
-    wanted = os.environ.get("SHORTCONV_TEST_ARRAYS", "")
-    missing = [kind for kind in wanted.split(",") if kind and kind not in _found()]
+    required = os.environ.get("SHORTCONV_TEST_ARRAYS", "")
+    missing = [kind for kind in required.split(",") if kind and kind not in _available()]
     if missing:
-        raise pytest.UsageError(f"not to be had here: {', '.join(missing)}")
+        raise pytest.UsageError(f"not available: {', '.join(missing)}")
 
 
 def pytest_report_header(config):
-    return f"arrays: {', '.join(_found())}"
+    return f"arrays: {', '.join(_available())}"
 
 
 class Arrays:
-    """Moves numpy arrays to one kind and back; memory layout is kept."""
+    """Converts numpy arrays to one kind and back; memory layout is kept."""
 
     def __init__(self, kind):
         self.kind = kind
@@ -59,7 +59,7 @@ class Arrays:
         return ["cuda"] if self.kind == "torch-cuda" else ["cpu", "reference"]
 
 
-@pytest.fixture(params=_found())
+@pytest.fixture(params=_available())
 def arrays(request):
     return Arrays(request.param)
 

@@ -1,4 +1,4 @@
-"""What the tests of other libraries' functions share: their types, tolerances and devices."""
+"""Dtypes, tolerances and devices shared by the tests of shortconv.compat."""
 
 import torch
 
@@ -15,7 +15,7 @@ def assert_outputs(actual, expected):
 
 
 def pick(device, on_cpu, on_gpu):
-    """A smaller grid where there are two cores."""
+    """A smaller grid on the CPU, where the large one would take too long."""
     return on_cpu if device == "cpu" else on_gpu
 
 

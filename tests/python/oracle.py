@@ -1,4 +1,4 @@
-"""The operator in float64 with numpy, one sequence after the other, as the specification says."""
+"""The operator in float64 with numpy, sequence by sequence, as defined in docs/specification.md."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def convolve(history, x, weight, bias=None, activation=None):
 
 def forward(x, weight, bias=None, *, bounds, state=None, slots=None, write_slots=None, resumed=None,
             activation=None):
-    """A ragged batch: outputs (float64) and the pool afterwards. Rows of padding are zero."""
+    """A ragged batch: outputs (float64) and the updated pool. Rows of padding are zero."""
     y = np.zeros(x.shape, np.float64)
     keep = weight.shape[1] - 1
     state = None if state is None else state.copy()
@@ -42,8 +42,8 @@ def forward(x, weight, bias=None, *, bounds, state=None, slots=None, write_slots
 
 
 def ancestors(parents, token):
-    """A token's line, oldest first, itself last."""
-    line = [token]
-    while parents[line[0]] >= 0:
-        line.insert(0, parents[line[0]])
-    return line
+    """The path from the root to a token, both included."""
+    path = [token]
+    while parents[path[0]] >= 0:
+        path.insert(0, parents[path[0]])
+    return path

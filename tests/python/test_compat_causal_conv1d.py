@@ -93,46 +93,46 @@ def test_final_states_may_be_the_initial_ones(device):
 
 @types
 @widths
-@pytest.mark.parametrize("seq_numbers", ["rising", "ending in padding", "with initial states"])
-def test_fn_of_packed_rows(device, dtype, width, seq_numbers):
+@pytest.mark.parametrize("case", ["ascending", "padding at the end", "initial states"])
+def test_fn_with_seq_idx(device, dtype, width, case):
     lengths = [8, 16, 63, 64, 65, 127, 128, 129, 151, 256, 257, 372] + pick(
         device, [], [512, 784, 1024, 1134, 2048, 4096])
     for dim, tokens in itertools.product(pick(device, [64], [64, 4096 + 32]), lengths):
         x = slice_of_wider(device, dtype, 3, dim, tokens, tokens % 4 > 0)
         weight, bias = weights(device, dim, width, tokens % 2 == 0)
         activation = "silu" if tokens % 3 else None
-        numbers = torch.zeros(3, tokens, dtype=torch.int32, device=device)
+        seq_idx = torch.zeros(3, tokens, dtype=torch.int32, device=device)
         cuts = [torch.randperm(tokens - 1)[:4].add(1).sort().values.tolist() for _ in range(3)]
         for row, at in enumerate(cuts):
             for cut in at:
-                numbers[row, cut:] += 1
-            if seq_numbers == "ending in padding":
-                numbers[row, at[-1] :] = -1
+                seq_idx[row, cut:] += 1
+            if case == "padding at the end":
+                seq_idx[row, at[-1] :] = -1
         states = None
-        if seq_numbers == "with initial states":
+        if case == "initial states":
             states = torch.randn(3, width - 1, dim, device=device).to(dtype).transpose(1, 2)
-        out = causal_conv1d_fn(x, weight, bias, seq_idx=numbers, initial_states=states,
+        out = causal_conv1d_fn(x, weight, bias, seq_idx=seq_idx, initial_states=states,
                                activation=activation)
         expected = torch.zeros_like(x)
         for row, at in enumerate(cuts):
             for part, (begin, end) in enumerate(zip([0, *at], [*at, tokens])):
-                if numbers[row, begin] >= 0:
+                if seq_idx[row, begin] >= 0:
                     expected[row : row + 1, :, begin:end] = causal_conv1d_ref(
                         x[row : row + 1, :, begin:end], weight, bias,
                         states[row : row + 1] if states is not None and part == 0 else None,
                         activation=activation)
         assert_outputs(out, expected)
         assert_outputs(out, causal_conv1d_ref(x, weight, bias, states, activation=activation,
-                                              seq_idx=numbers))
-        if seq_numbers == "ending in padding":
-            assert (out.transpose(1, 2)[numbers < 0] == 0).all()
+                                              seq_idx=seq_idx))
+        if case == "padding at the end":
+            assert (out.transpose(1, 2)[seq_idx < 0] == 0).all()
 
 
 @types
 @widths
-@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize("slots", [None, "permuted", "with padding"])
-def test_update(device, dtype, width, ring, slots):
+def test_update(device, dtype, width, circular, slots):
     batch = pick(device, 6, 64)
     dims, tokens = pick(device, [80], [2048, 2048 + 16, 4096]), [1, 4, 5]
     columns = [width - 1, width, width + 1, width + 8]
@@ -150,20 +150,20 @@ def test_update(device, dtype, width, ring, slots):
             indices[torch.randperm(batch, device=device)[: batch // 2]] = -1
             live = (indices >= 0).nonzero().squeeze(1)
         where = live if indices is None else indices[live].long()
-        seen = torch.randint(0, 1024, (batch,), device=device).int() if ring else None
+        seqlens = torch.randint(0, 1024, (batch,), device=device).int() if circular else None
         expected_state, part = state.clone(), state[where]
         expected = torch.zeros_like(x)
         expected[live] = causal_conv1d_update_ref(
-            x[live], part, weight, b, activation, None if seen is None else seen[live])
+            x[live], part, weight, b, activation, None if seqlens is None else seqlens[live])
         expected_state[where] = part
-        out = causal_conv1d_update(x, state, weight, b, activation=activation, cache_seqlens=seen,
-                                   conv_state_indices=indices)
+        out = causal_conv1d_update(x, state, weight, b, activation=activation,
+                                   cache_seqlens=seqlens, conv_state_indices=indices)
         assert torch.equal(state, expected_state)
         assert_outputs(out, expected)
         assert out.stride() == torch.empty_like(x).stride()
 
 
-def test_update_of_one_token_without_an_axis(device):
+def test_update_of_one_token_without_a_token_axis(device):
     for length, layout in itertools.product([3, 4, 6], ["channels", "columns"]):
         x, state = torch.randn(5, 48, device=device), torch.randn(5, 48, length, device=device)
         if layout == "channels":
@@ -187,7 +187,7 @@ def test_varlen_states(device, dtype):
             assert states.stride(1) == 1
 
 
-def test_lower_functions(device):
+def test_low_level_functions(device):
     x = slice_of_wider(device, torch.float32, 2, 64, 9, True)
     weight, bias = weights(device, 64, 4, True)
     final = torch.empty(2, 3, 64, device=device).transpose(1, 2)
@@ -207,13 +207,13 @@ def test_edges(device):
     weight, _ = weights(device, 16, 4, False)
     out, final = causal_conv1d_fn(x, weight, return_final_states=True)
     assert out.shape == x.shape and (final == 0).all()
-    numbers = torch.zeros(2, 0, dtype=torch.int32, device=device)
-    assert causal_conv1d_fn(x, weight, seq_idx=numbers).shape == x.shape
+    seq_idx = torch.zeros(2, 0, dtype=torch.int32, device=device)
+    assert causal_conv1d_fn(x, weight, seq_idx=seq_idx).shape == x.shape
     x = torch.randn(1, 16, 8, device=device)
     with pytest.raises(NotImplementedError, match="^activation: is 'gelu'"):
         causal_conv1d_fn(x, weight, activation="gelu")
-    with pytest.raises(ValueError, match="^return_final_states: is not possible with seq_idx"):
-        causal_conv1d_fn(x, weight, seq_idx=numbers, return_final_states=True)
+    with pytest.raises(ValueError, match="^return_final_states: cannot be combined with seq_idx"):
+        causal_conv1d_fn(x, weight, seq_idx=seq_idx, return_final_states=True)
     with torch.enable_grad(), pytest.raises(NotImplementedError, match="no backward pass"):
         causal_conv1d_fn(x, weight.requires_grad_()).sum().backward()
 
@@ -251,7 +251,7 @@ try:
 except ImportError as error:
     assert "install(replace=True)" in str(error)
 else:
-    sys.exit("shadowed the original")
+    sys.exit("replaced the original")
 ours.install(replace=True)
 assert sys.modules["causal_conv1d"] is ours
 """

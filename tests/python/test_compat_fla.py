@@ -38,8 +38,8 @@ def reference(x, weight, bias, residual, activation, history=None):
 
 
 def assert_ratio(actual, expected, ratio=1e-3):
-    """Their measure: the error's root mean square over the values'; one rounding of 16 bits is over
-    their bound in bf16, so it is taken from the rounded reference."""
+    """The measure of fla's tests: root mean square of the error, relative to that of the values.
+    One rounding to bf16 exceeds their bound, so the reference is rounded as well."""
     expected = expected.to(actual.dtype).double()
     error = (actual.double() - expected).square().mean().sqrt()
     assert not actual.isnan().any()
@@ -115,9 +115,9 @@ def test_shapes_of_a_decode(device):
     expected_cache = torch.cat([cache[:, :, 1:], x[:, :, None]], 2)
     expected, _ = causal_conv1d(x[:, None], weight, initial_state=cache)
     for shape in ((3, 96), (3, 1, 96), (1, 3, 96), (3, 1, 2, 48)):
-        moved, added = cache.clone(), None if len(shape) == 2 else residual.view(shape)
-        y, _ = causal_conv1d_update(x.view(shape), moved, added, weight=weight)
-        assert y.shape == shape and torch.equal(moved, expected_cache)
+        shifted, added = cache.clone(), None if len(shape) == 2 else residual.view(shape)
+        y, _ = causal_conv1d_update(x.view(shape), shifted, added, weight=weight)
+        assert y.shape == shape and torch.equal(shifted, expected_cache)
         plain = expected.view(shape)
         assert torch.equal(y, plain if added is None else plain + added)
 
@@ -175,7 +175,7 @@ def test_states_have_no_gradient_either(device):
             final.sum().backward()
 
 
-def test_packed_tokens_as_many_as_sequences(device):
+def test_packed_with_as_many_tokens_as_sequences(device):
     x, weight = make(device, torch.float32, 1, 3, 32), make(device, torch.float32, 32, 4)
     for bounds in ([0, 1, 2, 3], [0, 2, 2, 3]):
         cache = make(device, torch.float32, 3, 32, 4)
@@ -187,7 +187,7 @@ def test_packed_tokens_as_many_as_sequences(device):
         assert torch.equal(y, expected) and torch.equal(returned, final) and returned is cache
 
 
-def test_canon_layers_add_x_itself(device):
+def test_residual_that_is_x(device):  # Canon layers
     x, weight = make(device, torch.bfloat16, 2, 20, 64), make(device, torch.bfloat16, 64, 4)
     y, final = causal_conv1d(x, weight, residual=x, activation="silu", output_final_state=True)
     other, state = causal_conv1d(x, weight, residual=x.clone(), activation="silu",

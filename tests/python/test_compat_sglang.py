@@ -140,7 +140,7 @@ def test_dispatcher_forward_of_one_sequence(device, tokens, width):
             assert torch.equal(state[0].T, torch.cat([history, x[0].T])[-(width - 1) :])
 
 
-def test_both_orders_of_arguments_give_the_same(device):
+def test_both_orders_of_arguments_agree(device):
     x, weight = make(device, torch.float32, 64, 20), make(device, torch.float32, 64, 4)
     bounds = torch.tensor([0, 7, 7, 20], dtype=torch.int32, device=device)
     slots = torch.tensor([2, 0, 1], dtype=torch.int32, device=device)
@@ -179,7 +179,7 @@ def test_split_qkv(device, width, silu, bias, resumed):
 @pytest.mark.parametrize("overlapping", [False, True])
 @pytest.mark.parametrize("layout", ["channels", "columns"])
 @pytest.mark.parametrize("tokens", [1, 2, 4, 8])
-def test_windows_of_draft_tokens(device, overlapping, layout, tokens):
+def test_intermediate_states_of_draft_tokens(device, overlapping, layout, tokens):
     dim, width, batch = 96, 4, 4
     x = make(device, torch.bfloat16, batch, tokens, dim).transpose(1, 2)
     weight, bias = weights(device, torch.bfloat16, dim, width, True)
@@ -190,26 +190,26 @@ def test_windows_of_draft_tokens(device, overlapping, layout, tokens):
     poison = float("nan")
     if overlapping:
         memory = torch.full((batch, dim, tokens + width - 2), poison, device=device).bfloat16()
-        windows = memory.as_strided((batch, tokens, dim, width - 1),
-                                    (memory.stride(0), 1, memory.stride(1), 1))
+        states = memory.as_strided((batch, tokens, dim, width - 1),
+                                   (memory.stride(0), 1, memory.stride(1), 1))
     else:
-        windows = torch.full((batch, tokens + 1, dim, width - 1), poison, device=device).bfloat16()
+        states = torch.full((batch, tokens + 1, dim, width - 1), poison, device=device).bfloat16()
     out = causal_conv1d_update(x, state, weight, bias, "silu", conv_state_indices=slots,
-                               intermediate_conv_window=windows, intermediate_state_indices=rows)
+                               intermediate_conv_window=states, intermediate_state_indices=rows)
     plain_state = before.clone()
     plain = causal_conv1d_update(x, plain_state, weight, bias, "silu", conv_state_indices=slots)
     assert torch.equal(out, plain) and torch.equal(state, plain_state)
     for row in (0, 1, 3):
         inputs = torch.cat([before[slots[row]].T, x[row].T])
         for token in range(tokens):
-            assert torch.equal(windows[row, token].T, inputs[token + 1 : token + width])
-            # What is accepted up to here is the state of as many single steps.
+            assert torch.equal(states[row, token].T, inputs[token + 1 : token + width])
+            # The state after this token equals that of as many calls with one token.
             single = before.clone()
             for step in range(token + 1):
                 causal_conv1d_update(x[:, :, step], single, weight, bias, "silu",
                                      conv_state_indices=slots)
-            assert torch.equal(windows[row, token], single[slots[row]])
-    assert windows[2].isnan().all()
+            assert torch.equal(states[row, token], single[slots[row]])
+    assert states[2].isnan().all()
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -231,22 +231,22 @@ def test_trees(device, children, depth, batch):
     state = pool_of(device, torch.float32, 5, width - 1, dim, "columns")
     before = state.clone()
     slots = torch.tensor([3, 1], dtype=torch.int32, device=device)[:batch]
-    windows = torch.zeros(batch, tokens, dim, width - 1, device=device)
+    states = torch.zeros(batch, tokens, dim, width - 1, device=device)
     found = torch.full((batch, tokens), 77, dtype=torch.int64, device=device)
     out = causal_conv1d_update(
-        x, state, weight, bias, "silu", conv_state_indices=slots, intermediate_conv_window=windows,
+        x, state, weight, bias, "silu", conv_state_indices=slots, intermediate_conv_window=states,
         intermediate_state_indices=torch.arange(batch, device=device),
         retrieve_next_token=first.to(device), retrieve_next_sibling=sibling.to(device),
         retrieve_parent_token=found)
     assert found.tolist() == [[max(parent, 0) for parent in parents]] * batch
     assert torch.equal(state, before)
     for row, token in itertools.product(range(batch), range(tokens)):
-        line = [token]
-        while parents[line[0]] >= 0:
-            line.insert(0, parents[line[0]])
-        history, inputs = before[slots[row]].T, x[row].T[line]
+        path = [token]
+        while parents[path[0]] >= 0:
+            path.insert(0, parents[path[0]])
+        history, inputs = before[slots[row]].T, x[row].T[path]
         assert_outputs(out[row, :, token][None], convolve(history, inputs, weight, bias, True)[-1:])
-        assert torch.equal(windows[row, token].T, torch.cat([history, inputs])[-(width - 1) :])
+        assert torch.equal(states[row, token].T, torch.cat([history, inputs])[-(width - 1) :])
 
 
 @pytest.mark.parametrize("keyword", ["num_accept_tokens", "num_accepted_tokens"])
@@ -281,10 +281,10 @@ def test_wide_pools_and_width_five(device):
             assert_outputs(out[row][None], convolve(history, x[row][None], weight))
             inputs = torch.cat([history, x[row][None]])[1:]
             assert torch.equal(pool[row].T[first : first + 4], inputs)
-    ring = state.clone()
-    seen = torch.tensor([3, 9], dtype=torch.int32, device=device)
-    dispatcher.causal_conv1d_update(x.clone(), ring, weight, cache_seqlens=seen)
-    assert torch.equal(ring[0, :, 3], x[0]) and torch.equal(ring[1, :, 2], x[1])
+    circular = state.clone()
+    seqlens = torch.tensor([3, 9], dtype=torch.int32, device=device)
+    dispatcher.causal_conv1d_update(x.clone(), circular, weight, cache_seqlens=seqlens)
+    assert torch.equal(circular[0, :, 3], x[0]) and torch.equal(circular[1, :, 2], x[1])
 
 
 def test_refusals(device):
@@ -294,10 +294,10 @@ def test_refusals(device):
         causal_conv1d_update(x, state, weight, activation="gelu")
     with pytest.raises(ValueError, match="^x: dtype i32 is not supported"):
         causal_conv1d_update(x.int(), state, weight)
-    with pytest.raises(ValueError, match="^state: has 3 columns, but width 4 and 3 draft tokens"):
+    with pytest.raises(ValueError, match="^conv_state: has 3 columns, but width 4 and 3 draft tok"):
         causal_conv1d_update(x[:, :, None].expand(2, 32, 3), state, weight,
                              num_accept_tokens=torch.ones(2, device=device).int())
-    with pytest.raises(ValueError, match="^num_accept_tokens: goes neither"):
+    with pytest.raises(ValueError, match="^num_accept_tokens: cannot be combined"):
         causal_conv1d_update(x, state, weight, num_accept_tokens=x, intermediate_conv_window=x)
     for activation in (True, "silu", "swish"):
         one = causal_conv1d_update(x, state.clone(), weight, activation=activation)
@@ -323,7 +323,7 @@ def test_signatures(device):
 def test_install(device, monkeypatch):
     for part in [one for one in sys.modules if one.partition(".")[0] == "sglang"]:
         monkeypatch.delitem(sys.modules, part)
-    monkeypatch.setitem(sys.modules, "sglang", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "sglang", None)  # importing it fails
     with pytest.raises(ImportError, match="^sglang: none of its modules"):
         sglang.install()
     name = "sglang.srt.layers.attention.mamba."

@@ -1,4 +1,4 @@
-"""shortconv.compat.vllm on the grids of vLLM's tests, and on what those leave out."""
+"""shortconv.compat.vllm on the grids of vLLM's tests, and on cases that those omit."""
 
 import inspect
 import itertools
@@ -32,7 +32,7 @@ def weights(device, dtype, dim, width, bias):
 
 
 def pool_of(device, dtype, lines, columns, dim, layout):
-    """[lines, dim, columns], each line a part of a larger page."""
+    """[cache lines, dim, columns]; each line is a part of a larger page."""
     if layout == "SD":
         return make(device, dtype, lines, columns + 2, dim)[:, :columns].transpose(1, 2)
     return make(device, dtype, lines, dim + 8, columns)[:, :dim]
@@ -115,7 +115,7 @@ def test_packed_forward(device, layout, sequences, padding, dim, dtype, weight_d
 
 
 @pytest.mark.parametrize("dim", [64, 4096])
-def test_a_short_chunk_leaves_the_shared_prefix_alone(device, dim):
+def test_a_short_chunk_does_not_write_the_shared_prefix(device, dim):
     weight, bias = weights(device, torch.float32, dim, 4, True)
     history, x = make(device, torch.float32, 3, dim), make(device, torch.float32, 5, dim)
     expected = convolve(history, x, weight, bias, True)
@@ -137,11 +137,11 @@ def test_a_short_chunk_leaves_the_shared_prefix_alone(device, dim):
 
 
 @layouts
-def test_states_of_every_full_block_are_kept(device, layout):
+def test_states_of_full_blocks_are_written(device, layout):
     block, dim, width = 8, 48, 4
     weight, bias = weights(device, torch.bfloat16, dim, width, True)
-    # (computed before, tokens now): boundaries close to the begin, several, at the end, none; the
-    # last one is padding
+    # (computed before, tokens now). Boundaries close to the start, several, at the end, none. The
+    # last sequence is padding.
     work = [(6, 5), (0, 27), (9, 7), (16, 1), (7, 1), (3, 2), (9, 8)]
     lengths = [tokens for _, tokens in work]
     bounds = torch.nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0)).int().to(device)
@@ -198,7 +198,7 @@ def test_draft_tokens_roll_through_the_state(device, layout, form, separate):
         x = packed.view(batch, most, dim).transpose(1, 2) if form == "dense" else packed
         named = {"query_start_loc": bounds, "max_query_len": most} if form == "packed" else {}
         target = torch.full_like(x, float("nan")) if separate else None
-        if step == 5:  # a stale number of a row without drafts
+        if step == 5:  # a stale accepted number, of a row without drafts
             accepted[0], history[0] = 0, history[0][: len(history[0]) - (kept[0] - 1)]
         out = causal_conv1d_update(x, state, weight, bias, "silu", conv_state_indices=lines,
                                    num_accepted_tokens=accepted, out=target, **named)
@@ -216,7 +216,7 @@ def test_draft_tokens_roll_through_the_state(device, layout, form, separate):
     assert torch.equal(state[[0, 1, 3, 4, 6, 7]], untouched)
 
 
-def test_packed_drafts_without_lines_take_those_of_their_numbers(device):
+def test_packed_drafts_without_conv_state_indices(device):
     weight, x = make(device, torch.float32, 32, 4), make(device, torch.float32, 7, 32)
     states = [make(device, torch.float32, 3, 32, 6)] * 2
     states[1] = states[0].clone()
@@ -263,7 +263,7 @@ def test_refusals(device):
         causal_conv1d_update(x, state, weight, out=x.bfloat16())
     with pytest.raises(NotImplementedError, match="^activation: is 'relu'"):
         causal_conv1d_update(x, state, weight, activation="relu")
-    with pytest.raises(ValueError, match="^state: has 3 columns, but width 4 and 2 draft tokens"):
+    with pytest.raises(ValueError, match="^conv_state: has 3 columns, but width 4 and 2 draft tok"):
         causal_conv1d_update(x[:, :, None].expand(2, 32, 2), state, weight,
                              num_accepted_tokens=ints(device, 1, 1))
 
@@ -283,7 +283,7 @@ def test_signatures(device):
         "initial_state_idx, validate_data, out")
 
 
-def test_plugin_does_nothing_unless_asked(device, monkeypatch):
+def test_plugin_requires_the_environment_variable(device, monkeypatch):
     name = "vllm.model_executor.layers.mamba.ops.causal_conv1d"
     parts = name.split(".")
     for end in range(1, len(parts) + 1):

@@ -1,4 +1,4 @@
-"""What the Python layer adds: names, errors, streams, foreign arrays."""
+"""The Python layer: names, errors, streams, arrays of other libraries."""
 
 import ctypes
 import inspect
@@ -18,13 +18,13 @@ def call(function, **arguments):
     """A small valid call of `function` with some arguments replaced."""
     indices = np.zeros((2, 3), np.int32)
     if function is shortconv.block_snapshots:
-        valid = {"query_start_loc": np.zeros(3, np.int32), "tokens": 0, "block_tokens": 4,
-                 "computed_tokens": np.zeros(2, np.int32), "block_slots": indices,
+        valid = {"query_start_loc": np.zeros(3, np.int32), "tokens": 0, "block_size": 4,
+                 "num_computed_tokens": np.zeros(2, np.int32), "block_slots": indices,
                  "snapshots": indices.copy()}
     elif function is shortconv.tree_parents:
         valid = {"first_child": indices, "next_sibling": indices, "parents": indices.copy()}
     elif function is shortconv.commit:
-        valid = {"windows": np.zeros((1, 2, 6, 8), np.float32), "width": 4,
+        valid = {"intermediate_states": np.zeros((1, 2, 6, 8), np.float32), "width": 4,
                  "state": np.zeros((1, 4, 3, 8), np.float32), "accepted": np.zeros(2, np.int32)}
     else:
         valid = {"x": np.zeros((2, 3, 8), np.float32), "weight": np.zeros((8, 4), np.float32),
@@ -41,35 +41,35 @@ def test_valid_calls_are_valid(function):
     call(function)
 
 
-# What is checked in an argument's own name; a wrong order of arguments would name another one.
+# Each message begins with the bad argument; a wrong order of arguments would name another one.
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_argument_reaches_its_place(function):
     bad = {
-        "threads": (-1, ValueError), "state_base": (99, ValueError),
+        "threads": (-1, ValueError), "base_column": (99, ValueError),
         "backend": ("abacus", ValueError), "activation": ("relu", ValueError),
         "padded_rows": ("nan", ValueError), "stream": ("s", TypeError),
-        "token_rows": (77, ValueError), "width": (1, ValueError), "null_slot": ("n", TypeError),
-        "initial_state": ("all", TypeError), "advance_state": ("yes", TypeError),
+        "rows_per_token": (77, ValueError), "width": (1, ValueError), "null_slot": ("n", TypeError),
+        "initial_state": ("all", TypeError), "update_state": ("yes", TypeError),
         "programmatic_launch": ("yes", TypeError), "tokens": (-1, ValueError),
-        "block_tokens": (0, ValueError), "residual": ("yes", TypeError),
-        "keeps_older": ("yes", TypeError),
+        "block_size": (0, ValueError), "residual": ("yes", TypeError),
+        "shift_full_state": ("yes", TypeError),
         "dilation": (0, ValueError),
     }
-    named = {"state_base": "state"}  # that is where the columns are missing
+    named = {"base_column": "state"}  # state has too few columns
     for name in inspect.signature(function).parameters:
-        value, error = bad.get(name, (object(), TypeError))
+        value, error = bad.get(name, (object(), TypeError))  # others take arrays
         with pytest.raises(error, match=f"^{named.get(name, name)}: "):
             call(function, **{name: value})
 
 
-def test_messages_are_those_of_the_core():
+def test_messages_come_from_the_core():
     text = "out: axis 2 ('channels') is 7, but x made 'channels' = 8"
     with pytest.raises(ValueError, match=re.escape(text)):
         call(shortconv.forward, out=np.zeros((2, 3, 7), np.float32))
     with pytest.raises(ValueError, match="x: dtype i32 is not supported"):
         call(shortconv.forward, x=np.zeros((2, 3, 8), np.int32))
-    with pytest.raises(ValueError, match="windows: has 5 axes; expected at most 4"):
-        call(shortconv.verify, windows=np.zeros((1, 1, 1, 1, 1), np.float32))
+    with pytest.raises(ValueError, match="intermediate_states: has 5 axes; expected at most 4"):
+        call(shortconv.verify, intermediate_states=np.zeros((1, 1, 1, 1, 1), np.float32))
 
 
 def test_nothing_is_written_by_a_refused_call():
@@ -79,7 +79,7 @@ def test_nothing_is_written_by_a_refused_call():
     assert (out == 5).all() and (state == 6).all()
 
 
-def test_capabilities_say_what_calls_take():
+def test_capabilities_equal_what_calls_accept():
     known = shortconv.capabilities()
     assert known["dtypes"] == ["f32", "f16", "bf16"]
     for width in (min(known["widths"]), known["max_width"]):
@@ -93,7 +93,7 @@ def test_capabilities_say_what_calls_take():
     assert all(row["detail"] for row in known["backends"])
 
 
-def test_the_readme_s_example_runs():
+def test_examples_of_the_readme():
     readme = pathlib.Path(__file__).parents[2] / "README.md"
     blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.M | re.S)
     assert blocks
@@ -101,7 +101,7 @@ def test_the_readme_s_example_runs():
         exec(block, {})
 
 
-def test_version_is_the_library_s():
+def test_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+", shortconv.__version__)
 
 
@@ -121,7 +121,7 @@ def test_torch_is_imported_in_one_file():
     assert importing in ([], ["torch.py"])
 
 
-def test_functions_say_what_they_take():
+def test_functions_are_annotated_and_documented():
     for function in FUNCTIONS:
         parameters = inspect.signature(function).parameters.values()
         assert all(p.annotation is not inspect.Parameter.empty for p in parameters)
@@ -129,12 +129,12 @@ def test_functions_say_what_they_take():
 
 
 class DLPackArray:
-    """An array of another library: the rows of a numpy array from one on, told by a byte offset."""
+    """An array of another library: a numpy array without its first rows, by a byte offset."""
 
     def __init__(self, array, skipped_rows, device=(1, 0)):
         self.array, self.device = array, device
         shape = (array.shape[0] - skipped_rows, array.shape[1])
-        self._numbers = (ctypes.c_int64 * 4)(*shape, array.shape[1], 1)
+        self._shape_and_strides = (ctypes.c_int64 * 4)(*shape, array.shape[1], 1)
         pointer = ctypes.c_void_p
 
         class Managed(ctypes.Structure):  # DLManagedTensor of dlpack.h
@@ -144,10 +144,10 @@ class DLPackArray:
                 ("shape", pointer), ("strides", pointer), ("byte_offset", ctypes.c_uint64),
                 ("manager_ctx", pointer), ("deleter", pointer)]
 
-        numbers = ctypes.addressof(self._numbers)
+        address = ctypes.addressof(self._shape_and_strides)
         self._managed = Managed(
             data=array.ctypes.data, device=(ctypes.c_int32 * 2)(*device), ndim=2, code=2, bits=32,
-            lanes=1, shape=numbers, strides=numbers + 16,
+            lanes=1, shape=address, strides=address + 16,
             byte_offset=skipped_rows * array.strides[0])
 
     def __dlpack_device__(self):
@@ -160,7 +160,7 @@ class DLPackArray:
         return make(ctypes.addressof(self._managed), b"dltensor", None)
 
 
-def test_byte_offsets_count(random):
+def test_byte_offsets(random):
     x = random.standard_normal((6, 4), np.float32)
     weight = random.standard_normal((4, 3), np.float32)
     out = np.zeros((4, 4), np.float32)

@@ -1,4 +1,4 @@
-"""The operators against the oracle, and against each other bit for bit."""
+"""The operators against the oracle, and bit for bit against each other."""
 
 import threading
 
@@ -87,70 +87,70 @@ def test_dense_batches(arrays, random):
         assert_close(out[row], oracle.convolve(np.zeros((2, 16)), x[row], weight))
 
 
-def test_older_columns_move_along(arrays, random):
-    width, older, slots = 4, 2, np.array([3, 0, 1], np.int32)
+def test_shift_full_state(arrays, random):
+    width, base_column, slots = 4, 2, np.array([3, 0, 1], np.int32)
     p = problem(random, [2, 7, 1], 24, width, 5)
-    pool = random.standard_normal((5, older + width - 1, 24), np.float32)
+    pool = random.standard_normal((5, base_column + width - 1, 24), np.float32)
     expected = pool.copy()
     for begin, end, slot in zip(p["bounds"][:-1], p["bounds"][1:], slots):
         expected[slot] = np.concatenate([pool[slot], p["x"][begin:end]])[-pool.shape[1] :]
-    y, _ = oracle.forward(p["x"], p["weight"], bounds=p["bounds"], state=pool[:, older:],
+    y, _ = oracle.forward(p["x"], p["weight"], bounds=p["bounds"], state=pool[:, base_column:],
                           slots=slots, resumed=[1, 1, 1])
     for backend in arrays.backends:
         state = arrays.of(pool.copy())
         out = shortconv.forward(
-            arrays.of(p["x"]), arrays.of(p["weight"]), state=state, state_base=older,
-            keeps_older=True, read_slots=arrays.of(slots), query_start_loc=arrays.of(p["bounds"]),
-            initial_state=True, backend=backend)
+            arrays.of(p["x"]), arrays.of(p["weight"]), state=state, base_column=base_column,
+            shift_full_state=True, read_slots=arrays.of(slots),
+            query_start_loc=arrays.of(p["bounds"]), initial_state=True, backend=backend)
         assert_close(arrays.numpy(out), y)
         np.testing.assert_array_equal(arrays.numpy(state), expected)
 
         state, x = arrays.of(pool.copy()), random.standard_normal((3, 24), np.float32)
-        shortconv.decode(arrays.of(x), arrays.of(p["weight"]), state=state, state_base=older,
-                         keeps_older=True, backend=backend)
-        moved = pool.copy()
-        moved[:3] = np.concatenate([pool[:3, 1:], x[:, None]], axis=1)
-        np.testing.assert_array_equal(arrays.numpy(state), moved)
+        shortconv.decode(arrays.of(x), arrays.of(p["weight"]), state=state,
+                         base_column=base_column, shift_full_state=True, backend=backend)
+        shifted = pool.copy()
+        shifted[:3] = np.concatenate([pool[:3, 1:], x[:, None]], axis=1)
+        np.testing.assert_array_equal(arrays.numpy(state), shifted)
 
 
-def test_verify_walks_trees_and_keeps_windows(arrays, random):
+def test_verify_of_trees_with_intermediate_states(arrays, random):
     width, channels, tokens = 4, 16, 6
     p = problem(random, [tokens, tokens], channels, width, 5)
     x = p["x"].reshape(2, tokens, channels)
     parents = np.array([[-1, 0, 0, 1, 2, 4], [-1, 0, 1, 2, 3, 4]], np.int32)
     slots = np.array([3, 1], np.int64)
     pool = arrays.of(p["state"].copy())
-    windows = arrays.of(np.full((2, tokens, width - 1, channels), np.nan, np.float32))
+    states = arrays.of(np.full((2, tokens, width - 1, channels), np.nan, np.float32))
     out = arrays.numpy(shortconv.verify(
         arrays.of(x), arrays.of(p["weight"]), arrays.of(p["bias"]), state=pool,
-        read_slots=arrays.of(slots), parents=arrays.of(parents), windows=windows,
+        read_slots=arrays.of(slots), parents=arrays.of(parents), intermediate_states=states,
         activation="silu"))
     for s in range(2):
         for token in range(tokens):
-            line = x[s][oracle.ancestors(parents[s], token)]
+            path = x[s][oracle.ancestors(parents[s], token)]
             history = p["state"][slots[s]]
-            expected = oracle.convolve(history, line, p["weight"], p["bias"], "silu")[-1]
+            expected = oracle.convolve(history, path, p["weight"], p["bias"], "silu")[-1]
             assert_close(out[s, token], expected)
-            np.testing.assert_array_equal(arrays.numpy(windows)[s, token],
-                                          np.concatenate([history, line])[1 - width :])
+            np.testing.assert_array_equal(arrays.numpy(states)[s, token],
+                                          np.concatenate([history, path])[1 - width :])
     np.testing.assert_array_equal(arrays.numpy(pool), p["state"])
 
 
-def test_commit_moves_accepted_windows_in_all_layers(arrays, random):
+def test_commit_copies_accepted_states_in_all_layers(arrays, random):
     layers, sequences, drafts, channels, width = 2, 3, 4, 8, 4
     rows = drafts * (width - 1)
-    windows = random.standard_normal((layers, sequences, rows, channels), np.float32)
+    captured = random.standard_normal((layers, sequences, rows, channels), np.float32)
     state = random.standard_normal((layers, 7, width - 1, channels), np.float32)
     accepted = np.array([2, -1, 0], np.int32)
     slots, second = np.array([5, 1, 0], np.int32), np.array([-1, 2, 6], np.int32)
     pool = arrays.of(state.copy())
-    result = shortconv.commit(arrays.of(windows), pool, arrays.of(accepted), width=width,
+    result = shortconv.commit(arrays.of(captured), pool, arrays.of(accepted), width=width,
                               slots=arrays.of(slots), second_slots=arrays.of(second))
     assert result is pool
     expected = state.copy()
     for layer in range(layers):
-        expected[layer, 5] = windows[layer, 0, 6:9]
-        expected[layer, 0] = expected[layer, 6] = windows[layer, 2, 0:3]
+        expected[layer, 5] = captured[layer, 0, 6:9]
+        expected[layer, 0] = expected[layer, 6] = captured[layer, 2, 0:3]
     np.testing.assert_array_equal(arrays.numpy(pool), expected)
 
 
@@ -158,9 +158,9 @@ def test_verify_and_commit_equal_decode(arrays, random):
     p = problem(random, [4], 32, 4, 3)
     x, weight = arrays.of(p["x"].reshape(1, 4, 32)), arrays.of(p["weight"])
     slot = arrays.of(np.array([1], np.int32))
-    pool, windows = arrays.of(p["state"].copy()), arrays.of(np.zeros((1, 4, 3, 32), np.float32))
-    drafted = shortconv.verify(x, weight, state=pool, read_slots=slot, windows=windows)
-    shortconv.commit(windows.reshape(1, 1, 12, 32), pool.reshape(1, 3, 3, 32),
+    pool, states = arrays.of(p["state"].copy()), arrays.of(np.zeros((1, 4, 3, 32), np.float32))
+    drafted = shortconv.verify(x, weight, state=pool, read_slots=slot, intermediate_states=states)
+    shortconv.commit(states.reshape(1, 1, 12, 32), pool.reshape(1, 3, 3, 32),
                      arrays.of(np.array([1], np.int32)), width=4, slots=slot)
     other = arrays.of(p["state"].copy())
     for token in range(2):
@@ -170,7 +170,7 @@ def test_verify_and_commit_equal_decode(arrays, random):
     np.testing.assert_array_equal(arrays.numpy(pool), arrays.numpy(other))
 
 
-@pytest.mark.parametrize("layout", ["pitch", "channel-major", "reversed", "window-innermost"])
+@pytest.mark.parametrize("layout", ["pitch", "channels-first", "reversed", "columns-innermost"])
 def test_any_strides_without_a_copy(arrays, random, layout):
     if layout == "reversed" and arrays.kind != "numpy":
         pytest.skip("torch has no negative strides")
@@ -180,14 +180,14 @@ def test_any_strides_without_a_copy(arrays, random, layout):
     if layout == "pitch":
         x = np.concatenate([np.full((14, 5), np.nan, np.float32), x, x], axis=1)
         x, out = arrays.of(x)[:, 5:21], arrays.of(np.full((14, 30), np.nan, np.float32))[:, 7:23]
-    elif layout == "channel-major":
+    elif layout == "channels-first":
         x, out = arrays.of(np.ascontiguousarray(x.T)).T, arrays.of(out)
     elif layout == "reversed":
         x, out = np.ascontiguousarray(x[:, ::-1])[:, ::-1], arrays.of(out)
     else:
         x, out = arrays.of(x), arrays.of(out)
     state = arrays.of(pool)
-    if layout == "window-innermost":
+    if layout == "columns-innermost":
         state = arrays.of(np.ascontiguousarray(pool.transpose(0, 2, 1)))
         state = state.transpose(0, 2, 1) if arrays.kind == "numpy" else state.transpose(1, 2)
     result = shortconv.forward(x, arrays.of(p["weight"]), state=state, out=out, initial_state=True,
@@ -201,10 +201,10 @@ def test_any_strides_without_a_copy(arrays, random, layout):
 
 def test_axes_of_one_element_may_have_any_stride(arrays, random):
     p = problem(random, [1], 16, 4, 1)
-    strange = (7919 * 4, 4)
+    strides = (7919 * 4, 4)
     x = p["x"]
     if arrays.kind == "numpy":
-        x = np.lib.stride_tricks.as_strided(x, x.shape, strange)
+        x = np.lib.stride_tricks.as_strided(x, x.shape, strides)
         state = np.lib.stride_tricks.as_strided(p["state"], p["state"].shape, (12, 64, 4))
     else:
         x = arrays.of(x).as_strided((1, 16), (7919, 1))
@@ -225,19 +225,18 @@ def test_decode_in_place(arrays, random):
     np.testing.assert_array_equal(arrays.numpy(pool), state)
 
 
-def test_rings_give_the_bits_of_ordered_pools(arrays, random):
+def test_circular_buffers_give_the_bits_of_ordered_pools(arrays, random):
     p = problem(random, [6], 16, 4, 1)
     weight, ordered = arrays.of(p["weight"]), arrays.of(np.zeros((1, 3, 16), np.float32))
-    ring = arrays.of(np.zeros((1, 5, 16), np.float32))
-    for position, tokens in ((0, 3), (3, 1), (4, 2)):
-        x = arrays.of(p["x"][position : position + tokens].copy())
-        at = arrays.of(np.array([position], np.int32))
-        expected = shortconv.forward(x, weight, state=ordered, initial_state=position > 0)
-        out = shortconv.forward(x, weight, state=ring, initial_state=position > 0,
-                                ring_positions=at)
+    circular = arrays.of(np.zeros((1, 5, 16), np.float32))
+    for seqlen, tokens in ((0, 3), (3, 1), (4, 2)):
+        x = arrays.of(p["x"][seqlen : seqlen + tokens].copy())
+        expected = shortconv.forward(x, weight, state=ordered, initial_state=seqlen > 0)
+        out = shortconv.forward(x, weight, state=circular, initial_state=seqlen > 0,
+                                cache_seqlens=arrays.of(np.array([seqlen], np.int32)))
         np.testing.assert_array_equal(arrays.numpy(out), arrays.numpy(expected))
     for number in (3, 4, 5):
-        np.testing.assert_array_equal(arrays.numpy(ring)[0, number % 5], p["x"][number])
+        np.testing.assert_array_equal(arrays.numpy(circular)[0, number % 5], p["x"][number])
 
 
 def test_snapshots_are_the_states_of_shorter_calls(arrays, random):
@@ -263,7 +262,7 @@ def test_block_snapshots_feed_a_call(arrays, random):
     rows = arrays.of(np.full((13 // 4 + 2, 3), 77, np.int32))
     bounds = arrays.of(p["bounds"])
     assert shortconv.block_snapshots(bounds, arrays.of(computed), arrays.of(table), tokens=13,
-                                     block_tokens=4, snapshots=rows) is rows
+                                     block_size=4, snapshots=rows) is rows
     found = sorted(row for row in arrays.numpy(rows).tolist() if row[0] >= 0)
     assert found == [[0, 1, 5], [0, 5, 6], [0, 9, 7]]
     pool = arrays.of(p["state"].copy())
@@ -276,13 +275,13 @@ def test_block_snapshots_feed_a_call(arrays, random):
 
 
 def test_seq_idx(arrays, random):
-    numbers = np.array([[7, 7, -1, 3, 3], [3, 7, 7, 7, 0]], np.int64)
+    seq_idx = np.array([[7, 7, -1, 3, 3], [3, 7, 7, 7, 0]], np.int64)
     x = random.standard_normal((2, 5, 8)).astype(np.float32)
     state = random.standard_normal((2, 3, 8)).astype(np.float32)
     weight, pool = arrays.of(random.standard_normal((8, 4)).astype(np.float32)), arrays.of(state)
     out = arrays.numpy(shortconv.forward(
-        arrays.of(x), weight, state=pool, initial_state=True, seq_idx=arrays.of(numbers)))
-    # The sequences one by one, the first of each row from its slot; zeros for padding.
+        arrays.of(x), weight, state=pool, initial_state=True, seq_idx=arrays.of(seq_idx)))
+    # Each sequence alone; the first of a row continues from its slot.
     for row, begin, end in ((0, 0, 2), (0, 3, 5), (1, 0, 1), (1, 1, 4), (1, 4, 5)):
         alone = arrays.numpy(shortconv.forward(
             arrays.of(x[row, begin:end]), weight, state=arrays.of(state[row : row + 1]),
@@ -300,13 +299,13 @@ def test_tree_parents(arrays):
     np.testing.assert_array_equal(arrays.numpy(parents), [[-1, 0, 0, 1, 1]])
 
 
-def test_windows_by_slot(arrays, random):
+def test_intermediate_states_by_slot(arrays, random):
     p = problem(random, [3, 2, 1], 8, 4, 3)
-    windows = arrays.of(np.full((5, 2, 3, 8), 77, np.float32))
+    states = arrays.of(np.full((5, 2, 3, 8), 77, np.float32))
     shortconv.verify(arrays.of(p["x"]), arrays.of(p["weight"]), state=arrays.of(p["state"]),
-                     query_start_loc=arrays.of(p["bounds"]), windows=windows,
-                     window_slots=arrays.of(np.array([4, -1, 0], np.int32)))
-    found, state, x = arrays.numpy(windows), p["state"], p["x"]
+                     query_start_loc=arrays.of(p["bounds"]), intermediate_states=states,
+                     intermediate_slots=arrays.of(np.array([4, -1, 0], np.int32)))
+    found, state, x = arrays.numpy(states), p["state"], p["x"]
     np.testing.assert_array_equal(found[4, 0], np.concatenate([state[0, 1:], x[:1]]))
     np.testing.assert_array_equal(found[4, 1], np.concatenate([state[0, 2:], x[:2]]))
     np.testing.assert_array_equal(found[0, 0], np.concatenate([state[2, 1:], x[5:]]))
@@ -349,14 +348,14 @@ def test_dilation(arrays, random):
     assert_close(arrays.numpy(out), oracle.convolve(np.zeros((8, 8)), x, spread))
 
 
-def test_rows_of_padding_follow_the_policy(arrays, random):
+def test_padded_rows(arrays, random):
     p = problem(random, [3, 2], 8, 3, 2)
     slots, bounds = np.array([0, -1], np.int32), np.array([1, 3, 4], np.int32)
-    for policy, expected in ((None, 0), ("zero", 0), ("untouched", 9), ("copy", p["x"][3:])):
+    for padded_rows, expected in ((None, 0), ("zero", 0), ("untouched", 9), ("copy", p["x"][3:])):
         out = arrays.of(np.full(p["x"].shape, 9, np.float32))
         shortconv.forward(arrays.of(p["x"]), arrays.of(p["weight"]), state=arrays.of(p["state"]),
                           out=out, read_slots=arrays.of(slots), query_start_loc=arrays.of(bounds),
-                          padded_rows=policy)
+                          padded_rows=padded_rows)
         np.testing.assert_array_equal(
             arrays.numpy(out)[3:], np.broadcast_to(np.float32(expected), (2, 8)))
 
@@ -403,5 +402,5 @@ def test_reference_takes_doubles(random):
     out = shortconv.reference.forward(x, weight, activation="silu")
     np.testing.assert_allclose(
         out, oracle.convolve(np.zeros((3, 5)), x, weight, None, "silu"), rtol=1e-14)
-    with pytest.raises(NotImplementedError, match="'cpu' has no f64; the reference backend has"):
+    with pytest.raises(NotImplementedError, match="'cpu' does not support f64; the reference"):
         shortconv.forward(x, weight, backend="cpu")

@@ -1,4 +1,4 @@
-"""shortconv.torch: compiled, captured in graphs, on side streams, asked for gradients."""
+"""shortconv.torch: torch.compile, CUDA graphs, side streams, gradients."""
 
 import inspect
 
@@ -11,7 +11,7 @@ import shortconv.torch as conv  # noqa: E402
 from shortconv._core import FLATTENED  # noqa: E402
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture(params=DEVICES)
@@ -54,9 +54,9 @@ def test_compiled_equals_eager(device, backend):
         y = conv.forward(x * 2, weight, bias, state=state, query_start_loc=bounds,
                          read_slots=slots, initial_state=True, activation="silu")
         drafts = (y + 1).reshape(2, 6, -1)
-        windows = torch.zeros(2, 6, 3, 32, dtype=x.dtype, device=x.device)
-        z = conv.verify(drafts, weight, state=state, read_slots=slots, windows=windows)
-        conv.commit(windows.view(1, 2, 18, 32), state.view(1, *state.shape), bounds[:2], width=4,
+        states = torch.zeros(2, 6, 3, 32, dtype=x.dtype, device=x.device)
+        z = conv.verify(drafts, weight, state=state, read_slots=slots, intermediate_states=states)
+        conv.commit(states.view(1, 2, 18, 32), state.view(1, *state.shape), bounds[:2], width=4,
                     slots=slots)
         return z + 1, conv.decode(z[:, 0], weight, state=state, read_slots=slots)
 
@@ -100,7 +100,7 @@ def test_compiled_refuses_a_stream(device):
                       backend="eager")(x)
 
 
-def test_a_gradient_that_is_asked_for_raises(device):
+def test_backward_raises(device):
     x, weight, _, _ = tensors(device, dtype=torch.float32)
     out = conv.forward(x, weight.requires_grad_())
     assert out.requires_grad
@@ -110,7 +110,7 @@ def test_a_gradient_that_is_asked_for_raises(device):
         assert not conv.forward(x, weight).requires_grad
 
 
-def test_errors_are_those_of_the_core(device):
+def test_errors_come_from_the_core(device):
     x, weight, _, _ = tensors(device)
     with pytest.raises(ValueError, match="weight: axis 0 .'channels'. is 31, but x made"):
         conv.forward(x, weight[:31])
@@ -128,7 +128,7 @@ def test_the_current_stream_is_used():
         x.zero_()
         torch.cuda.synchronize()
         with torch.cuda.stream(side):
-            torch.cuda._sleep(50_000_000)  # what comes too early sees zeros
+            torch.cuda._sleep(50_000_000)  # a kernel on another stream would read zeros
             x.copy_(source)
             if explicit is None:
                 out = conv.forward(x, weight)
@@ -139,7 +139,7 @@ def test_the_current_stream_is_used():
 
 
 @needs_gpu
-def test_a_captured_call_serves_other_lengths_and_slots():
+def test_a_captured_call_supports_other_lengths_and_slots():
     x, weight, bias, state = tensors("cuda", tokens=64, channels=256, slots=8)
     bounds, slots = bounds_of("cuda", 0, 1, 2, 64), bounds_of("cuda", 0, 1, 2)
     arguments = {"query_start_loc": bounds, "read_slots": slots, "initial_state": True}
@@ -160,8 +160,8 @@ def test_a_captured_call_serves_other_lengths_and_slots():
 
 
 @needs_gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
-def test_the_tensors_decide_on_the_device():
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_call_runs_on_the_device_of_its_tensors():
     x, weight, _, _ = tensors("cuda:1")
     out = conv.forward(x, weight)
     assert torch.cuda.current_device() == 0 and out.device == x.device
@@ -196,35 +196,35 @@ def test_the_compiled_operators_take_every_argument():
         assert schema(getattr(torch.ops.shortconv, function.__name__)) == names(function)
 
 
-# The operator hands its arguments on by position.
+# The operator passes the common arguments by position and the others by name.
 @pytest.mark.parametrize("name, value", [
-    ("activation", "relu"), ("padded_rows", "nan"), ("state_base", 99), ("residual", True),
-    ("keeps_older", True), ("advance_state", True), ("dilation", 0), ("backend", "abacus"),
+    ("activation", "relu"), ("padded_rows", "nan"), ("base_column", 99), ("residual", True),
+    ("shift_full_state", True), ("update_state", True), ("dilation", 0), ("backend", "abacus"),
     ("threads", -1)])
 def test_arguments_of_the_compiled_operator_reach_their_places(device, name, value):
     x, weight, bias, state = tensors(device)
-    against = {"residual": {"input_gate": x},
-               "keeps_older": {"read_offsets": bounds_of(device, 0)}}.get(name, {})
-    named = {"state_base": "state", "advance_state": "op"}.get(name, name)
+    conflicting = {"residual": {"input_gate": x},
+                   "shift_full_state": {"read_offsets": bounds_of(device, 0)}}.get(name, {})
+    named = {"base_column": "state", "update_state": "op"}.get(name, name)
     with pytest.raises(ValueError, match=f"^{named}: "):
         torch.ops.shortconv.run(0, x, torch.empty_like(x), weight, bias, state=state,
-                                **{name: value}, **against)
+                                **{name: value}, **conflicting)
 
 
-def test_functions_of_other_libraries_are_compiled_whole(device):
+def test_functions_of_other_libraries_compile_with_fullgraph(device):
     from shortconv.compat import causal_conv1d, fla, sglang, vllm
 
     x, weight, bias, state = tensors(device)
     bounds, slots = bounds_of(device, 0, 5, 12), bounds_of(device, 2, 0)
     cache = torch.zeros(12, 32, 4, dtype=x.dtype, device=x.device)
-    numbers = bounds_of(device, *[0] * 5, *[1] * 4, *[2] * 3)[None]
+    seq_idx = bounds_of(device, *[0] * 5, *[1] * 4, *[2] * 3)[None]
 
     def layer(x, state, cache):
         y, by_channels = x.t() + 1, state.transpose(1, 2)
         y = sglang.causal_conv1d_fn(y, weight, bias, by_channels, bounds, cache_indices=slots)
         y = vllm.causal_conv1d_fn(y, weight, bias, by_channels, bounds, slots, null_block_id=None)
         y = causal_conv1d.causal_conv1d_fn(y[None], weight, bias, activation="silu")
-        y = causal_conv1d.causal_conv1d_fn(y, weight, bias, numbers, activation="silu")
+        y = causal_conv1d.causal_conv1d_fn(y, weight, bias, seq_idx, activation="silu")
         y, _ = fla.causal_conv1d(y.transpose(1, 2), weight, bias, cu_seqlens=bounds)
         y, _ = fla.causal_conv1d_update(y, cache, weight=weight)
         y = y[0, :2].clone()

@@ -1,13 +1,13 @@
 """transformers_model.py MODEL DEVICE INSTALL: greedy tokens of a small random model, as JSON.
 
-A program of its own, since transformers looks for causal_conv1d when it is imported.
+A separate program, because transformers looks for causal_conv1d when it is imported.
 """
 
 import functools
 import json
 import sys
 
-sys.modules["fla"] = None  # importing it fails: what is not ours is torch in both runs
+sys.modules["fla"] = None  # importing it fails: all other operators are those of torch in both runs
 model_name, device, installed = sys.argv[1], sys.argv[2], sys.argv[3] == "install"
 calls = {}
 if installed:

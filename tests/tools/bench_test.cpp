@@ -96,7 +96,7 @@ TEST(CallLayout, StatesMayHaveATypeOfTheirOwn) {
   EXPECT_EQ(layout.moved_bytes(), 2 * 12 * 16 * 2 + (3 + 1) * 3 * 16 * 4);
   EXPECT_EQ(layout.touched_bytes(), 2 * 12 * 16 * 2 + 3 * 3 * 16 * 4);
   EXPECT_EQ(layout.arguments({}, {}).x.dtype, DType::kBF16);
-  EXPECT_EQ(layout.arguments({}, {}).state->dtype, DType::kF32);
+  EXPECT_EQ(layout.arguments({}, {}).pool.state->dtype, DType::kF32);
   const SetPlaces places = place_set(layout, options);
   EXPECT_GE(places.bytes, places.state + 3 * 3 * 16 * 4);
   CpuCall call(shape, options);
@@ -115,8 +115,8 @@ TEST(CallLayout, GatesAreThirdsOfTheRowsOfX) {
   std::vector<std::uint16_t> x(3 * 12 * 16);
   const ForwardArgs args = layout.arguments({.x = x.data()}, {});
   EXPECT_EQ(args.input_gate->data, x.data() + 16);
-  EXPECT_EQ(args.output_gate->data, x.data() + 32);
-  for (const TensorRef& rows : {args.x, *args.input_gate, *args.output_gate}) {
+  EXPECT_EQ(args.epilogue.output_gate->data, x.data() + 32);
+  for (const TensorRef& rows : {args.x, *args.input_gate, *args.epilogue.output_gate}) {
     EXPECT_EQ(rows.shape[0], 12);
     EXPECT_EQ(rows.shape[1], 16);
     EXPECT_EQ(rows.strides[0], 48);
@@ -137,10 +137,10 @@ TEST(CallLayout, ReadsTheHistoryAndWritesAllColumnsOfAStateWithAnOlderOne) {
   EXPECT_EQ(layout.moved_bytes(), (2 * 3 + 3 * 3 + 3 * 4) * 16 * 2);
   EXPECT_EQ(layout.state_elements(), 3 * 4 * 16);
   const ForwardArgs args = layout.arguments({}, {});
-  EXPECT_EQ(args.state->shape[1], 4);
-  EXPECT_EQ(args.state->strides[1], 1);
-  EXPECT_TRUE(args.keeps_older);
-  EXPECT_EQ(args.state_base, 1);
+  EXPECT_EQ(args.pool.state->shape[1], 4);
+  EXPECT_EQ(args.pool.state->strides[1], 1);
+  EXPECT_TRUE(args.pool.shift_full_state);
+  EXPECT_EQ(args.pool.base_column, 1);
 }
 
 TEST(CallLayout, CountsOneWindowASequenceAndLayerOfACommit) {
@@ -157,8 +157,8 @@ TEST(CallLayout, CountsOneWindowASequenceAndLayerOfACommit) {
   EXPECT_EQ(layout.window_elements(), 5 * 12 * 3 * 16);
   EXPECT_EQ(layout.accepted(), (std::vector<std::int32_t>{0, 1, 2}));
   const CommitArgs args = layout.commit_arguments({}, {});
-  EXPECT_EQ(args.windows.shape[0], 5);
-  EXPECT_EQ(args.windows.shape[2], 12);
+  EXPECT_EQ(args.intermediate_states.shape[0], 5);
+  EXPECT_EQ(args.intermediate_states.shape[2], 12);
   EXPECT_EQ(args.state.shape[1], 3);
 }
 

@@ -6,11 +6,11 @@
 #include <CLI/App.hpp>
 #include <filesystem>
 #include <fstream>
-#include <random>
 #include <sstream>
 
 #include "commands.hpp"
 #include "common/error.hpp"
+#include "common/random.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -45,7 +45,7 @@ TEST(Doctor, what_is_left_out_has_defaults) {
 
   const Batch named = parse_batch(
       R"({"query_start_loc": [0, 1, 2, 3], "read_slots": [5, -1, 99], "write_slots": [7, 0, 0],
-          "null_slot": 99, "width": 3, "state_base": 2})",
+          "null_slot": 99, "width": 3, "base_column": 2})",
       "");
   EXPECT_EQ(named.slots, 8);
   EXPECT_EQ(named.columns, 4);
@@ -56,13 +56,13 @@ TEST(Doctor, every_key_is_read) {
   const Batch batch = parse_batch(
       R"({"tokens": 9, "query_start_loc": [0, 2], "read_slots": [1], "write_slots": [2],
           "read_offsets": [1], "has_initial_state": [true], "slots": 30, "columns": 7, "width": 5,
-          "state_base": 2, "null_slot": -4, "ring_positions": [6], "snapshots": [[0, 1, 5]],
-          "window_slots": [3], "windows": 8})",
+          "base_column": 2, "null_slot": -4, "cache_seqlens": [6], "snapshots": [[0, 1, 5]],
+          "intermediate_slots": [3], "intermediate_slot_count": 8})",
       "");
   EXPECT_EQ(batch.snapshots, (std::vector<std::array<std::int64_t, 3>>{{0, 1, 5}}));
-  EXPECT_EQ(batch.window_slots, std::vector<std::int64_t>{3});
-  EXPECT_EQ(batch.windows, 8);
-  EXPECT_EQ(batch.ring_positions, std::vector<std::int64_t>{6});
+  EXPECT_EQ(batch.intermediate_slots, std::vector<std::int64_t>{3});
+  EXPECT_EQ(batch.intermediate_slot_count, 8);
+  EXPECT_EQ(batch.cache_seqlens, std::vector<std::int64_t>{6});
   EXPECT_EQ(batch.tokens, 9);
   EXPECT_EQ(batch.read_slots, std::vector<std::int64_t>{1});
   EXPECT_EQ(batch.write_slots, std::vector<std::int64_t>{2});
@@ -72,7 +72,7 @@ TEST(Doctor, every_key_is_read) {
   EXPECT_TRUE(batch.slots_given);
   EXPECT_EQ(batch.columns, 7);
   EXPECT_EQ(batch.width, 5);
-  EXPECT_EQ(batch.state_base, 2);
+  EXPECT_EQ(batch.base_column, 2);
   EXPECT_EQ(batch.null_slot, -4);
 }
 
@@ -100,28 +100,29 @@ TEST(Doctor, refusals_name_the_place) {
                  "snapshots[1] is [0,1], expected [sequence, token, slot]");
   expect_refusal(R"({"query_start_loc": [0, 1], "snapshots": [[0, 1, true]]})",
                  "snapshots[0][2] is true, expected a whole number of 64 bits");
-  expect_refusal(R"({"query_start_loc": [0, 1], "window_slots": []})",
-                 "window_slots has 0 entries, but query_start_loc has 1 sequences");
+  expect_refusal(R"({"query_start_loc": [0, 1], "intermediate_slots": []})",
+                 "intermediate_slots has 0 entries, but query_start_loc has 1 sequences");
   // What the library refuses.
-  expect_refusal(R"({"query_start_loc": [0, 1], "window_slots": [0], "snapshots": [[0, 1, 2]]})",
-                 "snapshots: go with forward and decode");
+  expect_refusal(
+      R"({"query_start_loc": [0, 1], "intermediate_slots": [0], "snapshots": [[0, 1, 2]]})",
+      "snapshots: ");
   expect_refusal(R"({"query_start_loc": [0, 1], "width": 1})", "width 1 is not supported");
   expect_refusal(R"({"query_start_loc": [0, 1], "tokens": -1})", "x: axis 0 ('tokens') is -1");
   expect_refusal(R"({"query_start_loc": [0, 1], "columns": 2})", "state: has 2 columns");
-  expect_refusal(R"({"query_start_loc": [0, 1], "state_base": -1})", "state_base");
+  expect_refusal(R"({"query_start_loc": [0, 1], "base_column": -1})", "base_column");
 }
 
 // Positions are no offsets: any of them is good.
 TEST(Doctor, rings_have_no_violations) {
   const Batch batch = parse_batch(
       R"({"query_start_loc": [0, 3, 4], "has_initial_state": [true, true], "columns": 9,
-          "ring_positions": [1000000, -1]})",
+          "cache_seqlens": [1000000, -1]})",
       "");
   EXPECT_FALSE(diagnose(batch).any());
-  expect_refusal(R"({"query_start_loc": [0, 1], "read_offsets": [0], "ring_positions": [3]})",
-                 "read_offsets: and ring_positions exclude each other");
-  expect_refusal(R"({"query_start_loc": [0, 1], "ring_positions": [3, 4]})",
-                 "ring_positions has 2 entries, but query_start_loc has 1 sequences");
+  expect_refusal(R"({"query_start_loc": [0, 1], "read_offsets": [0], "cache_seqlens": [3]})",
+                 "read_offsets: cannot be combined with cache_seqlens");
+  expect_refusal(R"({"query_start_loc": [0, 1], "cache_seqlens": [3, 4]})",
+                 "cache_seqlens has 2 entries, but query_start_loc has 1 sequences");
 }
 
 TEST(Doctor, snapshots_and_windows_are_those_of_their_sequences) {
@@ -138,14 +139,15 @@ TEST(Doctor, snapshots_and_windows_are_those_of_their_sequences) {
   EXPECT_NE(text.find("snapshot slot shared: 1 row, first 2\n"), std::string::npos) << text;
 
   const Batch drafts = parse_batch(
-      R"({"query_start_loc": [0, 3, 7, 7, 8], "window_slots": [2, 2, 2, 5], "windows": 4})", "");
+      R"({"query_start_loc": [0, 3, 7, 7, 8], "intermediate_slots": [2, 2, 2, 5], "intermediate_slot_count": 4})",
+      "");
   const Diagnosis verify = diagnose(drafts);
-  EXPECT_TRUE(verify.has(1, Violation::kWindowSlotShared));
-  EXPECT_TRUE(verify.has(3, Violation::kWindowSlotOutside));
+  EXPECT_TRUE(verify.has(1, Violation::kIntermediateSlotShared));
+  EXPECT_TRUE(verify.has(3, Violation::kIntermediateSlotOutside));
   EXPECT_EQ(verify.found[0] | verify.found[2], 0u);
-  EXPECT_EQ(verify.report[static_cast<int>(Violation::kWindowSlotShared)].count, 1);
+  EXPECT_EQ(verify.report[static_cast<int>(Violation::kIntermediateSlotShared)].count, 1);
   EXPECT_FALSE(
-      diagnose(parse_batch(R"({"query_start_loc": [0, 3], "window_slots": [2]})", "")).any());
+      diagnose(parse_batch(R"({"query_start_loc": [0, 3], "intermediate_slots": [2]})", "")).any());
 }
 
 // Sizes that no memory would hold: nothing of that size is needed.
@@ -224,36 +226,35 @@ TEST(Doctor, the_limit_leaves_out_good_sequences_only) {
 
 // The library counts; the table's own marks have to come to the same.
 TEST(Doctor, marks_agree_with_the_report) {
-  std::mt19937 random(3);
-  const auto between = [&](int low, int high) {
-    return std::uniform_int_distribution(low, high)(random);
-  };
+  Random random(3);
   std::array<std::int64_t, kViolations> totals{};
   for (int repetition = 0; repetition < 1500; ++repetition) {
     Batch batch;
-    const int sequences = between(1, 9);
+    const std::int64_t sequences = random.between(1, 9);
     batch.tokens = 2 * sequences;
     batch.slots = 8;
     batch.columns = 4;
-    if (between(0, 1) == 1) batch.null_slot = between(-1, 9);
+    if (random.chance(0.5)) batch.null_slot = random.between(-1, 9);
     batch.write_slots.emplace();
     batch.read_offsets.emplace();
     for (int s = 0; s < sequences; ++s) {
-      batch.query_start_loc.push_back(2 * s + between(-2, 2));
-      batch.read_slots.push_back(between(-1, 9));
-      batch.write_slots->push_back(between(-1, 9));
-      batch.read_offsets->push_back(between(-1, 2));
-      batch.has_initial_state.push_back(static_cast<std::uint8_t>(between(0, 1)));
+      batch.query_start_loc.push_back(2 * s + random.between(-2, 2));
+      batch.read_slots.push_back(random.between(-1, 9));
+      batch.write_slots->push_back(random.between(-1, 9));
+      batch.read_offsets->push_back(random.between(-1, 2));
+      batch.has_initial_state.push_back(static_cast<std::uint8_t>(random.between(0, 1)));
     }
-    batch.query_start_loc.push_back(2 * sequences + between(-1, 1));
-    const bool verify = between(0, 1) == 1;
+    batch.query_start_loc.push_back(2 * sequences + random.between(-1, 1));
+    const bool verify = random.chance(0.5);
     if (verify) {
-      batch.windows = 6;
-      batch.window_slots.emplace();
-      for (int s = 0; s < sequences; ++s) batch.window_slots->push_back(between(-1, 7));
+      batch.intermediate_slot_count = 6;
+      batch.intermediate_slots.emplace();
+      for (int s = 0; s < sequences; ++s)
+        batch.intermediate_slots->push_back(random.between(-1, 7));
     }
-    for (int i = verify ? 0 : between(0, 12); i > 0; --i) {
-      batch.snapshots.push_back({between(-1, sequences), between(-1, 3), between(-1, 9)});
+    for (std::int64_t i = verify ? 0 : random.between(0, 12); i > 0; --i) {
+      batch.snapshots.push_back(
+          {random.between(-1, sequences), random.between(-1, 3), random.between(-1, 9)});
     }
     const Diagnosis diagnosis = diagnose(batch);
     for (int v = 0; v < kViolations; ++v) {

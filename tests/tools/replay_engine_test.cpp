@@ -171,7 +171,7 @@ TEST(CallLists, drafts_beside_prompts_keep_windows_and_prompts_a_state) {
   EXPECT_EQ(lists.query_start_loc, (Numbers{0, 2, 5}));
   EXPECT_EQ(lists.read_slots, (Numbers{3, 1}));
   EXPECT_EQ(lists.write_slots, (Numbers{3, -1}));
-  EXPECT_EQ(lists.window_slots, (Numbers{-1, 0}));
+  EXPECT_EQ(lists.intermediate_slots, (Numbers{-1, 0}));
   ASSERT_EQ(lists.rows.size(), 5u);
   EXPECT_EQ(lists.rows[1].token, 6);
   EXPECT_EQ(lists.rows[3].token, 8);

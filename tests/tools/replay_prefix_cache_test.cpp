@@ -4,8 +4,8 @@
 #include <optional>
 #include <set>
 
+#include "common/random.hpp"
 #include "replay/prefix_cache.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -74,7 +74,7 @@ TEST(PrefixCache, slots_hold_what_was_added_whatever_comes_in_between) {
   constexpr std::int64_t kSlots = 5;
   PrefixCache cache(3, kSlots);
   std::map<std::int32_t, Prefix> held;
-  verify::Random random(1);
+  Random random(1);
   int found = 0, replaced = 0;
   for (int call = 0; call < 2000; ++call) {
     cache.begin_call();

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "common/random.hpp"
 #include "replay/requests.hpp"
 #include "replay/scheduler.hpp"
 
@@ -196,14 +197,10 @@ class SchedulerInvariants : public testing::TestWithParam<SchedulerOptions> {
   // Lengths with many short and a few long requests, the same in every run.
   static std::vector<Request> requests() {
     std::vector<Request> made;
-    std::uint64_t state = 12345;
-    const auto below = [&state](std::int64_t limit) {
-      state = state * 6364136223846793005u + 1442695040888963407u;
-      return static_cast<std::int64_t>((state >> 33) % static_cast<std::uint64_t>(limit));
-    };
+    Random random(1);
     for (int i = 0; i < 400; ++i) {
-      made.push_back({.prompt_tokens = 1 + below(i % 17 == 0 ? 500 : 40),
-                      .output_tokens = below(i % 5 == 0 ? 1 : 60)});
+      made.push_back({.prompt_tokens = random.between(1, i % 17 == 0 ? 500 : 40),
+                      .output_tokens = i % 5 == 0 ? 0 : random.between(0, 59)});
     }
     Workload workload{.source = "", .requests = std::move(made)};
     if (GetParam().prefix_block > 0) share_prompts(0.6, 5, workload);

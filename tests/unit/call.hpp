@@ -55,18 +55,21 @@ struct Call {
     args.out = TensorRef::contiguous(out.data(), DType::kF32, {tokens, channels});
     args.weight = TensorRef::contiguous(weight.data(), DType::kF32, {channels, width});
     if (!bias.empty()) args.bias = TensorRef::contiguous(bias.data(), DType::kF32, {channels});
-    args.query_start_loc = TensorRef::contiguous(bounds.data(), DType::kI32, {sequences + 1});
+    args.sequences.query_start_loc =
+        TensorRef::contiguous(bounds.data(), DType::kI32, {sequences + 1});
     if (!state.empty()) {
-      args.state = TensorRef::contiguous(state.data(), DType::kF32, {slots, columns, channels});
+      args.pool.state =
+          TensorRef::contiguous(state.data(), DType::kF32, {slots, columns, channels});
     }
     const auto index = [&](std::vector<std::int32_t>& values, std::optional<TensorRef>& to) {
       if (!values.empty()) to = TensorRef::contiguous(values.data(), DType::kI32, {sequences});
     };
-    index(read_slots, args.read_slots);
-    index(write_slots, args.write_slots);
-    index(read_offsets, args.read_offsets);
+    index(read_slots, args.pool.read_slots);
+    index(write_slots, args.pool.write_slots);
+    index(read_offsets, args.pool.read_offsets);
     if (!flags.empty()) {
-      args.has_initial_state = TensorRef::contiguous(flags.data(), DType::kBool, {sequences});
+      args.sequences.has_initial_state =
+          TensorRef::contiguous(flags.data(), DType::kBool, {sequences});
     }
     return args;
   }

@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "../common/guarded_tensor.hpp"
-#include "shortconv/commit.hpp"
+#include "common/random.hpp"
+#include "shortconv/plan.hpp"
 
 namespace shortconv {
 
@@ -24,7 +25,7 @@ struct CommitCase {
   bool strided_indices = false;
   std::int32_t width = 4;
   std::int64_t layers = 2, channels = 16, slots = 13;
-  std::int64_t extra_columns = 0, state_base = 0;
+  std::int64_t extra_columns = 0, base_column = 0;
   std::int64_t draft_tokens = 4;  // of each sequence of the dense forms
   bool has_slots = true, has_second_slots = true;
   std::optional<std::int64_t> null_slot = 1;
@@ -43,7 +44,7 @@ struct CommitCase {
   [[nodiscard]] std::int64_t sequences() const {
     return static_cast<std::int64_t>(accepted.size());
   }
-  [[nodiscard]] std::int32_t token_rows() const {
+  [[nodiscard]] std::int32_t rows_per_token() const {
     return form == WindowForm::kOverlapping ? 1 : width - 1;
   }
   [[nodiscard]] std::int64_t packed_tokens() const { return 18; }
@@ -56,14 +57,11 @@ struct CommitCase {
     } else if (form == WindowForm::kPacked) {
       shape = {layers, packed_tokens() * rows, channels};
     } else {
-      shape = {layers, sequences(), (draft_tokens - 1) * token_rows() + rows, channels};
+      shape = {layers, sequences(), (draft_tokens - 1) * rows_per_token() + rows, channels};
     }
     GuardedTensor windows(dtype, shape, windows_layout);
-    std::uint64_t h = 0x243f6a8885a308d3ull;
-    for (std::uint8_t& byte : windows.memory) {
-      h = (h ^ (h >> 29)) * 0x9e3779b97f4a7c15ull + 1;
-      byte = static_cast<std::uint8_t>(h >> 56);
-    }
+    tools::Random random(1);
+    for (std::uint8_t& byte : windows.memory) byte = static_cast<std::uint8_t>(random.next());
     return windows;
   }
   [[nodiscard]] GuardedTensor make_state() const {
@@ -88,12 +86,12 @@ struct CommitCase {
           for (std::int64_t k = 0; k < width - 1; ++k) {
             for (std::int64_t c = 0; c < channels; ++c) {
               const std::int64_t token = begin + accepted[s];
-              const std::int64_t row = token * token_rows() + k;
+              const std::int64_t row = token * rows_per_token() + k;
               const std::uint8_t* from =
                   form == WindowForm::kPackedWindows ? windows.element({layer, token, k, c})
                   : form == WindowForm::kPacked      ? windows.element({layer, row, c})
                                                      : windows.element({layer, s, row, c});
-              std::memcpy(state.element({layer, target, state_base + k, c}), from,
+              std::memcpy(state.element({layer, target, base_column + k, c}), from,
                           static_cast<std::size_t>(element_bytes(dtype)));
             }
           }
@@ -112,10 +110,10 @@ struct CommitCase {
 };
 
 /// The tensors of a case, and its arguments in whatever memory they were copied to.
-struct CommitTensors {
+struct CommitBuffers {
   GuardedTensor windows, state, accepted, slots, second_slots, bounds;
 
-  explicit CommitTensors(const CommitCase& c)
+  explicit CommitBuffers(const CommitCase& c)
       : windows(c.make_windows()),
         state(c.make_state()),
         accepted(index_tensor(c.accepted, c.index_dtype, c.strided_indices)),
@@ -131,15 +129,15 @@ struct CommitTensors {
   [[nodiscard]] CommitArgs args(const CommitCase& c, const std::array<void*, 6>& bases,
                                 Device device = {}) const {
     CommitArgs args;
-    args.windows = windows.at(bases[0], device);
+    args.intermediate_states = windows.at(bases[0], device);
     args.state = state.at(bases[1], device);
     args.accepted = accepted.at(bases[2], device);
     if (c.has_slots) args.slots = slots.at(bases[3], device);
     if (c.has_second_slots) args.second_slots = second_slots.at(bases[4], device);
     if (c.packed()) args.query_start_loc = bounds.at(bases[5], device);
     args.width = c.width;
-    args.token_rows = c.token_rows();
-    args.state_base = c.state_base;
+    args.rows_per_token = c.rows_per_token();
+    args.base_column = c.base_column;
     args.null_slot = c.null_slot;
     return args;
   }

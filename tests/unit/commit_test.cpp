@@ -1,14 +1,13 @@
 // Commit: every refusal by its message, and every form, layout and type against a loop over the
 // definition, bit for bit, memory around the pool included.
-#include "shortconv/commit.hpp"
-
 #include <gtest/gtest.h>
 
 #include <limits>
-#include <random>
 
 #include "commit_case.hpp"
+#include "common/random.hpp"
 #include "shortconv/capability.hpp"
+#include "shortconv/plan.hpp"
 
 namespace shortconv {
 namespace {
@@ -16,7 +15,7 @@ namespace {
 class Commits : public testing::TestWithParam<BackendId> {
  protected:
   static void check(const CommitCase& c, std::int32_t threads = 1) {
-    CommitTensors tensors(c);
+    CommitBuffers tensors(c);
     CommitArgs args = tensors.host_args(c);
     args.backend = GetParam();
     args.threads = threads;
@@ -40,12 +39,12 @@ TEST_P(Commits, TheWindowOfTheLastAcceptedTokenGoesToItsSlotInAllLayers) {
   std::vector<float> state(2 * 3 * 2, -1);
   std::vector<std::int32_t> accepted = {1, 0}, slots = {2, 0};
   CommitArgs args;
-  args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {2, 2, 4, 1});
+  args.intermediate_states = TensorRef::contiguous(windows.data(), DType::kF32, {2, 2, 4, 1});
   args.state = TensorRef::contiguous(state.data(), DType::kF32, {2, 3, 2, 1});
   args.accepted = TensorRef::contiguous(accepted.data(), DType::kI32, {2});
   args.slots = TensorRef::contiguous(slots.data(), DType::kI32, {2});
   args.width = 3;
-  args.token_rows = 2;
+  args.rows_per_token = 2;
   args.backend = GetParam();
   ASSERT_TRUE(commit(args).ok());
   EXPECT_EQ(state, (std::vector<float>{4, 5, -1, -1, 2, 3, 14, 15, -1, -1, 12, 13}));
@@ -56,11 +55,11 @@ TEST_P(Commits, OverlappingWindowsAreOneRowApart) {
   std::vector<float> windows = {1, 2, 3, 4}, state(3, -1);
   std::vector<std::int64_t> accepted = {1};
   CommitArgs args;
-  args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {1, 1, 4, 1});
+  args.intermediate_states = TensorRef::contiguous(windows.data(), DType::kF32, {1, 1, 4, 1});
   args.state = TensorRef::contiguous(state.data(), DType::kF32, {1, 1, 3, 1});
   args.accepted = TensorRef::contiguous(accepted.data(), DType::kI64, {1});
   args.width = 4;
-  args.token_rows = 1;
+  args.rows_per_token = 1;
   args.backend = GetParam();
   ASSERT_TRUE(commit(args).ok());
   EXPECT_EQ(state, (std::vector<float>{2, 3, 4}));
@@ -100,7 +99,7 @@ TEST_P(Commits, WiderPoolsKeepTheirOtherColumns) {
   for (const std::int64_t base : {0, 1, 3}) {
     CommitCase c;
     c.extra_columns = 3;
-    c.state_base = base;
+    c.base_column = base;
     for_each_layout(c, [](const CommitCase& one) { check(one); });
   }
 }
@@ -110,13 +109,13 @@ TEST_P(Commits, PoolsMayBeSlicesOfWiderOnes) {
   std::vector<float> windows = {1, 2, 3, 4}, state(2 * 3 * 5, -1), expected = state;
   std::vector<std::int32_t> accepted = {0, 0};
   CommitArgs args;
-  args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {1, 2, 1, 2});
+  args.intermediate_states = TensorRef::contiguous(windows.data(), DType::kF32, {1, 2, 1, 2});
   args.state = TensorRef::contiguous(state.data(), DType::kF32, {1, 2, 3, 5});
   args.state.shape[3] = 2;
   args.accepted = TensorRef::contiguous(accepted.data(), DType::kI32, {2});
   args.width = 2;
-  args.token_rows = 1;
-  args.state_base = 1;
+  args.rows_per_token = 1;
+  args.base_column = 1;
   args.backend = GetParam();
   ASSERT_TRUE(commit(args).ok());
   expected[5] = 1;
@@ -155,14 +154,14 @@ TEST_P(Commits, SlotsAndSecondSlotsMayBeAbsent) {
 
 // Each sequence draws its slots from a set of its own, so that none is written twice.
 TEST_P(Commits, BadValuesNeverLeaveTheTensors) {
-  std::mt19937 random(7);
+  tools::Random random(7);
   for (const DType dtype : {DType::kI32, DType::kI64}) {
     const bool wide = dtype == DType::kI64;
     const std::int64_t most =
         wide ? std::numeric_limits<std::int64_t>::max() : std::numeric_limits<std::int32_t>::max();
     const auto draw = [&](std::vector<std::int64_t> good) {
       good.insert(good.end(), {-1, -most - 1, most, most - 1, 13, 19, 1 << 20});
-      return good[random() % good.size()];
+      return random.pick(good);
     };
     for (int repeat = 0; repeat < 60; ++repeat) {
       CommitCase c;
@@ -186,11 +185,11 @@ TEST_P(Commits, NothingToDoIsNoError) {
     if (what == 1) c.channels = 0;
     if (what == 2) c.slots = 0;
     if (what == 3) c.accepted = c.slot = c.second_slot = {};
-    CommitTensors tensors(c);
+    CommitBuffers tensors(c);
     CommitArgs args = tensors.host_args(c);
-    if (what == 4) args.windows.shape[2] = 2;  // no room for a window of 3 rows
+    if (what == 4) args.intermediate_states.shape[2] = 2;  // no room for a window of 3 rows
     // Strides of what is not there may be anything.
-    if (what < 2) args.windows.strides[2] = std::int64_t{1} << 62;
+    if (what < 2) args.intermediate_states.strides[2] = std::int64_t{1} << 62;
     args.backend = GetParam();
     const std::vector<std::uint8_t> before = tensors.state.memory;
     const Status status = commit(args);
@@ -202,18 +201,18 @@ TEST_P(Commits, NothingToDoIsNoError) {
 // A plan is made once and run on other memory.
 TEST_P(Commits, PlansKeepNoAddress) {
   CommitCase c;
-  CommitTensors first(c), second(c);
+  CommitBuffers first(c), second(c);
   CommitArgs args = first.host_args(c);
   args.backend = GetParam();
   CommitProblem problem;
   CommitPlan plan;
-  ASSERT_TRUE(make_commit_problem(args, problem).ok());
-  ASSERT_TRUE(make_commit_plan(problem, plan).ok());
+  ASSERT_TRUE(make_problem(args, problem).ok());
+  ASSERT_TRUE(make_plan(problem, plan).ok());
   EXPECT_EQ(plan.problem(), problem);
   const std::vector<std::uint8_t> before = first.state.memory;
   GuardedTensor expected = second.state;
   c.expect(second.windows, expected);
-  ASSERT_TRUE(run(plan, addresses(second.host_args(c))).ok());
+  ASSERT_TRUE(run(plan, pointers(second.host_args(c))).ok());
   EXPECT_TRUE(second.state.memory == expected.memory);
   EXPECT_TRUE(first.state.memory == before);
 }
@@ -224,16 +223,16 @@ void expect_refusal_after(Change&& change, const std::string& message,
                           WindowForm form = WindowForm::kDense) {
   CommitCase c;
   c.form = form;
-  CommitTensors tensors(c);
+  CommitBuffers tensors(c);
   CommitArgs args = tensors.host_args(c);
   CommitProblem valid;
-  ASSERT_TRUE(make_commit_problem(args, valid).ok());
+  ASSERT_TRUE(make_problem(args, valid).ok());
   change(args);
   const std::vector<std::uint8_t> before = tensors.state.memory;
   CommitProblem problem;
   problem.width = -7;
   const CommitProblem untouched = problem;
-  (void)make_commit_problem(args, problem);
+  (void)make_problem(args, problem);
   const Status status = commit(args);
   ASSERT_FALSE(status.ok()) << "accepted, but expected: " << message;
   EXPECT_NE(status.message().find(message), std::string::npos)
@@ -245,34 +244,39 @@ void expect_refusal_after(Change&& change, const std::string& message,
 
 TEST(CommitProblem, SharedSizesMustAgree) {
   expect_refusal_after([](CommitArgs& a) { a.state.shape[0] = 3; },
-                       "state: axis 0 ('layers') is 3, but windows made 'layers' = 2");
-  expect_refusal_after([](CommitArgs& a) { a.state.shape[3] = 8; },
-                       "state: axis 3 ('channels') is 8, but windows made 'channels' = 16");
-  expect_refusal_after([](CommitArgs& a) { a.accepted.shape[0] = 8; },
-                       "accepted: axis 0 ('sequences') is 8, but windows made 'sequences' = 9");
-  expect_refusal_after([](CommitArgs& a) { a.slots->shape[0] = 8; },
-                       "slots: axis 0 ('sequences') is 8, but windows made 'sequences' = 9");
+                       "state: axis 0 ('layers') is 3, but intermediate_states made 'layers' = 2");
+  expect_refusal_after(
+      [](CommitArgs& a) { a.state.shape[3] = 8; },
+      "state: axis 3 ('channels') is 8, but intermediate_states made 'channels' = 16");
+  expect_refusal_after(
+      [](CommitArgs& a) { a.accepted.shape[0] = 8; },
+      "accepted: axis 0 ('sequences') is 8, but intermediate_states made 'sequences' = 9");
+  expect_refusal_after(
+      [](CommitArgs& a) { a.slots->shape[0] = 8; },
+      "slots: axis 0 ('sequences') is 8, but intermediate_states made 'sequences' = 9");
   expect_refusal_after([](CommitArgs& a) { a.second_slots->shape[0] = 10; },
-                       "second_slots: axis 0 ('sequences') is 10, but windows made");
+                       "second_slots: axis 0 ('sequences') is 10, but intermediate_states made");
   expect_refusal_after([](CommitArgs& a) { a.accepted.shape[0] = 8; },
                        "accepted: axis 0 ('sequences') is 8, but query_start_loc made",
                        WindowForm::kPacked);
-  expect_refusal_after([](CommitArgs& a) { a.windows.shape[2] = 4; },
-                       "windows: axis 2 ('width - 1') is 4, but width made 'width - 1' = 3",
-                       WindowForm::kPackedWindows);
+  expect_refusal_after(
+      [](CommitArgs& a) { a.intermediate_states.shape[2] = 4; },
+      "intermediate_states: axis 2 ('width - 1') is 4, but width made 'width - 1' = 3",
+      WindowForm::kPackedWindows);
 }
 
 TEST(CommitProblem, AxesAndMemory) {
   for (const std::int32_t axes : {-1, 0, 3, 5, 1 << 30}) {
     const std::string got = "got " + std::to_string(axes);
-    expect_refusal_after([&](CommitArgs& a) { a.windows.ndim = axes; },
-                         "windows: expected 4 axes [layers, sequences, rows, channels], " + got);
+    expect_refusal_after(
+        [&](CommitArgs& a) { a.intermediate_states.ndim = axes; },
+        "intermediate_states: expected 4 axes [layers, sequences, rows, channels], " + got);
     expect_refusal_after([&](CommitArgs& a) { a.state.ndim = axes; },
                          "state: expected 4 axes [layers, slots, columns, channels], " + got);
   }
   for (const std::int32_t axes : {-1, 0, 2, 5}) {
-    expect_refusal_after([&](CommitArgs& a) { a.windows.ndim = axes; },
-                         "windows: expected 3 axes [layers, rows, channels], got ",
+    expect_refusal_after([&](CommitArgs& a) { a.intermediate_states.ndim = axes; },
+                         "intermediate_states: expected 3 axes [layers, rows, channels], got ",
                          WindowForm::kPacked);
   }
   expect_refusal_after([](CommitArgs& a) { a.accepted.ndim = 2; },
@@ -280,9 +284,10 @@ TEST(CommitProblem, AxesAndMemory) {
   expect_refusal_after([](CommitArgs& a) { a.query_start_loc->shape[0] = 0; },
                        "query_start_loc: is empty; expected sequences + 1 entries",
                        WindowForm::kPacked);
-  expect_refusal_after([](CommitArgs& a) { a.windows.shape[3] = -1; },
-                       "windows: axis 3 ('channels') is -1; sizes are not negative");
-  expect_refusal_after([](CommitArgs& a) { a.windows.data = nullptr; }, "windows: data is null");
+  expect_refusal_after([](CommitArgs& a) { a.intermediate_states.shape[3] = -1; },
+                       "intermediate_states: axis 3 ('channels') is -1; sizes are not negative");
+  expect_refusal_after([](CommitArgs& a) { a.intermediate_states.data = nullptr; },
+                       "intermediate_states: data is null");
   expect_refusal_after([](CommitArgs& a) { a.state.data = nullptr; }, "state: data is null");
   expect_refusal_after([](CommitArgs& a) { a.accepted.data = nullptr; }, "accepted: data is null");
   expect_refusal_after([](CommitArgs& a) { a.state.strides[1] = std::int64_t{1} << 60; },
@@ -291,21 +296,21 @@ TEST(CommitProblem, AxesAndMemory) {
                        "state: axis 2 has stride 0 but is written");
   expect_refusal_after(
       [](CommitArgs& a) {
-        a.windows.shape[1] = a.accepted.shape[0] = std::int64_t{1} << 58;
-        a.windows.strides[1] = a.accepted.strides[0] = 0;
+        a.intermediate_states.shape[1] = a.accepted.shape[0] = std::int64_t{1} << 58;
+        a.intermediate_states.strides[1] = a.accepted.strides[0] = 0;
         a.slots = a.second_slots = a.accepted;
       },
-      "windows: has more than 2^62 elements to commit");
+      "intermediate_states: has more than 2^62 elements to commit");
 }
 
 TEST(CommitProblem, Dtypes) {
-  expect_refusal_after([](CommitArgs& a) { a.windows.dtype = DType::kI32; },
-                       "windows: dtype i32 is not supported (f32, f16, bf16, f64)");
+  expect_refusal_after([](CommitArgs& a) { a.intermediate_states.dtype = DType::kI32; },
+                       "intermediate_states: dtype i32 is not supported (f32, f16, bf16, f64)");
   expect_refusal_after([](CommitArgs& a) { a.state.dtype = DType::kBool; },
                        "state: dtype bool is not supported (f32, f16, bf16, f64)");
-  expect_refusal_after(
-      [](CommitArgs& a) { a.windows.dtype = DType::kBF16; },
-      "windows: dtype is bf16, but state has f32; a commit moves bits and converts nothing");
+  expect_refusal_after([](CommitArgs& a) { a.intermediate_states.dtype = DType::kBF16; },
+                       "intermediate_states: dtype is bf16, but state has f32; a commit copies "
+                       "bits and converts nothing");
   expect_refusal_after([](CommitArgs& a) { a.accepted.dtype = DType::kF32; },
                        "accepted: dtype f32 is not supported (i32, i64)");
   expect_refusal_after([](CommitArgs& a) { a.slots->dtype = DType::kBool; },
@@ -323,21 +328,22 @@ TEST(CommitProblem, WidthsAndRows) {
                          "width: is " + std::to_string(width) + "; expected 2 to 64");
   }
   for (const std::int32_t rows : {-3, 0, 2, 4}) {
-    expect_refusal_after([&](CommitArgs& a) { a.token_rows = rows; },
-                         "token_rows: is " + std::to_string(rows) +
-                             "; expected 3 (width - 1: windows lie one after the other) or 1");
+    expect_refusal_after([&](CommitArgs& a) { a.rows_per_token = rows; },
+                         "rows_per_token: is " + std::to_string(rows) +
+                             "; expected 3 (width - 1) or 1 (they overlap)");
   }
   for (const WindowForm form : {WindowForm::kPacked, WindowForm::kPackedWindows}) {
-    expect_refusal_after([](CommitArgs& a) { a.token_rows = 1; },
-                         "token_rows: is 1, but packed windows lie one after the other; expected 3",
+    expect_refusal_after([](CommitArgs& a) { a.rows_per_token = 1; },
+                         "rows_per_token: is 1, but packed intermediate states do not overlap; "
+                         "expected 3 (width - 1)",
                          form);
   }
 }
 
 TEST(CommitProblem, StateColumnsAndSlots) {
-  expect_refusal_after([](CommitArgs& a) { a.state_base = 1; },
-                       "state: has 3 columns, but width 4 needs 3 from column 1 (state_base) on");
-  expect_refusal_after([](CommitArgs& a) { a.state_base = -1; }, "from column -1");
+  expect_refusal_after([](CommitArgs& a) { a.base_column = 1; },
+                       "state: has 3 columns, but width 4 needs 3 from column 1 (base_column) on");
+  expect_refusal_after([](CommitArgs& a) { a.base_column = -1; }, "from column -1");
   expect_refusal_after(
       [](CommitArgs& a) {
         a.slots.reset();
@@ -347,21 +353,21 @@ TEST(CommitProblem, StateColumnsAndSlots) {
 }
 
 TEST(CommitProblem, WindowsAndStateAreSeparateMemory) {
-  expect_refusal_after([](CommitArgs& a) { a.state.data = a.windows.data; },
-                       "state: overlaps windows");
+  expect_refusal_after([](CommitArgs& a) { a.state.data = a.intermediate_states.data; },
+                       "state: overlaps intermediate_states");
   expect_refusal_after(
       [](CommitArgs& a) {
-        a.windows.data = static_cast<char*>(a.state.data) + 2 * 13 * 3 * 64 - 4;
+        a.intermediate_states.data = static_cast<char*>(a.state.data) + 2 * 13 * 3 * 64 - 4;
       },
-      "state: overlaps windows");
+      "state: overlaps intermediate_states");
 }
 
 TEST(CommitProblem, DevicesAndBackends) {
   const Device other{DeviceType::kCuda, 1};
   expect_refusal_after([&](CommitArgs& a) { a.state.device = other; },
-                       "state: is on device 2:1, but windows is on 1:0");
+                       "state: is on device 2:1, but intermediate_states is on 1:0");
   expect_refusal_after([&](CommitArgs& a) { a.accepted.device = other; },
-                       "accepted: is on device 2:1, but windows is on 1:0");
+                       "accepted: is on device 2:1, but intermediate_states is on 1:0");
   expect_refusal_after([&](CommitArgs& a) { a.slots->device = other; }, "slots: is on device 2:1");
   expect_refusal_after([&](CommitArgs& a) { a.second_slots->device = other; },
                        "second_slots: is on device 2:1");
@@ -377,27 +383,29 @@ TEST(CommitProblem, DevicesAndBackends) {
 TEST(CommitPlan, RefusesAddressesThatDoNotFit) {
   CommitCase c;
   c.form = WindowForm::kPacked;
-  CommitTensors tensors(c);
+  CommitBuffers tensors(c);
   const CommitArgs args = tensors.host_args(c);
   CommitProblem problem;
   CommitPlan plan;
-  EXPECT_EQ(run(plan, addresses(args)).message(), "plan: was not made by make_commit_plan");
-  ASSERT_TRUE(make_commit_problem(args, problem).ok());
-  ASSERT_TRUE(make_commit_plan(problem, plan).ok());
+  EXPECT_EQ(run(plan, pointers(args)).message(), "plan: was not made by make_plan");
+  ASSERT_TRUE(make_problem(args, problem).ok());
+  ASSERT_TRUE(make_plan(problem, plan).ok());
   const std::vector<std::uint8_t> before = tensors.state.memory;
   const auto refusal = [&](auto&& change) {
-    CommitAddresses at = addresses(args);
+    CommitPointers at = pointers(args);
     change(at);
     return run(plan, at).message();
   };
-  EXPECT_EQ(refusal([](auto& at) { at.windows = nullptr; }), "windows: is null");
-  EXPECT_EQ(refusal([](auto& at) { at.state = nullptr; }), "state: is null");
-  EXPECT_EQ(refusal([](auto& at) { at.accepted = nullptr; }), "accepted: is null");
-  EXPECT_EQ(refusal([](auto& at) { at.slots = nullptr; }), "slots: is null, but the plan has them");
+  EXPECT_EQ(refusal([](auto& at) { at.intermediate_states = nullptr; }),
+            "intermediate_states: is null, but the plan has it");
+  EXPECT_EQ(refusal([](auto& at) { at.state = nullptr; }), "state: is null, but the plan has it");
+  EXPECT_EQ(refusal([](auto& at) { at.accepted = nullptr; }),
+            "accepted: is null, but the plan has it");
+  EXPECT_EQ(refusal([](auto& at) { at.slots = nullptr; }), "slots: is null, but the plan has it");
   EXPECT_EQ(refusal([](auto& at) { at.second_slots = nullptr; }),
-            "second_slots: is null, but the plan has them");
+            "second_slots: is null, but the plan has it");
   EXPECT_EQ(refusal([](auto& at) { at.query_start_loc = nullptr; }),
-            "query_start_loc: is null, but the plan has one");
+            "query_start_loc: is null, but the plan has it");
   EXPECT_TRUE(tensors.state.memory == before);
 }
 

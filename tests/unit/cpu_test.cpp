@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "common/random.hpp"
 #include "core/element.hpp"
 #include "shortconv/plan.hpp"
 
@@ -15,13 +16,9 @@ constexpr std::int64_t kTokens = 4100, kChannels = 4096, kPiece = 820;
 struct Data {
   std::vector<std::uint16_t> x, weight;
   Data() : x(kTokens * kChannels), weight(kChannels * 4) {
-    std::uint32_t state = 12345;
-    const auto random = [&] {
-      state = state * 1664525u + 1013904223u;
-      return bf16_from_f32(static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-30f);
-    };
-    for (auto& value : x) value = random();
-    for (auto& value : weight) value = random();
+    tools::Random random(1);
+    for (auto& value : x) value = bf16_from_f32(static_cast<float>(random.normal()));
+    for (auto& value : weight) value = bf16_from_f32(static_cast<float>(random.normal()));
   }
 };
 
@@ -32,10 +29,10 @@ ForwardArgs arguments(Data& data, std::uint16_t* out, std::int64_t first, std::i
       TensorRef::contiguous(data.x.data() + first * kChannels, DType::kBF16, {tokens, kChannels});
   args.out = TensorRef::contiguous(out + first * kChannels, DType::kBF16, {tokens, kChannels});
   args.weight = TensorRef::contiguous(data.weight.data(), DType::kBF16, {kChannels, 4});
-  args.state = TensorRef::contiguous(state.data(), DType::kBF16, {1, 3, kChannels});
-  args.initial_state = first > 0 ? InitialState::kAll : InitialState::kNone;
-  args.activation = Activation::kSilu;
-  args.threads = 2;
+  args.pool.state = TensorRef::contiguous(state.data(), DType::kBF16, {1, 3, kChannels});
+  args.sequences.initial_state = first > 0 ? InitialState::kAll : InitialState::kNone;
+  args.epilogue.activation = Activation::kSilu;
+  args.options.threads = 2;
   return args;
 }
 

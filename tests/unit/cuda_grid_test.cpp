@@ -3,13 +3,15 @@
 
 #include <vector>
 
-#include "cuda/prepare.hpp"
+#include "cuda/host/prepare.hpp"
 #include "cuda/tuning.hpp"
 #include "cuda_problems.hpp"
 #include "shortconv/schedule.hpp"
 
 namespace shortconv::cuda {
 namespace {
+
+constexpr std::int64_t kGeneralBlocks = kHopperPolicy.general_blocks * kH200.multiprocessors;
 
 TEST(CudaGrid, FastDivisorDividesEverythingBelow2To31) {
   for (std::uint32_t divisor :
@@ -31,17 +33,17 @@ TEST(CudaGrid, FastDivisorDividesEverythingBelow2To31) {
 TEST(CudaGrid, SnapshotsInXAreBlocksBeforeTheOthers) {
   Problem p = packed_batch(1000, 4096, 7);
   const auto choose = [&] {
-    Choice choice;
-    EXPECT_TRUE(select(p, choice).ok());
+    KernelConfig choice;
+    EXPECT_TRUE(select(p, kH200, policy_for(kH200), choice).ok());
     return choice;
   };
-  const Choice without = choose();
-  EXPECT_EQ(without.aligned.grid.snapshot_blocks, 0u);
-  p.snapshots = 5;
-  const Choice with = choose();
+  const KernelConfig without = choose();
+  EXPECT_EQ(without.aligned.params.snapshot_blocks, 0u);
+  p.snapshot_count = 5;
+  const KernelConfig with = choose();
   const std::uint32_t each = 4096 / (kTileChannels * kSnapshotRounds);
-  EXPECT_EQ(with.aligned.grid.snapshot_channel_blocks.divisor(), each);
-  EXPECT_EQ(with.aligned.grid.snapshot_blocks, 5 * each);
+  EXPECT_EQ(with.aligned.params.snapshot_channel_blocks.divisor(), each);
+  EXPECT_EQ(with.aligned.params.snapshot_blocks, 5 * each);
   EXPECT_EQ(with.aligned.blocks, without.aligned.blocks + 5 * each);
   EXPECT_EQ(with.otherwise.blocks, without.otherwise.blocks + 5 * (4096 / kGeneralThreads));
 }
@@ -49,18 +51,18 @@ TEST(CudaGrid, SnapshotsInXAreBlocksBeforeTheOthers) {
 TEST(CudaGrid, GridsCoverRowsAndChannels) {
   for (const std::int64_t tokens : {1, 7, 8, 9, 1000, 100000}) {
     for (const std::int64_t channels : {4, 252, 256, 260, 8192}) {
-      const Launch tiles = chosen(packed_batch(tokens, channels, 3)).aligned;
+      const LaunchConfig tiles = chosen(packed_batch(tokens, channels, 3)).aligned;
       const auto covers = [&](std::int64_t blocks, std::int64_t rounds) {
         const std::int64_t each = rounds * kTileChannels;
         return blocks * each >= channels && (blocks - 1) * each < channels;
       };
-      const std::int64_t across = tiles.grid.channel_blocks.divisor();
-      const bool short_sequences = tiles.kernel == Kernel::kShortSequences;
+      const std::int64_t across = tiles.params.channel_blocks.divisor();
+      const bool short_sequences = tiles.kernel() == Kernel::kShortSequences;
       EXPECT_TRUE(covers(across, short_sequences ? kShortSequenceRounds : 1));
-      const std::int64_t heads = tiles.grid.head_channel_blocks.divisor();
-      EXPECT_TRUE(covers(heads, tiles.grid.head_rounds));
-      EXPECT_EQ(tiles.grid.head_blocks, 3 * heads);
-      const std::int64_t body = (tiles.blocks - tiles.grid.head_blocks) / across;
+      const std::int64_t heads = tiles.params.start_channel_blocks.divisor();
+      EXPECT_TRUE(covers(heads, tiles.params.start_rounds));
+      EXPECT_EQ(tiles.params.start_blocks, 3 * heads);
+      const std::int64_t body = (tiles.blocks - tiles.params.start_blocks) / across;
       EXPECT_GE(body * kTileTokens, tokens);
       EXPECT_LT((body - 1) * kTileTokens, tokens);
     }
@@ -69,28 +71,28 @@ TEST(CudaGrid, GridsCoverRowsAndChannels) {
 
 TEST(CudaGrid, HeadsTakeAWaveOfBlocksUnlessTheyBeginAllSequences) {
   for (const std::int64_t sequences : {1, 2, 63, 64, 65, 66, 67, 256, 1024}) {
-    const Launch tiles = chosen(packed_batch(8192, 8192, sequences)).aligned;
-    EXPECT_EQ(tiles.kernel, Kernel::kTiles);
-    EXPECT_FALSE(tiles.grid.heads_begin);
-    EXPECT_LE(tiles.grid.head_blocks, kWaveOfTiles) << sequences;
-    EXPECT_EQ(tiles.grid.head_rounds & (tiles.grid.head_rounds - 1), 0u) << sequences;
-    EXPECT_GE(tiles.grid.head_rounds, kFewestHeadRounds) << sequences;
+    const LaunchConfig tiles = chosen(packed_batch(8192, 8192, sequences)).aligned;
+    EXPECT_EQ(tiles.kernel(), Kernel::kTiles);
+    EXPECT_FALSE(tiles.params.start_blocks_take_all);
+    EXPECT_LE(tiles.params.start_blocks, kWave) << sequences;
+    EXPECT_EQ(tiles.params.start_rounds & (tiles.params.start_rounds - 1), 0u) << sequences;
+    EXPECT_GE(tiles.params.start_rounds, kHopperPolicy.min_start_rounds) << sequences;
   }
-  const Launch small = chosen(packed_batch(1319, 2048, 5)).aligned;
-  EXPECT_EQ(small.kernel, Kernel::kSmallTiles);
-  EXPECT_TRUE(small.grid.heads_begin);
-  EXPECT_EQ(small.grid.head_rounds, 1u);
-  EXPECT_LE(small.blocks, kSmallTilesUpTo);
-  const Launch larger = chosen(packed_batch(2100, 2048, 5)).aligned;
-  EXPECT_EQ(larger.kernel, Kernel::kTiles);
-  EXPECT_GT(larger.blocks, kSmallTilesUpTo);
-  EXPECT_TRUE(larger.grid.heads_begin);
-  const Launch decodes = chosen(packed_batch(8191, 8192, 1024)).aligned;
-  EXPECT_EQ(decodes.kernel, Kernel::kShortSequences);
-  EXPECT_TRUE(decodes.grid.heads_begin);
-  EXPECT_EQ(decodes.grid.head_rounds, 1u);
+  const LaunchConfig small = chosen(packed_batch(1319, 2048, 5)).aligned;
+  EXPECT_EQ(small.kernel(), Kernel::kSmallTiles);
+  EXPECT_TRUE(small.params.start_blocks_take_all);
+  EXPECT_EQ(small.params.start_rounds, 1u);
+  EXPECT_LE(small.blocks, kWave);
+  const LaunchConfig larger = chosen(packed_batch(2100, 2048, 5)).aligned;
+  EXPECT_EQ(larger.kernel(), Kernel::kTiles);
+  EXPECT_GT(larger.blocks, kWave);
+  EXPECT_TRUE(larger.params.start_blocks_take_all);
+  const LaunchConfig decodes = chosen(packed_batch(8191, 8192, 1024)).aligned;
+  EXPECT_EQ(decodes.kernel(), Kernel::kShortSequences);
+  EXPECT_TRUE(decodes.params.start_blocks_take_all);
+  EXPECT_EQ(decodes.params.start_rounds, 1u);
   Problem room = packed_batch(8192, 8192, 8192);  // for more sequences than there are
-  room.has_state = false;
+  room.state.present = false;
   EXPECT_EQ(kernel_of(room), Kernel::kTiles);
 }
 
@@ -98,14 +100,14 @@ TEST(CudaGrid, PromptsAmongDraftsAreCutIntoTiles) {
   Problem p = packed_batch(64 * 4, 512, 64);
   p.op = Op::kVerify;
   EXPECT_EQ(kernel_of(p), Kernel::kDrafts);
-  EXPECT_FALSE(chosen(p).aligned.grid.heads_begin);
+  EXPECT_FALSE(chosen(p).aligned.params.start_blocks_take_all);
   EXPECT_EQ(chosen(p).aligned.blocks, 65 * 2);  // one fills the rows outside
   p.tokens += 1000;
-  EXPECT_TRUE(chosen(p).aligned.grid.heads_begin);
+  EXPECT_TRUE(chosen(p).aligned.params.start_blocks_take_all);
   EXPECT_EQ(chosen(p).aligned.blocks, (64 + 157) * 2);
-  EXPECT_EQ(features_of(p), Features::kAll);
-  p.has_window_slots = true;  // may be the pool that the history is in
-  EXPECT_FALSE(chosen(p).aligned.grid.heads_begin);
+  EXPECT_EQ(variant_of(p), Variant::kExtended);
+  p.intermediate_slots.present = true;  // may be the pool that the history is in
+  EXPECT_FALSE(chosen(p).aligned.params.start_blocks_take_all);
 }
 
 TEST(CudaGrid, BlocksOfDecodeHaveNoMoreWarpsThanChannels) {
@@ -119,24 +121,24 @@ TEST(CudaGrid, BlocksOfDecodeHaveNoMoreWarpsThanChannels) {
 
 TEST(CudaGrid, DenseBatchesOfLongSequencesNeedNoHeads) {
   Problem p = packed_batch(10000, 8192, 10);
-  p.has_query_start_loc = false;
+  p.query_start_loc.present = false;
   p.sequence_tokens = 1000;
-  EXPECT_EQ(chosen(p).aligned.grid.head_blocks, 0u);
+  EXPECT_EQ(chosen(p).aligned.params.start_blocks, 0u);
   p.sequence_tokens = 4;
   p.sequences = 2500;
-  EXPECT_EQ(chosen(p).aligned.grid.head_blocks, 2500u * 8192 / kTileChannels);
+  EXPECT_EQ(chosen(p).aligned.params.start_blocks, 2500u * 8192 / kTileChannels);
 }
 
 TEST(CudaGrid, DenseBatchesOfShortSequencesNeedHeadsHoweverLargeTheyAre) {
   Problem p = packed_batch(4 * 2500, 8192, 2500);
-  p.has_query_start_loc = false;
+  p.query_start_loc.present = false;
   p.sequence_tokens = 4;
   p.epilogue = Epilogue::kResidual;  // not in the kernel for short sequences
-  const Launch tiles = chosen(p).aligned;
-  EXPECT_EQ(tiles.kernel, Kernel::kTiles);
-  EXPECT_FALSE(tiles.grid.heads_begin);
+  const LaunchConfig tiles = chosen(p).aligned;
+  EXPECT_EQ(tiles.kernel(), Kernel::kTiles);
+  EXPECT_FALSE(tiles.params.start_blocks_take_all);
   const std::int64_t groups = 8192 / kTileChannels;
-  EXPECT_GE(tiles.grid.head_blocks * tiles.grid.head_rounds, 2500 * groups);
+  EXPECT_GE(tiles.params.start_blocks * tiles.params.start_rounds, 2500 * groups);
 }
 
 TEST(CudaGrid, GridsFollowFromShapesAlone) {
@@ -149,37 +151,37 @@ TEST(CudaGrid, GridsFollowFromShapesAlone) {
 TEST(CudaGrid, ChunkSchedulesAddAUnitForRowsOutsideOfSequences) {
   Problem p = packed_batch(1000, 512, 7);
   p.schedule = Schedule::kBlockList;
-  p.blocks = 130;
-  EXPECT_EQ(chosen(p).aligned.blocks, (130 + 1) * 512 / kChunkChannels);
+  p.block_count = 130;
+  EXPECT_EQ(chosen(p).aligned.blocks, (130 + 1) * 512 / kBlockChannels);
   p.schedule = Schedule::kSequenceGrid;
-  p.longest_sequence = 81;
-  EXPECT_EQ(chosen(p).aligned.blocks, (7 * 11 + 1) * 512 / kChunkChannels);
+  p.max_seqlen = 81;
+  EXPECT_EQ(chosen(p).aligned.blocks, (7 * 11 + 1) * 512 / kBlockChannels);
 }
 
 TEST(CudaGrid, ThreadsOfTheGeneralKernelTakeFewerRowsOfSmallCalls) {
   const auto rows = [](std::int64_t tokens, std::int64_t channels) {
     Problem p = packed_batch(tokens, channels, 1);
     p.width = 9;
-    const Launch launch = chosen(p).aligned;
+    const LaunchConfig launch = chosen(p).aligned;
     const std::int64_t blocks = (channels + kGeneralThreads - 1) / kGeneralThreads;
-    const std::int64_t taken = launch.grid.unit_tokens;
+    const std::int64_t taken = launch.params.unit_tokens;
     EXPECT_EQ(launch.blocks, (tokens + taken - 1) / taken * blocks);
     EXPECT_TRUE(taken == 1 || launch.blocks >= kGeneralBlocks) << tokens << " x " << channels;
-    EXPECT_TRUE(taken == kMostGeneralTokens ||
+    EXPECT_TRUE(taken == kHopperPolicy.general_rows ||
                 (tokens + 2 * taken - 1) / (2 * taken) * blocks < kGeneralBlocks)
         << tokens << " x " << channels;
     return taken;
   };
   EXPECT_EQ(rows(1, 1), 1);
   EXPECT_EQ(rows(64, 2048), 1);
-  EXPECT_EQ(rows(8192, 2048), kMostGeneralTokens);
+  EXPECT_EQ(rows(8192, 2048), kHopperPolicy.general_rows);
   for (std::int64_t tokens = 1; tokens < 100000; tokens = tokens * 3 / 2 + 1) rows(tokens, 2047);
 }
 
 TEST(CudaGrid, SnapshotsAreUnitsOfTheirOwnUnlessInPlace) {
   Problem p = packed_batch(100000, 512, 7);
   p.width = 9;  // of the general kernel
-  p.snapshots = 11;
+  p.snapshot_count = 11;
   EXPECT_EQ(chosen(p).aligned.blocks, (6250 + 11) * 512 / kGeneralThreads);
   p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
   EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kGeneralThreads);
@@ -188,8 +190,8 @@ TEST(CudaGrid, SnapshotsAreUnitsOfTheirOwnUnlessInPlace) {
 TEST(CudaGrid, RefusesGridsThatAGpuCannotHave) {
   Problem p = packed_batch(std::int64_t{1} << 40, 8, 1);
   p.width = 9;
-  Choice choice;
-  const Status status = select(p, choice);
+  KernelConfig choice;
+  const Status status = select(p, kH200, policy_for(kH200), choice);
   ASSERT_FALSE(status.ok());
   EXPECT_NE(status.message().find("blocks of kernel 'general'"), std::string::npos)
       << status.message();

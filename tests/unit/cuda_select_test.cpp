@@ -20,13 +20,13 @@ TEST(CudaSelect, EveryWidthAndTypeOfTheListsHasAFastKernel) {
       for (const DType weight : {dtype, DType::kF32}) {
         if (weight != dtype && !of_models(width)) continue;  // the next test
         Problem p = packed_batch(1000, 8192, 7);
-        p.x_dtype = p.out_dtype = p.state_dtype = dtype;
-        p.weight_dtype = weight;
+        p.x.dtype = p.out.dtype = p.state.dtype = dtype;
+        p.weight.dtype = weight;
         p.width = width;
         EXPECT_EQ(kernel_of(p), Kernel::kTiles) << name << ", width " << width;
         Problem d = decode_batch(8192, 7);
-        d.x_dtype = d.out_dtype = d.state_dtype = dtype;
-        d.weight_dtype = weight;
+        d.x.dtype = d.out.dtype = d.state.dtype = dtype;
+        d.weight.dtype = weight;
         d.width = width;
         EXPECT_EQ(kernel_of(d), Kernel::kSmallDecode) << name << ", width " << width;
         d.tokens = d.sequences = d.slots = 256;
@@ -38,22 +38,26 @@ TEST(CudaSelect, EveryWidthAndTypeOfTheListsHasAFastKernel) {
 
 TEST(CudaSelect, WidthsThatModelsHaveHaveKernelsForMoreThanPlainCalls) {
   const std::vector<std::function<void(Problem&)>> changes = {
-      [](Problem& p) { p.weight_dtype = DType::kF32; },
-      [](Problem& p) { p.has_ring_positions = true; },
-      [](Problem& p) { p.snapshots = 1; },
+      [](Problem& p) { p.weight.dtype = DType::kF32; },
+      [](Problem& p) { p.cache_seqlens.present = true; },
+      [](Problem& p) { p.snapshot_count = 1; },
       [](Problem& p) { p.epilogue = Epilogue::kResidual; },
-      [](Problem& p) { p.op = Op::kVerify, p.has_windows = p.has_window_slots = true; },
-      [](Problem& p) { p.op = Op::kVerify, p.has_parents = true; },
-      [](Problem& p) { p.schedule = Schedule::kBlockList, p.blocks = 130; },
-      [](Problem& p) { p.x_token = p.out_token = 1, p.x_channel = p.out_channel = 1000; },
       [](Problem& p) {
-        p.has_query_start_loc = p.keeps_state = false;
+        p.op = Op::kVerify, p.intermediate_states.present = p.intermediate_slots.present = true;
+      },
+      [](Problem& p) { p.op = Op::kVerify, p.parents.present = true; },
+      [](Problem& p) { p.schedule = Schedule::kBlockList, p.block_count = 130; },
+      [](Problem& p) {
+        p.x.token_stride = p.out.token_stride = 1, p.x.channel_stride = p.out.channel_stride = 1000;
+      },
+      [](Problem& p) {
+        p.query_start_loc.present = p.writes_state = false;
         p.tokens = 7000, p.sequence_tokens = 1000;
-        p.has_seq_idx = true;
+        p.seq_idx.present = true;
       },
       [](Problem& p) {
         p = decode_batch(512, 7);
-        p.state_columns = 9, p.state_base = p.older_columns = 1;
+        p.state_columns = 9, p.base_column = p.shifted_columns = 1;
       },
   };
   for (const int width : kWidths.all) {
@@ -71,7 +75,7 @@ TEST(CudaSelect, WidthsThatModelsHaveHaveKernelsForMoreThanPlainCalls) {
     EXPECT_EQ(kernel_of(p), of_models(width) ? Kernel::kSmallTiles : Kernel::kTiles);
     p.op = Op::kVerify;  // prompts among the drafts
     EXPECT_EQ(kernel_of(p), Kernel::kDrafts);
-    EXPECT_EQ(features_of(p), of_models(width) ? Features::kAll : Features::kPlain);
+    EXPECT_EQ(variant_of(p), of_models(width) ? Variant::kExtended : Variant::kBase);
   }
 }
 
@@ -80,12 +84,12 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   wide.width = 9;
   EXPECT_EQ(kernel_of(wide), Kernel::kGeneral);
   Problem mixed = packed_batch(1000, 512, 7);
-  mixed.state_dtype = DType::kF16;
+  mixed.state.dtype = DType::kF16;
   EXPECT_EQ(kernel_of(mixed), Kernel::kGeneral);
-  mixed.x_dtype = mixed.out_dtype = DType::kF32;
+  mixed.x.dtype = mixed.out.dtype = DType::kF32;
   EXPECT_EQ(kernel_of(mixed), Kernel::kGeneral);
   Problem narrow = packed_batch(1000, 512, 7);
-  narrow.out_dtype = DType::kF32;
+  narrow.out.dtype = DType::kF32;
   EXPECT_EQ(kernel_of(narrow), Kernel::kGeneral);
   Problem odd = packed_batch(1000, 511, 7);
   EXPECT_EQ(kernel_of(odd), Kernel::kGeneral);
@@ -93,33 +97,35 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   in_place.in_place = true;
   EXPECT_EQ(kernel_of(in_place), Kernel::kGeneral);
   Problem far = packed_batch(1000, 512, 7);
-  far.x_token = std::int64_t{1} << 32;
+  far.x.token_stride = std::int64_t{1} << 32;
   EXPECT_EQ(kernel_of(far), Kernel::kGeneral);
 }
 
 TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
   Problem columns = packed_batch(1000, 512, 7);
-  columns.x_token = columns.out_token = 1;
-  columns.x_channel = columns.out_channel = 1000;
-  for (const bool rings : {true, false}) {
+  columns.x.token_stride = columns.out.token_stride = 1;
+  columns.x.channel_stride = columns.out.channel_stride = 1000;
+  for (const bool circular : {true, false}) {
     const auto with = [&](Problem p) {
-      p.has_ring_positions = rings;
-      p.snapshots = rings ? 0 : 1;
-      EXPECT_EQ(features_of(p), rings ? Features::kRings : Features::kAll);
+      p.cache_seqlens.present = circular;
+      p.snapshot_count = circular ? 0 : 1;
       return p;
     };
     EXPECT_EQ(kernel_of(with(packed_batch(1000, 512, 7))), Kernel::kTiles);
     EXPECT_EQ(kernel_of(with(packed_batch(20, 512, 7))), Kernel::kTiles) << "short sequences";
+    EXPECT_EQ(variant_of(with(packed_batch(20, 512, 7))), Variant::kExtended);
     EXPECT_EQ(kernel_of(with(decode_batch(512, 7))), Kernel::kDecode) << "a small one";
+    EXPECT_EQ(variant_of(with(decode_batch(512, 7))),
+              circular ? Variant::kCircular : Variant::kExtended);
     EXPECT_EQ(kernel_of(with(columns)), Kernel::kGeneral);
   }
   Problem drafts = packed_batch(28, 512, 7);
   drafts.op = Op::kVerify;
-  EXPECT_EQ(features_of(drafts), Features::kPlain);
-  drafts.has_windows = drafts.has_window_slots = true;
-  EXPECT_EQ(features_of(drafts), Features::kAll);
+  EXPECT_EQ(variant_of(drafts), Variant::kBase);
+  drafts.intermediate_states.present = drafts.intermediate_slots.present = true;
+  EXPECT_EQ(variant_of(drafts), Variant::kExtended);
   EXPECT_EQ(kernel_of(drafts), Kernel::kDrafts);
-  drafts.has_parents = true;
+  drafts.parents.present = true;
   EXPECT_EQ(kernel_of(drafts), Kernel::kTrees);
 }
 
@@ -127,33 +133,33 @@ TEST(CudaSelect, NumberedSequencesHaveTilesOfTheirOwn) {
   for (const std::int64_t tokens : {1000, 1}) {
     Problem p = decode_batch(512, 7);
     p.op = Op::kForward;
-    p.has_seq_idx = true;
-    p.keeps_state = false;
+    p.seq_idx.present = true;
+    p.writes_state = false;
     p.sequence_tokens = tokens;
     p.tokens = 7 * tokens;
-    const Launch& launch = chosen(p).aligned;
-    EXPECT_EQ(launch.kernel, Kernel::kNumberedTiles);
+    const LaunchConfig& launch = chosen(p).aligned;
+    EXPECT_EQ(launch.kernel(), Kernel::kSeqIdxTiles);
     EXPECT_EQ(launch.blocks, 7 * ((tokens + kTileTokens - 1) / kTileTokens) * 512 / kTileChannels);
-    p.has_ring_positions = true;
+    p.cache_seqlens.present = true;
     EXPECT_EQ(kernel_of(p), Kernel::kGeneral);
-    p.has_ring_positions = false;
-    p.seq_idx_token = std::int64_t{1} << 31;
+    p.cache_seqlens.present = false;
+    p.seq_idx.token_stride = std::int64_t{1} << 31;
     EXPECT_EQ(kernel_of(p), Kernel::kGeneral);
-    p.seq_idx_token = 1;
-    p.x_token = p.out_token = 1;
-    p.x_channel = p.out_channel = 1000;
+    p.seq_idx.token_stride = 1;
+    p.x.token_stride = p.out.token_stride = 1;
+    p.x.channel_stride = p.out.channel_stride = 1000;
     EXPECT_EQ(kernel_of(p), Kernel::kGeneral);
   }
 }
 
 TEST(CudaSelect, HistoriesAreReplacedAfterTilesWhereFinalStatesGoElsewhere) {
   Problem p = packed_batch(8192, 1000, 8);
-  p.snapshots = 5;
+  p.snapshot_count = 5;
   EXPECT_EQ(chosen(p).aligned.replacing_blocks, 0);
-  p.has_write_slots = true;
+  p.write_slots.present = true;
   EXPECT_EQ(chosen(p).aligned.replacing_blocks, 5 * 8);
   EXPECT_EQ(chosen(p).otherwise.replacing_blocks, 0);  // general: does it itself
-  p.snapshots = 0;
+  p.snapshot_count = 0;
   EXPECT_EQ(chosen(p).aligned.replacing_blocks, 0);
 }
 
@@ -161,15 +167,16 @@ TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
   for (const auto& [epilogue, name] : capabilities().epilogues) {
     for (Problem p : {packed_batch(1000, 512, 7), decode_batch(512, 7)}) {
       p.epilogue = epilogue;
+      p.output_gate.present = epilogue == Epilogue::kOutputGate;
       EXPECT_EQ(kernel_of(p) == Kernel::kGeneral, epilogue == Epilogue::kOutputGate) << name;
-      EXPECT_EQ(features_of(p) == Features::kAll, epilogue == Epilogue::kResidual) << name;
-      p.has_input_gate = true;
+      EXPECT_EQ(variant_of(p) == Variant::kExtended, epilogue == Epilogue::kResidual) << name;
+      p.input_gate.present = true;
       EXPECT_EQ(kernel_of(p), Kernel::kGeneral) << name;
     }
   }
   Problem drafts = packed_batch(1000, 512, 7);
   drafts.op = Op::kVerify;
-  drafts.has_input_gate = true;
+  drafts.input_gate.present = true;
   EXPECT_EQ(kernel_of(drafts), Kernel::kGeneral);
   Problem dilated = packed_batch(1000, 512, 7);
   dilated.dilation = 2;
@@ -177,22 +184,22 @@ TEST(CudaSelect, ResidualsAreFastGatesAndDilationGeneral) {
 }
 
 TEST(CudaSelect, SmallDecodesFetchTheirStateEarly) {
-  const auto early = [](const Problem& p) { return chosen(p).aligned.grid.early_state; };
+  const auto early = [](const Problem& p) { return chosen(p).aligned.params.prefetch_state; };
   Problem decode = decode_batch(8192, 64);
   EXPECT_TRUE(early(decode));
   EXPECT_FALSE(early(decode_batch(8192, 65))) << "takes longer than it saves";
   Problem older = decode;
   older.state_columns = older.width;
-  older.state_base = older.older_columns = 1;
+  older.base_column = older.shifted_columns = 1;
   EXPECT_FALSE(early(older)) << "takes longer than it saves";
   EXPECT_FALSE(early(decode_batch(8196, 8))) << "ends with half of a unit";
   EXPECT_TRUE(early(gated(decode)));
   EXPECT_FALSE(early(gated(decode_batch(8192, 65))));
   Problem offsets = decode;
-  offsets.has_read_offsets = true;
+  offsets.read_offsets.present = true;
   EXPECT_FALSE(early(offsets)) << "it is not known which columns";
   Problem elements = decode;
-  elements.state_slot += 1;
+  elements.state.slot_stride += 1;
   EXPECT_FALSE(early(elements)) << "it has gaps";
 }
 
@@ -201,44 +208,44 @@ TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
     for (const auto& [dtype, name] : capabilities().dtypes) {
       const auto text = [&] { return ::testing::Message() << name << ", width " << width; };
       Problem decode = decode_batch(512, 7);
-      decode.x_dtype = decode.out_dtype = decode.weight_dtype = decode.state_dtype = dtype;
+      decode.x.dtype = decode.out.dtype = decode.weight.dtype = decode.state.dtype = dtype;
       decode.width = width;
       decode.state_columns = width;
-      decode.state_slot = width * 512;
-      decode.state_base = decode.older_columns = 1;
+      decode.state.slot_stride = width * 512;
+      decode.base_column = decode.shifted_columns = 1;
       EXPECT_EQ(kernel_of(decode), Kernel::kSmallDecode) << text();
-      EXPECT_EQ(features_of(decode), Features::kOlder);
+      EXPECT_EQ(variant_of(decode), Variant::kShiftFullState);
       Problem residual = decode;
       residual.epilogue = Epilogue::kResidual;
       EXPECT_EQ(kernel_of(residual), Kernel::kDecode) << text();
-      EXPECT_EQ(features_of(residual), Features::kAll);
+      EXPECT_EQ(variant_of(residual), Variant::kExtended);
       Problem large = decode_batch(8192, 512);
       large.state_columns = large.width;
-      large.state_base = large.older_columns = 1;
+      large.base_column = large.shifted_columns = 1;
       EXPECT_EQ(kernel_of(large), Kernel::kSmallDecode) << "whole sectors in each access";
-      EXPECT_EQ(chosen(decode).aligned.grid.state_form, StateForm::kChannelVectors);
+      EXPECT_EQ(chosen(decode).aligned.params.state_access, StateAccess::kChannelVectors);
 
       Problem windows = decode;  // [slots, channels, width]
-      windows.state_column = 1;
-      windows.state_channel = width;
+      windows.state.column_stride = 1;
+      windows.state.channel_stride = width;
       EXPECT_EQ(kernel_of(windows), Kernel::kSmallDecode) << text();
-      EXPECT_EQ(chosen(windows).aligned.grid.state_form, StateForm::kWindowVectors) << text();
-      windows.state_columns = windows.state_channel = width + 1;
-      windows.state_slot = (width + 1) * 512;
-      EXPECT_EQ(chosen(windows).aligned.grid.state_form, StateForm::kElements)
+      EXPECT_EQ(chosen(windows).aligned.params.state_access, StateAccess::kWindowVectors) << text();
+      windows.state_columns = windows.state.channel_stride = width + 1;
+      windows.state.slot_stride = (width + 1) * 512;
+      EXPECT_EQ(chosen(windows).aligned.params.state_access, StateAccess::kElements)
           << text() << ", a column behind the history";
       Problem stays = decode;
-      stays.state_column = 1;
-      stays.state_channel = width;
-      stays.older_columns = 0;
-      EXPECT_EQ(chosen(stays).aligned.grid.state_form, StateForm::kElements) << text();
+      stays.state.column_stride = 1;
+      stays.state.channel_stride = width;
+      stays.shifted_columns = 0;
+      EXPECT_EQ(chosen(stays).aligned.params.state_access, StateAccess::kElements) << text();
 
       for (int change = 0; change < 4; ++change) {
         Problem other = decode;
-        if (change == 0) other.state_base = other.older_columns = 2;
+        if (change == 0) other.base_column = other.shifted_columns = 2;
         if (change == 1) other.initial_state = InitialState::kByFlag;
         if (change == 2) other.sequence_tokens = 2, other.tokens *= 2;
-        if (change == 3) other.has_query_start_loc = true, other.op = Op::kForward;
+        if (change == 3) other.query_start_loc.present = true, other.op = Op::kForward;
         EXPECT_EQ(kernel_of(other), Kernel::kGeneral) << text() << ", change " << change;
       }
       decode.in_place = true;
@@ -246,9 +253,9 @@ TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
     }
   }
   Problem columns = packed_batch(1000, 512, 7);
-  columns.x_token = columns.out_token = 1;
-  columns.x_channel = columns.out_channel = 1000;
-  columns.older_columns = 1;
+  columns.x.token_stride = columns.out.token_stride = 1;
+  columns.x.channel_stride = columns.out.channel_stride = 1000;
+  columns.shifted_columns = 1;
   EXPECT_EQ(kernel_of(columns), Kernel::kGeneral);
 }
 
@@ -264,37 +271,39 @@ TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
     for (const auto& [plain, kernel] : calls) {
       Problem p = gated(plain);
       p.width = width;
-      const auto text = [&] { return ::testing::Message() << name(kernel) << ", width " << width; };
+      const auto text = [&] {
+        return ::testing::Message() << name_of(kernel) << ", width " << width;
+      };
       EXPECT_EQ(kernel_of(p), kernel) << text();
-      EXPECT_EQ(features_of(p), Features::kGated);
+      EXPECT_EQ(variant_of(p), Variant::kGated);
       for (const bool input : {false, true}) {
         Problem one = p;
         if (input) one.epilogue = Epilogue::kNone;
-        if (!input) one.has_input_gate = false;
+        if (!input) one.input_gate.present = false;
         EXPECT_EQ(kernel_of(one), kernel) << text();
-        (input ? one.input_gate_channel : one.output_gate_channel) = 2;
+        (input ? one.input_gate.channel_stride : one.output_gate.channel_stride) = 2;
         EXPECT_EQ(kernel_of(one), Kernel::kGeneral) << text() << ", channels apart";
-        (input ? one.input_gate_channel : one.output_gate_channel) = 1;
-        (input ? one.input_gate_token : one.output_gate_token) += 1;
+        (input ? one.input_gate.channel_stride : one.output_gate.channel_stride) = 1;
+        (input ? one.input_gate.token_stride : one.output_gate.token_stride) += 1;
         EXPECT_EQ(kernel_of(one), plain.tokens == plain.sequences ? kernel : Kernel::kGeneral)
             << text() << ", rows not aligned";
       }
       for (int change = 0; change < 5; ++change) {
         Problem other = p;
-        if (change == 0) other.weight_dtype = DType::kF32;
-        if (change == 1) other.has_ring_positions = true;
-        if (change == 2) other.snapshots = 1;
-        if (change == 3) other.state_columns = 4, other.state_base = other.older_columns = 1;
+        if (change == 0) other.weight.dtype = DType::kF32;
+        if (change == 1) other.cache_seqlens.present = true;
+        if (change == 2) other.snapshot_count = 1;
+        if (change == 3) other.state_columns = 4, other.base_column = other.shifted_columns = 1;
         if (change == 4) other.width = 5;
         EXPECT_EQ(kernel_of(other), Kernel::kGeneral) << text() << ", change " << change;
       }
     }
   }
   Problem tree = gated(drafts);
-  tree.has_parents = true;
+  tree.parents.present = true;
   EXPECT_EQ(kernel_of(tree), Kernel::kGeneral);
   Problem numbered = gated(packed_batch(1000, 512, 1));
-  numbered.has_seq_idx = true;
+  numbered.seq_idx.present = true;
   EXPECT_EQ(kernel_of(numbered), Kernel::kGeneral);
 }
 
@@ -305,15 +314,15 @@ TEST(CudaSelect, StatesOfF32AreFastBesideRowsOf16BitsWhereNothingElseIsRare) {
       {decode_batch(8192, 512), Kernel::kSmallDecode},
   };
   const std::vector<std::function<void(Problem&)>> changes = {
-      [](Problem& p) { p.weight_dtype = DType::kF32; },
-      [](Problem& p) { p.has_ring_positions = true; },
-      [](Problem& p) { p.snapshots = 1; },
-      [](Problem& p) { p.state_columns = p.width, p.state_base = p.older_columns = 1; },
+      [](Problem& p) { p.weight.dtype = DType::kF32; },
+      [](Problem& p) { p.cache_seqlens.present = true; },
+      [](Problem& p) { p.snapshot_count = 1; },
+      [](Problem& p) { p.state_columns = p.width, p.base_column = p.shifted_columns = 1; },
       [](Problem& p) { p.epilogue = Epilogue::kResidual; },
       [](Problem& p) { p = gated(p); },
       [](Problem& p) { p.op = Op::kVerify; },
       [](Problem& p) { p.schedule = Schedule::kSequenceGrid; },
-      [](Problem& p) { p.x_channel = p.out_channel = 2; },
+      [](Problem& p) { p.x.channel_stride = p.out.channel_stride = 2; },
       [](Problem& p) { p.width = 2, p.state_columns = 1; },
       [](Problem& p) { p.width = 5, p.state_columns = 4; },
   };
@@ -321,43 +330,43 @@ TEST(CudaSelect, StatesOfF32AreFastBesideRowsOf16BitsWhereNothingElseIsRare) {
     for (const DType dtype : {DType::kF16, DType::kBF16}) {
       for (const auto& [plain, kernel] : calls) {
         Problem p = plain;
-        p.x_dtype = p.out_dtype = p.weight_dtype = dtype;
-        p.state_dtype = DType::kF32;
+        p.x.dtype = p.out.dtype = p.weight.dtype = dtype;
+        p.state.dtype = DType::kF32;
         p.width = width;
         p.state_columns = width - 1;
-        EXPECT_EQ(kernel_of(p), kernel) << name(kernel) << ", width " << width;
-        EXPECT_EQ(features_of(p), Features::kF32States);
-        EXPECT_EQ(chosen(p).aligned.grid.state_form, StateForm::kChannelVectors);
+        EXPECT_EQ(kernel_of(p), kernel) << name_of(kernel) << ", width " << width;
+        EXPECT_EQ(variant_of(p), Variant::kF32State);
+        EXPECT_EQ(chosen(p).aligned.params.state_access, StateAccess::kChannelVectors);
         EXPECT_EQ(chosen(p).alignment.rows, 8u);
         EXPECT_EQ(chosen(p).alignment.state, 16u);
         for (std::size_t change = 0; change < changes.size(); ++change) {
           Problem other = p;
           changes[change](other);
-          EXPECT_EQ(kernel_of(other), Kernel::kGeneral) << name(kernel) << ", change " << change;
+          EXPECT_EQ(kernel_of(other), Kernel::kGeneral) << name_of(kernel) << ", change " << change;
         }
       }
     }
   }
   Problem windows = decode_batch(8192, 8);
-  windows.state_dtype = DType::kF32;
-  windows.state_channel = windows.state_columns;
-  windows.state_column = 1;
-  EXPECT_EQ(chosen(windows).aligned.grid.state_form, StateForm::kWindowVectors);
-  EXPECT_TRUE(chosen(windows).aligned.grid.early_state);
+  windows.state.dtype = DType::kF32;
+  windows.state.channel_stride = windows.state_columns;
+  windows.state.column_stride = 1;
+  EXPECT_EQ(chosen(windows).aligned.params.state_access, StateAccess::kWindowVectors);
+  EXPECT_TRUE(chosen(windows).aligned.params.prefetch_state);
   EXPECT_EQ(chosen(windows).alignment.state, 16u);
 }
 
 TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {
   Problem columns = packed_batch(1000, 511, 7);
-  columns.x_token = columns.out_token = 1;
-  columns.x_channel = columns.out_channel = 1000;
-  EXPECT_EQ(kernel_of(columns), Kernel::kColumns);
+  columns.x.token_stride = columns.out.token_stride = 1;
+  columns.x.channel_stride = columns.out.channel_stride = 1000;
+  EXPECT_EQ(kernel_of(columns), Kernel::kChannelsFirst);
   for (const Schedule schedule : {Schedule::kBlockList, Schedule::kSequenceGrid}) {
     Problem chunks = packed_batch(1000, 512, 7);
     chunks.schedule = schedule;
-    chunks.longest_sequence = 400;
-    chunks.blocks = 130;
-    EXPECT_EQ(kernel_of(chunks), Kernel::kChunks);
+    chunks.max_seqlen = 400;
+    chunks.block_count = 130;
+    EXPECT_EQ(kernel_of(chunks), Kernel::kBlockList);
   }
   Problem decode = decode_batch(512, 7);
   decode.in_place = true;
@@ -367,94 +376,98 @@ TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {
 TEST(CudaSelect, CallsOverlapWithTheirNeighboursWhereThatIsAllowed) {
   const auto overlap = [](Problem p, bool allowed) {
     p.programmatic_launch = allowed;
-    return chosen(p).aligned.grid.overlap;
+    return chosen(p).aligned.params.pdl;
   };
   Problem chains = packed_batch(256 * 4, 8192, 256);
   chains.op = Op::kVerify;
   Problem trees = chains;
-  trees.has_parents = true;
+  trees.parents.present = true;
   for (const Problem& p :
        {decode_batch(8192, 1), decode_batch(8192, 512), packed_batch(64, 8192, 16),
         packed_batch(8192, 8192, 1), chains, trees}) {
-    EXPECT_EQ(overlap(p, true), Overlap::kBoth) << to_string(p);
-    EXPECT_EQ(overlap(p, false), Overlap::kNone) << to_string(p);
+    EXPECT_EQ(overlap(p, true), PdlMode::kWaitAndLaunch) << to_string(p);
+    EXPECT_EQ(overlap(p, false), PdlMode::kOff) << to_string(p);
   }
   trees.sequences = chains.sequences = 32;
   trees.tokens = chains.tokens = 32 * 4;
-  EXPECT_EQ(overlap(trees, true), Overlap::kBeginning);
-  EXPECT_EQ(overlap(chains, true), Overlap::kBeginning);
+  EXPECT_EQ(overlap(trees, true), PdlMode::kWait);
+  EXPECT_EQ(overlap(chains, true), PdlMode::kWait);
   Problem general = decode_batch(8192, 1);
   general.dilation = 2;  // its kernel does not wait for the one before
-  EXPECT_EQ(overlap(general, true), Overlap::kNone);
+  EXPECT_EQ(overlap(general, true), PdlMode::kOff);
 }
 
 TEST(CudaSelect, StatesAreVectorsWhereTheirLayoutAllowsIt) {
-  const auto form = [](const Problem& p) { return chosen(p).aligned.grid.state_form; };
+  const auto form = [](const Problem& p) { return chosen(p).aligned.params.state_access; };
   Problem p = packed_batch(1000, 512, 7);
-  EXPECT_EQ(form(p), StateForm::kChannelVectors);
-  p.state_slot += 1;
-  EXPECT_EQ(form(p), StateForm::kElements) << "slots are not aligned";
+  EXPECT_EQ(form(p), StateAccess::kChannelVectors);
+  p.state.slot_stride += 1;
+  EXPECT_EQ(form(p), StateAccess::kElements) << "slots are not aligned";
 
   Problem windows = packed_batch(100000, 512, 7);
-  windows.state_column = 1;
-  windows.state_channel = 3;
-  EXPECT_EQ(form(windows), StateForm::kWindowVectors);
+  windows.state.column_stride = 1;
+  windows.state.channel_stride = 3;
+  EXPECT_EQ(form(windows), StateAccess::kWindowVectors);
   Problem of_width_3 = windows;  // whose windows of 4 channels are 16 bytes
   of_width_3.width = 3;
-  of_width_3.state_columns = of_width_3.state_channel = 2;
-  EXPECT_EQ(form(of_width_3), StateForm::kWindowVectors);
-  windows.state_slot += 4, of_width_3.state_slot += 4;
-  EXPECT_EQ(form(windows), StateForm::kWindowVectors);
-  EXPECT_EQ(form(of_width_3), StateForm::kElements) << "slots are aligned to 8 bytes only";
+  of_width_3.state_columns = of_width_3.state.channel_stride = 2;
+  EXPECT_EQ(form(of_width_3), StateAccess::kWindowVectors);
+  windows.state.slot_stride += 4, of_width_3.state.slot_stride += 4;
+  EXPECT_EQ(form(windows), StateAccess::kWindowVectors);
+  EXPECT_EQ(form(of_width_3), StateAccess::kElements) << "slots are aligned to 8 bytes only";
   windows.state_columns = 5;
-  windows.state_channel = 5;
-  windows.state_slot = 5 * 512;
-  EXPECT_EQ(form(windows), StateForm::kElements) << "windows have gaps between them";
+  windows.state.channel_stride = 5;
+  windows.state.slot_stride = 5 * 512;
+  EXPECT_EQ(form(windows), StateAccess::kElements) << "windows have gaps between them";
 }
 
 TEST(CudaSelect, AddressesThatAreNotAlignedGoTheLongWay) {
-  const Choice tiles = chosen(packed_batch(100000, 512, 7));
+  const KernelConfig tiles = chosen(packed_batch(100000, 512, 7));
   alignas(64) static std::uint16_t memory[64];
-  const auto launch = [&](const Choice& choice, int x, int out, int state, int weight) {
-    Launch launch;
-    (void)launch_for(
-        choice,
-        {.x = memory + x, .out = memory + out, .weight = memory + weight, .state = memory + state},
-        launch);
+  const auto launch = [&](const KernelConfig& choice, int x, int out, int state, int weight) {
+    LaunchConfig launch;
+    TensorPointers at;
+    at.x = memory + x;
+    at.out = memory + out;
+    at.weight = memory + weight;
+    at.state = memory + state;
+    (void)launch_for(choice, at, launch);
     return launch;
   };
-  EXPECT_EQ(launch(tiles, 0, 4, 8, 0).kernel, Kernel::kTiles) << "8 bytes are enough";
-  EXPECT_EQ(launch(tiles, 1, 4, 8, 0).kernel, Kernel::kGeneral);
-  EXPECT_EQ(launch(tiles, 0, 2, 8, 0).kernel, Kernel::kGeneral);
-  EXPECT_EQ(launch(tiles, 0, 4, 1, 0).kernel, Kernel::kTiles);
-  EXPECT_EQ(launch(tiles, 0, 4, 1, 0).grid.state_form, StateForm::kElements);
-  EXPECT_TRUE(launch(tiles, 0, 4, 8, 0).grid.packed_taps);
-  EXPECT_FALSE(launch(tiles, 0, 4, 8, 1).grid.packed_taps);
-  const Choice small = chosen(packed_batch(1000, 512, 7));
-  EXPECT_EQ(launch(small, 0, 2, 8, 0).kernel, Kernel::kSmallTiles) << "4 bytes are enough";
-  EXPECT_EQ(launch(small, 1, 2, 8, 0).kernel, Kernel::kGeneral);
-  const Choice decode = chosen(decode_batch(8192, 256));
-  EXPECT_EQ(launch(decode, 0, 8, 8, 0).kernel, Kernel::kDecode);
-  EXPECT_EQ(launch(decode, 4, 8, 8, 0).kernel, Kernel::kGeneral) << "decode wants 16 bytes";
-  const Choice gates = chosen(gated(packed_batch(1000, 512, 7)));
+  EXPECT_EQ(launch(tiles, 0, 4, 8, 0).kernel(), Kernel::kTiles) << "8 bytes are enough";
+  EXPECT_EQ(launch(tiles, 1, 4, 8, 0).kernel(), Kernel::kGeneral);
+  EXPECT_EQ(launch(tiles, 0, 2, 8, 0).kernel(), Kernel::kGeneral);
+  EXPECT_EQ(launch(tiles, 0, 4, 1, 0).kernel(), Kernel::kTiles);
+  EXPECT_EQ(launch(tiles, 0, 4, 1, 0).params.state_access, StateAccess::kElements);
+  EXPECT_TRUE(launch(tiles, 0, 4, 8, 0).params.packed_taps);
+  EXPECT_FALSE(launch(tiles, 0, 4, 8, 1).params.packed_taps);
+  const KernelConfig small = chosen(packed_batch(1000, 512, 7));
+  EXPECT_EQ(launch(small, 0, 2, 8, 0).kernel(), Kernel::kSmallTiles) << "4 bytes are enough";
+  EXPECT_EQ(launch(small, 1, 2, 8, 0).kernel(), Kernel::kGeneral);
+  const KernelConfig decode = chosen(decode_batch(8192, 256));
+  EXPECT_EQ(launch(decode, 0, 8, 8, 0).kernel(), Kernel::kDecode);
+  EXPECT_EQ(launch(decode, 4, 8, 8, 0).kernel(), Kernel::kGeneral) << "decode wants 16 bytes";
+  const KernelConfig gates = chosen(gated(packed_batch(1000, 512, 7)));
   for (const int gate : {0, 4, 2}) {
-    Addresses at{.x = memory, .out = memory, .input_gate = memory + gate, .output_gate = memory};
-    Launch chosen_launch;
+    TensorPointers at;
+    at.x = at.out = at.output_gate = memory;
+    at.input_gate = memory + gate;
+    LaunchConfig chosen_launch;
     (void)launch_for(gates, at, chosen_launch);
-    EXPECT_EQ(chosen_launch.kernel, gate == 2 ? Kernel::kGeneral : Kernel::kTiles);
+    EXPECT_EQ(chosen_launch.kernel(), gate == 2 ? Kernel::kGeneral : Kernel::kTiles);
     std::swap(at.input_gate, at.output_gate);
     (void)launch_for(gates, at, chosen_launch);
-    EXPECT_EQ(chosen_launch.kernel, gate == 2 ? Kernel::kGeneral : Kernel::kTiles);
+    EXPECT_EQ(chosen_launch.kernel(), gate == 2 ? Kernel::kGeneral : Kernel::kTiles);
   }
   Problem windows = decode_batch(8192, 64);
-  windows.state_columns = windows.state_channel = windows.width;
-  windows.state_slot = 4 * 8192;
-  windows.state_column = 1;
-  windows.state_base = windows.older_columns = 1;
-  const Choice older = chosen(windows);
-  EXPECT_EQ(launch(older, 0, 4, 8, 0).grid.state_form, StateForm::kWindowVectors);
-  EXPECT_EQ(launch(older, 0, 4, 4, 0).kernel, Kernel::kSmallDecode) << "4 channels are 8 bytes";
-  EXPECT_EQ(launch(older, 0, 4, 4, 0).grid.state_form, StateForm::kElements)
+  windows.state_columns = windows.state.channel_stride = windows.width;
+  windows.state.slot_stride = 4 * 8192;
+  windows.state.column_stride = 1;
+  windows.base_column = windows.shifted_columns = 1;
+  const KernelConfig older = chosen(windows);
+  EXPECT_EQ(launch(older, 0, 4, 8, 0).params.state_access, StateAccess::kWindowVectors);
+  EXPECT_EQ(launch(older, 0, 4, 4, 0).kernel(), Kernel::kSmallDecode) << "4 channels are 8 bytes";
+  EXPECT_EQ(launch(older, 0, 4, 4, 0).params.state_access, StateAccess::kElements)
       << "their windows 32, in accesses of 16";
 }
 

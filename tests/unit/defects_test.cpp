@@ -12,20 +12,28 @@
 #include "../common/defects_batch.hpp"
 #include "../common/defects_drafts.hpp"
 #include "../common/defects_state.hpp"
+#include "../common/known_values.hpp"
 
 namespace shortconv::test {
 namespace {
 
 // On one thread, unless the test says otherwise: a team costs more than most of these calls.
 Machine host(std::string name, BackendId backend) {
-  const auto chosen = [backend](auto args) {
-    args.backend = backend;
-    args.threads = std::max(args.threads, 1);
-    return args;
+  const auto choose = [backend](auto& options) {
+    options.backend = backend;
+    options.threads = std::max(options.threads, 1);
   };
   return {.name = std::move(name),
-          .forward = [=](const ForwardArgs& args) { return forward(chosen(args)); },
-          .commit = [=](const CommitArgs& args) { return commit(chosen(args)); }};
+          .forward =
+              [=](ForwardArgs args) {
+                choose(args.options);
+                return forward(args);
+              },
+          .commit =
+              [=](CommitArgs args) {
+                choose(args);
+                return commit(args);
+              }};
 }
 const auto kHosts =
     testing::Values(host("reference", BackendId::kReference), host("cpu", BackendId::kCpu));
@@ -146,22 +154,22 @@ TEST_P(LargeDefects, OffsetsOfSlotsHave64Bits) {
       one_token ? decode(dense) : run(dense);
       const SparseMemory pool(8 * kFar);
       ForwardArgs args = call.fill();
-      const TensorRef near_state = *args.state;
-      args.state =
+      const TensorRef near_state = *args.pool.state;
+      args.pool.state =
           axis == 3 ? spread(near_state, 2, kWide, pool) : spread(near_state, axis, kFar, pool);
       if (axis == 3) {  // slots and columns within the distance of two channels
-        args.state->strides[0] = 5;
-        args.state->strides[1] = 1;
+        args.pool.state->strides[0] = 5;
+        args.pool.state->strides[1] = 1;
       }
-      copy(near_state, *args.state);
+      copy(near_state, *args.pool.state);
       if (one_token) {
         args.op = Op::kDecode;
-        args.query_start_loc.reset();
-        args.has_initial_state.reset();
+        args.sequences.query_start_loc.reset();
+        args.sequences.has_initial_state.reset();
       }
       run(args);
       ASSERT_TRUE(call.out == dense.out);
-      expect_equal(*args.state, *dense.args.state);
+      expect_equal(*args.pool.state, *dense.args.pool.state);
     }
   }
 }
@@ -176,24 +184,24 @@ TEST_P(LargeDefects, OffsetsOfWindowsAndLayersHave64Bits) {
     run(near_args);
     const SparseMemory windows(6 * kFar);
     ForwardArgs args = drafts.verify();
-    args.windows = spread(*args.windows, axis, kFar, windows);
+    args.drafts.intermediate_states = spread(*args.drafts.intermediate_states, axis, kFar, windows);
     run(args);
-    expect_equal(*args.windows, *near_args.windows);
+    expect_equal(*args.drafts.intermediate_states, *near_args.drafts.intermediate_states);
   }
   std::vector<float> windows(5 * 3 * 6), state(windows.size());
   std::iota(windows.begin(), windows.end(), 1.0f);
   std::vector<std::int32_t> accepted = {0};
   CommitArgs args;
   args.width = 4;
-  args.token_rows = 3;
-  args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {5, 1, 3, 6});
+  args.rows_per_token = 3;
+  args.intermediate_states = TensorRef::contiguous(windows.data(), DType::kF32, {5, 1, 3, 6});
   args.state = TensorRef::contiguous(state.data(), DType::kF32, {5, 1, 3, 6});
   args.accepted = TensorRef::contiguous(accepted.data(), DType::kI32, {1});
-  const TensorRef near_windows = args.windows;
+  const TensorRef near_windows = args.intermediate_states;
   const SparseMemory far_windows(5 * kFar), far_state(5 * kFar);
-  args.windows = spread(args.windows, 0, kFar, far_windows);
+  args.intermediate_states = spread(args.intermediate_states, 0, kFar, far_windows);
   args.state = spread(args.state, 0, kFar, far_state);
-  copy(near_windows, args.windows);
+  copy(near_windows, args.intermediate_states);
   const Status status = GetParam().commit(args);
   ASSERT_TRUE(status.ok()) << status.message();
   expect_equal(args.state, near_windows);
@@ -239,7 +247,7 @@ TEST_P(Defects, NothingOutsideOfTheTensorsIsTouched) {
         Call old = call;
         ForwardArgs args = call.fill();
         args.op = op;
-        if (op == Op::kDecode) args.query_start_loc.reset();
+        if (op == Op::kDecode) args.sequences.query_start_loc.reset();
         std::vector<std::unique_ptr<EdgeMemory>> edges;
         const auto move = [&](TensorRef& tensor) {
           std::int64_t count = element_bytes(tensor.dtype);
@@ -248,11 +256,11 @@ TEST_P(Defects, NothingOutsideOfTheTensorsIsTouched) {
               std::make_unique<EdgeMemory>(tensor.data, static_cast<std::size_t>(count), at_end));
           tensor.data = edges.back()->data();
         };
-        for (TensorRef* tensor : {&args.x, &args.out, &args.weight, &*args.bias, &*args.state,
-                                  &*args.read_slots, &*args.has_initial_state}) {
+        for (TensorRef* tensor : {&args.x, &args.out, &args.weight, &*args.bias, &*args.pool.state,
+                                  &*args.pool.read_slots, &*args.sequences.has_initial_state}) {
           move(*tensor);
         }
-        if (args.query_start_loc) move(*args.query_start_loc);
+        if (args.sequences.query_start_loc) move(*args.sequences.query_start_loc);
         run(args);
         std::memcpy(call.out.data(), args.out.data, call.out.size() * sizeof(float));
         expect_rows(call, {.call = old, .begin = 2, .slot = 1}, op == Op::kDecode ? 1 : 17);

@@ -33,41 +33,45 @@ Call drafts_call(std::vector<std::int32_t> bounds) {
 TEST(DraftsRefusal, NeedsAState) {
   Call call = drafts_call({0, 3});
   call.state.clear();
-  EXPECT_EQ(call.refusal(), "state: is absent, but sequences are to continue from it");
+  EXPECT_EQ(call.refusal(), "state: is absent, but sequences continue from it");
 }
 
 TEST(DraftsRefusal, FieldsOfVerifyGoWithVerify) {
   Call call = drafts_call({0, 3});
   call.args.op = Op::kForward;
-  call.args.advance_state = true;
+  call.args.drafts.update_state = true;
   EXPECT_EQ(call.refusal(),
-            "op: is not verify, but parents, windows, window_slots or advance_state are given");
+            "op: is not verify, but parents, intermediate_states, intermediate_slots or "
+            "update_state are given");
 }
 
 TEST(DraftsRefusal, ATreeHasNoFinalState) {
   Call call = drafts_call({0, 3});
   std::vector<std::int32_t> parents = {-1, 0, 0};
-  call.args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {3});
+  call.args.drafts.parents = TensorRef::contiguous(parents.data(), DType::kI32, {3});
   call.write_slots = {0};
   EXPECT_EQ(call.refusal(),
             "parents: make a tree, which has no final state; expected neither write_slots nor "
-            "advance_state");
+            "update_state");
 }
 
 TEST(DraftsRefusal, ParentsHaveTheShapeOfTokens) {
   Call call = drafts_call({0, 3});
   std::vector<std::int32_t> parents = {-1, 0, 0, 0};
-  call.args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {4});
+  call.args.drafts.parents = TensorRef::contiguous(parents.data(), DType::kI32, {4});
   EXPECT_EQ(call.refusal(), "parents: axis 0 ('tokens') is 4, but x made 'tokens' = 3");
 }
 
 TEST(DraftsRefusal, WindowsAreInTheStatesTypeAndShape) {
   Call call = drafts_call({0, 3});
   std::vector<float> windows(3 * 3 * 3, kPoison);
-  call.args.windows = TensorRef::contiguous(windows.data(), DType::kBF16, {3, 3, 3});
-  EXPECT_EQ(call.refusal(), "windows: dtype bf16 is not supported (f32)");
-  call.args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {3, 2, 3});
-  EXPECT_EQ(call.refusal(), "windows: axis 1 ('width - 1') is 2, but weight made 'width - 1' = 3");
+  call.args.drafts.intermediate_states =
+      TensorRef::contiguous(windows.data(), DType::kBF16, {3, 3, 3});
+  EXPECT_EQ(call.refusal(), "intermediate_states: dtype bf16 is not supported (f32)");
+  call.args.drafts.intermediate_states =
+      TensorRef::contiguous(windows.data(), DType::kF32, {3, 2, 3});
+  EXPECT_EQ(call.refusal(),
+            "intermediate_states: axis 1 ('width - 1') is 2, but weight made 'width - 1' = 3");
   EXPECT_EQ(windows, std::vector<float>(27, kPoison));
 }
 
@@ -75,12 +79,13 @@ TEST(DraftsRefusal, WindowsOfATreeOrOfPackedRowsCannotOverlap) {
   Call call = drafts_call({0, 3});
   std::vector<std::int32_t> parents = {-1, 0, 0};
   std::vector<float> windows(27, kPoison);
-  call.args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {3});
-  call.args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {3, 3, 3});
-  call.args.windows->strides[0] = 3;
+  call.args.drafts.parents = TensorRef::contiguous(parents.data(), DType::kI32, {3});
+  call.args.drafts.intermediate_states =
+      TensorRef::contiguous(windows.data(), DType::kF32, {3, 3, 3});
+  call.args.drafts.intermediate_states->strides[0] = 3;
   EXPECT_EQ(call.refusal(),
-            "windows: overlap, which takes chains and x [sequences, tokens, channels] or "
-            "window_slots");
+            "intermediate_states: overlap, which needs chains and x [sequences, tokens, channels] "
+            "or intermediate_slots");
 }
 
 TEST(DraftsRefusal, WorkingInPlace) {
@@ -88,13 +93,15 @@ TEST(DraftsRefusal, WorkingInPlace) {
   call.fill();
   call.args.out = call.args.x;
   const Status status = forward(call.args);
-  EXPECT_EQ(status.message(), "out: is x itself, which verify cannot do: windows are taken from x");
+  EXPECT_EQ(
+      status.message(),
+      "out: is x itself, which verify does not support: intermediate states are taken from x");
 }
 
 TEST(DraftsRefusal, OtherSchedules) {
   Call call = drafts_call({0, 3});
-  call.args.schedule = Schedule::kSequenceGrid;
-  EXPECT_EQ(call.refusal(), "schedule: is not flat, the only one that verify has");
+  call.args.options.schedule = Schedule::kSequenceGrid;
+  EXPECT_EQ(call.refusal(), "schedule: is sequence-grid; only flat is supported with verify");
 }
 
 /// Two sequences of 2 and 3 tokens whose windows go to slots of their own.
@@ -103,14 +110,15 @@ struct SlottedWindows {
   std::vector<std::int32_t> slots;
   std::vector<float> windows;
 
-  SlottedWindows(std::vector<std::int32_t> window_slots, std::int64_t tokens, BackendId backend)
+  SlottedWindows(std::vector<std::int32_t> intermediate_slots, std::int64_t tokens,
+                 BackendId backend)
       : call(drafts_call({0, 2, 5})),
-        slots(std::move(window_slots)),
+        slots(std::move(intermediate_slots)),
         windows(static_cast<std::size_t>(4 * tokens * 9), kPoison) {
-    call.args.backend = backend;
-    call.args.windows =
+    call.args.options.backend = backend;
+    call.args.drafts.intermediate_states =
         TensorRef::contiguous(windows.data(), DType::kF32, {4, tokens, 3, call.channels});
-    call.args.window_slots =
+    call.args.drafts.intermediate_slots =
         TensorRef::contiguous(slots.data(), DType::kI32, {static_cast<std::int64_t>(slots.size())});
   }
   [[nodiscard]] float at(std::int64_t slot, std::int64_t token, std::int64_t column,
@@ -137,11 +145,11 @@ TEST_P(Drafts, WindowsGoToSlots) {
 TEST_P(Drafts, WindowSlotsOfNobodyCaptureNothing) {
   for (const std::int32_t slot : {-1, 2, 4, std::numeric_limits<std::int32_t>::max()}) {
     SlottedWindows one({slot, 0}, 3, GetParam());
-    one.call.args.null_slot = 2;
+    one.call.args.pool.null_slot = 2;
     one.call.read_slots = {0, 3};
     Call plain = one.call;
-    plain.args.windows.reset();
-    plain.args.window_slots.reset();
+    plain.args.drafts.intermediate_states.reset();
+    plain.args.drafts.intermediate_slots.reset();
     one.call.run();
     plain.run();
     EXPECT_EQ(std::count(one.windows.begin(), one.windows.end(), kPoison), 3 * 3 * 9) << slot;
@@ -153,10 +161,11 @@ TEST_P(Drafts, WindowSlotsOfNobodyCaptureNothing) {
 TEST_P(Drafts, WindowsWithoutSlotsOrTokensCaptureNothing) {
   for (const auto& [count, tokens] : {std::pair{0, 3}, {4, 0}}) {
     SlottedWindows none({0, 1}, 3, GetParam());
-    none.call.args.windows = TensorRef::contiguous(nullptr, DType::kF32, {count, tokens, 3, 3});
+    none.call.args.drafts.intermediate_states =
+        TensorRef::contiguous(nullptr, DType::kF32, {count, tokens, 3, 3});
     Call plain = none.call;
-    plain.args.windows.reset();
-    plain.args.window_slots.reset();
+    plain.args.drafts.intermediate_states.reset();
+    plain.args.drafts.intermediate_slots.reset();
     none.call.run();
     plain.run();
     EXPECT_EQ(none.call.out, plain.out);
@@ -168,15 +177,15 @@ TEST_P(Drafts, WindowsWithoutSlotsOrTokensCaptureNothing) {
 // that were accepted.
 TEST_P(Drafts, WindowsInThePoolRollTheStateOn) {
   Call call = drafts_call({0, 3, 5});
-  call.args.backend = GetParam();
+  call.args.options.backend = GetParam();
   call.columns = 6;  // one unused on the left, 3 + 3 drafts - 1 for the rolling state
   call.resize(5);
-  call.args.state_base = 1;
+  call.args.pool.base_column = 1;
   call.read_offsets = {2, 1};
   call.read_slots = {3, 1};
   Call ordered = call;
   ordered.columns = 3;
-  ordered.args.state_base = 0;
+  ordered.args.pool.base_column = 0;
   ordered.read_offsets.clear();
   ordered.resize(5);
   Call old = call;
@@ -187,16 +196,16 @@ TEST_P(Drafts, WindowsInThePoolRollTheStateOn) {
     }
   }
   call.fill();
-  const TensorRef& pool = *call.args.state;
-  call.args.windows = pool;
-  call.args.windows->data = static_cast<float*>(pool.data) + pool.strides[1];
-  call.args.windows->ndim = 4;
+  const TensorRef& pool = *call.args.pool.state;
+  call.args.drafts.intermediate_states = pool;
+  call.args.drafts.intermediate_states->data = static_cast<float*>(pool.data) + pool.strides[1];
+  call.args.drafts.intermediate_states->ndim = 4;
   const std::int64_t shape[] = {4, 3, 3, 3};
   const std::int64_t strides[] = {pool.strides[0], pool.strides[1], pool.strides[1],
                                   pool.strides[2]};
-  std::copy(std::begin(shape), std::end(shape), call.args.windows->shape);
-  std::copy(std::begin(strides), std::end(strides), call.args.windows->strides);
-  call.args.window_slots = call.args.read_slots;
+  std::copy(std::begin(shape), std::end(shape), call.args.drafts.intermediate_states->shape);
+  std::copy(std::begin(strides), std::end(strides), call.args.drafts.intermediate_states->strides);
+  call.args.drafts.intermediate_slots = call.args.pool.read_slots;
   ASSERT_EQ(forward(call.args).message(), "");
   ordered.run();
   EXPECT_EQ(call.out, ordered.out);
@@ -217,39 +226,42 @@ TEST_P(Drafts, WindowsInThePoolRollTheStateOn) {
 
 TEST(DraftsRefusal, OtherWindowsInThePool) {
   constexpr auto kMessage =
-      "windows: overlaps state; expected separate memory or, with window_slots and without "
-      "ring_positions, the pool's own columns from state_base on";
+      "intermediate_states: overlaps state; expected separate memory or, with intermediate_slots "
+      "and without "
+      "cache_seqlens, the pool's own columns from base_column on";
   const auto message_of = [](auto&& change) {
     Call call = drafts_call({0, 2, 4});
     call.columns = 5;
     call.resize(4);
     std::vector<std::int32_t> slots = {0, 1};
     call.fill();
-    TensorRef& windows = call.args.windows.emplace(*call.args.state);
+    TensorRef& windows = call.args.drafts.intermediate_states.emplace(*call.args.pool.state);
     windows.ndim = 4;
     const std::int64_t shape[] = {4, 3, 3, 3}, strides[] = {15, 3, 3, 1};
     std::copy(std::begin(shape), std::end(shape), windows.shape);
     std::copy(std::begin(strides), std::end(strides), windows.strides);
-    call.args.window_slots = TensorRef::contiguous(slots.data(), DType::kI32, {2});
+    call.args.drafts.intermediate_slots = TensorRef::contiguous(slots.data(), DType::kI32, {2});
     change(call.args);
     return forward(call.args).message();
   };
   EXPECT_EQ(message_of([](ForwardArgs&) {}), "");
-  EXPECT_EQ(message_of([](ForwardArgs& args) { args.windows->shape[1] = 4; }), kMessage);
-  EXPECT_EQ(message_of([](ForwardArgs& args) { args.state_base = 1; }), kMessage);
+  EXPECT_EQ(message_of([](ForwardArgs& args) { args.drafts.intermediate_states->shape[1] = 4; }),
+            kMessage);
+  EXPECT_EQ(message_of([](ForwardArgs& args) { args.pool.base_column = 1; }), kMessage);
   EXPECT_EQ(message_of([](ForwardArgs& args) {
-              args.windows->shape[0] = 3;
-              args.windows->strides[0] = 18;
+              args.drafts.intermediate_states->shape[0] = 3;
+              args.drafts.intermediate_states->strides[0] = 18;
             }),
             kMessage);
   EXPECT_EQ(message_of([](ForwardArgs& args) {
-              args.windows->data = static_cast<float*>(args.windows->data) + 3;
-              args.windows->shape[0] = 3;
+              args.drafts.intermediate_states->data =
+                  static_cast<float*>(args.drafts.intermediate_states->data) + 3;
+              args.drafts.intermediate_states->shape[0] = 3;
             }),
             kMessage);
   std::vector<std::int32_t> positions = {0, 0};
   EXPECT_EQ(message_of([&](ForwardArgs& args) {
-              args.ring_positions = TensorRef::contiguous(positions.data(), DType::kI32, {2});
+              args.pool.cache_seqlens = TensorRef::contiguous(positions.data(), DType::kI32, {2});
             }),
             kMessage);
 }
@@ -259,9 +271,10 @@ TEST_P(Drafts, WindowsWithoutRoomNeedNoAddress) {
   std::vector<std::int32_t> slots = {0};
   for (const std::int64_t room : {0, 2}) {  // tokens without slots, and the reverse
     Call plain = drafts_call({0, 3}), call = drafts_call({0, 3});
-    plain.args.backend = call.args.backend = GetParam();
-    call.args.windows = TensorRef::contiguous(nullptr, DType::kF32, {room, 2 - room, 3, 3});
-    call.args.window_slots = TensorRef::contiguous(slots.data(), DType::kI32, {1});
+    plain.args.options.backend = call.args.options.backend = GetParam();
+    call.args.drafts.intermediate_states =
+        TensorRef::contiguous(nullptr, DType::kF32, {room, 2 - room, 3, 3});
+    call.args.drafts.intermediate_slots = TensorRef::contiguous(slots.data(), DType::kI32, {1});
     plain.run();
     call.run();
     EXPECT_EQ(call.out, plain.out);
@@ -272,29 +285,31 @@ TEST_P(Drafts, WindowsWithoutRoomNeedNoAddress) {
 TEST(DraftsRefusal, WindowSlotsWithoutWindows) {
   Call call = drafts_call({0, 3});
   std::vector<std::int32_t> slots = {0};
-  call.args.window_slots = TensorRef::contiguous(slots.data(), DType::kI32, {1});
-  EXPECT_EQ(call.refusal(), "windows: is absent, but window_slots address it");
+  call.args.drafts.intermediate_slots = TensorRef::contiguous(slots.data(), DType::kI32, {1});
+  EXPECT_EQ(call.refusal(), "intermediate_states: is absent, but intermediate_slots address it");
   std::vector<float> windows(4 * 3 * 9);
-  call.args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {4, 3, 3, 3});
-  call.args.window_slots->shape[0] = 2;
-  EXPECT_EQ(call.refusal(),
-            "window_slots: axis 0 ('sequences') is 2, but query_start_loc made 'sequences' = 1");
-  call.args.window_slots->shape[0] = 1;
+  call.args.drafts.intermediate_states =
+      TensorRef::contiguous(windows.data(), DType::kF32, {4, 3, 3, 3});
+  call.args.drafts.intermediate_slots->shape[0] = 2;
+  EXPECT_EQ(
+      call.refusal(),
+      "intermediate_slots: axis 0 ('sequences') is 2, but query_start_loc made 'sequences' = 1");
+  call.args.drafts.intermediate_slots->shape[0] = 1;
   Problem problem;
   Plan plan;
   ASSERT_TRUE(make_problem(call.fill(), problem).ok());
   ASSERT_TRUE(make_plan(problem, plan).ok());
-  Addresses at = addresses(call.args);
-  at.window_slots = nullptr;
-  EXPECT_EQ(run(plan, at).message(), "window_slots: is null, but the plan has them");
-  at = addresses(call.args);
-  at.windows = nullptr;
-  EXPECT_EQ(run(plan, at).message(), "windows: is null, but the plan has them");
+  TensorPointers at = pointers(call.args);
+  at.intermediate_slots = nullptr;
+  EXPECT_EQ(run(plan, at).message(), "intermediate_slots: is null, but the plan has it");
+  at = pointers(call.args);
+  at.intermediate_states = nullptr;
+  EXPECT_EQ(run(plan, at).message(), "intermediate_states: is null, but the plan has it");
 }
 
 TEST_P(Drafts, LeaveStatesAloneUnlessToldOtherwise) {
   Call call = drafts_call({0, 2, 4});
-  call.args.backend = GetParam();
+  call.args.options.backend = GetParam();
   const std::vector<float> before = (call.fill(), call.state);
   call.run();
   EXPECT_EQ(call.state, before);

@@ -3,7 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <limits>
-#include <random>
+
+#include "common/random.hpp"
 
 namespace shortconv {
 namespace {
@@ -58,12 +59,12 @@ TEST(Element, EveryPatternSurvivesTheWayThroughDouble) {
 }
 
 TEST(Element, RoundsOnceFromDouble) {
-  std::mt19937_64 random(7);
-  std::uniform_real_distribution<double> mantissa(1.0, 2.0);
+  tools::Random random(7);
   for (const Format& format : kFormats) {
-    std::uniform_int_distribution<int> exponent(format.min_exponent - format.mantissa_bits - 3, 17);
+    const int smallest = format.min_exponent - format.mantissa_bits - 3;
     for (int i = 0; i < 300000; ++i) {
-      double value = std::ldexp(mantissa(random), exponent(random));
+      const double mantissa = 1.0 + random.uniform();
+      double value = std::ldexp(mantissa, static_cast<int>(random.between(smallest, 17)));
       if (i % 3 == 1) {  // exactly half-way between two neighbours, and a hair beside it
         value = rounded(format, value);
         const int unit = std::max(std::ilogb(value == 0 ? 1.0 : value), format.min_exponent) -

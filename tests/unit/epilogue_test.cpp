@@ -15,8 +15,8 @@ class Epilogues : public testing::TestWithParam<BackendId> {
  protected:
   Call make(std::vector<std::int32_t> bounds, std::int64_t rows = -1) {
     Call call(std::move(bounds), rows);
-    call.args.backend = GetParam();
-    call.args.threads = 1;
+    call.args.options.backend = GetParam();
+    call.args.options.threads = 1;
     return call;
   }
 };
@@ -28,10 +28,10 @@ INSTANTIATE_TEST_SUITE_P(Backends, Epilogues,
 
 TEST_P(Epilogues, ResidualAddsTheTokensOwnInputAfterTheActivation) {
   Call plain = make({0, 2, 7});
-  plain.args.activation = Activation::kSilu;
+  plain.args.epilogue.activation = Activation::kSilu;
   plain.flags = {1, 0};
   Call call = plain;
-  call.args.residual = true;
+  call.args.epilogue.residual = true;
   plain.run();
   call.run();
   for (std::size_t i = 0; i < call.out.size(); ++i) {
@@ -69,11 +69,11 @@ TEST_P(Epilogues, AnInputGateMakesTheInputsAndTheState) {
 
 TEST_P(Epilogues, AnOutputGateMultipliesAfterTheActivation) {
   Call plain = make({0, 2, 7});
-  plain.args.activation = Activation::kSilu;
+  plain.args.epilogue.activation = Activation::kSilu;
   Call call = plain;
   std::vector<float> gate(call.x.size());
   for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = 0.25f * static_cast<float>(i % 9) - 1.0f;
-  call.args.output_gate = TensorRef::contiguous(gate.data(), DType::kF32, {7, 3});
+  call.args.epilogue.output_gate = TensorRef::contiguous(gate.data(), DType::kF32, {7, 3});
   plain.run();
   call.run();
   for (std::size_t i = 0; i < call.out.size(); ++i) {
@@ -90,13 +90,13 @@ TEST_P(Epilogues, AProductIsRoundedToTheTypeOfXOnce) {
     std::vector<float> out(x.size()), weight(static_cast<std::size_t>(channels * 2), 1.0f);
     std::vector<float> state(static_cast<std::size_t>(channels));
     ForwardArgs args;
-    args.backend = GetParam();
-    args.threads = 1;
+    args.options.backend = GetParam();
+    args.options.threads = 1;
     args.x = TensorRef::contiguous(x.data(), DType::kBF16, {5, channels});
     args.input_gate = TensorRef::contiguous(gate.data(), DType::kBF16, {5, channels});
     args.out = TensorRef::contiguous(out.data(), DType::kF32, {5, channels});
     args.weight = TensorRef::contiguous(weight.data(), DType::kF32, {channels, 2});
-    args.state = TensorRef::contiguous(state.data(), DType::kF32, {1, 1, channels});
+    args.pool.state = TensorRef::contiguous(state.data(), DType::kF32, {1, 1, channels});
     ASSERT_TRUE(forward(args).ok());
     for (std::int64_t c = 0; c < channels; ++c) {
       EXPECT_EQ(out[c], 1.0f + 0x1p-6f);
@@ -120,10 +120,10 @@ TEST_P(Epilogues, GatesMayBeColumnsOfTheBufferThatHoldsX) {
     return slice;
   };
   ForwardArgs args;
-  args.backend = GetParam();
-  args.threads = 1;
+  args.options.backend = GetParam();
+  args.options.threads = 1;
   args.input_gate = columns(0);
-  args.output_gate = columns(kChannels);
+  args.epilogue.output_gate = columns(kChannels);
   args.x = columns(2 * kChannels);
   args.out = TensorRef::contiguous(out.data(), DType::kF32, {kTokens, kChannels});
   args.weight = TensorRef::contiguous(weight.data(), DType::kF32, {kChannels, 3});
@@ -145,9 +145,9 @@ TEST_P(Epilogues, NanAndInfinityOfGatesStayInTheirSequenceAndChannel) {
   std::vector<float> in(call.x.size(), 0.5f), out(call.x.size(), 2.0f);
   in[1 * 3 + 1] = std::numeric_limits<float>::quiet_NaN();
   out[3 * 3 + 2] = std::numeric_limits<float>::infinity();
-  call.args.activation = Activation::kSilu;
+  call.args.epilogue.activation = Activation::kSilu;
   call.args.input_gate = TensorRef::contiguous(in.data(), DType::kF32, {10, 3});
-  call.args.output_gate = TensorRef::contiguous(out.data(), DType::kF32, {10, 3});
+  call.args.epilogue.output_gate = TensorRef::contiguous(out.data(), DType::kF32, {10, 3});
   call.run();
   for (std::int64_t row = 0; row < 10; ++row) {
     EXPECT_TRUE(std::isfinite(call.out_at(row, 0))) << row;
@@ -162,7 +162,8 @@ TEST_P(Epilogues, WindowsOfDraftsHoldGatedInputs) {
   call.args.op = Op::kVerify;
   std::vector<float> gate(call.x.size(), 0.5f), windows(3 * 3 * 3, kPoison);
   call.args.input_gate = TensorRef::contiguous(gate.data(), DType::kF32, {3, 3});
-  call.args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {3, 3, 3});
+  call.args.drafts.intermediate_states =
+      TensorRef::contiguous(windows.data(), DType::kF32, {3, 3, 3});
   call.run();
   for (std::int64_t c = 0; c < 3; ++c) {
     EXPECT_EQ(windows[c], call.state_at(0, 1, c));  // after the first token
@@ -177,13 +178,13 @@ TEST_P(Epilogues, PaddedRowsGetNeitherGateNorResidual) {
     for (const bool gated : {false, true}) {
       Call call = make({1, 3, 5}, 6);
       call.read_slots = {-1, 2};
-      call.args.padded_rows = policy;
+      call.args.sequences.padded_rows = policy;
       std::vector<float> gate(call.x.size(), 3.0f);
       if (gated) {
         call.args.input_gate = TensorRef::contiguous(gate.data(), DType::kF32, {6, 3});
-        call.args.output_gate = call.args.input_gate;
+        call.args.epilogue.output_gate = call.args.input_gate;
       }
-      call.args.residual = !gated;
+      call.args.epilogue.residual = !gated;
       call.run();
       for (const std::int64_t row : {0, 1, 2, 5}) {
         const float wanted = policy == PaddedRows::kZero        ? 0.0f
@@ -208,8 +209,8 @@ TEST_P(Epilogues, SnapshotsAndRingsHoldGatedInputs) {
       std::vector<std::int32_t> positions = {21, 3};
       std::vector<std::int32_t> snapshots = {0, 1, 2, 1, 4, 3, 1, 9, 4};
       if (ring)
-        plain.args.ring_positions = TensorRef::contiguous(positions.data(), DType::kI32, {2});
-      plain.args.snapshots = TensorRef::contiguous(snapshots.data(), DType::kI32, {3, 3});
+        plain.args.pool.cache_seqlens = TensorRef::contiguous(positions.data(), DType::kI32, {2});
+      plain.args.pool.snapshots = TensorRef::contiguous(snapshots.data(), DType::kI32, {3, 3});
       Call call = plain;
       std::vector<float> gate(call.x.size());
       for (std::size_t i = 0; i < gate.size(); ++i) {
@@ -274,7 +275,7 @@ void expect_refusal(Change&& change, const std::string& message) {
   std::vector<float> in(15, 0.5f), out(15, 0.5f);
   ForwardArgs args = call.fill();
   args.input_gate = TensorRef::contiguous(in.data(), DType::kF32, {5, 3});
-  args.output_gate = TensorRef::contiguous(out.data(), DType::kF32, {5, 3});
+  args.epilogue.output_gate = TensorRef::contiguous(out.data(), DType::kF32, {5, 3});
   ASSERT_TRUE(forward(args).ok());
   change(args);
   const std::vector<float> before = call.out, state = call.state;
@@ -289,36 +290,38 @@ void expect_refusal(Change&& change, const std::string& message) {
 TEST(EpilogueRefusal, GatesHaveTheShapeAndTypeOfX) {
   expect_refusal([](ForwardArgs& a) { a.input_gate->shape[1] = 2; },
                  "input_gate: axis 1 ('channels') is 2, but x made 'channels' = 3");
-  expect_refusal([](ForwardArgs& a) { a.output_gate->shape[0] = 4; },
+  expect_refusal([](ForwardArgs& a) { a.epilogue.output_gate->shape[0] = 4; },
                  "output_gate: axis 0 ('tokens') is 4, but x made 'tokens' = 5");
   expect_refusal([](ForwardArgs& a) { a.input_gate->ndim = 3; },
                  "input_gate: expected 2 axes [tokens, channels], got 3");
-  expect_refusal([](ForwardArgs& a) { a.output_gate->dtype = DType::kBF16; },
+  expect_refusal([](ForwardArgs& a) { a.epilogue.output_gate->dtype = DType::kBF16; },
                  "output_gate: dtype bf16 is not supported (f32)");
   expect_refusal([](ForwardArgs& a) { a.input_gate->device = {DeviceType::kCuda, 1}; },
                  "input_gate: is on device 2:1, but x is on 1:0");
-  expect_refusal([](ForwardArgs& a) { a.output_gate->data = nullptr; },
+  expect_refusal([](ForwardArgs& a) { a.epilogue.output_gate->data = nullptr; },
                  "output_gate: data is null");
 }
 
 TEST(EpilogueRefusal, AResidualGoesWithoutGates) {
-  const std::string message = "residual: does not go with input_gate or output_gate";
-  expect_refusal([](ForwardArgs& a) { a.residual = true, a.input_gate.reset(); }, message);
-  expect_refusal([](ForwardArgs& a) { a.residual = true, a.output_gate.reset(); }, message);
+  const std::string message = "residual: cannot be combined with input_gate or output_gate";
+  expect_refusal([](ForwardArgs& a) { a.epilogue.residual = true, a.input_gate.reset(); }, message);
+  expect_refusal([](ForwardArgs& a) { a.epilogue.residual = true, a.epilogue.output_gate.reset(); },
+                 message);
 }
 
 TEST(EpilogueRefusal, WhatIsWrittenIsNotAGate) {
-  expect_refusal([](ForwardArgs& a) { a.input_gate = a.out; },
-                 "out: overlaps input_gate; expected separate memory, or other columns of it");
+  expect_refusal(
+      [](ForwardArgs& a) { a.input_gate = a.out; },
+      "out: overlaps input_gate in part; expected separate memory, or other columns of it");
   expect_refusal(
       [](ForwardArgs& a) {
-        a.output_gate = a.out;
-        a.output_gate->data = static_cast<float*>(a.out.data) + 2;
+        a.epilogue.output_gate = a.out;
+        a.epilogue.output_gate->data = static_cast<float*>(a.out.data) + 2;
       },
       "out: overlaps output_gate");
   expect_refusal([](ForwardArgs& a) { a.out = a.x, a.input_gate = a.x; },
                  "out: overlaps input_gate");
-  expect_refusal([](ForwardArgs& a) { a.input_gate->data = a.state->data; },
+  expect_refusal([](ForwardArgs& a) { a.input_gate->data = a.pool.state->data; },
                  "state: overlaps input_gate");
 }
 
@@ -328,11 +331,11 @@ TEST(EpilogueRefusal, DilationsAreAtLeastOneAndNotTooLong) {
                    "dilation: is " + std::to_string(dilation) + "; expected 1 or more");
   }
   expect_refusal([](ForwardArgs& a) { a.dilation = 22; },
-                 "dilation: is 22, but with width 4 the history is 66 inputs; expected 63 at most");
+                 "dilation: is 22, but with width 4 the history is 66 inputs; expected at most 63");
   expect_refusal([](ForwardArgs& a) { a.dilation = std::numeric_limits<std::int32_t>::max(); },
                  "the history is 6442450941 inputs");
   expect_refusal([](ForwardArgs& a) { a.op = Op::kVerify, a.dilation = 2; },
-                 "dilation: is 2, but verify has 1 only");
+                 "dilation: is 2, but a verify call supports only 1");
   expect_refusal([](ForwardArgs& a) { a.dilation = 2; },
                  "state: has 3 columns, but width 4 with dilation 2 needs 6 from column 0");
 }
@@ -342,17 +345,17 @@ TEST(EpilogueRefusal, RunWithoutTheGateOfThePlan) {
   std::vector<float> gate(15, 0.5f);
   for (const bool in : {false, true}) {
     ForwardArgs args = call.fill();
-    (in ? args.input_gate : args.output_gate) =
+    (in ? args.input_gate : args.epilogue.output_gate) =
         TensorRef::contiguous(gate.data(), DType::kF32, {5, 3});
     Problem problem;
     Plan plan;
     ASSERT_TRUE(make_problem(args, problem).ok());
     ASSERT_TRUE(make_plan(problem, plan).ok());
-    Addresses at = addresses(args);
+    TensorPointers at = pointers(args);
     at.input_gate = at.output_gate = nullptr;
     const std::vector<float> before = call.out;
     EXPECT_EQ(run(plan, at).message(),
-              std::string(in ? "input_gate" : "output_gate") + ": is null, but the plan has one");
+              std::string(in ? "input_gate" : "output_gate") + ": is null, but the plan has it");
     EXPECT_EQ(call.out, before);
   }
 }

@@ -20,7 +20,7 @@ TEST(Plan, MayBeCopiedAndRunOnOtherAddresses) {
   ASSERT_TRUE(make_plan(problem, plan).ok());
   alignas(Plan) std::byte copy[sizeof(Plan)];
   std::memcpy(copy, &plan, sizeof plan);
-  ASSERT_TRUE(run(*reinterpret_cast<const Plan*>(copy), addresses(second.fill())).ok());
+  ASSERT_TRUE(run(*reinterpret_cast<const Plan*>(copy), pointers(second.fill())).ok());
   expected.run();
   EXPECT_EQ(second.out, expected.out);
   EXPECT_EQ(second.state, expected.state);
@@ -31,13 +31,12 @@ TEST(Plan, RefusesAddressesThatDoNotFit) {
   Problem problem;
   Plan plan;
   ASSERT_TRUE(make_problem(call.fill(), problem).ok());
-  EXPECT_NE(run(plan, addresses(call.args)).message().find("plan: was not made"),
-            std::string::npos);
+  EXPECT_NE(run(plan, pointers(call.args)).message().find("plan: was not made"), std::string::npos);
   ASSERT_TRUE(make_plan(problem, plan).ok());
-  Addresses at = addresses(call.args);
+  TensorPointers at = pointers(call.args);
   at.state = nullptr;
   EXPECT_NE(run(plan, at).message().find("state: is null"), std::string::npos);
-  at = addresses(call.args);
+  at = pointers(call.args);
   at.out = const_cast<void*>(at.x);
   EXPECT_NE(run(plan, at).message().find("out: is x, but the plan does not work in place"),
             std::string::npos);
@@ -62,7 +61,7 @@ TEST(Plan, DoublePrecisionIsForTheReferenceOnly) {
   const Status refused = forward(args);
   EXPECT_EQ(refused.code(), Code::kUnsupported);
   EXPECT_NE(refused.message().find("f64"), std::string::npos);
-  args.backend = BackendId::kReference;
+  args.options.backend = BackendId::kReference;
   ASSERT_TRUE(forward(args).ok());
   EXPECT_EQ(out[6], 4 * 0.75);
 }
@@ -80,12 +79,12 @@ TEST(Plan, CapabilitiesAreExactlyWhatWorks) {
         args.x = TensorRef::contiguous(memory.data(), dtype.value, {2, 4});
         args.out = TensorRef::contiguous(memory.data() + 1024, dtype.value, {2, 4});
         args.weight = TensorRef::contiguous(memory.data() + 2048, dtype.value, {4, width});
-        args.activation = activation.value;
+        args.epilogue.activation = activation.value;
         Problem problem;
         Plan plan;
         ASSERT_TRUE(make_problem(args, problem).ok());
         EXPECT_TRUE(make_plan(problem, plan).ok()) << dtype.name << " width " << width;
-        EXPECT_TRUE(run(plan, addresses(args)).ok());
+        EXPECT_TRUE(run(plan, pointers(args)).ok());
       }
     }
   }

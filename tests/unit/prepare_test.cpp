@@ -50,11 +50,11 @@ TEST_P(Preparation, BoundariesOfABlockTableByHand) {
   std::vector<std::int32_t> list(7 * 3, 99);
   BlockSnapshotsArgs args;
   args.query_start_loc = TensorRef::contiguous(bounds.data(), DType::kI32, {4});
-  args.computed_tokens = TensorRef::contiguous(computed.data(), DType::kI32, {3});
+  args.num_computed_tokens = TensorRef::contiguous(computed.data(), DType::kI32, {3});
   args.block_slots = TensorRef::contiguous(slots.data(), DType::kI64, {3, 4});
   args.snapshots = TensorRef::contiguous(list.data(), DType::kI32, {7, 3});
   args.tokens = 14;
-  args.block_tokens = 4;
+  args.block_size = 4;
   args.backend = GetParam();
   ASSERT_TRUE(block_snapshots(args).ok());
   EXPECT_EQ(list, (std::vector<std::int32_t>{0,  2,  11, 0,  6,  12, -1, 0,  -1, -1, 0,
@@ -83,7 +83,7 @@ TEST_P(Preparation, EveryBoundaryHasARowOfItsOwn) {
       for (std::int64_t first = 0; first <= 2 * block; ++first) {
         for (std::int64_t second = 0; second <= 2 * block; ++second) {
           SnapshotCase c;
-          c.block_tokens = block;
+          c.block_size = block;
           c.blocks = 4;
           c.bounds = {0, first, first + second};
           c.tokens = first + second;
@@ -106,7 +106,7 @@ TEST_P(Preparation, BlocksOfAnySizeAndNumbersOfAnySize) {
       c.computed_dtype = DType::kI64;
       c.bounds = {0, 3};
       c.tokens = 3;
-      c.block_tokens = block;
+      c.block_size = block;
       c.blocks = 6;
       c.spare_rows = 8;
       c.computed = {computed};
@@ -118,11 +118,11 @@ TEST_P(Preparation, BlocksOfAnySizeAndNumbersOfAnySize) {
 
 // What may be missing is not said; that nothing is invented, doubled or written elsewhere is.
 TEST_P(Preparation, DecreasingBoundsGiveTrueBoundariesOrNone) {
-  test::RandomValues pick(5);
+  test::RandomValues random(5);
   for (std::uint32_t seed = 0; seed < 2000; ++seed) {
     SnapshotCase c(seed);
     for (std::int64_t& bound : c.bounds) {
-      bound = pick.chance(80) ? pick.between(0, c.tokens) : pick.bad(c.bounds_dtype);
+      bound = random.chance(0.8) ? random.between(0, c.tokens) : random.bad_index(c.bounds_dtype);
     }
     std::vector<GuardedTensor> tensors = c.tensors();
     BlockSnapshotsArgs args = c.args(tensors, bases_of(tensors));
@@ -195,12 +195,12 @@ TEST_P(Preparation, RandomTreesAreThoseOfTheDefinition) {
 }
 
 TEST_P(Preparation, BadBoundsOfTreesStayInsideTheTensors) {
-  test::RandomValues pick(6);
+  test::RandomValues random(6);
   for (std::uint32_t seed = 0; seed < 2000; ++seed) {
     TreeCase c(seed);
     if (!c.ragged) continue;
     for (std::int64_t& bound : c.bounds) {
-      bound = pick.chance(80) ? pick.between(0, c.tokens) : pick.bad(c.bounds_dtype);
+      bound = random.chance(0.8) ? random.between(0, c.tokens) : random.bad_index(c.bounds_dtype);
     }
     std::vector<GuardedTensor> tensors = c.tensors(), before = tensors;
     TreeParentsArgs args = c.args(tensors, bases_of(tensors));
@@ -260,7 +260,7 @@ void expect_list_refusal_after(Change&& change, const std::string& message) {
   SnapshotCase c;
   c.bounds = {0, 5, 9};
   c.tokens = 9;
-  c.block_tokens = 2;
+  c.block_size = 2;
   c.blocks = 4;
   c.computed = {0, 1};
   c.slots = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -271,13 +271,13 @@ TEST(BlockSnapshotsRefusal, SizesAndNumbers) {
   using Args = BlockSnapshotsArgs;
   expect_list_refusal_after([](Args& a) { a.tokens = -1; }, "tokens: is -1; expected 0 to 2^62");
   expect_list_refusal_after([](Args& a) { a.tokens = INT64_MAX; }, "; expected 0 to 2^62");
-  expect_list_refusal_after([](Args& a) { a.block_tokens = 0; },
-                            "block_tokens: is 0; expected 1 or more");
+  expect_list_refusal_after([](Args& a) { a.block_size = 0; },
+                            "block_size: is 0; expected 1 or more");
   expect_list_refusal_after([](Args& a) { a.query_start_loc.shape[0] = 0; },
                             "query_start_loc: is empty; expected sequences + 1 entries");
   expect_list_refusal_after(
-      [](Args& a) { a.computed_tokens.shape[0] = 3; },
-      "computed_tokens: axis 0 ('sequences') is 3, but query_start_loc made 'sequences' = 2");
+      [](Args& a) { a.num_computed_tokens.shape[0] = 3; },
+      "num_computed_tokens: axis 0 ('sequences') is 3, but query_start_loc made 'sequences' = 2");
   expect_list_refusal_after([](Args& a) { a.block_slots.shape[0] = 1; },
                             "block_slots: axis 0 ('sequences') is 1, but query_start_loc made");
   expect_list_refusal_after([](Args& a) { a.block_slots.ndim = 1; },
@@ -286,19 +286,19 @@ TEST(BlockSnapshotsRefusal, SizesAndNumbers) {
                             "snapshots: axis 1 ('sequence, token, slot') is 4");
   expect_list_refusal_after([](Args& a) { a.snapshots.shape[0] = 5; },
                             "snapshots: has 5 rows, but 9 tokens in blocks of 2 and 2 sequences "
-                            "need 6 (tokens / block_tokens + sequences)");
+                            "need 6 (tokens / block_size + sequences)");
   expect_list_refusal_after(
       [](Args& a) {
         a.tokens = std::int64_t{1} << 31;
-        a.block_tokens = a.tokens;
+        a.block_size = a.tokens;
       },
       "snapshots: dtype i32 cannot hold numbers up to 2147483648; expected i64");
 }
 
 TEST(BlockSnapshotsRefusal, TypesMemoryAndDevices) {
   using Args = BlockSnapshotsArgs;
-  expect_list_refusal_after([](Args& a) { a.computed_tokens.dtype = DType::kF32; },
-                            "computed_tokens: dtype f32 is not supported (i32, i64)");
+  expect_list_refusal_after([](Args& a) { a.num_computed_tokens.dtype = DType::kF32; },
+                            "num_computed_tokens: dtype f32 is not supported (i32, i64)");
   expect_list_refusal_after([](Args& a) { a.block_slots.dtype = DType::kBool; },
                             "block_slots: dtype bool is not supported (i32, i64)");
   expect_list_refusal_after([](Args& a) { a.snapshots.data = nullptr; }, "snapshots: data is null");
@@ -306,8 +306,8 @@ TEST(BlockSnapshotsRefusal, TypesMemoryAndDevices) {
                             "snapshots: axis 0 has stride 0 but is written");
   expect_list_refusal_after([](Args& a) { a.snapshots.data = a.query_start_loc.data; },
                             "snapshots: overlaps query_start_loc");
-  expect_list_refusal_after([](Args& a) { a.snapshots.data = a.computed_tokens.data; },
-                            "snapshots: overlaps computed_tokens");
+  expect_list_refusal_after([](Args& a) { a.snapshots.data = a.num_computed_tokens.data; },
+                            "snapshots: overlaps num_computed_tokens");
   expect_list_refusal_after([](Args& a) { a.snapshots.data = a.block_slots.data; },
                             "snapshots: overlaps block_slots");
   expect_list_refusal_after([](Args& a) { a.block_slots.device = {DeviceType::kCuda, 1}; },

@@ -31,12 +31,12 @@ TEST(Problem, SharedSizesMustAgree) {
                        "out: axis 1 ('channels') is 2, but x made 'channels' = 3");
   expect_refusal_after([](ForwardArgs& a) { a.weight.shape[0] = 4; },
                        "weight: axis 0 ('channels') is 4, but x made 'channels' = 3");
-  expect_refusal_after([](ForwardArgs& a) { a.state->shape[2] = 9; },
+  expect_refusal_after([](ForwardArgs& a) { a.pool.state->shape[2] = 9; },
                        "state: axis 2 ('channels') is 9, but x made 'channels' = 3");
   expect_refusal_after(
       [](ForwardArgs& a) {
         static std::int32_t slots[3] = {0, 1, 2};
-        a.read_slots = TensorRef::contiguous(slots, DType::kI32, {3});
+        a.pool.read_slots = TensorRef::contiguous(slots, DType::kI32, {3});
       },
       "read_slots: axis 0 ('sequences') is 3, but query_start_loc made 'sequences' = 2");
 }
@@ -47,19 +47,19 @@ TEST(Problem, AxesAndSizes) {
   for (const std::int32_t axes : {-1, 0, 1, 4, 5, 1 << 30}) {
     expect_refusal_after([&](ForwardArgs& a) { a.out.ndim = axes; },
                          "out: expected 2 axes [tokens, channels], got " + std::to_string(axes));
-    expect_refusal_after([&](ForwardArgs& a) { a.state->ndim = axes; },
+    expect_refusal_after([&](ForwardArgs& a) { a.pool.state->ndim = axes; },
                          "state: expected 3 axes [slots, columns, channels], got ");
   }
   expect_refusal_after([](ForwardArgs& a) { a.x.shape[0] = -5; }, "x: axis 0 ('tokens') is -5");
   expect_refusal_after([](ForwardArgs& a) { a.x.data = nullptr; }, "x: data is null");
-  expect_refusal_after([](ForwardArgs& a) { a.state->strides[0] = std::int64_t{1} << 61; },
+  expect_refusal_after([](ForwardArgs& a) { a.pool.state->strides[0] = std::int64_t{1} << 61; },
                        "state: shape and strides reach beyond 2^62 bytes");
 }
 
 TEST(Problem, Dtypes) {
   expect_refusal_after([](ForwardArgs& a) { a.x.dtype = DType::kI32; },
                        "x: dtype i32 is not supported (f32, f16, bf16, f64)");
-  expect_refusal_after([](ForwardArgs& a) { a.query_start_loc->dtype = DType::kF32; },
+  expect_refusal_after([](ForwardArgs& a) { a.sequences.query_start_loc->dtype = DType::kF32; },
                        "query_start_loc: dtype f32 is not supported (i32, i64)");
   expect_refusal_after(
       [](ForwardArgs& a) {
@@ -67,8 +67,9 @@ TEST(Problem, Dtypes) {
         a.bias = TensorRef::contiguous(bias, DType::kBF16, {3});
       },
       "bias: dtype bf16 is not supported (f32)");
-  expect_refusal_after([](ForwardArgs& a) { a.x.dtype = static_cast<DType>(0x1234); },
-                       "x: dtype ? is not");
+  expect_refusal_after(
+      [](ForwardArgs& a) { a.x.dtype = static_cast<DType>(0x1234); },
+      "x: dtype of DLPack's type code 18 with 52 bits is not supported (f32, f16, bf16, f64)");
 }
 
 TEST(Problem, Widths) {
@@ -83,58 +84,60 @@ TEST(Problem, Widths) {
 }
 
 TEST(Problem, StateColumnsAndSlots) {
-  expect_refusal_after([](ForwardArgs& a) { a.state_base = 1; },
-                       "state: has 3 columns, but width 4 needs 3 from column 1 (state_base) on");
-  expect_refusal_after([](ForwardArgs& a) { a.state_base = -1; }, "from column -1");
+  expect_refusal_after([](ForwardArgs& a) { a.pool.base_column = 1; },
+                       "state: has 3 columns, but width 4 needs 3 from column 1 (base_column) on");
+  expect_refusal_after([](ForwardArgs& a) { a.pool.base_column = -1; }, "from column -1");
   expect_refusal_after(
-      [](ForwardArgs& a) { a.state->shape[0] = 1; },
-      "state: has 1 slots, but without read_slots each of the 2 sequences uses the slot");
+      [](ForwardArgs& a) { a.pool.state->shape[0] = 1; },
+      "state: has 1 slots, but without read_slots sequence s uses slot s; expected at least 2");
   expect_refusal_after(
       [](ForwardArgs& a) {
-        a.state.reset();
-        a.initial_state = InitialState::kAll;
+        a.pool.state.reset();
+        a.sequences.initial_state = InitialState::kAll;
       },
-      "state: is absent, but sequences are to continue from it");
-  expect_refusal_after([](ForwardArgs& a) { a.state->strides[2] = 0; },
+      "state: is absent, but sequences continue from it");
+  expect_refusal_after([](ForwardArgs& a) { a.pool.state->strides[2] = 0; },
                        "state: axis 2 has stride 0 but is written");
 }
 
 TEST(Problem, Devices) {
   expect_refusal_after([](ForwardArgs& a) { a.weight.device = {DeviceType::kCuda, 1}; },
                        "weight: is on device 2:1, but x is on 1:0");
-  expect_refusal_after([](ForwardArgs& a) { a.backend = BackendId::kCuda; }, "backend: 'cuda'");
+  expect_refusal_after([](ForwardArgs& a) { a.options.backend = BackendId::kCuda; },
+                       "backend: 'cuda'");
 }
 
 TEST(Problem, EnumeratorsThatDoNotExist) {
-  expect_refusal_after([](ForwardArgs& a) { a.activation = static_cast<Activation>(9); },
+  expect_refusal_after([](ForwardArgs& a) { a.epilogue.activation = static_cast<Activation>(9); },
                        "activation: value 9 is not known (none, silu)");
-  expect_refusal_after([](ForwardArgs& a) { a.schedule = static_cast<Schedule>(7); },
+  expect_refusal_after([](ForwardArgs& a) { a.options.schedule = static_cast<Schedule>(7); },
                        "schedule: value 7 is not known (flat, block-list, sequence-grid)");
   expect_refusal_after([](ForwardArgs& a) { a.op = static_cast<Op>(7); },
                        "op: value 7 is not known");
-  expect_refusal_after([](ForwardArgs& a) { a.padded_rows = static_cast<PaddedRows>(3); },
+  expect_refusal_after([](ForwardArgs& a) { a.sequences.padded_rows = static_cast<PaddedRows>(3); },
                        "padded_rows: value 3 is not known (zero, untouched, copy)");
-  expect_refusal_after([](ForwardArgs& a) { a.backend = static_cast<BackendId>(77); },
+  expect_refusal_after([](ForwardArgs& a) { a.options.backend = static_cast<BackendId>(77); },
                        "backend: value 77 is not known");
-  expect_refusal_after([](ForwardArgs& a) { a.threads = -2; }, "threads: is -2");
+  expect_refusal_after([](ForwardArgs& a) { a.options.threads = -2; }, "threads: is -2");
 }
 
 TEST(Problem, Schedules) {
-  expect_refusal_after([](ForwardArgs& a) { a.schedule = Schedule::kBlockList; },
-                       "block_sequence: and block_offset go with schedule block-list");
+  expect_refusal_after(
+      [](ForwardArgs& a) { a.options.schedule = Schedule::kBlockList; },
+      "block_sequence: is only for schedule block-list, which needs it and block_offset");
   expect_refusal_after(
       [](ForwardArgs& a) {
-        a.schedule = Schedule::kSequenceGrid;
-        a.longest_sequence = 6;
+        a.options.schedule = Schedule::kSequenceGrid;
+        a.options.max_seqlen = 6;
       },
-      "longest_sequence: is 6; expected 0 to 5 (tokens)");
+      "max_seqlen: is 6; expected 0 to 5 (tokens)");
 }
 
 TEST(Problem, QueryStartLocNeedsRaggedRows) {
-  expect_refusal_after(
-      [](ForwardArgs& a) { a.op = Op::kDecode; },
-      "query_start_loc: goes with x [tokens, channels] of a forward or verify call only");
-  expect_refusal_after([](ForwardArgs& a) { a.query_start_loc->shape[0] = 0; },
+  expect_refusal_after([](ForwardArgs& a) { a.op = Op::kDecode; },
+                       "query_start_loc: is only for x [tokens, channels] of a forward or verify "
+                       "call; the shape of a batch or of a decode call has its sequences already");
+  expect_refusal_after([](ForwardArgs& a) { a.sequences.query_start_loc->shape[0] = 0; },
                        "query_start_loc: is empty");
 }
 
@@ -151,8 +154,8 @@ TEST(Problem, PartialOverlapIsRefusedInPlaceIsNot) {
   EXPECT_EQ(call.x, before);
   args.out = args.x;
   EXPECT_TRUE(forward(args).ok());
-  args.schedule = Schedule::kSequenceGrid;
-  args.longest_sequence = 3;
+  args.options.schedule = Schedule::kSequenceGrid;
+  args.options.max_seqlen = 3;
   EXPECT_NE(forward(args).message().find("out: is x itself"), std::string::npos);
 }
 
@@ -176,9 +179,9 @@ TEST(Problem, SlicesOfOneBufferDoNotOverlap) {
 TEST(Problem, StateMustNotOverlapRows) {
   Call call({0, 2, 5});
   ForwardArgs args = call.fill();
-  args.state->data = call.x.data();
-  args.state->shape[0] = 1;
-  args.read_slots = TensorRef::contiguous(call.bounds.data(), DType::kI32, {2});
+  args.pool.state->data = call.x.data();
+  args.pool.state->shape[0] = 1;
+  args.pool.read_slots = TensorRef::contiguous(call.bounds.data(), DType::kI32, {2});
   EXPECT_NE(forward(args).message().find("state: overlaps x"), std::string::npos);
 }
 
@@ -194,10 +197,10 @@ TEST(Problem, HasNoAddressesAndHashesByValue) {
     Problem c = a;
     if (change == 0) c.tokens += 1;
     if (change == 1) c.width = 5;
-    if (change == 2) c.x_dtype = DType::kBF16;
-    if (change == 3) c.x_token += 8;
+    if (change == 2) c.x.dtype = DType::kBF16;
+    if (change == 3) c.x.token_stride += 8;
     if (change == 4) c.in_place = true;
-    if (change == 5) c.block_offset_stride = 2;
+    if (change == 5) c.block_offset.entry_stride = 2;
     EXPECT_NE(a, c) << change;
     EXPECT_TRUE(hashes.insert(hash(c)).second) << change;
   }

@@ -19,7 +19,7 @@ TEST(Schedule, BlockListOfTheWorkedExample) {
 TEST(Schedule, SequenceGridOfTheWorkedExample) {
   const SequenceGrid grid = plan_sequence_grid(kExample);
   EXPECT_EQ(grid.sequences, 5);
-  EXPECT_EQ(grid.chunks, 3);
+  EXPECT_EQ(grid.blocks, 3);
   EXPECT_EQ(grid.empty, 7);
 }
 
@@ -34,7 +34,7 @@ TEST(Schedule, ZeroLengthSequencesHaveNoBlocks) {
   EXPECT_EQ(list.sequence, (Ints{1, 3, 3}));
   EXPECT_EQ(list.offset, (Ints{0, 0, 1}));
   const SequenceGrid grid = plan_sequence_grid(std::vector<std::int64_t>{0, 0});
-  EXPECT_EQ(grid.chunks, 0);
+  EXPECT_EQ(grid.blocks, 0);
   EXPECT_EQ(grid.empty, 0);
 }
 
@@ -44,15 +44,15 @@ TEST(Schedule, SkewedBatchIsMostlyEmptyOnTheGrid) {
   std::vector<std::int64_t> lengths(136, 30);
   lengths.push_back(4096);
   const SequenceGrid grid = plan_sequence_grid(lengths);
-  EXPECT_EQ(grid.sequences * grid.chunks, 137 * 512);
+  EXPECT_EQ(grid.sequences * grid.blocks, 137 * 512);
   EXPECT_EQ(grid.empty, 137 * 512 - 136 * 4 - 512);
   EXPECT_EQ(plan_block_list(lengths).sequence.size(), 136u * 4 + 512);
   EXPECT_EQ(plan_flat(136 * 30 + 4096, 64).tiles, 128);
 }
 
-TEST(Schedule, OtherChunkSizes) {
+TEST(Schedule, OtherBlockSizes) {
   EXPECT_EQ(plan_block_list(kExample, 16).sequence, (Ints{0, 1, 2, 3, 3, 4}));
-  EXPECT_EQ(plan_sequence_grid(kExample, 1).chunks, 17);
+  EXPECT_EQ(plan_sequence_grid(kExample, 1).blocks, 17);
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ class Semantics : public testing::TestWithParam<BackendId> {
  protected:
   Call make(std::vector<std::int32_t> bounds, std::int64_t rows = -1) {
     Call call(std::move(bounds), rows);
-    call.args.backend = GetParam();
+    call.args.options.backend = GetParam();
     return call;
   }
 
@@ -104,8 +104,8 @@ TEST_P(Semantics, PaddedSequencesFollowThePolicyAndKeepTheirState) {
   for (const PaddedRows policy : {PaddedRows::kZero, PaddedRows::kUntouched, PaddedRows::kCopy}) {
     Call call = make({1, 3, 5, 6}, 8);  // rows 0, 6 and 7 belong to nobody
     call.read_slots = {-1, 2, 1};
-    call.args.null_slot = 1;
-    call.args.padded_rows = policy;
+    call.args.pool.null_slot = 1;
+    call.args.sequences.padded_rows = policy;
     Call old = call;
     call.run();
     for (const std::int64_t row : {0, 1, 2, 5, 6, 7}) {
@@ -180,7 +180,7 @@ TEST_P(Semantics, BaseColumnNamesTheHistoryInAWiderPool) {
   Call call = make({0, 2});
   call.columns = 6;
   call.resize(2);
-  call.args.state_base = 3;
+  call.args.pool.base_column = 3;
   call.flags = {1};
   Call old = call;
   call.run();
@@ -197,7 +197,7 @@ TEST_P(Semantics, DecodeContinuesEverySequence) {
   Call call = make({0, 1, 2});
   ForwardArgs args = call.fill();
   args.op = Op::kDecode;
-  args.query_start_loc.reset();
+  args.sequences.query_start_loc.reset();
   Call old = call;
   const Status status = forward(args);
   ASSERT_TRUE(status.ok()) << status.message();
@@ -211,7 +211,7 @@ TEST_P(Semantics, DecodeContinuesEverySequence) {
 
 TEST_P(Semantics, NanAndInfinityStayInTheirSequenceAndChannel) {
   Call call = make({0, 4, 8});
-  call.args.activation = Activation::kSilu;
+  call.args.epilogue.activation = Activation::kSilu;
   call.x_at(3, 1) = std::numeric_limits<float>::quiet_NaN();
   call.x_at(2, 2) = std::numeric_limits<float>::infinity();
   call.run();
@@ -232,12 +232,12 @@ TEST_P(Semantics, NanOfAnyPayloadStaysNanInBf16) {
     std::vector<std::uint16_t> x(kTokens * kChannels, bf16_from_f32(1.0f)), out(x.size());
     (in_weight ? weight : state)[7] = poison;  // tap 3 of channel 1, or column 0 of channel 7
     ForwardArgs args;
-    args.backend = GetParam();
+    args.options.backend = GetParam();
     args.x = TensorRef::contiguous(x.data(), DType::kBF16, {kTokens, kChannels});
     args.out = TensorRef::contiguous(out.data(), DType::kBF16, {kTokens, kChannels});
     args.weight = TensorRef::contiguous(weight.data(), DType::kF32, {kChannels, 4});
-    args.state = TensorRef::contiguous(state.data(), DType::kF32, {1, 3, kChannels});
-    args.initial_state = InitialState::kAll;
+    args.pool.state = TensorRef::contiguous(state.data(), DType::kF32, {1, 3, kChannels});
+    args.sequences.initial_state = InitialState::kAll;
     ASSERT_TRUE(forward(args).ok());
     for (std::int64_t i = 0; i < kTokens * kChannels; ++i) {
       const bool hit = in_weight ? i % kChannels == 1 : i == 7;
@@ -286,7 +286,7 @@ TEST_P(Semantics, EmptyCalls) {
                             {1, kMany, 0}}) {
     std::vector<float> memory(256), weight(64, 1.0f);
     ForwardArgs args;
-    args.backend = GetParam();
+    args.options.backend = GetParam();
     args.x = TensorRef::contiguous(memory.data(), DType::kF32, {shape[0], shape[1], shape[2]});
     args.out = TensorRef::contiguous(nullptr, DType::kF32, {shape[0], shape[1], shape[2]});
     args.weight = TensorRef::contiguous(weight.data(), DType::kF32, {shape[2], 4});
@@ -298,28 +298,28 @@ TEST_P(Semantics, TheThreeSchedulesAgree) {
   Call flat = make({1, 2, 11, 13, 30, 34}, 36);
   flat.flags = {1, 0, 1, 1, 0};
   flat.read_slots = {3, -1, 0, 2, 1};
-  flat.args.activation = Activation::kSilu;
+  flat.args.epilogue.activation = Activation::kSilu;
   Call lists = flat, grid = flat, short_grid = flat;
   flat.run();
 
   const BlockList list = plan_block_list(std::vector<std::int64_t>{1, 9, 2, 17, 4});
   const auto blocks = static_cast<std::int64_t>(list.sequence.size());
   auto sequence = list.sequence, offset = list.offset;
-  lists.args.schedule = Schedule::kBlockList;
-  lists.args.block_sequence = TensorRef::contiguous(sequence.data(), DType::kI32, {blocks});
-  lists.args.block_offset = TensorRef::contiguous(offset.data(), DType::kI32, {blocks});
+  lists.args.options.schedule = Schedule::kBlockList;
+  lists.args.options.block_sequence = TensorRef::contiguous(sequence.data(), DType::kI32, {blocks});
+  lists.args.options.block_offset = TensorRef::contiguous(offset.data(), DType::kI32, {blocks});
   lists.run();
   EXPECT_EQ(lists.out, flat.out);
   EXPECT_EQ(lists.state, flat.state);
 
-  grid.args.schedule = Schedule::kSequenceGrid;
-  grid.args.longest_sequence = 17;
+  grid.args.options.schedule = Schedule::kSequenceGrid;
+  grid.args.options.max_seqlen = 17;
   grid.run();
   EXPECT_EQ(grid.out, flat.out);
   EXPECT_EQ(grid.state, flat.state);
 
-  short_grid.args.schedule = Schedule::kSequenceGrid;
-  short_grid.args.longest_sequence = 8;  // too small: no row may stay unwritten all the same
+  short_grid.args.options.schedule = Schedule::kSequenceGrid;
+  short_grid.args.options.max_seqlen = 8;  // too small: no row may stay unwritten all the same
   short_grid.run();
   EXPECT_EQ(short_grid.out, flat.out);
 }

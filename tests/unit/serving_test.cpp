@@ -32,8 +32,8 @@ void run_schedules(BackendId backend, std::uint32_t schedules) {
                                      .forward_and_wait =
                                          [&](const ForwardArgs& args) {
                                            ForwardArgs chosen = args;
-                                           chosen.backend = backend;
-                                           chosen.threads = threads;
+                                           chosen.options.backend = backend;
+                                           chosen.options.threads = threads;
                                            return forward(chosen);
                                          },
                                      .commit_and_wait =
@@ -62,7 +62,7 @@ TEST(Serving, RandomSchedulesOfPlansThatAreKeptEqualOnePass) {
       blocks.emplace_back(bytes + 64);
       return static_cast<void*>(blocks.back().data());
     };
-    test::CapacityCalls calls(allocate, [](const Plan& plan, const Addresses& at) {
+    test::CapacityCalls calls(allocate, [](const Plan& plan, const TensorPointers& at) {
       return [plan, at] { return run(plan, at); };
     });
     const test::ServingMemory memory{
@@ -70,7 +70,7 @@ TEST(Serving, RandomSchedulesOfPlansThatAreKeptEqualOnePass) {
         .forward_and_wait =
             [&](const ForwardArgs& args) {
               ForwardArgs chosen = args;
-              chosen.threads = 1;
+              chosen.options.threads = 1;
               return test::CapacityCalls::takes(chosen) ? calls.run(chosen) : forward(chosen);
             },
         .commit_and_wait =

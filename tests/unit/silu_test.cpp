@@ -76,7 +76,7 @@ TEST(Silu, VectorsGiveTheBitsOfTheScalarForm) {
   args.x = TensorRef::contiguous(x.data(), DType::kF32, {1, channels});
   args.out = TensorRef::contiguous(out.data(), DType::kF32, {1, channels});
   args.weight = TensorRef::contiguous(weight.data(), DType::kF32, {channels, 2});
-  args.activation = Activation::kSilu;
+  args.epilogue.activation = Activation::kSilu;
   const Status status = forward(args);
   ASSERT_TRUE(status.ok()) << status.message();
   for (std::size_t i = 0; i < x.size(); ++i) {

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <random>
 
 #include "call.hpp"
+#include "common/random.hpp"
 #include "core/capability.hpp"
 #include "core/element.hpp"
 
@@ -22,15 +22,15 @@ INSTANTIATE_TEST_SUITE_P(Backends, Snapshots,
                          });
 
 void take(Call& call, Rows& rows) {
-  call.args.snapshots = TensorRef::contiguous(rows.data(), DType::kI32,
-                                              {static_cast<std::int64_t>(rows.size()) / 3, 3});
+  call.args.pool.snapshots = TensorRef::contiguous(rows.data(), DType::kI32,
+                                                   {static_cast<std::int64_t>(rows.size()) / 3, 3});
 }
 
 Call snapshot_call(std::vector<std::int32_t> bounds, BackendId backend = BackendId::kAuto) {
   Call call(std::move(bounds));
   call.slots = 8;
   call.resize(call.tokens);
-  call.args.backend = backend;
+  call.args.options.backend = backend;
   return call;
 }
 
@@ -80,15 +80,15 @@ TEST_P(Snapshots, GoToTheBaseColumnsOrTheColumnsOfTheRing) {
   Call based = snapshot_call({0, 4}, GetParam());
   based.columns = 6;
   based.resize(4);
-  based.args.state_base = 2;
+  based.args.pool.base_column = 2;
   Rows rows = {0, 3, 5};
   take(based, rows);
   Call ring = based;
-  ring.args.state_base = 0;
+  ring.args.pool.base_column = 0;
   Call old = based;
   based.run();
   std::int64_t position = 8;  // tokens 0, 1, 2 are in columns 2, 3, 4
-  ring.args.ring_positions = TensorRef::contiguous(&position, DType::kI64, {1});
+  ring.args.pool.cache_seqlens = TensorRef::contiguous(&position, DType::kI64, {1});
   ring.run();
   for (std::int64_t c = 0; c < 3; ++c) {
     for (int column = 0; column < 6; ++column) {
@@ -109,7 +109,7 @@ TEST_P(Snapshots, RowsThatNameNothingAreIgnored) {
   Call call = snapshot_call({0, 3, 5, 5, 6}, GetParam());
   call.read_slots = {0, -1, 1, 2};
   call.flags = {1, 1, 1, 0};
-  call.args.null_slot = 6;
+  call.args.pool.null_slot = 6;
   Call without = call;
   without.run();
   take(call, rows);
@@ -145,7 +145,7 @@ TEST_P(Snapshots, InTheSlotOfTheFinalStateAreNotTaken) {
           call.write_slots = {write};
           std::int64_t position = 4;
           if (ring) {
-            call.args.ring_positions = TensorRef::contiguous(&position, DType::kI64, {1});
+            call.args.pool.cache_seqlens = TensorRef::contiguous(&position, DType::kI64, {1});
           }
           Call without = call;
           without.run();
@@ -180,10 +180,11 @@ TEST_P(Snapshots, MayReplaceTheHistoryThatTheirSequenceBeginsFrom) {
           call.write_slots = {2, 1};
           std::vector<std::int64_t> positions = {4, 9};
           if (ring) {
-            call.args.ring_positions = TensorRef::contiguous(positions.data(), DType::kI64, {2});
+            call.args.pool.cache_seqlens =
+                TensorRef::contiguous(positions.data(), DType::kI64, {2});
           } else {
             call.read_offsets = {1, 0};
-            call.args.state_base = 1;
+            call.args.pool.base_column = 1;
           }
           Rows elsewhere = {0, token, 5, 0, 0, 6, 1, 1, 7}, in_place_of_it = elsewhere;
           in_place_of_it[2] = 0;
@@ -223,7 +224,7 @@ TEST_P(Snapshots, AreTakenOfDecodes) {
   take(call, rows);
   ForwardArgs args = call.fill();
   args.op = Op::kDecode;
-  args.query_start_loc.reset();
+  args.sequences.query_start_loc.reset();
   args.out = args.x;
   Call old = call;
   ASSERT_TRUE(forward(args).ok());
@@ -245,20 +246,21 @@ TEST(SnapshotsRefusal, NeedAStateForwardOrDecodeAndScheduleFlat) {
   EXPECT_EQ(refusal_of([](Call& call) { call.state.clear(); }),
             "state: is absent, but snapshots are written to it");
   EXPECT_EQ(refusal_of([](Call& call) { call.args.op = Op::kVerify; }),
-            "snapshots: go with forward and decode; expected windows in a verify call");
+            "snapshots: are supported by forward and decode; expected intermediate_states in a "
+            "verify call");
   EXPECT_EQ(refusal_of([](Call& call) {
-              call.args.schedule = Schedule::kSequenceGrid;
-              call.args.longest_sequence = 3;
+              call.args.options.schedule = Schedule::kSequenceGrid;
+              call.args.options.max_seqlen = 3;
             }),
-            "schedule: is not flat, the only one that takes snapshots");
-  EXPECT_EQ(refusal_of([](Call& call) { call.args.snapshots->shape[1] = 2; }),
+            "schedule: is sequence-grid; only flat is supported with snapshots");
+  EXPECT_EQ(refusal_of([](Call& call) { call.args.pool.snapshots->shape[1] = 2; }),
             "snapshots: axis 1 ('sequence, token, slot') is 2, but the library made 'sequence, "
             "token, slot' = 3");
-  EXPECT_EQ(refusal_of([](Call& call) { call.args.snapshots->dtype = DType::kF32; }),
+  EXPECT_EQ(refusal_of([](Call& call) { call.args.pool.snapshots->dtype = DType::kF32; }),
             "snapshots: dtype f32 is not supported (i32, i64)");
   EXPECT_EQ(refusal_of([](Call& call) {
-              call.args.snapshots->shape[0] = std::int64_t{1} << 40;
-              call.args.snapshots->strides[0] = 0;
+              call.args.pool.snapshots->shape[0] = std::int64_t{1} << 40;
+              call.args.pool.snapshots->strides[0] = 0;
             }),
             "snapshots: has 1099511627776 rows; expected fewer than 2^31");
 }
@@ -271,15 +273,15 @@ TEST(SnapshotsRefusal, AddressesThatAreMissing) {
   ASSERT_TRUE(make_problem(call.fill(), problem).ok());
   Plan plan;
   ASSERT_TRUE(make_plan(problem, plan).ok());
-  Addresses at = addresses(call.args);
+  TensorPointers at = pointers(call.args);
   at.snapshots = nullptr;
-  EXPECT_EQ(run(plan, at).message(), "snapshots: is null, but the plan has them");
-  call.args.snapshots = TensorRef::contiguous(nullptr, DType::kI32, {0, 3});
+  EXPECT_EQ(run(plan, at).message(), "snapshots: is null, but the plan has it");
+  call.args.pool.snapshots = TensorRef::contiguous(nullptr, DType::kI32, {0, 3});
   EXPECT_TRUE(forward(call.args).ok());
 }
 
-// Random ragged calls, ordered or rings, in all types and layouts. A snapshot is the final state of
-// its sequence cut there; nothing else about the call may change.
+// Random ragged calls over ordered pools and circular buffers, in all types and layouts. A snapshot
+// is the final state of its sequence cut there; nothing else about the call may change.
 class RandomSnapshots {
  public:
   RandomSnapshots(BackendId backend, int width, DType dtype, std::uint32_t seed)
@@ -300,7 +302,7 @@ class RandomSnapshots {
       const bool live = s >= 0 && s < sequences() && slots_[s] >= 0 && length(s) > 0;
       if (!live || token < 0 || token > length(s) || slot < 0) continue;
       for (int k = 0; k < width_ - 1; ++k) keep(expected, s, token - (width_ - 1) + k, token, slot);
-      if (token == 0 || ring_) continue;
+      if (token == 0 || circular_) continue;
       // The same by a call of the library.
       std::vector<char> pool = state_;
       cut(s, token, slot, pool);
@@ -316,48 +318,46 @@ class RandomSnapshots {
  private:
   static constexpr std::int64_t kChannels = 29;
 
-  int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
-  bool chance(int percent) { return between(1, 100) <= percent; }
   [[nodiscard]] std::int64_t sequences() const { return static_cast<std::int64_t>(slots_.size()); }
   [[nodiscard]] std::int64_t length(std::int64_t s) const { return bounds_[s + 1] - bounds_[s]; }
   [[nodiscard]] std::int64_t slot_bytes() const {
     return columns_ * kChannels * element_bytes(state_dtype_);
   }
   std::vector<char> random_values(std::int64_t count, DType dtype) {
-    std::normal_distribution<float> values(0.0f, 2.0f);
     std::vector<char> data(static_cast<std::size_t>(count * element_bytes(dtype)));
     for (std::int64_t i = 0; i < count; ++i) {
-      store_element(dtype, data.data() + i * element_bytes(dtype), values(random_));
+      store_element(dtype, data.data() + i * element_bytes(dtype), 2.0 * random_.normal());
     }
     return data;
   }
 
   void pick() {
-    ring_ = chance(50);
-    in_place_ = chance(30);
-    threads_ = chance(10) ? 2 : 1;
-    state_dtype_ = chance(30) ? DType::kF32 : dtype_;
-    window_innermost_ = chance(50);
-    channel_major_ = chance(30) && !in_place_;
-    columns_ = width_ - 1 + between(0, 3);
-    base_ = ring_ ? 0 : between(0, static_cast<int>(columns_) - (width_ - 1));
-    const int count = between(1, 5);
+    circular_ = random_.chance(0.5);
+    in_place_ = random_.chance(0.3);
+    threads_ = random_.chance(0.1) ? 2 : 1;
+    state_dtype_ = random_.chance(0.3) ? DType::kF32 : dtype_;
+    columns_innermost_ = random_.chance(0.5);
+    channels_first_ = random_.chance(0.3) && !in_place_;
+    columns_ = width_ - 1 + random_.between(0, 3);
+    base_ = circular_ ? 0 : random_.between(0, columns_ - (width_ - 1));
+    const std::int64_t count = random_.between(1, 5);
     bounds_ = {0};
     constexpr int kSnapshotSlots = 6;
-    for (int s = 0; s < count; ++s) {
-      bounds_.push_back(bounds_.back() + (chance(10) ? 0 : between(1, 30)));
-      slots_.push_back(chance(10) ? -1 : s);
-      writes_.push_back(chance(30) ? count + s : s);
-      flags_.push_back(static_cast<std::uint8_t>(chance(60)));
-      positions_.push_back(chance(10) ? -3 : between(0, 50));
+    for (std::int64_t s = 0; s < count; ++s) {
+      bounds_.push_back(bounds_.back() + (random_.chance(0.1) ? 0 : random_.between(1, 30)));
+      slots_.push_back(random_.chance(0.1) ? -1 : s);
+      writes_.push_back(random_.chance(0.3) ? count + s : s);
+      flags_.push_back(static_cast<std::uint8_t>(random_.chance(0.6)));
+      positions_.push_back(random_.chance(0.1) ? -3 : random_.between(0, 50));
     }
     for (int i = 0; i < kSnapshotSlots; ++i) {
-      const int s = between(0, count - 1);
-      const auto most = static_cast<int>(length(s));
-      const std::int64_t token = chance(30)   ? between(0, std::min(most, width_ - 1))
-                                 : chance(10) ? most + 1
-                                              : between(0, most);
-      const std::int64_t row[] = {chance(5) ? count : s, token, chance(5) ? -1 : 2 * count + i};
+      const std::int64_t s = random_.between(0, count - 1), most = length(s);
+      const std::int64_t token = random_.chance(0.3)
+                                     ? random_.between(0, std::min<std::int64_t>(most, width_ - 1))
+                                 : random_.chance(0.1) ? most + 1
+                                                       : random_.between(0, most);
+      const std::int64_t row[] = {random_.chance(0.05) ? count : s, token,
+                                  random_.chance(0.05) ? -1 : 2 * count + i};
       rows_.insert(rows_.end(), std::begin(row), std::end(row));
     }
     pool_slots_ = 2 * count + kSnapshotSlots;
@@ -372,7 +372,7 @@ class RandomSnapshots {
   TensorRef rows_view(void* data) const {
     const std::int64_t tokens = bounds_.back();
     TensorRef tensor = TensorRef::contiguous(data, dtype_, {tokens, kChannels});
-    if (!channel_major_) return tensor;
+    if (!channels_first_) return tensor;
     tensor.strides[0] = 1;
     tensor.strides[1] = std::max<std::int64_t>(tokens, 1);
     return tensor;
@@ -383,29 +383,29 @@ class RandomSnapshots {
   }
   ForwardArgs call(std::vector<char>& x, std::vector<char>& out, std::vector<char>& pool) {
     ForwardArgs args;
-    args.backend = backend_;
-    args.threads = threads_;
+    args.options.backend = backend_;
+    args.options.threads = threads_;
     args.x = rows_view(x.data());
     args.out = in_place_ ? args.x : rows_view(out.data());
     args.weight = TensorRef::contiguous(weight_.data(), dtype_, {kChannels, width_});
-    args.state =
+    args.pool.state =
         TensorRef::contiguous(pool.data(), state_dtype_, {pool_slots_, columns_, kChannels});
-    if (window_innermost_) {
-      args.state->strides[1] = 1;
-      args.state->strides[2] = columns_;
+    if (columns_innermost_) {
+      args.pool.state->strides[1] = 1;
+      args.pool.state->strides[2] = columns_;
     }
-    args.state_base = base_;
-    if (ring_) args.ring_positions = list(positions_, DType::kI64);
+    args.pool.base_column = base_;
+    if (circular_) args.pool.cache_seqlens = list(positions_, DType::kI64);
     return args;
   }
 
   std::vector<char> run(std::vector<char> pool, bool with_snapshots) {
     std::vector<char> x = x_, out(x_.size(), -1);
     ForwardArgs args = call(x, out, pool);
-    args.query_start_loc = list(bounds_, DType::kI64);
-    args.read_slots = list(slots_, DType::kI64);
-    args.write_slots = list(writes_, DType::kI64);
-    args.has_initial_state = list(flags_, DType::kBool);
+    args.sequences.query_start_loc = list(bounds_, DType::kI64);
+    args.pool.read_slots = list(slots_, DType::kI64);
+    args.pool.write_slots = list(writes_, DType::kI64);
+    args.sequences.has_initial_state = list(flags_, DType::kBool);
     std::vector<std::int32_t> transposed(rows_.size());  // [3, snapshots]
     const auto count = static_cast<std::int64_t>(rows_.size()) / 3;
     for (std::int64_t i = 0; i < count; ++i) {
@@ -414,11 +414,11 @@ class RandomSnapshots {
       }
     }
     if (with_snapshots) {
-      args.snapshots = TensorRef::contiguous(rows_.data(), DType::kI64, {count, 3});
-      if (chance(50)) {
-        args.snapshots = TensorRef::contiguous(transposed.data(), DType::kI32, {count, 3});
-        args.snapshots->strides[0] = 1;
-        args.snapshots->strides[1] = count;
+      args.pool.snapshots = TensorRef::contiguous(rows_.data(), DType::kI64, {count, 3});
+      if (random_.chance(0.5)) {
+        args.pool.snapshots = TensorRef::contiguous(transposed.data(), DType::kI32, {count, 3});
+        args.pool.snapshots->strides[0] = 1;
+        args.pool.snapshots->strides[1] = count;
       }
     }
     const Status status = forward(args);
@@ -432,18 +432,18 @@ class RandomSnapshots {
     std::vector<char> x = x_, out(x_.size());
     ForwardArgs args = call(x, out, pool);
     std::int64_t bounds[] = {bounds_[s], bounds_[s] + token};
-    args.query_start_loc = TensorRef::contiguous(bounds, DType::kI64, {2});
-    args.read_slots = TensorRef::contiguous(&slots_[s], DType::kI64, {1});
-    args.write_slots = TensorRef::contiguous(&slot, DType::kI64, {1});
-    args.has_initial_state = TensorRef::contiguous(&flags_[s], DType::kBool, {1});
+    args.sequences.query_start_loc = TensorRef::contiguous(bounds, DType::kI64, {2});
+    args.pool.read_slots = TensorRef::contiguous(&slots_[s], DType::kI64, {1});
+    args.pool.write_slots = TensorRef::contiguous(&slot, DType::kI64, {1});
+    args.sequences.has_initial_state = TensorRef::contiguous(&flags_[s], DType::kBool, {1});
     const Status status = forward(args);
     EXPECT_TRUE(status.ok()) << status.message();
   }
 
   [[nodiscard]] std::int64_t state_index(std::int64_t slot, std::int64_t column,
                                          std::int64_t c) const {
-    return window_innermost_ ? (slot * kChannels + c) * columns_ + column
-                             : (slot * columns_ + column) * kChannels + c;
+    return columns_innermost_ ? (slot * kChannels + c) * columns_ + column
+                              : (slot * columns_ + column) * kChannels + c;
   }
 
   // Input `number` of sequence s to where a state that ends before `token` has it.
@@ -451,13 +451,13 @@ class RandomSnapshots {
             std::int64_t slot) const {
     const std::int64_t position = std::max<std::int64_t>(positions_[s], 0);
     const auto column_of = [&](std::int64_t n) { return (position + n + 2 * columns_) % columns_; };
-    const std::int64_t to = ring_ ? column_of(number) : base_ + number - token + width_ - 1;
-    const std::int64_t from = ring_ ? column_of(number) : base_ + number + width_ - 1;
+    const std::int64_t to = circular_ ? column_of(number) : base_ + number - token + width_ - 1;
+    const std::int64_t from = circular_ ? column_of(number) : base_ + number + width_ - 1;
     const std::int64_t bytes = element_bytes(state_dtype_);
     for (std::int64_t c = 0; c < kChannels; ++c) {
       char* at = expected.data() + state_index(slot, to, c) * bytes;
       const std::int64_t row = bounds_[s] + number;
-      const std::int64_t element = channel_major_ ? c * bounds_.back() + row : row * kChannels + c;
+      const std::int64_t element = channels_first_ ? c * bounds_.back() + row : row * kChannels + c;
       if (number >= 0 && state_dtype_ == dtype_) {
         std::memcpy(at, x_.data() + element * bytes, static_cast<std::size_t>(bytes));
       } else if (number >= 0) {
@@ -475,8 +475,8 @@ class RandomSnapshots {
   BackendId backend_;
   int width_;
   DType dtype_, state_dtype_{};
-  std::mt19937 random_;
-  bool ring_ = false, in_place_ = false, window_innermost_ = false, channel_major_ = false;
+  tools::Random random_;
+  bool circular_ = false, in_place_ = false, columns_innermost_ = false, channels_first_ = false;
   std::int32_t threads_ = 1;
   std::int64_t columns_ = 0, base_ = 0, pool_slots_ = 0;
   std::vector<std::int64_t> bounds_, slots_, writes_, positions_, rows_;

@@ -26,7 +26,7 @@ template <typename Change>
 void expect_refusal_after(Change&& change, const std::string& message) {
   Call call({0, 2, 5});
   Report report;
-  call.args.violations = report.view();
+  call.args.options.violations = report.view();
   call.fill();
   change(call.args, call);
   const Status status = forward(call.args);
@@ -38,50 +38,54 @@ void expect_refusal_after(Change&& change, const std::string& message) {
 }
 
 TEST(Violations, ReportIsCheckedLikeEveryTensor) {
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->ndim = 1; },
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.options.violations->ndim = 1; },
                        "violations: expected 2 axes [violations, count and first], got 1");
   expect_refusal_after(
-      [](ForwardArgs& a, Call&) { a.violations->shape[0] = 5; },
+      [](ForwardArgs& a, Call&) { a.options.violations->shape[0] = 5; },
       "violations: axis 0 ('violations') is 5, but the library made 'violations' = 11");
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->shape[1] = 3; },
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.options.violations->shape[1] = 3; },
                        "violations: axis 1 ('count and first') is 3");
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->dtype = DType::kI32; },
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.options.violations->dtype = DType::kI32; },
                        "violations: dtype i32 is not supported (i64)");
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->device = {DeviceType::kCuda, 0}; },
-                       "violations: is on device 2:0, but x is on 1:0");
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->strides[0] = 0; },
+  expect_refusal_after(
+      [](ForwardArgs& a, Call&) { a.options.violations->device = {DeviceType::kCuda, 0}; },
+      "violations: is on device 2:0, but x is on 1:0");
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.options.violations->strides[0] = 0; },
                        "violations: axis 0 has stride 0 but is written");
-  expect_refusal_after([](ForwardArgs& a, Call&) { a.violations->data = nullptr; },
+  expect_refusal_after([](ForwardArgs& a, Call&) { a.options.violations->data = nullptr; },
                        "violations: data is null");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.x.data(); },
+  expect_refusal_after([](ForwardArgs& a, Call& c) { a.options.violations->data = c.x.data(); },
                        "violations: overlaps x");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.out.data(); },
+  expect_refusal_after([](ForwardArgs& a, Call& c) { a.options.violations->data = c.out.data(); },
                        "violations: overlaps out");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.state.data(); },
+  expect_refusal_after([](ForwardArgs& a, Call& c) { a.options.violations->data = c.state.data(); },
                        "violations: overlaps state");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.violations->data = c.bounds.data(); },
-                       "violations: overlaps query_start_loc");
+  expect_refusal_after(
+      [](ForwardArgs& a, Call& c) { a.options.violations->data = c.bounds.data(); },
+      "violations: overlaps query_start_loc");
 }
 
 TEST(Violations, AddressesOfEmptyCallsAreNeededForTheReport) {
   Call call({0, 0}, 0);
   call.read_slots = {0};
   Report report;
-  call.args.violations = report.view();
+  call.args.options.violations = report.view();
   Problem problem;
   Plan plan;
   ASSERT_TRUE(make_problem(call.fill(), problem).ok());
   ASSERT_TRUE(make_plan(problem, plan).ok());
   const auto refusal_without = [&](auto&& member) {
-    Addresses at = addresses(call.args);
+    TensorPointers at = pointers(call.args);
     at.*member = nullptr;
     return run(plan, at).message();
   };
-  EXPECT_NE(refusal_without(&Addresses::violations).find("violations: is null"), std::string::npos);
-  EXPECT_NE(refusal_without(&Addresses::query_start_loc).find("query_start_loc: is null"),
+  EXPECT_NE(refusal_without(&TensorPointers::violations).find("violations: is null"),
             std::string::npos);
-  EXPECT_NE(refusal_without(&Addresses::read_slots).find("read_slots: is null"), std::string::npos);
-  EXPECT_TRUE(run(plan, addresses(call.args)).ok());
+  EXPECT_NE(refusal_without(&TensorPointers::query_start_loc).find("query_start_loc: is null"),
+            std::string::npos);
+  EXPECT_NE(refusal_without(&TensorPointers::read_slots).find("read_slots: is null"),
+            std::string::npos);
+  EXPECT_TRUE(run(plan, pointers(call.args)).ok());
 }
 
 TEST(Violations, ArePartOfTheProblem) {
@@ -89,14 +93,14 @@ TEST(Violations, ArePartOfTheProblem) {
   Problem without, with, transposed;
   ASSERT_TRUE(make_problem(call.fill(), without).ok());
   Report report, other(1, 13);
-  call.args.violations = report.view();
+  call.args.options.violations = report.view();
   ASSERT_TRUE(make_problem(call.args, with).ok());
-  call.args.violations = other.view();
+  call.args.options.violations = other.view();
   ASSERT_TRUE(make_problem(call.args, transposed).ok());
   EXPECT_NE(hash(without), hash(with));
   EXPECT_NE(hash(with), hash(transposed));
-  EXPECT_NE(to_string(with).find("has_violations=1"), std::string::npos) << to_string(with);
-  EXPECT_NE(to_string(transposed).find("violations_row=1 violations_column=13"), std::string::npos);
+  EXPECT_NE(to_string(with).find("violations=i64(2,1)"), std::string::npos) << to_string(with);
+  EXPECT_NE(to_string(transposed).find("violations=i64(1,13)"), std::string::npos);
 }
 
 }  // namespace

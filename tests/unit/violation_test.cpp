@@ -7,9 +7,9 @@
 
 #include <array>
 #include <cstring>
-#include <random>
 
 #include "call.hpp"
+#include "common/random.hpp"
 #include "shortconv/schedule.hpp"
 #include "violation_report.hpp"
 
@@ -20,13 +20,13 @@ class CheckedMode : public testing::TestWithParam<BackendId> {
  protected:
   static Call make(std::vector<std::int32_t> bounds, std::int64_t rows = -1) {
     Call call(std::move(bounds), rows);
-    call.args.backend = GetParam();
+    call.args.options.backend = GetParam();
     return call;
   }
   // Twice with one report, so that what the first call left is there for the second.
   static void expect(Call call, const Expected& expected, const std::string& where = "") {
     Report report;
-    call.args.violations = report.view();
+    call.args.options.violations = report.view();
     for (int repetition = 0; repetition < 2; ++repetition) {
       call.run();
       report.expect(expected, where);
@@ -79,7 +79,7 @@ TEST_P(CheckedMode, ReadSlotOutside) {
 
 TEST_P(CheckedMode, PaddingIsNoViolation) {
   Call call = make({0, 1, 2, 3, 4, 5});
-  call.args.null_slot = 9;  // outside of the pool, but the caller's word for padding
+  call.args.pool.null_slot = 9;  // outside of the pool, but the caller's word for padding
   call.read_slots = {9, -1, 9, -5, -2147483647};
   expect(call, {});
   call.write_slots = {4, 7, 1, 1, 1};  // of sequences that are skipped: nobody looks
@@ -90,7 +90,7 @@ TEST_P(CheckedMode, PaddingIsNoViolation) {
 
 TEST_P(CheckedMode, WriteSlotOutside) {
   Call call = make({0, 1, 2, 3, 4});
-  call.args.null_slot = 9;
+  call.args.pool.null_slot = 9;
   call.read_slots = {0, 1, 2, 3};
   call.write_slots = {-1, 4, 9, 5};
   expect(call, {{Violation::kWriteSlotOutside, {2, 1}}});
@@ -119,7 +119,7 @@ TEST_P(CheckedMode, OnlyLiveSequencesShare) {
   skipped.write_slots = {1, -7, -7};
   expect(skipped, {});
   Call null = make({0, 1, 2});
-  null.args.null_slot = 1;
+  null.args.pool.null_slot = 1;
   null.read_slots = {0, 2};
   null.write_slots = {1, 1};
   expect(null, {});
@@ -142,7 +142,7 @@ TEST_P(CheckedMode, SlotsFarApartAreDistinct) {
 TEST_P(CheckedMode, ReadOffsetOutside) {
   Call call = make({0, 1, 2, 3, 3});
   call.columns = 6;
-  call.args.state_base = 1;  // offsets 0 to 2
+  call.args.pool.base_column = 1;  // offsets 0 to 2
   call.resize(3);
   call.flags = {1, 1, 1, 1};
   call.read_offsets = {2, 3, -1, 9};  // the last one has no tokens
@@ -160,7 +160,7 @@ TEST_P(CheckedMode, ParentNotBefore) {
   Call call = make({0, 2, 4, 7});
   call.args.op = Op::kVerify;
   std::vector<std::int32_t> parents = {-1, 0, -1, -1, -1, 0, 1};
-  call.args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {7});
+  call.args.drafts.parents = TensorRef::contiguous(parents.data(), DType::kI32, {7});
   expect(call, {});
   parents = {-1, 0, -1, 1, -1, 0, -2};  // itself, and below -1
   expect(call, {{Violation::kParentNotBefore, {2, 1}}});
@@ -173,7 +173,7 @@ TEST_P(CheckedMode, DraftsWriteNoSlotUnlessToldTo) {
   call.args.op = Op::kVerify;
   call.read_slots = {1, 1};
   expect(call, {});
-  call.args.advance_state = true;
+  call.args.drafts.update_state = true;
   expect(call, {{Violation::kWriteSlotShared, {1, 1}}});
 }
 
@@ -182,8 +182,8 @@ TEST_P(CheckedMode, SnapshotSlots) {
   const auto expect_of = [&](Call call, const std::vector<std::int32_t>& list,
                              const Expected& expected) {
     rows = list;
-    call.args.snapshots = TensorRef::contiguous(rows.data(), DType::kI32,
-                                                {static_cast<std::int64_t>(rows.size()) / 3, 3});
+    call.args.pool.snapshots = TensorRef::contiguous(
+        rows.data(), DType::kI32, {static_cast<std::int64_t>(rows.size()) / 3, 3});
     expect(call, expected);
   };
   Call call = make({0, 3, 3, 5, 6});
@@ -200,9 +200,9 @@ TEST_P(CheckedMode, SnapshotSlots) {
   expect_of(call, {2, 2, 2, 2, 2, 2, 2, 1, 2}, {});  // not taken
   expect_of(call, {2, 2, 2, 2, 0, 7, 0, 0, 7, 0, 0, 12},
             {{Violation::kSnapshotSlotOutside, {1, 3}}, {Violation::kSnapshotSlotShared, {1, 2}}});
-  call.args.null_slot = 7;
+  call.args.pool.null_slot = 7;
   expect_of(call, {2, 0, 7, 0, 0, 7}, {});
-  call.args.null_slot = 40;  // outside of the pool, but the caller's word for none
+  call.args.pool.null_slot = 40;  // outside of the pool, but the caller's word for none
   expect_of(call, {2, 0, 40, 0, 0, 41}, {{Violation::kSnapshotSlotOutside, {1, 1}}});
   // More rows than sequences, and the other way round.
   std::vector<std::int32_t> many;
@@ -224,23 +224,24 @@ TEST_P(CheckedMode, WindowSlots) {
   call.read_slots = {0, 1, 2, 3, -1};
   std::vector<float> windows(4 * 2 * 3 * 3);
   std::vector<std::int32_t> slots;
-  call.args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {4, 2, 3, 3});
+  call.args.drafts.intermediate_states =
+      TensorRef::contiguous(windows.data(), DType::kF32, {4, 2, 3, 3});
   const auto expect_of = [&](const std::vector<std::int32_t>& list, const Expected& expected) {
     slots = list;
-    call.args.window_slots = TensorRef::contiguous(slots.data(), DType::kI32, {5});
+    call.args.drafts.intermediate_slots = TensorRef::contiguous(slots.data(), DType::kI32, {5});
     expect(call, expected);
   };
   expect_of({3, 3, 0, 1, 3}, {});  // numbers 1 and 4 capture nothing
   expect_of({-1, -1, -1, 2, -9}, {});
-  expect_of({4, 4, 0, 99, 99}, {{Violation::kWindowSlotOutside, {3, 0}}});
-  expect_of({2, 0, 1, 2, 2}, {{Violation::kWindowSlotShared, {1, 3}}});
-  expect_of({2, 0, 2, 2, 4}, {{Violation::kWindowSlotShared, {2, 2}}});
-  call.args.null_slot = 2;
+  expect_of({4, 4, 0, 99, 99}, {{Violation::kIntermediateSlotOutside, {3, 0}}});
+  expect_of({2, 0, 1, 2, 2}, {{Violation::kIntermediateSlotShared, {1, 3}}});
+  expect_of({2, 0, 2, 2, 4}, {{Violation::kIntermediateSlotShared, {2, 2}}});
+  call.args.pool.null_slot = 2;
   call.read_slots = {0, 1, 4, 3, -1};
   expect_of({2, 0, 1, 2, 0}, {});
-  expect_of({2, 0, 1, 1, 0}, {{Violation::kWindowSlotShared, {1, 3}}});
-  call.args.null_slot = 77;
-  expect_of({77, 0, 77, 78, 0}, {{Violation::kWindowSlotOutside, {1, 3}}});
+  expect_of({2, 0, 1, 1, 0}, {{Violation::kIntermediateSlotShared, {1, 3}}});
+  call.args.pool.null_slot = 77;
+  expect_of({77, 0, 77, 78, 0}, {{Violation::kIntermediateSlotOutside, {1, 3}}});
 }
 
 TEST_P(CheckedMode, SeveralAtOnceAreCountedApart) {
@@ -272,15 +273,15 @@ TEST_P(CheckedMode, IndicesOf64BitsAndAnyStride) {
     view.strides[0] = stride;
     return view;
   };
-  args.query_start_loc = strided(bounds.data(), 4, 2, DType::kI64);
-  args.read_slots = strided(&read[2], 3, -1, DType::kI64);    // 0, 2^40, 2
-  args.write_slots = strided(&write[2], 3, -1, DType::kI64);  // 2^40 + 1, 2, 2
-  args.read_offsets = strided(offsets.data(), 3, 3, DType::kI64);
-  args.has_initial_state = strided(flags.data(), 3, 2, DType::kBool);  // the last one
+  args.sequences.query_start_loc = strided(bounds.data(), 4, 2, DType::kI64);
+  args.pool.read_slots = strided(&read[2], 3, -1, DType::kI64);    // 0, 2^40, 2
+  args.pool.write_slots = strided(&write[2], 3, -1, DType::kI64);  // 2^40 + 1, 2, 2
+  args.pool.read_offsets = strided(offsets.data(), 3, 3, DType::kI64);
+  args.sequences.has_initial_state = strided(flags.data(), 3, 2, DType::kBool);  // the last one
   for (const auto& [row, column] :
        {std::pair{2, 1}, std::pair{1, 11}, std::pair{-3, 1}, std::pair{2, -5}}) {
     Report report(row, column);
-    args.violations = report.view();
+    args.options.violations = report.view();
     const Status status = forward(args);
     ASSERT_TRUE(status.ok()) << status.message();
     report.expect({{Violation::kBoundOutside, {1, 3}},
@@ -293,7 +294,8 @@ TEST_P(CheckedMode, IndicesOf64BitsAndAnyStride) {
 TEST_P(CheckedMode, ReportMayLieAtAnyAddressOfTheHost) {
   std::vector<char> memory(8 * (2 * kViolations + 1), 0x5a);
   Call call = make({0, 9}, 5);
-  call.args.violations = TensorRef::contiguous(memory.data() + 3, DType::kI64, {kViolations, 2});
+  call.args.options.violations =
+      TensorRef::contiguous(memory.data() + 3, DType::kI64, {kViolations, 2});
   call.run();
   std::array<std::int64_t, 2> row;
   std::memcpy(row.data(), memory.data() + 3, sizeof row);
@@ -308,12 +310,12 @@ TEST_P(CheckedMode, DecodeAndDenseBatches) {
   call.read_offsets = {0, 0, 0, 1};  // resumed, as all of a decode call are
   ForwardArgs args = call.fill();
   args.op = Op::kDecode;
-  args.query_start_loc.reset();
+  args.sequences.query_start_loc.reset();
   const Expected expected = {{Violation::kReadSlotOutside, {1, 1}},
                              {Violation::kWriteSlotShared, {1, 2}},
                              {Violation::kReadOffsetOutside, {1, 3}}};
   Report decode;
-  args.violations = decode.view();
+  args.options.violations = decode.view();
   ASSERT_TRUE(forward(args).ok());
   decode.expect(expected, "decode");
 
@@ -322,12 +324,12 @@ TEST_P(CheckedMode, DecodeAndDenseBatches) {
   for (TensorRef* rows : {&batch.x, &batch.out}) {
     *rows = TensorRef::contiguous(rows->data, DType::kF32, {4, 2, 3});
   }
-  batch.query_start_loc.reset();
-  batch.read_slots = args.read_slots;
-  batch.read_offsets = args.read_offsets;
-  batch.initial_state = InitialState::kAll;
+  batch.sequences.query_start_loc.reset();
+  batch.pool.read_slots = args.pool.read_slots;
+  batch.pool.read_offsets = args.pool.read_offsets;
+  batch.sequences.initial_state = InitialState::kAll;
   Report dense_report;
-  batch.violations = dense_report.view();
+  batch.options.violations = dense_report.view();
   ASSERT_TRUE(forward(batch).ok());
   dense_report.expect(expected, "dense");
 }
@@ -352,9 +354,9 @@ TEST_P(CheckedMode, EmptyCallsAreReportedToo) {
   for (TensorRef* rows : {&dense.x, &dense.out}) {
     *rows = TensorRef::contiguous(rows->data, DType::kF32, {2, 0, 3});
   }
-  dense.query_start_loc.reset();
+  dense.sequences.query_start_loc.reset();
   Report report;
-  dense.violations = report.view();
+  dense.options.violations = report.view();
   ASSERT_TRUE(forward(dense).ok());
   report.expect({{Violation::kReadSlotOutside, {2, 0}}});
 }
@@ -371,13 +373,13 @@ TEST_P(CheckedMode, ChangesNothingElse) {
     Call checked = plain;
     const auto run = [&](Call& call) {
       ForwardArgs args = call.fill();
-      args.threads = 1;  // rows of two sequences, in place, depend on who is first
+      args.options.threads = 1;  // rows of two sequences, in place, depend on who is first
       if (in_place) args.out = args.x;
       const Status status = forward(args);
       ASSERT_TRUE(status.ok()) << status.message();
     };
     Report report;
-    checked.args.violations = report.view();
+    checked.args.options.violations = report.view();
     run(plain);
     run(checked);
     EXPECT_EQ(checked.x, plain.x);
@@ -403,7 +405,7 @@ TEST_P(CheckedMode, PlansWithoutItWriteNoReport) {
   ASSERT_TRUE(make_plan(problem, plan).ok());
   std::array<std::int64_t, 2 * kViolations> words;
   words.fill(kGarbage);
-  Addresses at = addresses(call.args);
+  TensorPointers at = pointers(call.args);
   at.violations = words.data();
   ASSERT_TRUE(run(plan, at).ok());
   for (const std::int64_t word : words) EXPECT_EQ(word, kGarbage);
@@ -415,74 +417,82 @@ TEST_P(CheckedMode, EverySchedule) {
   const Expected expected = {{Violation::kBoundsDecrease, {1, 4}},
                              {Violation::kWriteSlotShared, {1, 2}}};
   expect(call, expected, "flat");
-  call.args.schedule = Schedule::kSequenceGrid;
-  call.args.longest_sequence = 27;
+  call.args.options.schedule = Schedule::kSequenceGrid;
+  call.args.options.max_seqlen = 27;
   expect(call, expected, "sequence-grid");
   const std::vector<std::int64_t> lengths = {3, 0, 27, 0};
   BlockList list = plan_block_list(lengths);
   const auto entries = static_cast<std::int64_t>(list.sequence.size());
-  call.args.schedule = Schedule::kBlockList;
-  call.args.block_sequence = TensorRef::contiguous(list.sequence.data(), DType::kI32, {entries});
-  call.args.block_offset = TensorRef::contiguous(list.offset.data(), DType::kI32, {entries});
+  call.args.options.schedule = Schedule::kBlockList;
+  call.args.options.block_sequence =
+      TensorRef::contiguous(list.sequence.data(), DType::kI32, {entries});
+  call.args.options.block_offset =
+      TensorRef::contiguous(list.offset.data(), DType::kI32, {entries});
   expect(call, expected, "block-list");
 }
 
 // Small ranges, so that everything happens, often together.
 TEST(Violations, BothBackendsReportTheSameOnRandomBatches) {
-  std::mt19937 random(20);
-  const auto between = [&](int low, int high) {
-    return std::uniform_int_distribution(low, high)(random);
-  };
+  tools::Random random(20);
   std::array<int, kViolations> seen{};
   for (int repetition = 0; repetition < 3000; ++repetition) {
-    const int sequences = between(0, 12), rows = between(0, 15);
+    const std::int64_t sequences = random.between(0, 12), rows = random.between(0, 15);
     std::vector<std::int32_t> bounds(static_cast<std::size_t>(sequences) + 1);
-    for (int i = 0; i <= sequences; ++i) {
-      bounds[static_cast<std::size_t>(i)] = rows * i / (sequences + 1) + between(0, 1);
-      if (between(0, 9) == 0) bounds[static_cast<std::size_t>(i)] = between(-2, rows + 2);
+    for (std::int64_t i = 0; i <= sequences; ++i) {
+      const std::int64_t bound = random.chance(0.1)
+                                     ? random.between(-2, rows + 2)
+                                     : rows * i / (sequences + 1) + random.between(0, 1);
+      bounds[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(bound);
     }
     Call call(bounds, rows);
     call.slots = 14;
     call.columns = 5;
     call.resize(rows);
-    if (between(0, 2) == 0) call.args.null_slot = between(-1, 16);
-    if (between(0, 4) == 0) call.args.state_base = between(0, 2);
-    const auto fill = [&](auto& values, int low, int high) {
-      if (between(0, 1) == 0) return;
+    if (random.chance(1.0 / 3)) call.args.pool.null_slot = random.between(-1, 16);
+    if (random.chance(0.2)) call.args.pool.base_column = random.between(0, 2);
+    const auto fill = [&]<typename T>(std::vector<T>& values, std::int64_t low, std::int64_t high) {
+      if (random.chance(0.5)) return;
       values.resize(static_cast<std::size_t>(sequences));
-      for (auto& value : values)
-        value = static_cast<std::remove_reference_t<decltype(value)>>(between(low, high));
+      for (T& value : values) value = static_cast<T>(random.between(low, high));
     };
     fill(call.read_slots, -1, 15);
     fill(call.write_slots, -1, 15);
     fill(call.read_offsets, -1, 3);
     fill(call.flags, 0, 1);
     std::vector<std::int32_t> parents(static_cast<std::size_t>(rows));
-    if (call.write_slots.empty() && between(0, 1) == 0) {
-      for (auto& parent : parents) parent = between(-1, 1) - (between(0, 9) == 0 ? 1 : 0);
+    if (call.write_slots.empty() && random.chance(0.5)) {
+      for (auto& parent : parents) {
+        parent = static_cast<std::int32_t>(random.between(-1, 1) - (random.chance(0.1) ? 1 : 0));
+      }
       call.args.op = Op::kVerify;
-      call.args.parents = TensorRef::contiguous(parents.data(), DType::kI32, {rows});
+      call.args.drafts.parents = TensorRef::contiguous(parents.data(), DType::kI32, {rows});
     }
-    std::vector<std::int32_t> rows_of_list, window_slots;
+    std::vector<std::int32_t> rows_of_list, intermediate_slots;
     std::vector<float> windows(6 * 2 * 3 * 3);
     if (call.args.op == Op::kVerify) {
-      for (int s = 0; s < sequences; ++s) window_slots.push_back(between(-1, 7));
-      call.args.windows = TensorRef::contiguous(windows.data(), DType::kF32, {6, 2, 3, 3});
-      call.args.window_slots = TensorRef::contiguous(window_slots.data(), DType::kI32, {sequences});
-    } else if (between(0, 1) == 0) {
-      const int count = between(0, 20);
-      for (int i = 0; i < count; ++i) {
-        rows_of_list.insert(rows_of_list.end(),
-                            {between(-1, sequences), between(-1, 3), between(-1, 16)});
+      for (std::int64_t s = 0; s < sequences; ++s) {
+        intermediate_slots.push_back(static_cast<std::int32_t>(random.between(-1, 7)));
       }
-      call.args.snapshots = TensorRef::contiguous(rows_of_list.data(), DType::kI32, {count, 3});
+      call.args.drafts.intermediate_states =
+          TensorRef::contiguous(windows.data(), DType::kF32, {6, 2, 3, 3});
+      call.args.drafts.intermediate_slots =
+          TensorRef::contiguous(intermediate_slots.data(), DType::kI32, {sequences});
+    } else if (random.chance(0.5)) {
+      const std::int64_t count = random.between(0, 20);
+      for (std::int64_t i = 0; i < count; ++i) {
+        for (const std::int64_t last : {sequences, std::int64_t{3}, std::int64_t{16}}) {
+          rows_of_list.push_back(static_cast<std::int32_t>(random.between(-1, last)));
+        }
+      }
+      call.args.pool.snapshots =
+          TensorRef::contiguous(rows_of_list.data(), DType::kI32, {count, 3});
     }
     std::array<Report, 2> reports;
     for (std::size_t i = 0; i < 2; ++i) {
       Call copy = call;
-      copy.args.backend = i == 0 ? BackendId::kReference : BackendId::kCpu;
-      copy.args.threads = 1;
-      copy.args.violations = reports[i].view();
+      copy.args.options.backend = i == 0 ? BackendId::kReference : BackendId::kCpu;
+      copy.args.options.threads = 1;
+      copy.args.options.violations = reports[i].view();
       copy.run();
     }
     for (int v = 0; v < kViolations; ++v) {

@@ -70,7 +70,7 @@ TEST(Case, CoversTheCornersOfABatch) {
     seen["reversed"] += std::ranges::any_of(problem.x.strides, [](auto s) { return s < 0; });
     if (problem.state) {
       seen["more columns"] += problem.state->shape[1] > problem.history();
-      seen["base"] += problem.state_base > 0;
+      seen["base"] += problem.base_column > 0;
       seen["window innermost"] += problem.state->strides[1] == 1;
     }
     for (std::int64_t s = 0; s < problem.sequences(); ++s) {
@@ -78,10 +78,10 @@ TEST(Case, CoversTheCornersOfABatch) {
       const bool verify = problem.op == Op::kVerify;
       if (verify && problem.live(s)) {
         seen["windows captured"] += problem.window_offset(s, 0).has_value();
-        seen["windows left out"] += problem.window_slots && !problem.window_offset(s, 0);
+        seen["windows left out"] += problem.intermediate_slots && !problem.window_offset(s, 0);
         seen["windows in the slot that is read"] += problem.windows_kind == WindowsKind::kPool &&
                                                     problem.window_offset(s, 0) &&
-                                                    problem.window_slots->values[s] == read;
+                                                    problem.intermediate_slots->values[s] == read;
         seen["drafts kept"] += problem.valid_slot(write);
         seen["drafts kept elsewhere"] += problem.valid_slot(write) && write != read;
         for (std::int64_t t = 1; problem.parents && t < problem.length(s); ++t) {
@@ -91,10 +91,10 @@ TEST(Case, CoversTheCornersOfABatch) {
           seen["bad parents"] += parent < -1 || parent >= t;
         }
       }
-      if (problem.ring_positions && problem.live(s)) {
+      if (problem.cache_seqlens && problem.live(s)) {
         seen["ring wrapped around"] += problem.ring_column(s, 0) < problem.history();
         seen["ring shorter than the call"] += problem.length(s) > problem.state->shape[1];
-        seen["negative positions"] += problem.ring_positions->values[s] < 0;
+        seen["negative positions"] += problem.cache_seqlens->values[s] < 0;
         seen["drafts in rings"] += verify && problem.valid_slot(write);
         seen["trees in rings"] += verify && problem.valid_slot(write) && problem.parents;
       }
@@ -132,7 +132,7 @@ TEST(Case, CoversTheCornersOfABatch) {
       seen["snapshots before the first token"] += row.token == 0;
       seen["snapshots of the history"] += row.token > 0 && row.token < problem.history();
       seen["snapshots of the end"] += row.token == length;
-      seen["snapshots of rings"] += problem.ring_positions.has_value();
+      seen["snapshots of rings"] += problem.cache_seqlens.has_value();
       seen["snapshots in place"] += problem.in_place;
     }
   }
@@ -166,8 +166,8 @@ TEST(Case, SlotsOfSnapshotsAndWindowsAreNobodyElses) {
       const std::int64_t read = problem.read_slot(s), write = problem.write_slot(s);
       ++users[read];
       if (problem.valid_slot(write) && write != read) ++users[write];
-      if (!problem.window_slots || !problem.window_offset(s, 0)) continue;
-      const std::int64_t slot = problem.window_slots->values[s];
+      if (!problem.intermediate_slots || !problem.window_offset(s, 0)) continue;
+      const std::int64_t slot = problem.intermediate_slots->values[s];
       ASSERT_EQ(++windows[slot], 1) << to_string(problem);
       if (problem.windows_kind != WindowsKind::kPool) continue;
       ASSERT_NE(slot, write) << to_string(problem);

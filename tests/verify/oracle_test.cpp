@@ -23,9 +23,9 @@ double input(const Case& problem, const CaseBuffers& before, std::int64_t s, std
     return rounded_to(problem.x.dtype, rounded_to(DType::kF32, x * gate));
   }
   if (!problem.resumed(s)) return 0;
-  const std::int64_t column = problem.ring_positions ? problem.ring_column(s, token)
-                                                     : problem.state_base + problem.read_offset(s) +
-                                                           problem.history() + token;
+  const std::int64_t column = problem.cache_seqlens ? problem.ring_column(s, token)
+                                                    : problem.base_column + problem.read_offset(s) +
+                                                          problem.history() + token;
   return before.state->load(problem.state->offset({problem.read_slot(s), column, channel}));
 }
 
@@ -100,9 +100,9 @@ TEST(Oracle, TheReferenceComputesWhatTheSpecificationSays) {
 void keep(const Case& problem, const CaseBuffers& before, const TensorBuffer& state, std::int64_t s,
           std::int64_t first, std::int64_t end, std::int64_t slot) {
   for (std::int64_t number = first; number < end; ++number) {
-    const std::int64_t column = problem.ring_positions
+    const std::int64_t column = problem.cache_seqlens
                                     ? problem.ring_column(s, number)
-                                    : problem.state_base + problem.history() - (end - number);
+                                    : problem.base_column + problem.history() - (end - number);
     for (std::int64_t c = 0; c < problem.channels(); ++c) {
       state.store(problem.state->offset({slot, column, c}), input(problem, before, s, number, c));
     }
@@ -130,7 +130,7 @@ TEST(Oracle, TheReferenceKeepsTheLastInputsAndSnapshotsAndNothingElse) {
       if (!problem.live(s) || !problem.valid_slot(slot)) continue;
       ++written;
       std::int64_t first = length - problem.history() - problem.older();
-      if (problem.ring_positions) {
+      if (problem.cache_seqlens) {
         const bool holds_history = problem.resumed(s) && slot == problem.read_slot(s);
         if (problem.op == Op::kVerify) first = -problem.history();
         first = holds_history ? 0 : std::min<std::int64_t>(first, 0);

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstddef>
 #include <numeric>
-#include <random>
 
+#include "common/random.hpp"
 #include "shortconv/violation.hpp"
 
 namespace shortconv::tools::bench {
@@ -20,7 +20,7 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
   if (!options.slots_in_order) {
     read_slots_.resize(shape.lengths.size());
     std::iota(read_slots_.begin(), read_slots_.end(), 0);
-    std::ranges::shuffle(read_slots_, std::mt19937(1));
+    Random(1).shuffle(read_slots_);
   }
   query_start_loc_.push_back(0);
   for (std::int64_t s = 0; s < shape.sequences(); ++s) {
@@ -83,52 +83,53 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   args.out = rows(memory.out, device, 0, 1);
   if (shape_.gated) {
     args.input_gate = rows(memory.x, device, 1, parts_of_x());
-    args.output_gate = rows(memory.x, device, 2, parts_of_x());
+    args.epilogue.output_gate = rows(memory.x, device, 2, parts_of_x());
   }
   args.weight = TensorRef::contiguous(memory.weight, dtype, {channels, options_.width}, device);
   if (options_.has_bias) {
     args.bias = TensorRef::contiguous(memory.bias, dtype, {channels}, device);
   }
-  args.state =
+  args.pool.state =
       shape_.state_layout == StateLayout::kChannelInnermost
           ? TensorRef::contiguous(memory.state, state_dtype, {slots, columns(), channels}, device)
           : TensorRef::contiguous(memory.state, state_dtype, {slots, channels, columns()}, device)
                 .transposed(1, 2);
-  args.keeps_older = shape_.older;
-  args.state_base = shape_.older ? 1 : 0;
+  args.pool.shift_full_state = shape_.older;
+  args.pool.base_column = shape_.older ? 1 : 0;
   if (!read_slots_.empty()) {
-    args.read_slots = TensorRef::contiguous(memory.read_slots, DType::kI32, {sequences}, device);
+    args.pool.read_slots =
+        TensorRef::contiguous(memory.read_slots, DType::kI32, {sequences}, device);
   }
-  args.activation = options_.activation;
-  args.backend = options_.backend;
-  args.threads = options_.threads;
-  args.programmatic_launch = options_.programmatic_launch;
+  args.epilogue.activation = options_.activation;
+  args.options.backend = options_.backend;
+  args.options.threads = options_.threads;
+  args.options.programmatic_launch = options_.programmatic_launch;
   if (shape_.rings) {
-    args.ring_positions =
-        TensorRef::contiguous(memory.ring_positions, DType::kI32, {sequences}, device);
+    args.pool.cache_seqlens =
+        TensorRef::contiguous(memory.cache_seqlens, DType::kI32, {sequences}, device);
   }
   if (shape_.snapshots() > 0) {
-    args.snapshots =
+    args.pool.snapshots =
         TensorRef::contiguous(memory.snapshots, DType::kI32, {shape_.snapshots(), 3}, device);
   }
   if (shape_.checked) {
-    args.violations =
+    args.options.violations =
         TensorRef::contiguous(memory.violations, DType::kI64, {kViolations, 2}, device);
   }
   if (shape_.op == Op::kDecode) return args;
 
-  if (shape_.op == Op::kForward) args.schedule = options_.schedule;  // verify has but one
-  args.query_start_loc =
+  if (shape_.op == Op::kForward) args.options.schedule = options_.schedule;  // verify has but one
+  args.sequences.query_start_loc =
       TensorRef::contiguous(memory.query_start_loc, DType::kI32, {sequences + 1}, device);
-  args.has_initial_state =
+  args.sequences.has_initial_state =
       TensorRef::contiguous(memory.has_initial_state, DType::kBool, {sequences}, device);
   if (shape_.op == Op::kForward) return args;
 
   const std::int64_t tokens = shape_.tokens();
-  args.windows =
+  args.drafts.intermediate_states =
       TensorRef::contiguous(memory.windows, state_dtype, {tokens, history, channels}, device);
   if (!parents_.empty()) {
-    args.parents = TensorRef::contiguous(memory.parents, DType::kI32, {tokens}, device);
+    args.drafts.parents = TensorRef::contiguous(memory.parents, DType::kI32, {tokens}, device);
   }
   return args;
 }
@@ -138,13 +139,13 @@ CommitArgs CallLayout::commit_arguments(const CallMemory& memory, Device device)
   const std::int64_t history = options_.width - 1;
   const std::int64_t rows = shape_.tokens() / sequences * history;
   CommitArgs args;
-  args.windows = TensorRef::contiguous(memory.windows, options_.dtype_of_states(),
-                                       {layers(), sequences, rows, channels}, device);
+  args.intermediate_states = TensorRef::contiguous(memory.windows, options_.dtype_of_states(),
+                                                   {layers(), sequences, rows, channels}, device);
   args.state = TensorRef::contiguous(memory.state, options_.dtype_of_states(),
                                      {layers(), sequences, history, channels}, device);
   args.accepted = TensorRef::contiguous(memory.accepted, DType::kI32, {sequences}, device);
   args.width = options_.width;
-  args.token_rows = static_cast<std::int32_t>(history);
+  args.rows_per_token = static_cast<std::int32_t>(history);
   args.backend = options_.backend;
   args.threads = options_.threads;
   return args;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bench/shapes.hpp"
-#include "shortconv/commit.hpp"
+#include "shortconv/plan.hpp"
 #include "shortconv/problem.hpp"
 
 namespace shortconv::tools::bench {
@@ -38,7 +38,7 @@ struct CallMemory {
   void* has_initial_state = nullptr;
   void* parents = nullptr;
   void* windows = nullptr;
-  void* ring_positions = nullptr;
+  void* cache_seqlens = nullptr;
   void* snapshots = nullptr;
   void* violations = nullptr;
   void* accepted = nullptr;
@@ -66,7 +66,7 @@ class CallLayout {
   /// Of all draft tokens; empty for chains.
   [[nodiscard]] const std::vector<std::int32_t>& parents() const { return parents_; }
   /// Of all sequences; empty for ordered states.
-  [[nodiscard]] const std::vector<std::int32_t>& ring_positions() const { return ring_positions_; }
+  [[nodiscard]] const std::vector<std::int32_t>& cache_seqlens() const { return ring_positions_; }
   /// Rows (sequence, token, slot), with slots behind those of the sequences.
   [[nodiscard]] const std::vector<std::int32_t>& snapshots() const { return snapshots_; }
   [[nodiscard]] const std::vector<std::int32_t>& query_start_loc() const {

@@ -22,7 +22,7 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
       state_(options.dtype_of_states(), layout_.state_elements(), options.threads),
       windows_(options.dtype_of_states(), layout_.window_elements(), options.threads),
       parents_(layout_.parents()),
-      ring_positions_(layout_.ring_positions()),
+      ring_positions_(layout_.cache_seqlens()),
       snapshots_(layout_.snapshots()),
       accepted_(layout_.accepted()),
       violations_(2 * kViolations) {
@@ -36,7 +36,7 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
                           .has_initial_state = has_initial_state_.data(),
                           .parents = parents_.data(),
                           .windows = windows_.data(),
-                          .ring_positions = ring_positions_.data(),
+                          .cache_seqlens = ring_positions_.data(),
                           .snapshots = snapshots_.data(),
                           .violations = violations_.data(),
                           .accepted = accepted_.data()};
@@ -50,20 +50,20 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
 void CpuCall::prepare() {
   if (layout_.is_commit()) {
     CommitProblem problem;
-    require(make_commit_problem(commit_args_, problem));
-    require(make_commit_plan(problem, commit_plan_));
+    require(make_problem(commit_args_, problem));
+    require(make_plan(problem, commit_plan_));
     return;
   }
-  if (args_.schedule == Schedule::kBlockList) {
+  if (args_.options.schedule == Schedule::kBlockList) {
     BlockList list = plan_block_list(lengths_);
     block_sequence_ = std::move(list.sequence);
     block_offset_ = std::move(list.offset);
-    args_.block_sequence =
+    args_.options.block_sequence =
         TensorRef::contiguous(block_sequence_.data(), DType::kI32, {std::ssize(block_sequence_)});
-    args_.block_offset =
+    args_.options.block_offset =
         TensorRef::contiguous(block_offset_.data(), DType::kI32, {std::ssize(block_offset_)});
-  } else if (args_.schedule == Schedule::kSequenceGrid) {
-    args_.longest_sequence = *std::max_element(lengths_.begin(), lengths_.end());
+  } else if (args_.options.schedule == Schedule::kSequenceGrid) {
+    args_.options.max_seqlen = *std::max_element(lengths_.begin(), lengths_.end());
   }
   Problem problem;
   require(make_problem(args_, problem));
@@ -71,8 +71,8 @@ void CpuCall::prepare() {
 }
 
 void CpuCall::run() const {
-  require(layout_.is_commit() ? shortconv::run(commit_plan_, addresses(commit_args_))
-                              : shortconv::run(plan_, addresses(args_)));
+  require(layout_.is_commit() ? shortconv::run(commit_plan_, pointers(commit_args_))
+                              : shortconv::run(plan_, pointers(args_)));
 }
 
 }  // namespace shortconv::tools::bench

@@ -6,7 +6,6 @@
 
 #include "bench/call_layout.hpp"
 #include "bench/random_buffer.hpp"
-#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::tools::bench {

@@ -68,7 +68,7 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
       read_slots_(on_gpu(layout_.read_slots())),
       has_initial_state_(on_gpu(layout_.has_initial_state())),
       parents_(on_gpu(layout_.parents())),
-      ring_positions_(on_gpu(layout_.ring_positions())),
+      ring_positions_(on_gpu(layout_.cache_seqlens())),
       snapshots_(on_gpu(layout_.snapshots())),
       violations_(2 * kViolations * element_bytes(DType::kI64)),
       accepted_(on_gpu(layout_.accepted())),
@@ -82,12 +82,12 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
     fill_random(sets_.emplace_back(places_.bytes), table);
     if (layout_.is_commit()) {
       const CommitArgs args = layout_.commit_arguments(memory_of(sets_.back()), kGpu);
-      commit_addresses_.push_back(addresses(args));
+      commit_addresses_.push_back(pointers(args));
       if (set == 0) commit_args_ = args;
       continue;
     }
     const ForwardArgs args = arguments_of(sets_.back());
-    addresses_.push_back(addresses(args));
+    addresses_.push_back(pointers(args));
     if (set == 0) args_ = args;
   }
 }
@@ -104,7 +104,7 @@ CallMemory GpuCall::memory_of(const GpuBuffer& set) const {
           .has_initial_state = has_initial_state_.data(),
           .parents = parents_.data(),
           .windows = memory + places_.windows,
-          .ring_positions = ring_positions_.data(),
+          .cache_seqlens = ring_positions_.data(),
           .snapshots = snapshots_.data(),
           .violations = violations_.data(),
           .accepted = accepted_.data()};
@@ -112,7 +112,7 @@ CallMemory GpuCall::memory_of(const GpuBuffer& set) const {
 
 ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
   ForwardArgs args = layout_.arguments(memory_of(set), kGpu);
-  if (args.schedule == Schedule::kBlockList) {
+  if (args.options.schedule == Schedule::kBlockList) {
     // The lengths never change here, so neither does the number of entries.
     const std::int64_t entries = std::ssize(plan_block_list(lengths_).sequence);
     const std::int64_t bytes = entries * element_bytes(DType::kI32);
@@ -121,8 +121,8 @@ ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
       block_list_ = GpuBuffer(2 * bytes);
     }
     auto* lists = static_cast<std::byte*>(block_list_.data());
-    args.block_sequence = TensorRef::contiguous(lists, DType::kI32, {entries}, kGpu);
-    args.block_offset = TensorRef::contiguous(lists + bytes, DType::kI32, {entries}, kGpu);
+    args.options.block_sequence = TensorRef::contiguous(lists, DType::kI32, {entries}, kGpu);
+    args.options.block_offset = TensorRef::contiguous(lists + bytes, DType::kI32, {entries}, kGpu);
   }
   return args;
 }
@@ -145,14 +145,14 @@ void GpuCall::send_block_list(void* stream) {
 
 void GpuCall::prepare(const GpuStream& stream) {
   if (prepare_waits()) fetch_lengths(stream);
-  if (args_.schedule == Schedule::kBlockList) send_block_list(stream.handle());
-  if (args_.schedule == Schedule::kSequenceGrid) {
-    args_.longest_sequence = *std::ranges::max_element(lengths_);
+  if (args_.options.schedule == Schedule::kBlockList) send_block_list(stream.handle());
+  if (args_.options.schedule == Schedule::kSequenceGrid) {
+    args_.options.max_seqlen = *std::ranges::max_element(lengths_);
   }
   if (layout_.is_commit()) {
     CommitProblem problem;
-    require(make_commit_problem(commit_args_, problem));
-    require(make_commit_plan(problem, commit_plan_));
+    require(make_problem(commit_args_, problem));
+    require(make_plan(problem, commit_plan_));
     return;
   }
   Problem problem;

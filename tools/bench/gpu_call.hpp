@@ -6,7 +6,6 @@
 
 #include "bench/call_layout.hpp"
 #include "common/gpu.hpp"
-#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::tools::bench {
@@ -41,7 +40,7 @@ class GpuCall {
   /// What a caller does on the host for each batch before it can launch. A schedule that needs
   /// lengths gets them where they are, on the GPU, and so waits for the stream.
   void prepare(const GpuStream& stream);
-  [[nodiscard]] bool prepare_waits() const { return args_.schedule != Schedule::kFlat; }
+  [[nodiscard]] bool prepare_waits() const { return args_.options.schedule != Schedule::kFlat; }
 
   /// The call, or the copy, on one of the sets.
   void run(int set, void* stream) const;
@@ -60,11 +59,11 @@ class GpuCall {
       ring_positions_, snapshots_, violations_, accepted_, block_list_;
   PinnedBuffer fetched_, sent_;
   std::vector<GpuBuffer> sets_;
-  std::vector<Addresses> addresses_;  // of each set
+  std::vector<TensorPointers> addresses_;  // of each set
   std::vector<std::int64_t> lengths_;
   ForwardArgs args_;  // with the first set
   Plan plan_;
-  std::vector<CommitAddresses> commit_addresses_;  // in their place, of a commit
+  std::vector<CommitPointers> commit_addresses_;  // in their place, of a commit
   CommitArgs commit_args_;
   CommitPlan commit_plan_;
 };

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <new>
 
+#include "common/random.hpp"
 #include "core/element.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools::bench {
 namespace {
@@ -22,7 +22,7 @@ std::vector<std::byte> random_table(DType dtype) {
   std::vector<std::byte> table(static_cast<std::size_t>(kTableElements * bytes));
   for (std::int64_t i = 0; i < kTableElements; ++i) {
     store_element(dtype, &table[static_cast<std::size_t>(i * bytes)],
-                  verify::normal_from(verify::mix(static_cast<std::uint64_t>(i))));
+                  normal_from(mix(static_cast<std::uint64_t>(i))));
   }
   return table;
 }

@@ -39,13 +39,14 @@ __global__ void copy_vectors(uint4* __restrict__ dst, const uint4* __restrict__ 
   if (at < vectors) dst[at] = src[at];
 }
 
-// As many warps as of the library's kernels, see kLastBlocks in src/cuda/tuning.hpp.
-constexpr unsigned kLastBlocks = 16 * 132 * 32 / kThreads;
+// Blocks of a multiprocessor that let the next kernel start: as many warps as of the library's
+// kernels, pdl_last_blocks in src/cuda/host/policy.hpp.
+constexpr int kLastBlocks = 16 * 32 / kThreads;
 
 __global__ void copy_vectors_overlapped(uint4* __restrict__ dst, const uint4* __restrict__ src,
-                                        std::int64_t vectors) {
+                                        std::int64_t vectors, unsigned launch_from) {
 #if __CUDA_ARCH__ >= 900
-  if (blockIdx.x + kLastBlocks >= gridDim.x) asm volatile("griddepcontrol.launch_dependents;");
+  if (blockIdx.x >= launch_from) asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -282,13 +283,20 @@ void gpu_overlapped_copy(void* dst, const void* src, std::int64_t bytes, void* s
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>((vectors + kThreads - 1) / kThreads));
+  int device = 0, multiprocessors = 0;
+  check(cudaGetDevice(&device), "the current device");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "multiprocessors");
+  const std::int64_t blocks = (vectors + kThreads - 1) / kThreads;
+  const auto launch_from = static_cast<unsigned>(
+      std::max<std::int64_t>(blocks - std::int64_t{kLastBlocks} * multiprocessors, 0));
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kThreads);
   config.stream = stream_of(stream);
   config.attrs = &attribute;
   config.numAttrs = 1;
   check(cudaLaunchKernelEx(&config, copy_vectors_overlapped, static_cast<uint4*>(dst),
-                           static_cast<const uint4*>(src), vectors),
+                           static_cast<const uint4*>(src), vectors, launch_from),
         "an overlapped copy");
 }
 

@@ -21,9 +21,10 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::array<std::string_view, 15> kKeys = {
-    "tokens",       "query_start_loc",   "read_slots",     "write_slots", "read_offsets",
-    "snapshots",    "has_initial_state", "ring_positions", "slots",       "columns",
-    "window_slots", "windows",           "width",          "state_base",  "null_slot"};
+    "tokens",       "query_start_loc", "read_slots",         "write_slots",
+    "read_offsets", "snapshots",       "has_initial_state",  "cache_seqlens",
+    "slots",        "columns",         "intermediate_slots", "intermediate_slot_count",
+    "width",        "base_column",     "null_slot"};
 
 // Values from the file, with messages that point at them.
 class Reader {
@@ -166,32 +167,33 @@ Batch parse_batch(std::string_view text, const std::string& path) {
   if (batch.write_slots) check_size("write_slots", batch.write_slots->size());
   batch.read_offsets = reader.numbers("read_offsets");
   if (batch.read_offsets) check_size("read_offsets", batch.read_offsets->size());
-  batch.ring_positions = reader.numbers("ring_positions");
-  if (batch.ring_positions) check_size("ring_positions", batch.ring_positions->size());
+  batch.cache_seqlens = reader.numbers("cache_seqlens");
+  if (batch.cache_seqlens) check_size("cache_seqlens", batch.cache_seqlens->size());
   batch.has_initial_state =
       reader.flags("has_initial_state").value_or(std::vector<std::uint8_t>(sequences));
   check_size("has_initial_state", batch.has_initial_state.size());
 
   batch.snapshots = reader.snapshots("snapshots");
-  batch.window_slots = reader.numbers("window_slots");
-  if (batch.window_slots) check_size("window_slots", batch.window_slots->size());
-  const auto windows = reader.number("windows");
+  batch.intermediate_slots = reader.numbers("intermediate_slots");
+  if (batch.intermediate_slots) check_size("intermediate_slots", batch.intermediate_slots->size());
+  const auto windows = reader.number("intermediate_slot_count");
   if (windows) {
-    batch.windows = *windows;
-  } else if (batch.window_slots) {
-    batch.windows = named_slots(batch, reader, *batch.window_slots, "windows");
+    batch.intermediate_slot_count = *windows;
+  } else if (batch.intermediate_slots) {
+    batch.intermediate_slot_count =
+        named_slots(batch, reader, *batch.intermediate_slots, "intermediate_slot_count");
   }
 
   const auto slots = reader.number("slots");
   batch.slots_given = slots.has_value();
   batch.slots = slots ? *slots : named_slots(batch, reader);
   batch.width = reader.number("width").value_or(batch.width);
-  batch.state_base = reader.number("state_base").value_or(0);
-  // Whatever is wrong with width and state_base is the library's to say.
+  batch.base_column = reader.number("base_column").value_or(0);
+  // Whatever is wrong with width and base_column is the library's to say.
   constexpr std::int64_t kLargest = std::int64_t{1} << 32;
   batch.columns =
       reader.number("columns").value_or(std::clamp<std::int64_t>(batch.width, 1, kLargest) - 1 +
-                                        std::clamp<std::int64_t>(batch.state_base, 0, kLargest));
+                                        std::clamp<std::int64_t>(batch.base_column, 0, kLargest));
   return batch;
 }
 

@@ -17,23 +17,23 @@ struct Batch {
   std::vector<std::int64_t> read_slots;
   std::optional<std::vector<std::int64_t>> write_slots;
   std::optional<std::vector<std::int64_t>> read_offsets;
-  std::optional<std::vector<std::int64_t>> ring_positions;
+  std::optional<std::vector<std::int64_t>> cache_seqlens;
   std::vector<std::uint8_t> has_initial_state;
-  std::vector<std::array<std::int64_t, 3>> snapshots;     ///< rows (sequence, token, slot)
-  std::optional<std::vector<std::int64_t>> window_slots;  ///< of a verify call, which others have
-                                                          ///< none of
-  std::int64_t windows = 0;                               ///< slots of windows
+  std::vector<std::array<std::int64_t, 3>> snapshots;           ///< rows (sequence, token, slot)
+  std::optional<std::vector<std::int64_t>> intermediate_slots;  ///< of a verify call, which others
+                                                                ///< have none of
+  std::int64_t intermediate_slot_count = 0;
   std::int64_t slots = 0;
   bool slots_given = false;  ///< else as many as the batch names
   std::int64_t columns = 0;
   std::int64_t width = 4;
-  std::int64_t state_base = 0;
+  std::int64_t base_column = 0;
   std::optional<std::int64_t> null_slot;
 
   [[nodiscard]] std::int64_t sequences() const {
     return static_cast<std::int64_t>(query_start_loc.size()) - 1;
   }
-  [[nodiscard]] bool keeps_state() const { return !window_slots || write_slots; }
+  [[nodiscard]] bool writes_state() const { return !intermediate_slots || write_slots; }
 };
 
 /// `path` is for messages. Throws CommandError for whatever is not a batch.

@@ -31,20 +31,22 @@ Report report_of(const Batch& batch, std::int64_t first, std::int64_t last) {
   const std::int64_t sequences = last - first;
   Report report;
   ForwardArgs args;
-  args.backend = BackendId::kCpu;
+  args.options.backend = BackendId::kCpu;
   args.x = args.out = TensorRef::contiguous(nullptr, DType::kF32, {batch.tokens, kChannels});
   args.weight = TensorRef::contiguous(nullptr, DType::kF32, {kChannels, batch.width});
-  args.state = TensorRef::contiguous(nullptr, DType::kF32, {batch.slots, batch.columns, kChannels});
-  args.state_base = batch.state_base;
-  args.null_slot = batch.null_slot;
-  args.query_start_loc = list(batch.query_start_loc, DType::kI64, sequences + 1);
-  args.read_slots = list(batch.read_slots, DType::kI64, sequences);
-  if (batch.write_slots) args.write_slots = list(*batch.write_slots, DType::kI64, sequences);
-  if (batch.read_offsets) args.read_offsets = list(*batch.read_offsets, DType::kI64, sequences);
-  if (batch.ring_positions) {
-    args.ring_positions = list(*batch.ring_positions, DType::kI64, sequences);
+  args.pool.state =
+      TensorRef::contiguous(nullptr, DType::kF32, {batch.slots, batch.columns, kChannels});
+  args.pool.base_column = batch.base_column;
+  args.pool.null_slot = batch.null_slot;
+  args.sequences.query_start_loc = list(batch.query_start_loc, DType::kI64, sequences + 1);
+  args.pool.read_slots = list(batch.read_slots, DType::kI64, sequences);
+  if (batch.write_slots) args.pool.write_slots = list(*batch.write_slots, DType::kI64, sequences);
+  if (batch.read_offsets)
+    args.pool.read_offsets = list(*batch.read_offsets, DType::kI64, sequences);
+  if (batch.cache_seqlens) {
+    args.pool.cache_seqlens = list(*batch.cache_seqlens, DType::kI64, sequences);
   }
-  args.has_initial_state = list(batch.has_initial_state, DType::kBool, sequences);
+  args.sequences.has_initial_state = list(batch.has_initial_state, DType::kBool, sequences);
   std::vector<std::array<std::int64_t, 3>> snapshots;  // with numbers of this call
   for (const auto& [sequence, token, slot] : batch.snapshots) {
     if (sequence < first || sequence >= last) {
@@ -54,17 +56,18 @@ Report report_of(const Batch& batch, std::int64_t first, std::int64_t last) {
     }
   }
   if (!snapshots.empty()) {
-    args.snapshots =
+    args.pool.snapshots =
         TensorRef::contiguous(snapshots.data(), DType::kI64, {std::ssize(snapshots), 3});
   }
-  if (batch.window_slots) {
+  if (batch.intermediate_slots) {
     args.op = Op::kVerify;
-    args.window_slots = list(*batch.window_slots, DType::kI64, sequences);
-    args.windows = TensorRef::contiguous(
+    args.drafts.intermediate_slots = list(*batch.intermediate_slots, DType::kI64, sequences);
+    args.drafts.intermediate_states = TensorRef::contiguous(
         nullptr, DType::kF32,
-        {batch.windows, std::max<std::int64_t>(batch.tokens, 1), batch.width - 1, kChannels});
+        {batch.intermediate_slot_count, std::max<std::int64_t>(batch.tokens, 1), batch.width - 1,
+         kChannels});
   }
-  args.violations = TensorRef::contiguous(&report, DType::kI64, {kViolations, 2});
+  args.options.violations = TensorRef::contiguous(&report, DType::kI64, {kViolations, 2});
   require(forward(args));
   return report;
 }
@@ -90,7 +93,7 @@ Line line_of(const Batch& batch, std::int64_t sequence) {
   line.end = batch.query_start_loc[s + 1];
   line.tokens = std::max<std::int64_t>(clamped(line.end) - clamped(line.begin), 0);
   line.read = batch.read_slots[s];
-  line.write = !batch.keeps_state() ? -1 : batch.write_slots ? (*batch.write_slots)[s] : line.read;
+  line.write = !batch.writes_state() ? -1 : batch.write_slots ? (*batch.write_slots)[s] : line.read;
   line.skipped = !usable(line.read);
   line.writes = !line.skipped && line.tokens > 0 && usable(line.write);
   return line;
@@ -111,12 +114,13 @@ void mark_shared(const Batch& batch, Diagnosis& diagnosis) {
     if (!exists || !usable || is_final_state) continue;
     if (!snapshots.insert(slot).second) mark(sequence, Violation::kSnapshotSlotShared);
   }
-  for (std::int64_t s = 0; batch.window_slots && s < batch.sequences(); ++s) {
+  for (std::int64_t s = 0; batch.intermediate_slots && s < batch.sequences(); ++s) {
     const Line line = line_of(batch, s);
-    const std::int64_t slot = (*batch.window_slots)[static_cast<std::size_t>(s)];
-    const bool usable = slot >= 0 && slot < batch.windows && slot != batch.null_slot;
+    const std::int64_t slot = (*batch.intermediate_slots)[static_cast<std::size_t>(s)];
+    const bool usable =
+        slot >= 0 && slot < batch.intermediate_slot_count && slot != batch.null_slot;
     if (line.skipped || line.tokens == 0 || !usable) continue;
-    if (!windows.insert(slot).second) mark(s, Violation::kWindowSlotShared);
+    if (!windows.insert(slot).second) mark(s, Violation::kIntermediateSlotShared);
   }
 }
 
@@ -225,11 +229,11 @@ Diagnosis diagnose(const Batch& batch) {
 
 std::string doctor_text(const Batch& batch, const Diagnosis& diagnosis, std::int64_t limit) {
   std::string text =
-      fmt::format("{}, {}; pool of {}{} of {}, width {}, state_base {}, {}\n\n",
+      fmt::format("{}, {}; pool of {}{} of {}, width {}, base_column {}, {}\n\n",
                   counted(batch.sequences(), "sequence", "sequences"),
                   counted(batch.tokens, "token", "tokens"), counted(batch.slots, "slot", "slots"),
                   batch.slots_given ? "" : " (not given: those the batch names)",
-                  counted(batch.columns, "column", "columns"), batch.width, batch.state_base,
+                  counted(batch.columns, "column", "columns"), batch.width, batch.base_column,
                   batch.null_slot ? fmt::format("null slot {}", *batch.null_slot) : "no null slot");
   text += table(batch, diagnosis, limit) + "\n";
   if (!diagnosis.any()) return text + "no violations\n";

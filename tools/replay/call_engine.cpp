@@ -58,8 +58,8 @@ void CallLists::assign(const ReplaySetup& setup, const Call& call) {
   lengths.clear();
   query_start_loc.assign(1, 0);
   has_initial_state.clear();
-  for (auto* list : {&read_slots, &write_slots, &window_slots, &parents, &accepted,
-                     &computed_tokens, &prefix_slots}) {
+  for (auto* list : {&read_slots, &write_slots, &intermediate_slots, &parents, &accepted,
+                     &num_computed_tokens, &prefix_slots}) {
     list->clear();
   }
   const std::int64_t blocks = blocks_of(setup, call);
@@ -76,9 +76,9 @@ void CallLists::assign(const ReplaySetup& setup, const Call& call) {
     query_start_loc.push_back(static_cast<std::int32_t>(rows.size()));
     has_initial_state.push_back(segment.resumed ? 1 : 0);
     write_slots.push_back(segment.is_draft() ? -1 : segment.slot);
-    window_slots.push_back(segment.is_draft() ? drafted++ : -1);
+    intermediate_slots.push_back(segment.is_draft() ? drafted++ : -1);
     if (segment.is_draft()) parents.insert(parents.end(), tree.begin(), tree.end());
-    computed_tokens.push_back(static_cast<std::int32_t>(segment.first_token));
+    num_computed_tokens.push_back(static_cast<std::int32_t>(segment.first_token));
     const auto first = static_cast<std::ptrdiff_t>(prefix_slots.size());
     prefix_slots.resize(prefix_slots.size() + static_cast<std::size_t>(blocks), -1);
     for (const Segment::Snapshot& snapshot : segment.snapshots) {
@@ -157,12 +157,12 @@ ForwardArgs call_arguments(const ReplaySetup& setup, Schedule schedule, const Ca
   if (config.has_bias) {
     args.bias = TensorRef::contiguous(at.bias, config.weight_dtype, {config.channels}, device);
   }
-  args.state = TensorRef::contiguous(
+  args.pool.state = TensorRef::contiguous(
       at.state, config.dtype, {setup.scheduler.slots(), config.history(), config.channels}, device);
-  args.read_slots = indices(at.read_slots, {sequences}, device);
-  args.activation = config.activation;
-  args.backend = setup.backend;
-  args.threads = setup.threads;
+  args.pool.read_slots = indices(at.read_slots, {sequences}, device);
+  args.epilogue.activation = config.activation;
+  args.options.backend = setup.backend;
+  args.options.threads = setup.threads;
   if (call.kind == CallKind::kDecode) {
     args.op = Op::kDecode;
     return args;
@@ -174,25 +174,26 @@ ForwardArgs call_arguments(const ReplaySetup& setup, Schedule schedule, const Ca
       *packed = TensorRef::contiguous(packed->data, config.dtype,
                                       {sequences, tree.rows(), config.channels}, device);
     }
-    args.windows = windows_of_drafts(setup, at, sequences);
-    if (!tree.is_chain()) args.parents = indices(at.parents, {sequences, tree.rows()}, device);
+    args.drafts.intermediate_states = windows_of_drafts(setup, at, sequences);
+    if (!tree.is_chain())
+      args.drafts.parents = indices(at.parents, {sequences, tree.rows()}, device);
     return args;
   }
-  args.query_start_loc = indices(at.query_start_loc, {sequences + 1}, device);
-  args.has_initial_state =
+  args.sequences.query_start_loc = indices(at.query_start_loc, {sequences + 1}, device);
+  args.sequences.has_initial_state =
       TensorRef::contiguous(at.has_initial_state, DType::kBool, {sequences}, device);
   if (call.kind == CallKind::kMixed && !setup.scheduler.tree.empty()) {
     // Prompts keep a state and no windows, drafts the other way round.
     args.op = Op::kVerify;
-    args.windows = windows_of_drafts(setup, at, setup.scheduler.max_running);
-    args.window_slots = indices(at.window_slots, {sequences}, device);
-    args.write_slots = indices(at.write_slots, {sequences}, device);
+    args.drafts.intermediate_states = windows_of_drafts(setup, at, setup.scheduler.max_running);
+    args.drafts.intermediate_slots = indices(at.intermediate_slots, {sequences}, device);
+    args.pool.write_slots = indices(at.write_slots, {sequences}, device);
     return args;
   }
-  args.schedule = schedule;
+  args.options.schedule = schedule;
   if (takes_snapshots(setup, call)) {
-    args.write_slots = indices(at.write_slots, {sequences}, device);
-    args.snapshots = snapshot_arguments(setup, call, at).snapshots;
+    args.pool.write_slots = indices(at.write_slots, {sequences}, device);
+    args.pool.snapshots = snapshot_arguments(setup, call, at).snapshots;
   }
   return args;
 }
@@ -202,17 +203,17 @@ CommitArgs commit_arguments(const ReplaySetup& setup, const Call& call, const Ca
   const Device device = setup.device();
   const std::int64_t sequences = std::ssize(call.segments);
   CommitArgs args;
-  args.windows = TensorRef::contiguous(
+  args.intermediate_states = TensorRef::contiguous(
       at.windows, config.dtype,
       {config.layers, setup.scheduler.max_running, setup.window_rows(), config.channels}, device);
-  args.windows.shape[1] = sequences;
+  args.intermediate_states.shape[1] = sequences;
   args.state = TensorRef::contiguous(
       at.state, config.dtype,
       {config.layers, setup.scheduler.slots(), config.history(), config.channels}, device);
   args.accepted = indices(at.accepted, {sequences}, device);
   args.slots = indices(at.read_slots, {sequences}, device);
   args.width = config.width;
-  args.token_rows = setup.scheduler.tree.is_chain() ? 1 : config.width - 1;
+  args.rows_per_token = setup.scheduler.tree.is_chain() ? 1 : config.width - 1;
   args.backend = setup.backend;
   args.threads = setup.threads;
   return args;
@@ -225,10 +226,10 @@ BlockSnapshotsArgs snapshot_arguments(const ReplaySetup& setup, const Call& call
   const std::int64_t block = setup.scheduler.prefix_block;
   BlockSnapshotsArgs args;
   args.query_start_loc = indices(at.query_start_loc, {sequences + 1}, device);
-  args.computed_tokens = indices(at.computed_tokens, {sequences}, device);
+  args.num_computed_tokens = indices(at.num_computed_tokens, {sequences}, device);
   args.block_slots = indices(at.prefix_slots, {sequences, blocks_of(setup, call)}, device);
   args.tokens = call.tokens;
-  args.block_tokens = block;
+  args.block_size = block;
   args.snapshots = indices(at.snapshots, {snapshot_rows(setup, call), 3}, device);
   args.backend = setup.backend;
   return args;

@@ -11,7 +11,7 @@
 
 #include "common/gpu.hpp"
 #include "replay/engine.hpp"
-#include "shortconv/commit.hpp"
+#include "shortconv/plan.hpp"
 #include "shortconv/prepare.hpp"
 
 namespace shortconv::tools {
@@ -50,9 +50,9 @@ struct CallLists {
   std::vector<std::int64_t> lengths;
   std::vector<std::int32_t> query_start_loc, read_slots, write_slots;
   std::vector<std::uint8_t> has_initial_state;
-  std::vector<std::int32_t> window_slots, parents;          // of drafts
-  std::vector<std::int32_t> accepted;                       // of a commit
-  std::vector<std::int32_t> computed_tokens, prefix_slots;  // of snapshots
+  std::vector<std::int32_t> intermediate_slots, parents;        // of drafts
+  std::vector<std::int32_t> accepted;                           // of a commit
+  std::vector<std::int32_t> num_computed_tokens, prefix_slots;  // of snapshots
 
   void assign(const ReplaySetup& setup, const Call& call);
 
@@ -79,10 +79,10 @@ struct CallTensors {
   void* read_slots;
   void* write_slots;
   void* has_initial_state;
-  void* window_slots;
+  void* intermediate_slots;
   void* parents;
   void* accepted;
-  void* computed_tokens;
+  void* num_computed_tokens;
   void* prefix_slots;
   void* snapshots;
 };

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "common/error.hpp"
-#include "verify/random.hpp"
+#include "common/random.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -43,7 +43,7 @@ std::string DraftTree::shape() const { return fmt::format("{}", fmt::join(childr
 
 std::vector<std::int32_t> DraftTree::accepted_rows(double accept, std::int64_t most,
                                                    std::uint64_t seed) const {
-  verify::Random random(seed);
+  Random random(seed);
   std::vector<std::int32_t> rows{0};
   std::int64_t level_begin = 0, level_rows = 1, in_level = 0;
   for (const std::int64_t count : children_) {

@@ -60,7 +60,7 @@ class GpuWorkspace {
   GpuStream stream;
   PinnedBuffer lengths, sent_blocks;  // lists on their way
   GpuBuffer query_start_loc, read_slots, write_slots, has_initial_state, blocks;
-  GpuBuffer window_slots, parents, accepted, computed_tokens, prefix_slots, snapshots;
+  GpuBuffer intermediate_slots, parents, accepted, num_computed_tokens, prefix_slots, snapshots;
   GpuBuffer spare_states;  // for runs whose results are of no use
 
  private:
@@ -96,10 +96,10 @@ GpuWorkspace::GpuWorkspace(const ReplaySetup& setup, const StreamOutline& outlin
   read_slots = GpuBuffer(sequences * kWord);
   write_slots = GpuBuffer(sequences * kWord);
   has_initial_state = GpuBuffer(sequences);
-  window_slots = GpuBuffer(sequences * kWord);
+  intermediate_slots = GpuBuffer(sequences * kWord);
   parents = GpuBuffer(sequences * setup.scheduler.tree.rows() * kWord);
   accepted = GpuBuffer(sequences * kWord);
-  computed_tokens = GpuBuffer(sequences * kWord);
+  num_computed_tokens = GpuBuffer(sequences * kWord);
   if (const std::int64_t block = setup.scheduler.prefix_block; block > 0) {
     prefix_slots = GpuBuffer(outline.most_prefix_slots * kWord);
     snapshots = GpuBuffer(3 * (outline.most_tokens / block + sequences) * kWord);
@@ -144,10 +144,10 @@ void GpuWorkspace::load(const Call& call, std::int64_t number) {
   upload(read_slots, lists_.read_slots);
   upload(write_slots, lists_.write_slots);
   upload(has_initial_state, lists_.has_initial_state);
-  upload(window_slots, lists_.window_slots);
+  upload(intermediate_slots, lists_.intermediate_slots);
   upload(parents, lists_.parents);
   upload(accepted, lists_.accepted);
-  upload(computed_tokens, lists_.computed_tokens);
+  upload(num_computed_tokens, lists_.num_computed_tokens);
   upload(prefix_slots, lists_.prefix_slots);
   if (call.kind == CallKind::kCommit) return;
   for (std::size_t i = 0; i < rows_.size(); ++i) {
@@ -169,10 +169,10 @@ CallTensors GpuWorkspace::tensors(std::int64_t layer, void* state, void* windows
           .read_slots = read_slots.data(),
           .write_slots = write_slots.data(),
           .has_initial_state = has_initial_state.data(),
-          .window_slots = window_slots.data(),
+          .intermediate_slots = intermediate_slots.data(),
           .parents = parents.data(),
           .accepted = accepted.data(),
-          .computed_tokens = computed_tokens.data(),
+          .num_computed_tokens = num_computed_tokens.data(),
           .prefix_slots = prefix_slots.data(),
           .snapshots = snapshots.data()};
 }
@@ -214,7 +214,7 @@ class GpuEngine : public CallEngine {
   Plan prepare(const Call& call);
   void fetch_lengths(std::int64_t sequences);
   void send_blocks(ForwardArgs& args);
-  Addresses layer_addresses(const CallTensors& at) const;
+  TensorPointers layer_addresses(const CallTensors& at) const;
   double time_launch(const std::function<Status(void*)>& launch) const;
   double run_layers(const Plan& plan) const;
 
@@ -222,7 +222,7 @@ class GpuEngine : public CallEngine {
   GpuBuffer states_;   // [layers, slots, width - 1, channels]
   GpuBuffer windows_;  // [layers, max_running, window_rows, channels]
   std::vector<std::int64_t> lengths_;
-  Addresses call_addresses_;  // of layer 0
+  TensorPointers call_addresses_;  // of layer 0
   std::int64_t calls_ = 0;
 };
 
@@ -264,14 +264,14 @@ void GpuEngine::run_commit(const Call& call) {
   CommitPlan plan;
 
   const Clock::time_point start = Clock::now();
-  Status status = make_commit_problem(args, problem);
-  if (status.ok()) status = make_commit_plan(problem, plan);
+  Status status = make_problem(args, problem);
+  if (status.ok()) status = make_plan(problem, plan);
   kind.host_us.push_back(microseconds_since(start));
   kind.lengths_us.push_back(0);
   require(status);
 
   // What a commit writes it does not read, so that it may run several times.
-  const auto launch = [&](void* stream) { return run(plan, addresses(args), stream); };
+  const auto launch = [&](void* stream) { return run(plan, pointers(args), stream); };
   kind.launch_us.push_back(time_launch(launch));
   const GpuGraph graph(workspace_->stream, [&](void* captured) { require(launch(captured)); });
   workspace_->cool();
@@ -299,7 +299,7 @@ Plan GpuEngine::prepare(const Call& call) {
   const CallTensors at = tensors(0);
   ForwardArgs args = call_arguments(setup_, schedule(), call, at);
   KindMeasurement& kind = measured(call);
-  const bool needs_lengths = args.schedule != Schedule::kFlat;
+  const bool needs_lengths = args.options.schedule != Schedule::kFlat;
   Problem problem;
   Plan plan;
   Status status;
@@ -307,10 +307,10 @@ Plan GpuEngine::prepare(const Call& call) {
   const Clock::time_point start = Clock::now();
   if (needs_lengths) fetch_lengths(std::ssize(call.segments));
   const double lengths_us = needs_lengths ? microseconds_since(start) : 0;
-  if (args.schedule == Schedule::kBlockList) {
+  if (args.options.schedule == Schedule::kBlockList) {
     send_blocks(args);
-  } else if (args.schedule == Schedule::kSequenceGrid) {
-    args.longest_sequence = *std::max_element(lengths_.begin(), lengths_.end());
+  } else if (args.options.schedule == Schedule::kSequenceGrid) {
+    args.options.max_seqlen = *std::max_element(lengths_.begin(), lengths_.end());
   }
   if (takes_snapshots(setup_, call)) {
     status = block_snapshots(snapshot_arguments(setup_, call, at), workspace_->stream.handle());
@@ -321,7 +321,7 @@ Plan GpuEngine::prepare(const Call& call) {
   kind.lengths_us.push_back(lengths_us);
 
   require(status);
-  call_addresses_ = addresses(args);
+  call_addresses_ = pointers(args);
   return plan;
 }
 
@@ -346,18 +346,20 @@ void GpuEngine::send_blocks(ForwardArgs& args) {
   std::memcpy(sent + bytes, list.offset.data(), static_cast<std::size_t>(bytes));
   auto* blocks = static_cast<std::byte*>(workspace_->blocks.data());
   start_copy_to_gpu(blocks, sent, 2 * bytes, workspace_->stream.handle());
-  args.block_sequence = TensorRef::contiguous(blocks, DType::kI32, {count}, setup_.device());
-  args.block_offset = TensorRef::contiguous(blocks + bytes, DType::kI32, {count}, setup_.device());
+  args.options.block_sequence =
+      TensorRef::contiguous(blocks, DType::kI32, {count}, setup_.device());
+  args.options.block_offset =
+      TensorRef::contiguous(blocks + bytes, DType::kI32, {count}, setup_.device());
 }
 
-Addresses GpuEngine::layer_addresses(const CallTensors& at) const {
-  Addresses addresses = call_addresses_;
+TensorPointers GpuEngine::layer_addresses(const CallTensors& at) const {
+  TensorPointers addresses = call_addresses_;
   addresses.x = at.x;
   addresses.out = at.out;
   addresses.weight = at.weight;
   addresses.bias = at.bias;
   addresses.state = at.state;
-  if (addresses.windows != nullptr) addresses.windows = at.windows;
+  if (addresses.intermediate_states != nullptr) addresses.intermediate_states = at.windows;
   return addresses;
 }
 

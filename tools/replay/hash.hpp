@@ -3,15 +3,9 @@
 #include <cstdint>
 #include <initializer_list>
 
-namespace shortconv::tools {
+#include "common/random.hpp"
 
-/// SplitMix64's finaliser: a bijection that makes neighbouring arguments unrelated.
-[[nodiscard]] constexpr std::uint64_t mix(std::uint64_t value) {
-  value += 0x9e3779b97f4a7c15u;
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-  return value ^ (value >> 31);
-}
+namespace shortconv::tools {
 
 /// One number from several coordinates, whose order matters.
 [[nodiscard]] constexpr std::uint64_t hash_of(std::uint64_t seed,

@@ -49,7 +49,7 @@ class HostEngine : public CallEngine {
   CallLists lists_;
   BlockList blocks_;
   std::vector<std::int32_t> snapshots_;
-  Addresses addresses_;
+  TensorPointers addresses_;
 };
 
 void HostEngine::execute(const Call& call) {
@@ -73,7 +73,7 @@ void HostEngine::run_layers(const Call& call) {
     addresses_.weight = at.weight;
     addresses_.bias = at.bias;
     addresses_.state = at.state;
-    if (addresses_.windows != nullptr) addresses_.windows = at.windows;
+    if (addresses_.intermediate_states != nullptr) addresses_.intermediate_states = at.windows;
 
     const Clock::time_point start = Clock::now();
     const Status status = run(plan, addresses_);
@@ -97,13 +97,13 @@ void HostEngine::run_commit(const Call& call) {
   CommitPlan plan;
 
   Clock::time_point start = Clock::now();
-  Status status = make_commit_problem(args, problem);
-  if (status.ok()) status = make_commit_plan(problem, plan);
+  Status status = make_problem(args, problem);
+  if (status.ok()) status = make_plan(problem, plan);
   kind.host_us.push_back(microseconds_since(start));
   require(status);
 
   start = Clock::now();
-  status = run(plan, addresses(args));
+  status = run(plan, pointers(args));
   const double run_us = microseconds_since(start);
   require(status);
   add_commit_time(run_us, kind);
@@ -128,10 +128,10 @@ CallTensors HostEngine::tensors(std::int64_t layer) {
           .read_slots = lists_.read_slots.data(),
           .write_slots = lists_.write_slots.data(),
           .has_initial_state = lists_.has_initial_state.data(),
-          .window_slots = lists_.window_slots.data(),
+          .intermediate_slots = lists_.intermediate_slots.data(),
           .parents = lists_.parents.data(),
           .accepted = lists_.accepted.data(),
-          .computed_tokens = lists_.computed_tokens.data(),
+          .num_computed_tokens = lists_.num_computed_tokens.data(),
           .prefix_slots = lists_.prefix_slots.data(),
           .snapshots = snapshots_.data()};
 }
@@ -147,13 +147,14 @@ Plan HostEngine::make_host_plan(const Call& call) {
   Status status;
 
   const Clock::time_point start = Clock::now();
-  if (args.schedule == Schedule::kBlockList) {
+  if (args.options.schedule == Schedule::kBlockList) {
     blocks_ = plan_block_list(lists_.lengths);
     const std::int64_t count = std::ssize(blocks_.sequence);
-    args.block_sequence = TensorRef::contiguous(blocks_.sequence.data(), DType::kI32, {count});
-    args.block_offset = TensorRef::contiguous(blocks_.offset.data(), DType::kI32, {count});
-  } else if (args.schedule == Schedule::kSequenceGrid) {
-    args.longest_sequence = *std::max_element(lists_.lengths.begin(), lists_.lengths.end());
+    args.options.block_sequence =
+        TensorRef::contiguous(blocks_.sequence.data(), DType::kI32, {count});
+    args.options.block_offset = TensorRef::contiguous(blocks_.offset.data(), DType::kI32, {count});
+  } else if (args.options.schedule == Schedule::kSequenceGrid) {
+    args.options.max_seqlen = *std::max_element(lists_.lengths.begin(), lists_.lengths.end());
   }
   if (with_snapshots) status = block_snapshots(snapshot_arguments(setup_, call, at));
   if (status.ok()) status = make_problem(args, problem);
@@ -161,7 +162,7 @@ Plan HostEngine::make_host_plan(const Call& call) {
   measured(call).host_us.push_back(microseconds_since(start));
 
   require(status);
-  addresses_ = addresses(args);
+  addresses_ = pointers(args);
   return plan;
 }
 

@@ -2,9 +2,9 @@
 
 #include <utility>
 
+#include "common/random.hpp"
 #include "core/element.hpp"
 #include "replay/hash.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -20,7 +20,7 @@ Buffer random_values(std::uint64_t stream, DType dtype, std::int64_t count, doub
   Buffer values(count * bytes);
 #pragma omp parallel for
   for (std::int64_t i = 0; i < count; ++i) {
-    const double value = verify::normal_from(mix(stream + static_cast<std::uint64_t>(i)));
+    const double value = normal_from(mix(stream + static_cast<std::uint64_t>(i)));
     store_element(dtype, values.data() + i * bytes, scale * value);
   }
   return values;

@@ -125,9 +125,9 @@ BackendInfo try_backend(const ReplaySetup& setup) {
   args.out = TensorRef::contiguous(out.data(), config.dtype, {1, config.channels}, device);
   args.weight = TensorRef::contiguous(setup.weights[0].weight.data(), config.weight_dtype,
                                       {config.channels, config.width}, device);
-  args.activation = config.activation;
-  args.backend = setup.backend;
-  args.threads = setup.threads;
+  args.epilogue.activation = config.activation;
+  args.options.backend = setup.backend;
+  args.options.threads = setup.threads;
   Problem problem;
   Plan plan;
   require(make_problem(args, problem));

@@ -12,7 +12,7 @@
 #include <system_error>
 
 #include "common/error.hpp"
-#include "verify/random.hpp"
+#include "common/random.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -254,7 +254,7 @@ void apply_limits(const WorkloadLimits& limits, Workload& workload) {
 }
 
 void share_prompts(double probability, std::uint64_t seed, Workload& workload) {
-  verify::Random random(seed);
+  Random random(seed);
   for (std::int64_t i = 1; i < std::ssize(workload.requests); ++i) {
     if (!random.chance(probability)) continue;
     Request& request = workload.requests[i];

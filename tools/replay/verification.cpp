@@ -8,10 +8,10 @@
 #include <numeric>
 
 #include "common/error.hpp"
+#include "common/random.hpp"
 #include "core/element.hpp"
 #include "replay/call_engine.hpp"
 #include "verify/compare.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -82,7 +82,7 @@ class Check {
     if (config_.has_bias) {
       args.bias = TensorRef::contiguous(bias, config_.weight_dtype, {config_.channels}, device);
     }
-    args.activation = config_.activation;
+    args.epilogue.activation = config_.activation;
     return args;
   }
 
@@ -90,8 +90,8 @@ class Check {
   void forward_whole(void* x, void* out, void* weight, void* bias, void* stream) const {
     ForwardArgs args =
         whole_sequence(x, out, config_.dtype, tokens_, weight, bias, setup_.device());
-    args.backend = setup_.backend;
-    args.threads = setup_.threads;
+    args.options.backend = setup_.backend;
+    args.options.threads = setup_.threads;
     require(forward(args, stream));
   }
 
@@ -182,13 +182,13 @@ class Check {
     const Buffer magnitudes(fed * channels * element_bytes(DType::kF64));
     ForwardArgs args = whole_sequence(x.data(), references.data(), DType::kF64, fed,
                                       weights_.weight.data(), weights_.bias.data());
-    args.backend = BackendId::kReference;
+    args.options.backend = BackendId::kReference;
     result.status = forward(args);
     if (!result.status.ok()) return result;
     args = whole_sequence(x_sizes.data(), magnitudes.data(), DType::kF64, fed, weight_sizes.data(),
                           bias_sizes.data());
-    args.backend = BackendId::kReference;
-    args.activation = Activation::kNone;
+    args.options.backend = BackendId::kReference;
+    args.epilogue.activation = Activation::kNone;
     result.status = forward(args);
     if (!result.status.ok()) return result;
 
@@ -259,7 +259,7 @@ std::vector<std::int64_t> choose_requests(std::span<const Request> requests, std
   if (order.size() > 1) {
     std::swap(order[1], *std::find(order.begin(), order.end(), shortest - requests.begin()));
   }
-  verify::Random random(seed);
+  Random random(seed);
   for (std::int64_t i = 2; i < std::ssize(order); ++i) {
     std::swap(order[i], order[random.between(i, std::ssize(order) - 1)]);
   }

@@ -7,10 +7,10 @@
 #include <limits>
 #include <utility>
 
+#include "common/random.hpp"
 #include "core/element.hpp"
 #include "shortconv/schedule.hpp"
 #include "verify/on_gpu.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -128,8 +128,8 @@ std::vector<const TensorBuffer*> CaseBuffers::tensors() const {
   std::vector<const TensorBuffer*> list{&x, &out, &weight};
   for (const std::optional<TensorBuffer>* buffer :
        {&bias, &state, &input_gate, &output_gate, &query_start_loc, &has_initial_state, &read_slots,
-        &write_slots, &read_offsets, &block_sequence, &block_offset, &ring_positions, &snapshots,
-        &parents, &seq_idx, &windows, &window_slots, &violations}) {
+        &write_slots, &read_offsets, &block_sequence, &block_offset, &cache_seqlens, &snapshots,
+        &parents, &seq_idx, &windows, &intermediate_slots, &violations}) {
     if (*buffer) list.push_back(&**buffer);
   }
   return list;
@@ -148,11 +148,11 @@ CaseBuffers make_buffers(const Case& problem) {
                       .read_slots = index_buffer(problem.read_slots),
                       .write_slots = index_buffer(problem.write_slots),
                       .read_offsets = index_buffer(problem.read_offsets),
-                      .ring_positions = index_buffer(problem.ring_positions),
+                      .cache_seqlens = index_buffer(problem.cache_seqlens),
                       .snapshots = index_buffer(problem.snapshots),
                       .parents = index_buffer(problem.parents),
                       .seq_idx = index_buffer(problem.seq_idx),
-                      .window_slots = index_buffer(problem.window_slots)};
+                      .intermediate_slots = index_buffer(problem.intermediate_slots)};
   if (problem.windows && problem.windows_kind != WindowsKind::kPool) {
     buffers.windows.emplace(*problem.windows);
   }
@@ -193,39 +193,39 @@ ForwardArgs make_arguments(const Case& problem, const CaseBuffers& buffers, Back
   arguments.out = buffers.result(problem).view();
   arguments.weight = buffers.weight.view();
   arguments.bias = view_of(buffers.bias);
-  arguments.state = view_of(buffers.state);
-  arguments.read_slots = view_of(buffers.read_slots);
-  arguments.write_slots = view_of(buffers.write_slots);
-  arguments.read_offsets = view_of(buffers.read_offsets);
-  arguments.state_base = problem.state_base;
-  arguments.keeps_older = problem.keeps_older;
-  arguments.null_slot = problem.null_slot;
-  arguments.query_start_loc = view_of(buffers.query_start_loc);
-  arguments.has_initial_state = view_of(buffers.has_initial_state);
-  arguments.initial_state = problem.initial_state;
-  arguments.ring_positions = view_of(buffers.ring_positions);
-  arguments.snapshots = view_of(buffers.snapshots);
-  arguments.parents = view_of(buffers.parents);
-  arguments.seq_idx = view_of(buffers.seq_idx);
-  arguments.windows = view_of(buffers.windows);
+  arguments.pool.state = view_of(buffers.state);
+  arguments.pool.read_slots = view_of(buffers.read_slots);
+  arguments.pool.write_slots = view_of(buffers.write_slots);
+  arguments.pool.read_offsets = view_of(buffers.read_offsets);
+  arguments.pool.base_column = problem.base_column;
+  arguments.pool.shift_full_state = problem.shift_full_state;
+  arguments.pool.null_slot = problem.null_slot;
+  arguments.sequences.query_start_loc = view_of(buffers.query_start_loc);
+  arguments.sequences.has_initial_state = view_of(buffers.has_initial_state);
+  arguments.sequences.initial_state = problem.initial_state;
+  arguments.pool.cache_seqlens = view_of(buffers.cache_seqlens);
+  arguments.pool.snapshots = view_of(buffers.snapshots);
+  arguments.drafts.parents = view_of(buffers.parents);
+  arguments.sequences.seq_idx = view_of(buffers.seq_idx);
+  arguments.drafts.intermediate_states = view_of(buffers.windows);
   if (problem.windows_kind == WindowsKind::kPool) {
-    arguments.windows = buffers.state->view(*problem.windows);
+    arguments.drafts.intermediate_states = buffers.state->view(*problem.windows);
   }
-  arguments.window_slots = view_of(buffers.window_slots);
-  arguments.advance_state = problem.advance_state;
-  arguments.violations = view_of(buffers.violations);
-  arguments.activation = problem.activation;
-  arguments.padded_rows = problem.padded_rows;
+  arguments.drafts.intermediate_slots = view_of(buffers.intermediate_slots);
+  arguments.drafts.update_state = problem.update_state;
+  arguments.options.violations = view_of(buffers.violations);
+  arguments.epilogue.activation = problem.activation;
+  arguments.sequences.padded_rows = problem.padded_rows;
   arguments.input_gate = view_of(buffers.input_gate);
-  arguments.output_gate = view_of(buffers.output_gate);
-  arguments.residual = problem.epilogue == Epilogue::kResidual;
+  arguments.epilogue.output_gate = view_of(buffers.output_gate);
+  arguments.epilogue.residual = problem.epilogue == Epilogue::kResidual;
   arguments.dilation = problem.dilation;
-  arguments.backend = backend;
-  arguments.schedule = problem.schedule;
-  arguments.longest_sequence = problem.longest_sequence;
-  arguments.block_sequence = view_of(buffers.block_sequence);
-  arguments.block_offset = view_of(buffers.block_offset);
-  arguments.threads = problem.threads;
+  arguments.options.backend = backend;
+  arguments.options.schedule = problem.schedule;
+  arguments.options.max_seqlen = problem.max_seqlen;
+  arguments.options.block_sequence = view_of(buffers.block_sequence);
+  arguments.options.block_offset = view_of(buffers.block_offset);
+  arguments.options.threads = problem.threads;
   return arguments;
 }
 

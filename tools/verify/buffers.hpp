@@ -53,8 +53,8 @@ struct CaseBuffers {
   std::optional<TensorBuffer> query_start_loc = {}, has_initial_state = {};
   std::optional<TensorBuffer> read_slots = {}, write_slots = {}, read_offsets = {};
   std::optional<TensorBuffer> block_sequence = {}, block_offset = {};
-  std::optional<TensorBuffer> ring_positions = {}, snapshots = {}, parents = {}, seq_idx = {};
-  std::optional<TensorBuffer> windows = {}, window_slots = {}, violations = {};
+  std::optional<TensorBuffer> cache_seqlens = {}, snapshots = {}, parents = {}, seq_idx = {};
+  std::optional<TensorBuffer> windows = {}, intermediate_slots = {}, violations = {};
 
   [[nodiscard]] const TensorBuffer& result(const Case& problem) const {
     return problem.in_place ? x : out;

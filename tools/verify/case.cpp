@@ -79,13 +79,13 @@ std::int64_t Case::read_slot(std::int64_t sequence) const {
 }
 
 std::int64_t Case::write_slot(std::int64_t sequence) const {
-  if (!keeps_state()) return -1;
+  if (!writes_state()) return -1;
   return write_slots ? write_slots->values[sequence] : read_slot(sequence);
 }
 
 std::int64_t Case::read_offset(std::int64_t sequence) const {
   if (!read_offsets) return 0;
-  const std::int64_t last = state->shape[1] - history() - state_base;
+  const std::int64_t last = state->shape[1] - history() - base_column;
   return std::clamp<std::int64_t>(read_offsets->values[sequence], 0, last);
 }
 
@@ -103,7 +103,7 @@ bool Case::resumed(std::int64_t sequence) const {
 
 std::int64_t Case::ring_column(std::int64_t sequence, std::int64_t input) const {
   const std::int64_t columns = state->shape[1];
-  const std::int64_t position = std::max<std::int64_t>(ring_positions->values[sequence], 0);
+  const std::int64_t position = std::max<std::int64_t>(cache_seqlens->values[sequence], 0);
   return ((position % columns + input) % columns + columns) % columns;
 }
 
@@ -126,11 +126,11 @@ bool Case::is_taken(const SnapshotRow& row) const {
 
 std::optional<std::int64_t> Case::window_offset(std::int64_t sequence, std::int64_t token) const {
   if (!windows) return std::nullopt;
-  if (!window_slots) {
+  if (!intermediate_slots) {
     const std::int64_t row = starts[sequence] + token;
     return windows->shape.size() == 3 ? windows->offset({row}) : windows->offset({sequence, token});
   }
-  const std::int64_t slot = window_slots->values[sequence];
+  const std::int64_t slot = intermediate_slots->values[sequence];
   const bool captured = slot >= 0 && slot < windows->shape[0] && !(null_slot && slot == *null_slot);
   if (!captured || token >= windows->shape[1]) return std::nullopt;
   return windows->offset({slot, token});
@@ -163,12 +163,12 @@ std::vector<std::pair<std::string_view, std::string>> traits(const Case& problem
       {"initial-state", text(name_of(problem.initial_state))},
       {"in-place", yes(problem.in_place)},
       {"older", yes(problem.older() > 0)},
-      {"ring", yes(problem.ring_positions.has_value())},
+      {"ring", yes(problem.cache_seqlens.has_value())},
       {"snapshots", yes(problem.snapshots.has_value())},
       {"numbered", yes(problem.seq_idx.has_value())},
       {"tree", yes(problem.parents.has_value())},
       {"windows", text(name_of(problem.windows_kind))},
-      {"keeps-state", yes(problem.state && problem.keeps_state())},
+      {"keeps-state", yes(problem.state && problem.writes_state())},
       {"violations", yes(problem.violations.has_value())},
       {"special", yes(problem.special_period != 0)},
   };
@@ -187,25 +187,25 @@ std::string to_string(const Case& problem) {
     text += fmt::format("  output_gate {}\n", describe(*problem.output_gate));
   }
   if (problem.state) {
-    text += fmt::format("  state {}, base {}{}\n", describe(*problem.state), problem.state_base,
-                        problem.keeps_older ? ", keeps_older" : "");
+    text += fmt::format("  state {}, base {}{}\n", describe(*problem.state), problem.base_column,
+                        problem.shift_full_state ? ", shift_full_state" : "");
   }
   text += describe("query_start_loc", problem.query_start_loc);
   text += describe("read_slots", problem.read_slots);
   text += describe("write_slots", problem.write_slots);
   text += describe("read_offsets", problem.read_offsets);
   text += describe("has_initial_state", problem.has_initial_state);
-  text += describe("ring_positions", problem.ring_positions);
+  text += describe("cache_seqlens", problem.cache_seqlens);
   text += describe("snapshots", problem.snapshots);
   text += describe("seq_idx", problem.seq_idx);
   text += describe("parents", problem.parents);
   if (problem.windows) text += fmt::format("  windows {}\n", describe(*problem.windows));
-  text += describe("window_slots", problem.window_slots);
-  if (problem.advance_state) text += "  advance_state\n";
+  text += describe("intermediate_slots", problem.intermediate_slots);
+  if (problem.update_state) text += "  update_state\n";
   if (problem.violations) text += fmt::format("  violations {}\n", describe(*problem.violations));
   if (problem.null_slot) text += fmt::format("  null_slot {}\n", *problem.null_slot);
   if (problem.schedule == Schedule::kSequenceGrid) {
-    text += fmt::format("  longest_sequence {}\n", problem.longest_sequence);
+    text += fmt::format("  max_seqlen {}\n", problem.max_seqlen);
   }
   text += fmt::format("  values: x and state scaled by {}", problem.x_scale);
   if (problem.special_period != 0) {

@@ -21,9 +21,9 @@ enum class WindowsKind {
   kNone,
   kRows,              // of each row of x
   kOverlapping,       // the same of a dense chain, in tokens + width - 2 columns
-  kSlots,             // by window_slots
+  kSlots,             // by intermediate_slots
   kOverlappingSlots,  // both
-  kPool,              // by window_slots in the pool's own columns; no memory of their own
+  kPool,              // by intermediate_slots in the pool's own columns; no memory of their own
 };
 
 /// A row of the list of snapshots.
@@ -42,7 +42,7 @@ struct Case {
   PaddedRows padded_rows = PaddedRows::kZero;
   InitialState initial_state = InitialState::kNone;
   Schedule schedule = Schedule::kFlat;
-  std::int64_t longest_sequence = 0;
+  std::int64_t max_seqlen = 0;
   int threads = 1;
   bool in_place = false;  // x is out as well; `out` has no memory of its own
 
@@ -50,17 +50,17 @@ struct Case {
   TensorSpec x, out, weight;
   std::optional<TensorSpec> bias, state;
   std::optional<TensorSpec> input_gate, output_gate;
-  std::int64_t state_base = 0;
-  bool keeps_older = false;
+  std::int64_t base_column = 0;
+  bool shift_full_state = false;
   std::optional<std::int64_t> null_slot;
   std::optional<IndexTensor> query_start_loc, read_slots, write_slots, read_offsets;
-  std::optional<IndexTensor> has_initial_state, ring_positions, snapshots, seq_idx;
+  std::optional<IndexTensor> has_initial_state, cache_seqlens, snapshots, seq_idx;
 
   // kVerify only.
-  bool advance_state = false;
+  bool update_state = false;
   WindowsKind windows_kind = WindowsKind::kNone;
   std::optional<TensorSpec> windows;
-  std::optional<IndexTensor> parents, window_slots;
+  std::optional<IndexTensor> parents, intermediate_slots;
 
   std::optional<TensorSpec> violations;
 
@@ -72,7 +72,7 @@ struct Case {
   [[nodiscard]] std::int64_t rows() const;
   [[nodiscard]] std::int64_t history() const { return std::int64_t{width - 1} * dilation; }
   /// Columns before the history that move along with it.
-  [[nodiscard]] std::int64_t older() const { return keeps_older ? state_base : 0; }
+  [[nodiscard]] std::int64_t older() const { return shift_full_state ? base_column : 0; }
   [[nodiscard]] std::int64_t channels() const { return x.shape.back(); }
   [[nodiscard]] std::int64_t sequences() const {
     return static_cast<std::int64_t>(starts.size()) - 1;
@@ -82,8 +82,8 @@ struct Case {
   [[nodiscard]] std::int64_t read_slot(std::int64_t sequence) const;
   /// -1 where a verify call keeps no state.
   [[nodiscard]] std::int64_t write_slot(std::int64_t sequence) const;
-  [[nodiscard]] bool keeps_state() const {
-    return op == Op::kVerify ? write_slots || advance_state : !seq_idx;
+  [[nodiscard]] bool writes_state() const {
+    return op == Op::kVerify ? write_slots || update_state : !seq_idx;
   }
   /// Columns to skip when reading, clamped to the pool.
   [[nodiscard]] std::int64_t read_offset(std::int64_t sequence) const;

@@ -9,10 +9,10 @@
 #include <limits>
 #include <utility>
 
+#include "common/random.hpp"
 #include "shortconv/capability.hpp"
 #include "shortconv/violation.hpp"
 #include "verify/compare.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -189,11 +189,11 @@ std::optional<std::string> check_inputs(const Case& problem, const CaseBuffers& 
       {"read_offsets", &CaseBuffers::read_offsets},
       {"block_sequence", &CaseBuffers::block_sequence},
       {"block_offset", &CaseBuffers::block_offset},
-      {"ring_positions", &CaseBuffers::ring_positions},
+      {"cache_seqlens", &CaseBuffers::cache_seqlens},
       {"snapshots", &CaseBuffers::snapshots},
       {"parents", &CaseBuffers::parents},
       {"seq_idx", &CaseBuffers::seq_idx},
-      {"window_slots", &CaseBuffers::window_slots},
+      {"intermediate_slots", &CaseBuffers::intermediate_slots},
   };
   for (const auto& [label, tensor] : kInputs) {
     if (!failure) failure = check_unchanged(label, before.*tensor, after.*tensor);
@@ -369,10 +369,10 @@ std::optional<std::string> check_bad_values(const Case& problem, BackendId backe
   scramble(random, before.read_offsets, problem.state ? problem.state->shape[1] : 0);
   scramble(random, before.block_sequence, problem.sequences());
   scramble(random, before.block_offset, problem.rows());
-  scramble(random, before.ring_positions, problem.state ? problem.state->shape[1] : 0);
+  scramble(random, before.cache_seqlens, problem.state ? problem.state->shape[1] : 0);
   scramble(random, before.snapshots, std::max(problem.slots(), problem.sequences()));
   scramble(random, before.parents, problem.rows());
-  scramble(random, before.window_slots, problem.windows ? problem.windows->shape[0] : 0);
+  scramble(random, before.intermediate_slots, problem.windows ? problem.windows->shape[0] : 0);
   const CaseBuffers after = before;
   const Status status = run_case(problem, after, backend);
   std::optional<std::string> failure;

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "common/random.hpp"
 #include "verify/buffers.hpp"
 #include "verify/case.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools::verify {
 

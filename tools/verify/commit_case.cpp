@@ -7,9 +7,9 @@
 #include <limits>
 #include <numeric>
 
+#include "common/random.hpp"
 #include "shortconv/capability.hpp"
 #include "verify/on_gpu.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -50,15 +50,15 @@ CommitBuffers make_commit_buffers(const CommitCase& problem) {
 
 Status run_commit(const CommitCase& problem, const CommitBuffers& buffers, BackendId backend) {
   CommitArgs args;
-  args.windows = buffers.windows.view();
+  args.intermediate_states = buffers.windows.view();
   args.state = buffers.state.view();
   args.accepted = buffers.accepted.view();
   if (buffers.slots) args.slots = buffers.slots->view();
   if (buffers.second_slots) args.second_slots = buffers.second_slots->view();
   if (buffers.query_start_loc) args.query_start_loc = buffers.query_start_loc->view();
   args.width = problem.width;
-  args.token_rows = problem.form == CommitForm::kOverlapping ? 1 : problem.width - 1;
-  args.state_base = problem.state_base;
+  args.rows_per_token = problem.form == CommitForm::kOverlapping ? 1 : problem.width - 1;
+  args.base_column = problem.base_column;
   args.null_slot = problem.null_slot;
   args.backend = backend;
   args.threads = problem.threads;
@@ -129,7 +129,7 @@ CommitCase make_commit_case(std::uint64_t seed) {
   const std::int64_t sequences = random.between(random.chance(0.05) ? 0 : 1, 9);
   const auto channels = random.pick<std::int64_t>({1, 3, 8, 16, 24, 33, 64, 100, 256});
   const std::int64_t extra = random.pick<std::int64_t>({0, 0, 0, 1, 4});
-  problem.state_base = random.between(0, extra);
+  problem.base_column = random.between(0, extra);
   if (random.chance(0.3)) problem.null_slot = random.between(-1, sequences);
 
   std::vector<std::int64_t> lengths(static_cast<std::size_t>(sequences));
@@ -184,7 +184,7 @@ std::string to_string(const CommitCase& problem) {
   std::string text = fmt::format("case {}\n ", problem.seed);
   for (const auto& [key, value] : traits(problem)) text += fmt::format(" {}={}", key, value);
   text += fmt::format("\n  windows {}\n  state {}, base {}\n", describe(problem.windows),
-                      describe(problem.state), problem.state_base);
+                      describe(problem.state), problem.base_column);
   text += describe("accepted", problem.accepted) + describe("slots", problem.slots) +
           describe("second_slots", problem.second_slots) +
           describe("query_start_loc", problem.query_start_loc);

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "shortconv/commit.hpp"
+#include "shortconv/plan.hpp"
 #include "verify/check.hpp"
 #include "verify/layout.hpp"
 
@@ -23,7 +23,7 @@ struct CommitCase {
   int threads = 1;
   TensorSpec windows, state;
   std::int64_t tokens = 0;  // that have a window: of each sequence, packed in all
-  std::int64_t state_base = 0;
+  std::int64_t base_column = 0;
   std::optional<std::int64_t> null_slot;
   IndexTensor accepted;
   std::optional<IndexTensor> slots, second_slots, query_start_loc;

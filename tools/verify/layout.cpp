@@ -91,7 +91,7 @@ int make_width(Random& random) {
 std::vector<std::int64_t> shuffled(Random& random, std::int64_t count) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(count));
   std::iota(order.begin(), order.end(), 0);
-  for (std::int64_t i = count - 1; i > 0; --i) std::swap(order[i], order[random.between(0, i)]);
+  random.shuffle(order);
   return order;
 }
 

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "common/random.hpp"
 #include "shortconv/tensor.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools::verify {
 

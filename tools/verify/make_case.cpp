@@ -2,11 +2,12 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <span>
 
+#include "common/random.hpp"
 #include "shortconv/capability.hpp"
 #include "shortconv/violation.hpp"
 #include "verify/case.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -27,10 +28,7 @@ TensorSpec lay_out_rows(Random& random, DType dtype, const std::vector<std::int6
   }
   Order order(shape.size());
   std::iota(order.begin(), order.end(), 0);
-  for (std::size_t i = order.size() - 1; i > 0; --i) {
-    std::swap(order[i],
-              order[static_cast<std::size_t>(random.between(0, static_cast<std::int64_t>(i)))]);
-  }
+  random.shuffle(order);
   return lay_out(random, dtype, shape, order,
                  {.inner_stride = random.pick({1, 2, 3}), .padding = 0.7, .reversal = 0.25});
 }
@@ -94,7 +92,7 @@ void place_windows(Random& random, Case& problem) {
   problem.windows->dtype = state.dtype;
   problem.windows->strides = {state.strides[0], state.strides[1], state.strides[1],
                               state.strides[2]};
-  problem.windows->origin = state.origin + problem.state_base * state.strides[1];
+  problem.windows->origin = state.origin + problem.base_column * state.strides[1];
   problem.windows->elements = state.elements;
 }
 
@@ -212,7 +210,7 @@ std::int64_t pick_invalid_slot(Random& random, const Case& problem, DType dtype)
     }
     if (wide) choices.push_back(std::int64_t{1} << 32);  // 0 if it were cut to 32 bits
   }
-  return random.pick(std::span<const std::int64_t>(choices));
+  return random.pick(choices);
 }
 
 // Slots of live sequences never collide: what one writes, no other reads or writes. Skipped and
@@ -227,13 +225,13 @@ void make_slots(Random& random, Case& problem, std::int64_t slots, bool may_writ
   std::iota(pool.begin(), pool.end(), 0);
   // Mostly below `slots`; the rest is out of range.
   const auto near = std::clamp<std::int64_t>(slots, 1, static_cast<std::int64_t>(pool.size()));
-  for (std::int64_t i = near - 1; i > 0; --i) std::swap(pool[i], pool[random.between(0, i)]);
+  random.shuffle(std::span(pool).first(static_cast<std::size_t>(near)));
 
   if (random.chance(0.3)) problem.null_slot = random.between(-1, std::max<std::int64_t>(slots, 1));
   IndexTensor read = make_index(random, std::vector<std::int64_t>(sequences));
   IndexTensor write = make_index(random, std::vector<std::int64_t>(sequences));
   const bool writes_elsewhere = may_write_elsewhere && random.chance(0.35);
-  const bool shares = writes_elsewhere || !problem.keeps_state();
+  const bool shares = writes_elsewhere || !problem.writes_state();
   const std::int64_t shared = pool[sequences];  // read by several, written by none
   for (std::int64_t s = 0; s < sequences; ++s) {
     const bool harmless = problem.length(s) == 0 && random.chance(0.3);
@@ -273,7 +271,7 @@ struct SlotUse {
       if (readers[slot] + writers[slot] == 0 && problem.valid_slot(slot)) free.push_back(slot);
     }
     if (free.empty()) return -1;
-    const std::int64_t slot = random.pick(std::span<const std::int64_t>(free));
+    const std::int64_t slot = random.pick(free);
     ++writers[slot];
     return slot;
   }
@@ -380,7 +378,7 @@ void make_windows(Random& random, Case& problem, SlotUse& use) {
       pool ? random.between(problem.slots() - problem.slots() / 4, problem.slots())
            : sequences + random.between(-1, 2) + (sequences == 0 ? 1 : 0);
   const std::int64_t tokens =
-      pool ? random.between(0, problem.state->shape[1] - problem.state_base - (history - 1))
+      pool ? random.between(0, problem.state->shape[1] - problem.base_column - (history - 1))
            : random.between(std::max<std::int64_t>(longest - 1, 0), longest + 1);
   problem.windows->shape = {slots, tokens, history, channels};
   place_windows(random, problem);
@@ -399,7 +397,7 @@ void make_windows(Random& random, Case& problem, SlotUse& use) {
            wide ? std::int64_t{1} << 32 : std::numeric_limits<std::int32_t>::max()});
     }
   }
-  problem.window_slots = std::move(list);
+  problem.intermediate_slots = std::move(list);
 }
 
 void make_ring_positions(Random& random, Case& problem) {
@@ -414,13 +412,13 @@ void make_ring_positions(Random& random, Case& problem) {
            wide ? std::numeric_limits<std::int64_t>::min() : -1});
     }
   }
-  problem.ring_positions = std::move(positions);
+  problem.cache_seqlens = std::move(positions);
 }
 
 // Which sequences begin from their slot, and from which of its columns.
 void make_history(Random& random, Case& problem) {
   const std::int64_t sequences = problem.sequences();
-  if (!problem.ring_positions && !problem.keeps_older && random.chance(0.25)) {
+  if (!problem.cache_seqlens && !problem.shift_full_state && random.chance(0.25)) {
     IndexTensor offsets = make_index(random, std::vector<std::int64_t>(sequences));
     for (std::int64_t& offset : offsets.values) {
       offset = random.chance(0.05)
@@ -474,7 +472,7 @@ void make_state(Random& random, Case& problem) {
       problem.windows_kind = WindowsKind::kNone;
     }
     const bool rolls = problem.windows_kind == WindowsKind::kPool;
-    problem.advance_state = (!tree || ring) && !rolls && random.chance(0.25);
+    problem.update_state = (!tree || ring) && !rolls && random.chance(0.25);
   }
   const DType dtype = random.chance(0.6) ? problem.x.dtype : pick_dtype(random);
   if (has_state) {
@@ -484,8 +482,8 @@ void make_state(Random& random, Case& problem) {
                    : ring ? random.pick<std::int64_t>({0, 0, 1, 5, 30})
                           : random.pick<std::int64_t>({0, 0, 0, 1, 3, problem.width}));
     problem.state = lay_out_state(random, dtype, slots, columns, problem.channels());
-    if (!ring) problem.state_base = random.between(0, columns - history);
-    problem.keeps_older = !ring && !verify && !snapshots && random.chance(0.4) && !numbered;
+    if (!ring) problem.base_column = random.between(0, columns - history);
+    problem.shift_full_state = !ring && !verify && !snapshots && random.chance(0.4) && !numbered;
   }
   make_slots(random, problem, slots, has_state && (!tree || ring) && !numbered);
   if (!has_state) return;
@@ -503,7 +501,7 @@ void make_schedule(Random& random, Case& problem) {
   problem.in_place =
       !verify && problem.out.dtype == problem.x.dtype && random.chance(0.15) && !problem.seq_idx;
   problem.schedule = Schedule::kFlat;
-  const bool flat = problem.in_place || verify || problem.snapshots || problem.keeps_older;
+  const bool flat = problem.in_place || verify || problem.snapshots || problem.shift_full_state;
   if (flat || !problem.query_start_loc) return;
   if (random.chance(0.5)) return;
   problem.schedule = random.pick(capabilities().schedules).value;
@@ -511,7 +509,7 @@ void make_schedule(Random& random, Case& problem) {
   for (std::int64_t s = 0; s < problem.sequences(); ++s) {
     longest = std::max(longest, problem.length(s));
   }
-  problem.longest_sequence = random.chance(0.8) ? longest : random.between(longest, problem.rows());
+  problem.max_seqlen = random.chance(0.8) ? longest : random.between(longest, problem.rows());
 }
 
 }  // namespace

@@ -2,9 +2,9 @@
 #include <numeric>
 #include <utility>
 
+#include "common/random.hpp"
 #include "shortconv/capability.hpp"
 #include "verify/case.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -56,7 +56,7 @@ void pack(Random& random, Case& problem) {
   if (problem.windows_kind == WindowsKind::kPool) {
     problem.windows->strides = {state.strides[0], state.strides[1], state.strides[1],
                                 state.strides[2]};
-    problem.windows->origin = problem.state_base * state.strides[1];
+    problem.windows->origin = problem.base_column * state.strides[1];
     problem.windows->elements = state.elements;
   } else {
     problem.windows = packed_windows(random, problem);
@@ -81,19 +81,19 @@ bool decodes_single_tokens(const Case& problem) {
 
 /// A history of one more column.
 bool has_room_for_older(const Case& problem) {
-  const bool ordered = !problem.ring_positions && !problem.snapshots;
+  const bool ordered = !problem.cache_seqlens && !problem.snapshots;
   return ordered && problem.state->shape[1] > problem.history();
 }
 void keep_one_older(Case& problem) {
-  problem.keeps_older = true;
-  problem.state_base = 1;
+  problem.shift_full_state = true;
+  problem.base_column = 1;
   problem.read_offsets.reset();
 }
 
 /// Ordered states, gates perhaps, and nothing else that is rare.
 bool is_ordinary(const Case& problem) {
-  const bool rare = problem.ring_positions || problem.snapshots || problem.window_slots ||
-                    problem.keeps_older || problem.seq_idx || problem.parents;
+  const bool rare = problem.cache_seqlens || problem.snapshots || problem.intermediate_slots ||
+                    problem.shift_full_state || problem.seq_idx || problem.parents;
   return !rare && problem.weight.dtype == problem.x.dtype;
 }
 bool has_gates(const Case& problem) { return problem.input_gate || problem.output_gate; }

@@ -112,12 +112,14 @@ Status forward_on_gpu(ForwardArgs arguments, const CaseBuffers& buffers) {
       move(*tensor, arena);
     }
     for (std::optional<TensorRef>* tensor :
-         {&arguments.bias, &arguments.state, &arguments.input_gate, &arguments.output_gate,
-          &arguments.read_slots, &arguments.write_slots, &arguments.read_offsets,
-          &arguments.query_start_loc, &arguments.has_initial_state, &arguments.block_sequence,
-          &arguments.block_offset, &arguments.ring_positions, &arguments.snapshots,
-          &arguments.parents, &arguments.windows, &arguments.window_slots, &arguments.violations,
-          &arguments.seq_idx}) {
+         {&arguments.bias, &arguments.pool.state, &arguments.input_gate,
+          &arguments.epilogue.output_gate, &arguments.pool.read_slots, &arguments.pool.write_slots,
+          &arguments.pool.read_offsets, &arguments.sequences.query_start_loc,
+          &arguments.sequences.has_initial_state, &arguments.options.block_sequence,
+          &arguments.options.block_offset, &arguments.pool.cache_seqlens, &arguments.pool.snapshots,
+          &arguments.drafts.parents, &arguments.drafts.intermediate_states,
+          &arguments.drafts.intermediate_slots, &arguments.options.violations,
+          &arguments.sequences.seq_idx}) {
       move(*tensor, arena);
     }
     return forward(arguments, arena.stream());
@@ -126,7 +128,8 @@ Status forward_on_gpu(ForwardArgs arguments, const CaseBuffers& buffers) {
 
 Status commit_on_gpu(CommitArgs arguments, const std::vector<const TensorBuffer*>& buffers) {
   return run_on_gpu(buffers, [&](const Arena& arena) {
-    for (TensorRef* tensor : {&arguments.windows, &arguments.state, &arguments.accepted}) {
+    for (TensorRef* tensor :
+         {&arguments.intermediate_states, &arguments.state, &arguments.accepted}) {
       move(*tensor, arena);
     }
     for (std::optional<TensorRef>* tensor :

@@ -1,7 +1,6 @@
 // A case on the GPU: its buffers are copied there, guard bands and poison included, and back.
 #pragma once
 
-#include "shortconv/commit.hpp"
 #include "shortconv/plan.hpp"
 #include "verify/buffers.hpp"
 

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "common/random.hpp"
 #include "verify/buffers.hpp"
 #include "verify/check.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -31,13 +31,13 @@ IndexTensor index_of(std::vector<std::int64_t> values) {
 Case as_forward(const Case& problem) {
   Case plain = problem;
   plain.op = Op::kForward;
-  if (!problem.keeps_state()) {
+  if (!problem.writes_state()) {
     plain.write_slots = index_of(std::vector<std::int64_t>(problem.sequences(), -1));
   }
-  plain.advance_state = false;
+  plain.update_state = false;
   plain.windows_kind = WindowsKind::kNone;
   plain.windows.reset();
-  plain.window_slots.reset();
+  plain.intermediate_slots.reset();
   return plain;
 }
 
@@ -56,7 +56,7 @@ Case as_packed(const Case& problem) {
       slots.push_back(problem.padded_by_number(row) ? -1 : problem.read_slot(s));
       flags.push_back(first && problem.state && problem.resumed(s) ? 1 : 0);
       if (problem.state) offsets.push_back(problem.read_offset(s));
-      if (problem.ring_positions) positions.push_back(problem.ring_positions->values[s]);
+      if (problem.cache_seqlens) positions.push_back(problem.cache_seqlens->values[s]);
     }
   }
   const std::vector<std::int64_t> nowhere(packed.starts.size(), -1);
@@ -71,8 +71,8 @@ Case as_packed(const Case& problem) {
     packed.has_initial_state = index_of(flags);
     packed.has_initial_state->spec.dtype = DType::kBool;
   }
-  if (problem.ring_positions) {
-    packed.ring_positions = index_of(positions);
+  if (problem.cache_seqlens) {
+    packed.cache_seqlens = index_of(positions);
   } else if (problem.state) {
     packed.read_offsets = index_of(offsets);
   }
@@ -115,15 +115,15 @@ Case case_of_step(const Case& problem, const Step& step) {
     write.push_back(problem.write_slot(s));
     offsets.push_back(first && !zeroed ? problem.read_offset(s) : 0);
     flags.push_back(!first || problem.resumed(s) ? 1 : 0);
-    if (problem.ring_positions) positions.push_back(problem.ring_column(s, 0) + step.done[s]);
+    if (problem.cache_seqlens) positions.push_back(problem.ring_column(s, 0) + step.done[s]);
     part.starts.push_back(part.starts.back() + (step.op == Op::kDecode ? 1 : step.count[s]));
   }
   part.op = step.op;
   part.read_slots = index_of(read);
   part.write_slots = index_of(write);
-  if (problem.ring_positions) {
-    part.ring_positions = index_of(positions);
-  } else if (!problem.keeps_older) {
+  if (problem.cache_seqlens) {
+    part.cache_seqlens = index_of(positions);
+  } else if (!problem.shift_full_state) {
     part.read_offsets = index_of(offsets);
   }
   part.snapshots.reset();
@@ -159,9 +159,9 @@ void copy_row(const TensorBuffer& to, std::int64_t to_row, const TensorBuffer& f
 
 // Decode continues every sequence from its slot, so one that starts from zeros needs them there.
 void clear_history(const Case& problem, const TensorBuffer& state, std::int64_t slot) {
-  const std::int64_t first = problem.state_base - problem.older();
+  const std::int64_t first = problem.base_column - problem.older();
   const std::int64_t end =
-      problem.ring_positions ? problem.state->shape[1] : problem.state_base + problem.history();
+      problem.cache_seqlens ? problem.state->shape[1] : problem.base_column + problem.history();
   for (std::int64_t column = first; column < end; ++column) {
     for (std::int64_t channel = 0; channel < problem.channels(); ++channel) {
       state.store(state.spec().offset({slot, column, channel}), 0);
@@ -195,10 +195,10 @@ void pass_over(const Case& original, const TensorBuffer& expected, const TensorB
   for (std::int64_t s = 0; s < original.sequences(); ++s) {
     if (!original.live(s)) continue;
     if (original.windows_kind == WindowsKind::kPool && original.window_offset(s, 0)) {
-      for (std::int64_t k = 0; k < columns; ++k) column(original.window_slots->values[s], k);
+      for (std::int64_t k = 0; k < columns; ++k) column(original.intermediate_slots->values[s], k);
     }
     const std::int64_t slot = original.write_slot(s);
-    if (!original.ring_positions || !original.valid_slot(slot)) continue;
+    if (!original.cache_seqlens || !original.valid_slot(slot)) continue;
     const std::int64_t length = original.length(s);
     for (std::int64_t input = length - columns; input < length - original.history(); ++input) {
       column(slot, original.ring_column(s, input));

@@ -19,12 +19,12 @@
 #include "common/error.hpp"
 #include "common/names.hpp"
 #include "common/progress.hpp"
+#include "common/random.hpp"
 #include "shortconv/capability.hpp"
 #include "verify/case.hpp"
 #include "verify/check.hpp"
 #include "verify/commit_case.hpp"
 #include "verify/paths.hpp"
-#include "verify/random.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -38,7 +38,7 @@ using Case = std::variant<verify::Case, verify::CommitCase>;
 
 // Half of the others are as engines have them: fast kernels take little else.
 Case make_case(std::uint64_t seed) {
-  const std::uint64_t kind = verify::mix(seed ^ kCommits);
+  const std::uint64_t kind = mix(seed ^ kCommits);
   if (kind % kCommits == 0) return verify::make_commit_case(seed);
   if (kind % 2 == 0) return verify::make_case(seed);
   const auto types = capabilities().dtypes;
@@ -98,12 +98,12 @@ bool matches(const Case& problem, const Filter& filter) {
 // Walks the case seeds that a run seed stands for, past those that do not match.
 class Cases {
  public:
-  Cases(std::uint64_t seed, Filter filter) : seed_(verify::mix(seed)), filter_(std::move(filter)) {}
+  Cases(std::uint64_t seed, Filter filter) : seed_(mix(seed)), filter_(std::move(filter)) {}
 
   Case next() {
     constexpr int kMostMisses = 200000;  // a few seconds
     for (int miss = 0; miss < kMostMisses; ++miss) {
-      Case problem = make_case(verify::mix(seed_ + drawn_++) >> 32);  // short to retype
+      Case problem = make_case(mix(seed_ + drawn_++) >> 32);  // short to retype
       if (matches(problem, filter_)) return problem;
     }
     throw CommandError(kExitUsage,
@@ -130,7 +130,7 @@ struct Totals {
 
 // A share, because the further checks of a case take several times as long as the case. From its
 // seed, so that a repetition does the same.
-bool is_checked_further(const verify::Case& problem) { return verify::mix(~problem.seed) % 4 == 0; }
+bool is_checked_further(const verify::Case& problem) { return mix(~problem.seed) % 4 == 0; }
 
 Verdict check(const verify::Case& problem, BackendId backend, Totals& totals) {
   Verdict verdict = verify::check_case(problem, backend);

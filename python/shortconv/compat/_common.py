@@ -1,4 +1,4 @@
-"""What several of the modules here need."""
+"""Helpers of the compat modules."""
 
 import importlib
 import sys
@@ -10,7 +10,11 @@ Tensor = torch.Tensor
 
 
 def silu_or_none(activation: Union[bool, str, None]) -> Optional[str]:
-    """The activation in this library's words; "swish" is another name of SiLU, and so is True."""
+    """Converts an activation to "silu" or None; "swish" and True mean SiLU, False means none.
+
+    Raises:
+      NotImplementedError: activation is anything else.
+    """
     if activation == "silu":
         return "silu"
     if activation is None or activation is False:
@@ -20,31 +24,35 @@ def silu_or_none(activation: Union[bool, str, None]) -> Optional[str]:
     raise NotImplementedError(f"activation: is {activation!r}; expected None, 'silu' or 'swish'")
 
 
-def rolling_windows(state: Tensor, width: int, tokens: int) -> Tensor:
-    """The pool's own columns as the windows of up to `tokens` draft tokens of each slot.
+def rolling_states(conv_state: Tensor, width: int, tokens: int) -> Tensor:
+    """A view of the pool as the intermediate states of up to `tokens` draft tokens of each slot.
 
-    With them as windows, a slot afterwards holds the width - 2 inputs before the drafts and then
-    all drafts, so that accepted - 1 is the next call's read offset.
+    A call that writes them leaves in each slot the width - 2 inputs before the drafts and then all
+    drafts. The next call finds its history at read offset accepted - 1.
 
     Args:
-      state: [slots, channels, columns].
+      conv_state: [slots, channels, columns >= width - 2 + tokens].
 
     Returns:
       [slots, tokens, width - 1, channels], overlapping.
+
+    Raises:
+      ValueError: conv_state has too few columns.
     """
-    slots, channels, columns = state.shape
+    slots, channels, columns = conv_state.shape
     if columns < width - 2 + tokens:
-        raise ValueError(f"state: has {columns} columns, but width {width} and {tokens} draft "
+        raise ValueError(f"conv_state: has {columns} columns, but width {width} and {tokens} draft "
                          f"tokens need {width - 2 + tokens}")
-    slot, channel, column = state.stride()
-    return state.as_strided((slots, tokens, width - 1, channels), (slot, column, column, channel))
+    slot, channel, column = conv_state.stride()
+    return conv_state.as_strided(
+        (slots, tokens, width - 1, channels), (slot, column, column, channel))
 
 
 def last_inputs(x: Tensor, bounds: Tensor, count: int) -> Tensor:
-    """The last `count` inputs of each sequence, zeros before its first.
+    """The last `count` inputs of each sequence, with zeros before its first input.
 
     Args:
-      x: [tokens, channels]; bounds: [sequences + 1].
+      x: [tokens, channels]; bounds: [sequences + 1] int.
 
     Returns:
       [sequences, count, channels].
@@ -64,17 +72,17 @@ def install_functions(
     ours: Dict[str, Dict[str, Function]],
     choose: Callable[[Function, Function], Function] = lambda original, function: function,
 ) -> Callable[[], None]:
-    """Puts functions in the place of a library's, in all modules loaded by then.
+    """Replaces functions of a library in all modules loaded so far.
 
     Args:
-      ours: by name of module, by name of function; modules that do not exist are passed over.
-      choose: what takes the place of an original, given that and ours.
+      ours: {module name: {function name: our function}}; modules that do not exist are skipped.
+      choose: makes the replacement from the original function and ours.
 
     Returns:
-      A function that undoes it.
+      A function that restores the originals.
 
     Raises:
-      ImportError: none of the modules is there.
+      ImportError: none of the modules with these functions was found.
     """
     replacements = {}
     for module_name, functions in ours.items():
@@ -93,7 +101,7 @@ def install_functions(
 
 
 def replace_everywhere(replacements: Dict[Function, Function]) -> Callable[[], None]:
-    """Puts functions in the place of others in all loaded modules; what it returns undoes it."""
+    """Replaces functions in all loaded modules; returns a function that restores them."""
     by_id = {id(original): (original, new) for original, new in replacements.items()}
     done = []
     for module in list(sys.modules.values()):

@@ -1,8 +1,8 @@
-"""flash-linear-attention's causal_conv1d and causal_conv1d_update, and what ShortConvolution does.
+"""causal_conv1d, causal_conv1d_update and ShortConvolution.forward of flash-linear-attention.
 
-States are [sequences, channels, width]: the newest `width` inputs, of which the convolution reads
-the last width - 1. install() puts these functions in the place of the originals; calls that need a
-gradient or context parallelism still go to the originals then.
+Caches are [sequences, channels, width]: the newest `width` inputs, of which the convolution reads
+the last width - 1. install() replaces the original functions, except for calls that need a gradient
+or context parallelism.
 
 Source: https://github.com/fla-org/flash-linear-attention, fla/modules/causal_conv1d of 0.6.
 """
@@ -11,7 +11,7 @@ import functools
 from typing import Any, Callable, Optional, Tuple
 
 from shortconv import torch as conv
-from shortconv._core import DECODE, FLATTENED, FORWARD, ROLLING, STATE_CHANNELS_FIRST
+from shortconv._core import DECODE, FLATTENED, FORWARD, SHIFT_FULL_STATE, STATE_CHANNELS_FIRST
 from shortconv.compat._common import Tensor, install_functions, silu_or_none
 from shortconv.torch import torch
 
@@ -24,7 +24,7 @@ def _taps_of(weight: Optional[Tensor]) -> Tensor:
 
 def _contiguous_like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     if dtype is None and x.is_contiguous():
-        return torch.empty_like(x)  # each argument less saves time
+        return torch.empty_like(x)  # faster than with the arguments below
     return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 
@@ -43,61 +43,65 @@ def causal_conv1d(
     cp_context: Any = None,
     **kwargs: Any,
 ) -> Tuple[Tensor, Optional[Tensor]]:
-    """Convolves a batch of sequences, or packed ones.
+    """Convolves a dense or packed batch of sequences.
 
     Args:
-      x: [batch, tokens, channels] or [batch, tokens, heads, head channels]; batch is 1 with
-        cu_seqlens.
-      weight: [channels, width]; bias: [channels].
+      x: [batch, tokens, channels] or [batch, tokens, heads, head channels], f32, f16 or bf16; batch
+        is 1 with cu_seqlens.
+      weight: [channels, width] or [channels, 1, width]; bias: [channels], dtype of weight.
       residual: shape of x, added after the activation.
       initial_state: [sequences, channels, width]; not written.
-      output_final_state: also return the states afterwards.
+      output_final_state: also return the final states.
+      activation: None, "silu" or "swish".
       cu_seqlens: [sequences + 1] int.
-      backend, cu_seqlens_cpu, chunk_indices: accepted; nothing here needs them.
+      backend, cu_seqlens_cpu, chunk_indices: accepted, without effect.
 
     Returns:
-      y, contiguous, in x's type, and the states [sequences, channels, width] or None.
+      y, contiguous, dtype of x, and the final states [sequences, channels, width] or None.
+
+    Raises:
+      ValueError: a bad argument; the message names it.
+      NotImplementedError: weight is None, or cp_context or another activation is given.
     """
     weight, activation = _taps_of(weight), silu_or_none(activation)
     if cp_context is not None:
-        raise NotImplementedError("cp_context: context parallelism is not there yet")
+        raise NotImplementedError("cp_context: context parallelism is not supported yet")
     if backend not in ("triton", "mix", "cuda"):
         raise ValueError(f"backend: is {backend!r}; expected 'triton', 'mix' or 'cuda'")
     if kwargs.get("seq_idx") is not None and cu_seqlens is None:
-        raise NotImplementedError("seq_idx: is not used here; pass cu_seqlens")
+        raise NotImplementedError("seq_idx: is not supported; pass cu_seqlens")
     op = FORWARD
     if cu_seqlens is not None:
         if x.size(0) != 1:
             raise ValueError(f"x: batch is {x.size(0)}; expected 1 with cu_seqlens")
         op = FORWARD | FLATTENED
-    shape, itself = None, residual is x
+    shape, adds_x = None, residual is x
     if x.dim() != 3:
         shape = x.shape
         x = x.reshape(shape[0], shape[1], weight.shape[0])
-    added = residual is not None and not itself
+    added = residual is not None and not adds_x  # afterwards, to an unrounded result
     out = _contiguous_like(x, torch.float32 if added else None)
     final = None
     if output_final_state:
-        final, positions = _rings(x, weight.shape[1], initial_state, cu_seqlens)
-        adds_x = (None, 0, True) if itself else ()  # each argument less saves time
+        final, cache_seqlens = _circular_buffers(x, weight.shape[1], initial_state, cu_seqlens)
         y = conv.run(
             op | STATE_CHANNELS_FIRST, x, out, weight, bias, final, None, cu_seqlens, None,
-            initial_state is not None, activation, None, None, positions, *adds_x)
+            initial_state is not None, activation, cache_seqlens=cache_seqlens, residual=adds_x)
         final = final.to(x.dtype)
         if torch.is_grad_enabled():
             final = conv.refuse_gradient(final, x, initial_state)
-    elif initial_state is None and not itself:
+    elif initial_state is None and not adds_x:
         y = conv.run(op, x, out, weight, bias, None, None, cu_seqlens, None, False, activation)
     else:
         state, write_slots = None, None
-        if initial_state is not None:  # read only: nothing has a slot to write to
+        if initial_state is not None:  # read only: negative write slots
             state = initial_state.detach()
             write_slots = torch.full((1,), -1, device=x.device).expand(
                 x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1)
-        # The core adds x itself, which is the case of the Canon layers.
+        # residual=True adds x: Canon layers.
         y = conv.run(
             op | STATE_CHANNELS_FIRST, x, out, weight, bias, state, None, cu_seqlens, None,
-            state is not None, activation, None, None, None, write_slots, 1, itself)
+            state is not None, activation, write_slots=write_slots, base_column=1, residual=adds_x)
     if added:  # rounded once
         y = (y + residual.reshape(x.shape)).to(x.dtype)
     if shape is not None:
@@ -105,29 +109,29 @@ def causal_conv1d(
     return y, final
 
 
-def _rings(x: Tensor, width: int, initial_state: Optional[Tensor],
-           cu_seqlens: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-    """States for a call that keeps `width` inputs: rings, which keep as many as they have columns.
+def _circular_buffers(x: Tensor, width: int, initial_state: Optional[Tensor],
+                      cu_seqlens: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    """States as circular buffers, which keep one input per column: all `width` that fla returns.
 
-    Positions are such that they end with the newest input in the last column.
+    cache_seqlens are chosen so that the newest input ends up in the last column.
 
     Returns:
-      The states before the call, [sequences, channels, width], and positions [sequences].
+      The states before the call, [sequences, channels, width], and cache_seqlens [sequences].
     """
     batch, tokens, channels = x.shape
     if cu_seqlens is None:
-        position = -tokens % width + width  # as if there was a history, which is read if asked for
-        positions = torch.full((1,), position, device=x.device).expand(batch)
+        seqlen = -tokens % width + width  # at least width, as after a full history
+        cache_seqlens = torch.full((1,), seqlen, device=x.device).expand(batch)
     else:
-        position = None
-        positions = (cu_seqlens[:-1] - cu_seqlens[1:]) % width + width
+        seqlen = None
+        cache_seqlens = (cu_seqlens[:-1] - cu_seqlens[1:]) % width + width
     if initial_state is None:
-        return x.new_zeros(positions.shape[0], channels, width), positions
+        return x.new_zeros(cache_seqlens.shape[0], channels, width), cache_seqlens
     before = initial_state.detach().to(torch.promote_types(x.dtype, initial_state.dtype))
-    if position is not None:
-        return before.roll(position, 2).contiguous(), positions
-    columns = (torch.arange(width, device=x.device) - positions[:, None]) % width
-    return before.gather(2, columns[:, None].expand(-1, channels, -1)), positions
+    if seqlen is not None:
+        return before.roll(seqlen, 2).contiguous(), cache_seqlens
+    columns = (torch.arange(width, device=x.device) - cache_seqlens[:, None]) % width
+    return before.gather(2, columns[:, None].expand(-1, channels, -1)), cache_seqlens
 
 
 def causal_conv1d_update(
@@ -138,14 +142,22 @@ def causal_conv1d_update(
     bias: Optional[Tensor] = None,
     activation: Optional[str] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """Convolves one token of each sequence and moves the cache along, in place.
+    """Convolves one token of each sequence and shifts the cache by it, in place.
 
     Args:
-      x: [sequences, channels], [sequences, 1, channels] or [1, sequences, channels].
-      cache: [sequences, channels, width].
+      x: [sequences, channels], [sequences, 1, channels] or [1, sequences, channels], f32, f16 or
+        bf16; with four axes the last one is split into heads.
+      cache: [sequences, channels, width], written.
+      residual: shape of x, added after the activation.
+      weight: [channels, width] or [channels, 1, width]; bias: [channels], dtype of weight.
+      activation: None, "silu" or "swish".
 
     Returns:
       y, contiguous, shape of x, and the cache.
+
+    Raises:
+      ValueError: a bad argument; the message names it.
+      NotImplementedError: weight is None, or another activation is given.
     """
     weight, activation = _taps_of(weight), silu_or_none(activation)
     shape = None
@@ -153,8 +165,8 @@ def causal_conv1d_update(
         shape = x.shape
         x = x.reshape(-1, weight.shape[0])
     y = conv.run(
-        DECODE | STATE_CHANNELS_FIRST | FLATTENED | ROLLING, x, _contiguous_like(x), weight, bias,
-        cache, None, None, None, False, activation)
+        DECODE | STATE_CHANNELS_FIRST | FLATTENED | SHIFT_FULL_STATE, x, _contiguous_like(x),
+        weight, bias, cache, None, None, None, False, activation)
     if shape is not None:
         y = y.view(shape)
     return (y if residual is None else y.add_(residual)), cache
@@ -174,14 +186,28 @@ def short_convolution(
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """ShortConvolution.forward as a function of its weight [channels, 1, width].
 
-    x is multiplied by the mask [batch, tokens] in place. With one token a sequence the cache is
-    moved along in place; otherwise the new states are returned, where asked for.
+    x is multiplied by the mask [batch, tokens] in place. With one token per sequence the cache is
+    updated in place.
+
+    Args:
+      x: [batch, tokens, channels], f32, f16 or bf16; batch is 1 with cu_seqlens.
+      weight: [channels, 1, width] or [channels, width]; bias: [channels], dtype of weight.
+      cache: [sequences, channels, width].
+      chunk_indices: accepted, without effect.
+      Others: as for causal_conv1d.
+
+    Returns:
+      y, shape of x, and with output_final_state the final states [sequences, channels, width].
+
+    Raises:
+      ValueError: a bad argument; the message names it.
+      NotImplementedError: another activation is given.
     """
     batch, tokens = x.shape[:2]
     sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
     if mask is not None:
         if cu_seqlens is not None:
-            raise ValueError("mask: does not go with cu_seqlens")
+            raise ValueError("mask: cannot be combined with cu_seqlens")
         x = x.mul_(mask.unsqueeze(-1))
     if torch.is_grad_enabled() or batch * tokens != sequences:
         return causal_conv1d(x, _taps_of(weight), bias, residual, cache, output_final_state,
@@ -191,11 +217,11 @@ def short_convolution(
         cache = x.new_zeros(sequences, *taps.shape)
     if cu_seqlens is None:
         y, cache = causal_conv1d_update(x, cache, residual, taps, bias, activation)
-    else:  # as many tokens as sequences may still be lengths 2 and 0
+    else:  # as many tokens as sequences, but possibly of lengths 2 and 0
         rows = x.reshape(sequences, -1)
         y = conv.run(
-            FORWARD | STATE_CHANNELS_FIRST | ROLLING, rows, torch.empty_like(rows), taps, bias,
-            cache, None, cu_seqlens, None, True, silu_or_none(activation)).reshape(x.shape)
+            FORWARD | STATE_CHANNELS_FIRST | SHIFT_FULL_STATE, rows, torch.empty_like(rows), taps,
+            bias, cache, None, cu_seqlens, None, True, silu_or_none(activation)).reshape(x.shape)
         y = y if residual is None else y.add_(residual)
     return y, (cache if output_final_state else None)
 
@@ -213,13 +239,13 @@ def _unless_gradient(original: Callable[..., Any], ours: Callable[..., Any]) -> 
 
 
 def install() -> Callable[[], None]:
-    """Puts the functions here in the place of fla's, in all modules loaded by then.
+    """Replaces the functions of fla by these in all modules loaded so far.
 
     Returns:
-      A function that undoes it.
+      A function that restores the originals.
 
     Raises:
-      ImportError: fla is not installed, or keeps them elsewhere.
+      ImportError: fla is not installed, or has the functions in other modules.
     """
     ours = {"causal_conv1d": causal_conv1d, "causal_conv1d_update": causal_conv1d_update}
     return install_functions(

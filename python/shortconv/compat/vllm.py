@@ -1,11 +1,12 @@
 """vLLM's causal_conv1d_fn and causal_conv1d_update.
 
-install() replaces them in an imported vLLM; so does vLLM itself, in each of its processes, through
-its plugins, where the environment variable SHORTCONV_VLLM is 1.
+install() replaces them in an imported vLLM. With the environment variable SHORTCONV_VLLM=1 vLLM
+calls it in each of its processes, through its plugins.
 
-Different on purpose: rows of padding are zeros where the original leaves what was in memory; any
-negative slot is padding, besides null_block_id; an accepted number of 0 reads from column 0; states
-at block boundaries are exact wherever in a chunk they lie; metadata is not needed.
+Intended differences: rows of padding are zeros (the original leaves them uninitialized); every
+negative index is padding, not only null_block_id; an accepted number of 0 reads from column 0;
+states at block boundaries are exact at any position of the boundary in a chunk; metadata is not
+needed.
 
 Source: https://github.com/vllm-project/vllm, vllm/model_executor/layers/mamba/ops/causal_conv1d.py.
 """
@@ -15,7 +16,7 @@ from typing import Any, Callable, Optional, Union
 
 from shortconv import torch as conv
 from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST, VERIFY
-from shortconv.compat._common import Tensor, install_functions, rolling_windows, silu_or_none
+from shortconv.compat._common import Tensor, install_functions, rolling_states, silu_or_none
 from shortconv.torch import torch
 
 PAD_SLOT_ID = -1
@@ -23,7 +24,7 @@ NULL_BLOCK_ID = 0
 
 
 def _slots(table: Optional[Tensor], block: Optional[Tensor]) -> Optional[Tensor]:
-    """The slots of a table [sequences] or [sequences, blocks], at a block of each sequence."""
+    """Slots from a table [sequences] or [sequences, blocks]; block: [sequences], columns of it."""
     if table is None or table.dim() == 1:
         return table
     if block is None:
@@ -50,29 +51,36 @@ def causal_conv1d_fn(
     metadata: Any = None,
     validate_data: bool = False,
 ) -> Tensor:
-    """Convolves a packed batch and writes final states to the slots.
+    """Convolves a packed batch and writes final states to conv_states.
 
     Args:
-      x: [channels, tokens], any strides.
-      weight: [channels, width]; bias: [channels].
-      conv_states: [slots, channels, columns >= width - 1], of which the first width - 1 count.
+      x: [channels, tokens], f32, f16 or bf16, any strides.
+      weight: [channels, width]; bias: [channels], dtype of weight.
+      conv_states: [cache lines, channels, columns >= width - 1], written; the first width - 1
+        columns are used.
       query_start_loc: [sequences + 1] int.
-      cache_indices: [sequences] or [sequences, blocks] int; null_block_id and negative ones are
-        padding.
-      has_initial_state: [sequences] bool; None: none has.
+      cache_indices: [sequences] or [sequences, blocks] int; cache lines of the sequences. None: the
+        sequence number. null_block_id and negative ones are padding.
+      has_initial_state: [sequences] bool; None: all sequences start from zeros.
+      activation: None, "silu", "swish", or a bool for SiLU.
       initial_state_idx, block_idx_last_scheduled_token: [sequences] int; columns of cache_indices
-        with the slots that are read and written. None: column 0.
-      num_computed_tokens, block_size_to_align: with block_idx_last_scheduled_token, the state after
-        each full block that this call completes goes to the block's own slot too.
-      pad_slot_id, block_idx_first_scheduled_token, metadata, validate_data: accepted; nothing here
-        needs them.
+        with the cache lines to read and to write. None: column 0.
+      num_computed_tokens, block_size_to_align: [sequences] int, and an int. With
+        block_idx_last_scheduled_token, the state after each full block that this call completes is
+        also written to the block's cache line.
+      pad_slot_id, block_idx_first_scheduled_token, metadata, validate_data: accepted, without
+        effect.
 
     Returns:
-      [channels, tokens], laid out as x.
+      [channels, tokens], memory layout of x.
+
+    Raises:
+      ValueError: a bad argument; the message names it.
+      NotImplementedError: another activation is given.
     """
     op = FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST
     read_slots, activation = _slots(cache_indices, initial_state_idx), silu_or_none(activation)
-    if block_idx_last_scheduled_token is None:  # each argument less saves time
+    if block_idx_last_scheduled_token is None:
         return conv.run(
             op, x, torch.empty_like(x), weight, bias, conv_states, read_slots, query_start_loc,
             has_initial_state, False, activation, null_block_id)
@@ -83,11 +91,11 @@ def causal_conv1d_fn(
                                 dtype=torch.int64, device=x.device)
         conv.block_snapshots(
             query_start_loc, num_computed_tokens, cache_indices, tokens=tokens,
-            block_tokens=block_size_to_align, snapshots=snapshots)
+            block_size=block_size_to_align, snapshots=snapshots)
     return conv.run(
         op, x, torch.empty_like(x), weight, bias, conv_states, read_slots, query_start_loc,
-        has_initial_state, False, activation, null_block_id, None, None, write_slots, 0, False,
-        False, None, snapshots)
+        has_initial_state, False, activation, null_block_id, write_slots=write_slots,
+        snapshots=snapshots)
 
 
 def causal_conv1d_update(
@@ -106,21 +114,31 @@ def causal_conv1d_update(
     validate_data: bool = False,
     out: Optional[Tensor] = None,
 ) -> Tensor:
-    """Convolves the next tokens of each sequence; states move along in place.
+    """Convolves the next tokens of each sequence and updates conv_state in place.
 
     Args:
       x: [batch, channels], [batch, channels, tokens], or [tokens, channels] with query_start_loc;
-        overwritten with the result unless out is given.
-      conv_state: [slots, channels, columns >= width - 1], of which the first width - 1 count; with
-        num_accepted_tokens there are max_query_len - 1 more.
-      conv_state_indices: [batch] or [batch, blocks] int; None: slot = row. Rows of padding keep x.
-      num_accepted_tokens: [batch] int; states roll: the history begins at column accepted - 1, and
-        all tokens are kept behind the newest width - 2 of it.
+        f32, f16 or bf16; overwritten with the result unless out is given.
+      conv_state: [cache lines, channels, columns >= width - 1], written; the first width - 1
+        columns are used, and max_query_len - 1 more with num_accepted_tokens.
+      weight: [channels, width]; bias: [channels], dtype of weight.
+      activation: None, "silu", "swish", or a bool for SiLU.
+      conv_state_indices: [batch] or [batch, blocks] int; cache lines of the sequences. None: the
+        sequence number. null_block_id and negative ones are padding.
+      num_accepted_tokens: [batch] int; the state rolls: the history begins at column accepted - 1,
+        and all tokens are stored after its newest width - 2 inputs.
+      query_start_loc: [batch + 1] int.
+      max_query_len: with query_start_loc and num_accepted_tokens: tokens of the longest sequence.
       initial_state_idx, block_idx_last_scheduled_token: as for causal_conv1d_fn.
-      out: shape of x; rows of padding are zeros in it.
+      validate_data: accepted, without effect.
+      out: shape, dtype and device of x. Rows of padding are zeros in out and unchanged in x.
 
     Returns:
       out, or x.
+
+    Raises:
+      ValueError: a bad argument; the message names it.
+      NotImplementedError: another activation is given.
     """
     if out is not None:
         found, expected = ((one.dtype, tuple(one.shape), one.device) for one in (out, x))
@@ -132,13 +150,14 @@ def causal_conv1d_update(
         write_slots = _slots(conv_state_indices, block_idx_last_scheduled_token)
     if num_accepted_tokens is None:
         layout = STATE_CHANNELS_FIRST if x.dim() == 2 else CHANNELS_FIRST | STATE_CHANNELS_FIRST
+        rare = {} if write_slots is None else {"write_slots": write_slots}
         conv.run(
             (DECODE if query_start_loc is None else FORWARD) | layout, x, result, weight, bias,
             conv_state, read_slots, query_start_loc, None, True, silu_or_none(activation),
-            null_block_id, "untouched" if out is None else None, None, write_slots)
+            null_block_id, "untouched" if out is None else None, **rare)
         return result
 
-    # Drafts: [batch, channels, tokens], or [tokens, channels] with bounds.
+    # Draft tokens: [batch, channels, tokens], or [tokens, channels] with query_start_loc.
     rows, layout, drafts = x, STATE_CHANNELS_FIRST, max_query_len
     if query_start_loc is None:
         rows = x.unsqueeze(2) if x.dim() == 2 else x
@@ -150,22 +169,22 @@ def causal_conv1d_update(
     to = torch.empty_like(rows) if out is None else out.view_as(rows)
     conv.run(
         VERIFY | layout, rows, to, weight, bias, conv_state, read_slots, query_start_loc, None,
-        False, silu_or_none(activation), null_block_id, "copy" if out is None else None, None, None,
-        0, False, False, num_accepted_tokens - 1, None, None,
-        rolling_windows(conv_state, weight.shape[1], drafts), slots)
+        False, silu_or_none(activation), null_block_id, "copy" if out is None else None,
+        read_offsets=num_accepted_tokens - 1, intermediate_slots=slots,
+        intermediate_states=rolling_states(conv_state, weight.shape[1], drafts))
     if out is None:
         rows.copy_(to)
     return result
 
 
 def install() -> Callable[[], None]:
-    """Puts these functions in the place of vLLM's, in all modules loaded by then.
+    """Replaces vLLM's functions by these in all modules loaded so far.
 
     Returns:
-      A function that undoes it.
+      A function that restores the originals.
 
     Raises:
-      ImportError: vLLM is not installed, or keeps them elsewhere.
+      ImportError: vLLM is not installed, or has the functions in other modules.
     """
     return install_functions({
         "vllm.model_executor.layers.mamba.ops.causal_conv1d": {
@@ -174,6 +193,6 @@ def install() -> Callable[[], None]:
 
 
 def plugin() -> None:
-    """vLLM's entry point (vllm.general_plugins): install() if SHORTCONV_VLLM is 1, else nothing."""
+    """Entry point vllm.general_plugins: calls install() if SHORTCONV_VLLM is 1."""
     if os.environ.get("SHORTCONV_VLLM") == "1":
         install()

@@ -1,4 +1,4 @@
-// Stands in for the header of the CUDA toolkit: what src/cuda/element.cuh uses.
+// Replaces the header of the CUDA toolkit: the part that src/cuda/device/element.cuh uses.
 #pragma once
 
 #include "core/element.hpp"

@@ -1,5 +1,5 @@
-// Stands in for the header of the CUDA toolkit: the part of the runtime that src/cuda/backend.cpp
-// uses, for the emulated device of runtime.cpp. So the tests need no toolkit, and run in any build.
+// Replaces the header of the CUDA toolkit: the part of the runtime that src/cuda/host/backend.cpp
+// uses, for the emulated device of runtime.cpp. The tests need no toolkit and run in every build.
 #pragma once
 
 #include <cstddef>
@@ -35,12 +35,19 @@ struct cudaDeviceProp {
   int major, minor;
 };
 
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor
+};
+
 cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* entry);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function);
 
-/// Returns when the kernel is done.
-cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* entry,
+/// Synchronous.
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function,
                                 void** arguments);

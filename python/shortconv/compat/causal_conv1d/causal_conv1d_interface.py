@@ -1,9 +1,12 @@
-"""causal_conv1d_fn and causal_conv1d_update, and both as plain torch code."""
+"""causal_conv1d_fn and causal_conv1d_update, and both in plain torch code.
+
+Source: https://github.com/Dao-AILab/causal-conv1d, causal_conv1d/causal_conv1d_interface.py of 1.7.
+"""
 
 from typing import Any, Optional, Tuple, Union
 
 from shortconv import torch as conv
-from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, ROLLING, STATE_CHANNELS_FIRST
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, SHIFT_FULL_STATE, STATE_CHANNELS_FIRST
 from shortconv.compat._common import Tensor, silu_or_none
 from shortconv.torch import torch
 
@@ -18,29 +21,34 @@ def causal_conv1d_fn(
     final_states_out: Optional[Tensor] = None,
     activation: Optional[str] = None,
 ) -> Union[Tensor, Tuple[Tensor, Tensor]]:
-    """Convolves whole sequences.
+    """Convolves a dense batch of sequences.
 
     Args:
       x: [batch, channels, tokens], f32, f16 or bf16, any strides.
-      weight: [channels, width]; bias: [channels], of the same type.
-      seq_idx: [batch, tokens] int: a row holds several sequences; a new number begins a new one,
+      weight: [channels, width]; bias: [channels], dtype of weight.
+      seq_idx: [batch, tokens] int; a row holds several sequences. A new number starts a sequence,
         and negative numbers are padding, whose outputs are 0.
       initial_states: [batch, channels, width - 1], of the first sequence of each row.
-      return_final_states: also return the states afterwards; not with seq_idx.
+      return_final_states: also return the final states. Cannot be combined with seq_idx.
       final_states_out: [batch, channels, width - 1], written; may be initial_states.
       activation: None, "silu" or "swish".
 
     Returns:
-      out, laid out as x; with return_final_states (out, final states [batch, channels, width - 1]).
+      out, memory layout of x; with return_final_states (out, final states [batch, channels,
+      width - 1]).
+
+    Raises:
+      ValueError: a bad argument; the message names it.
+      NotImplementedError: another activation is given.
     """
     activation = silu_or_none(activation)
     if seq_idx is not None:
         if return_final_states:
-            raise ValueError("return_final_states: is not possible with seq_idx")
+            raise ValueError("return_final_states: cannot be combined with seq_idx")
         return conv.run(
             FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
-            initial_states, None, None, None, initial_states is not None, activation, None, None,
-            None, None, 0, False, False, None, None, None, None, None, False, seq_idx)
+            initial_states, None, None, None, initial_states is not None, activation,
+            seq_idx=seq_idx)
     state = None
     if return_final_states or initial_states is not None:
         batch, channels, tokens = x.shape
@@ -67,27 +75,35 @@ def causal_conv1d_update(
     cache_seqlens: Optional[Tensor] = None,
     conv_state_indices: Optional[Tensor] = None,
 ) -> Tensor:
-    """Convolves the next tokens of each sequence and moves its state along, in place.
+    """Convolves the next tokens of each sequence and updates conv_state in place.
 
     Args:
-      x: [batch, channels] or [batch, channels, tokens], any strides.
-      conv_state: [batch or slots, channels, columns >= width - 1], any strides: the newest inputs,
-        newest last; all columns are kept so.
-      cache_seqlens: [batch] int: conv_state is a ring, and this is how many inputs there were.
-      conv_state_indices: [batch] int: slots; negative ones are padding, whose outputs are 0.
+      x: [batch, channels] or [batch, channels, tokens], f32, f16 or bf16, any strides.
+      conv_state: [batch, channels, columns >= width - 1], or [slots, ...] with conv_state_indices,
+        any strides: the newest inputs, newest last. All columns shift.
+      weight: [channels, width]; bias: [channels], dtype of weight.
+      activation: None, "silu" or "swish".
+      cache_seqlens: [batch] int; number of inputs of each sequence before this call. conv_state is
+        then a circular buffer.
+      conv_state_indices: [batch] int; slots of the sequences. Negative ones are padding, whose
+        outputs are 0.
 
     Returns:
-      out, shape and layout of x.
+      out, shape and memory layout of x.
+
+    Raises:
+      ValueError: a bad argument; the message names it.
+      NotImplementedError: another activation is given.
     """
     activation = silu_or_none(activation)
     op = DECODE | STATE_CHANNELS_FIRST | (0 if x.dim() == 2 else CHANNELS_FIRST)
     if cache_seqlens is None:
         return conv.run(
-            op | ROLLING, x, torch.empty_like(x), weight, bias, conv_state, conv_state_indices,
-            None, None, False, activation)
+            op | SHIFT_FULL_STATE, x, torch.empty_like(x), weight, bias, conv_state,
+            conv_state_indices, None, None, False, activation)
     return conv.run(
         op, x, torch.empty_like(x), weight, bias, conv_state, conv_state_indices, None, None, False,
-        activation, None, None, cache_seqlens)
+        activation, cache_seqlens=cache_seqlens)
 
 
 def causal_conv1d_ref(
@@ -100,7 +116,7 @@ def causal_conv1d_ref(
     activation: Optional[str] = None,
     seq_idx: Optional[Tensor] = None,
 ) -> Any:
-    """causal_conv1d_fn in torch's own operators: a sum of shifted inputs, in weight's type."""
+    """causal_conv1d_fn in torch operators: a sum of shifted inputs, in the dtype of weight."""
     activation = silu_or_none(activation)
     keep = weight.shape[1] - 1
     history = initial_states
@@ -113,8 +129,8 @@ def causal_conv1d_ref(
         inputs = values[:, :, tap : tap + tokens].to(weight.dtype)
         if seq_idx is None:
             return inputs
-        numbers = torch.cat([seq_idx[:, :1].expand(-1, keep), seq_idx], dim=1)
-        return torch.where((numbers[:, tap : tap + tokens] == seq_idx)[:, None], inputs, 0)
+        extended = torch.cat([seq_idx[:, :1].expand(-1, keep), seq_idx], dim=1)
+        return torch.where((extended[:, tap : tap + tokens] == seq_idx)[:, None], inputs, 0)
 
     out = sum(inputs_of(tap) * weight[:, tap, None] for tap in range(keep + 1))
     if bias is not None:
@@ -138,7 +154,7 @@ def causal_conv1d_update_ref(
     activation: Optional[str] = None,
     cache_seqlens: Optional[Tensor] = None,
 ) -> Tensor:
-    """causal_conv1d_update, without slots, in torch's own operators."""
+    """causal_conv1d_update without conv_state_indices, in torch operators."""
     new = x.unsqueeze(2) if x.dim() == 2 else x
     tokens, columns, keep = new.shape[2], conv_state.shape[2], weight.shape[1] - 1
     if cache_seqlens is None:
@@ -151,7 +167,7 @@ def causal_conv1d_update_ref(
             return at[:, None].expand(-1, x.shape[1], -1)
 
         history = conv_state.gather(2, columns_at(-keep, keep))
-        for token in range(tokens):  # one by one: a later token may come to the same column
+        for token in range(tokens):  # in order: a later token may have the same column
             conv_state.scatter_(2, columns_at(token, 1), new[:, :, token : token + 1])
     out = causal_conv1d_ref(new, weight, bias, history, activation=activation)
     return out.squeeze(2) if x.dim() == 2 else out

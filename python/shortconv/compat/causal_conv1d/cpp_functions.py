@@ -1,4 +1,7 @@
-"""The lower functions, which mamba's fused paths call with positions instead of names."""
+"""The low-level functions, called with positional arguments by mamba's fused paths.
+
+Source: https://github.com/Dao-AILab/causal-conv1d, causal_conv1d/cpp_functions.py of 1.7.
+"""
 
 from typing import Any, Optional
 
@@ -18,7 +21,7 @@ def causal_conv1d_fwd_function(
     final_states_out: Optional[Tensor],
     silu_activation: bool,
 ) -> Tensor:
-    """causal_conv1d_fn; final states are written where final_states_out is given."""
+    """causal_conv1d_fn, which writes final states if final_states_out is given."""
     activation = "silu" if silu_activation else None
     if final_states_out is None:
         return causal_conv1d_fn(x, weight, bias, seq_idx, initial_states, activation=activation)
@@ -39,7 +42,7 @@ def causal_conv1d_bwd_function(
     return_dinitial_states: bool,
     silu_activation: bool,
 ) -> Any:
-    """Not there yet."""
+    """Not supported yet; raises NotImplementedError."""
     raise NotImplementedError("shortconv: has no backward pass yet")
 
 
@@ -52,6 +55,6 @@ def causal_conv1d_update_function(
     cache_seqlens: Optional[Tensor],
     conv_state_indices: Optional[Tensor],
 ) -> Tensor:
-    """causal_conv1d_update."""
+    """causal_conv1d_update with positional arguments."""
     return causal_conv1d_update(x, conv_state, weight, bias, "silu" if silu_activation else None,
                                 cache_seqlens, conv_state_indices)

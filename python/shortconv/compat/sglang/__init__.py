@@ -1,12 +1,13 @@
 """SGLang's causal_conv1d_fn and causal_conv1d_update.
 
-SGLang has two modules with these names, whose arguments come in different orders. The functions of
-causal_conv1d_triton are those of this package; those of causal_conv1d, which chooses between it and
-a CUDA kernel, are in `dispatcher`. install() replaces both in an imported SGLang.
+SGLang has two modules with functions of these names, with different orders of arguments. The
+functions of causal_conv1d_triton are in this package. The functions of causal_conv1d, which chooses
+between causal_conv1d_triton and a CUDA kernel, are in `dispatcher`. install() replaces both in an
+imported SGLang.
 
-Different on purpose: x is never overwritten by causal_conv1d_fn; rows of padding are zeros where
-the original leaves what was in memory; any negative slot is padding; seq_lens_cpu is not needed; a
-tree of drafts leaves the state alone, since it has no last token.
+Intended differences: causal_conv1d_fn never overwrites x; rows of padding are zeros (the original
+leaves them uninitialized); every negative index is padding; seq_lens_cpu is not needed; with a
+draft tree conv_state is unchanged, since a tree has no last token.
 
 Source: https://github.com/sgl-project/sglang, causal_conv1d_triton.py and causal_conv1d.py of
 python/sglang/srt/layers/attention/mamba.
@@ -28,13 +29,13 @@ __all__ = ["PAD_SLOT_ID", "causal_conv1d_fn", "causal_conv1d_fn_split_qkv", "cau
 
 
 def install() -> Callable[[], None]:
-    """Puts these functions in the place of SGLang's, in all modules loaded by then.
+    """Replaces SGLang's functions by these in all modules loaded so far.
 
     Returns:
-      A function that undoes it.
+      A function that restores the originals.
 
     Raises:
-      ImportError: SGLang is not installed, or keeps them elsewhere.
+      ImportError: SGLang is not installed, or has the functions in other modules.
     """
     functions = {
         "causal_conv1d_fn": causal_conv1d_fn, "causal_conv1d_update": causal_conv1d_update,

@@ -1,9 +1,13 @@
-"""The functions of SGLang's causal_conv1d, which chooses between two kernels there."""
+"""The functions of SGLang's causal_conv1d module, which chooses between two kernels.
+
+Source: https://github.com/sgl-project/sglang, causal_conv1d.py of
+python/sglang/srt/layers/attention/mamba.
+"""
 
 from typing import Any, Optional
 
 from shortconv import torch as conv
-from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, ROLLING, STATE_CHANNELS_FIRST
+from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, SHIFT_FULL_STATE, STATE_CHANNELS_FIRST
 from shortconv.compat._common import Tensor, silu_or_none
 from shortconv.compat.sglang import triton
 from shortconv.compat.sglang.triton import PAD_SLOT_ID
@@ -22,7 +26,14 @@ def causal_conv1d_fn(
     pad_slot_id: Optional[int] = PAD_SLOT_ID,
     **kwargs: Any,
 ) -> Tensor:
-    """causal_conv1d_fn; without query_start_loc x is [batch, channels, tokens]."""
+    """Convolves a packed or dense batch and writes final states to conv_states.
+
+    Args:
+      x: [channels, tokens] with query_start_loc, or [batch, channels, tokens].
+      kwargs: accepted, without effect.
+
+    The other arguments, the result and the errors are those of causal_conv1d_fn in `triton`.
+    """
     if query_start_loc is not None:
         return triton.causal_conv1d_fn(
             x, weight, bias, conv_states, query_start_loc, None, cache_indices, has_initial_state,
@@ -43,14 +54,27 @@ def causal_conv1d_update(
     conv_state_indices: Optional[Tensor] = None,
     pad_slot_id: Optional[int] = PAD_SLOT_ID,
 ) -> Tensor:
-    """Overwrites x with the result and returns it; rows of padding stay as they are.
+    """Convolves the next tokens of each sequence and updates conv_state in place.
 
-    The history is the last width - 1 columns of conv_state, all of which move along, or, with
-    cache_seqlens [batch] int, those before this position of a ring.
+    Args:
+      x: [batch, channels] or [batch, channels, tokens], f32, f16 or bf16, overwritten with the
+        result. Rows of padding are unchanged.
+      conv_state: [slots, channels, columns >= width - 1], written. The history is in the last
+        width - 1 columns, and all columns shift.
+      cache_seqlens: [batch] int; number of inputs of each sequence before this call. conv_state is
+        then a circular buffer.
+
+    The other arguments and the errors are those of causal_conv1d_update in `triton`.
+
+    Returns:
+      x.
     """
     op = DECODE | STATE_CHANNELS_FIRST | (0 if x.dim() == 2 else CHANNELS_FIRST)
+    rare = {}
     if cache_seqlens is None:
-        op |= ROLLING
+        op |= SHIFT_FULL_STATE
+    else:
+        rare["cache_seqlens"] = cache_seqlens
     return conv.run(
         op, x, x, weight, bias, conv_state, conv_state_indices, None, None, False,
-        silu_or_none(activation), pad_slot_id, "untouched", cache_seqlens)
+        silu_or_none(activation), pad_slot_id, "untouched", **rare)

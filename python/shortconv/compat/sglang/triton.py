@@ -1,14 +1,14 @@
-"""The functions of SGLang's causal_conv1d_triton."""
+"""The functions of SGLang's causal_conv1d_triton module.
+
+Source: https://github.com/sgl-project/sglang, causal_conv1d_triton.py of
+python/sglang/srt/layers/attention/mamba.
+"""
 
 from typing import Any, List, Optional, Tuple, Union
 
 from shortconv import torch as conv
 from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST, VERIFY
-from shortconv.compat._common import (
-    Tensor,
-    rolling_windows,
-    silu_or_none,
-)
+from shortconv.compat._common import Tensor, rolling_states, silu_or_none
 from shortconv.torch import torch
 
 PAD_SLOT_ID = -1
@@ -28,21 +28,26 @@ def causal_conv1d_fn(
     validate_data: bool = False,
     **kwargs: Any,
 ) -> Tensor:
-    """Convolves a packed batch and writes final states to the slots.
+    """Convolves a packed batch and writes final states to conv_states.
 
     Args:
-      x: [channels, tokens], any strides.
-      weight: [channels, width]; bias: [channels].
-      conv_states: [slots, channels, columns >= width - 1], of which the first width - 1 count.
+      x: [channels, tokens], f32, f16 or bf16, any strides.
+      weight: [channels, width]; bias: [channels], dtype of weight.
+      conv_states: [slots, channels, columns >= width - 1], written; the first width - 1 columns are
+        used.
       query_start_loc: [sequences + 1] int.
-      cache_indices: [sequences] int; None: slot = sequence number.
-      has_initial_state: [sequences] bool; None: none has.
+      cache_indices: [sequences] int; slots of the sequences. None: the sequence number.
+      has_initial_state: [sequences] bool; None: all sequences start from zeros.
       activation: None, "silu", "swish", or a bool for SiLU.
-      pad_slot_id: a slot that means padding, as every negative one does.
-      seq_lens_cpu, validate_data, kwargs: accepted; nothing here needs them.
+      pad_slot_id: an index that means padding, as every negative one does.
+      seq_lens_cpu, validate_data, kwargs: accepted, without effect.
 
     Returns:
-      [channels, tokens], laid out as x.
+      [channels, tokens], memory layout of x.
+
+    Raises:
+      ValueError: a bad argument; the message names it.
+      NotImplementedError: another activation is given.
     """
     return conv.run(
         FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
@@ -69,24 +74,34 @@ def causal_conv1d_update(
     validate_data: bool = False,
     num_accepted_tokens: Optional[Tensor] = None,
 ) -> Tensor:
-    """Convolves the next tokens, or draft tokens, of each sequence; states move along in place.
+    """Convolves the next tokens or draft tokens of each sequence; updates conv_state in place.
 
     Args:
-      x: [batch, channels] or [batch, channels, tokens], any strides.
-      conv_state: [slots, channels, columns >= width - 1], of which the first width - 1 count; with
-        num_accept_tokens there are tokens - 1 more.
-      conv_state_indices: [batch] int; None: slot = row.
-      num_accept_tokens, or num_accepted_tokens: [batch] int; states roll: the history begins at
-        column accepted - 1, and all tokens are kept behind the newest width - 2 of it.
+      x: [batch, channels] or [batch, channels, tokens], f32, f16 or bf16, any strides.
+      conv_state: [slots, channels, columns >= width - 1], written (not with trees); the first
+        width - 1 columns are used, and tokens - 1 more with num_accept_tokens.
+      weight: [channels, width]; bias: [channels], dtype of weight.
+      activation: None, "silu", "swish", or a bool for SiLU.
+      conv_state_indices: [batch] int; slots of the sequences. None: the sequence number.
+      num_accept_tokens, num_accepted_tokens (two names of one argument): [batch] int; the state
+        rolls: the history begins at column accepted - 1, and all tokens are stored after its newest
+        width - 2 inputs.
       intermediate_conv_window: [rows, steps >= tokens, channels, width - 1], written: the state
         after each token; steps may overlap.
-      intermediate_state_indices: [batch] int; the row of each sequence. None: its slot.
-      retrieve_next_token, retrieve_next_sibling: [batch, tokens] int: drafts are trees.
-      retrieve_parent_token: [batch, tokens] int, written with the parents, 0 for the root.
-      cache_seqlens, metadata, validate_data: accepted and without effect, as there.
+      intermediate_state_indices: [batch] int; rows of intermediate_conv_window. None:
+        conv_state_indices.
+      retrieve_next_token, retrieve_next_sibling: [batch, tokens] int; drafts are trees. First child
+        and next sibling of each token, -1 for none.
+      retrieve_parent_token: [batch, tokens] int, written: the parents, 0 for the root.
+      pad_slot_id: an index that means padding, as every negative one does.
+      cache_seqlens, metadata, validate_data: accepted, without effect, as in SGLang.
 
     Returns:
-      Shape and layout of x.
+      Shape and memory layout of x.
+
+    Raises:
+      ValueError: a bad argument; the message names it.
+      NotImplementedError: another activation is given.
     """
     activation = silu_or_none(activation)
     accepted = num_accept_tokens if num_accept_tokens is not None else num_accepted_tokens
@@ -97,29 +112,29 @@ def causal_conv1d_update(
             DECODE | layout, x, torch.empty_like(x), weight, bias, conv_state, conv_state_indices,
             None, None, False, activation, pad_slot_id)
     rows = x.unsqueeze(2) if x.dim() == 2 else x
-    offsets, parents, windows, advance = None, None, None, False
+    offsets, parents, states, update = None, None, None, False
     slots = conv_state_indices
     if accepted is not None:
         if drafted:
-            raise ValueError("num_accept_tokens: goes neither with intermediate_conv_window nor "
-                             "with trees")
-        offsets, windows = accepted - 1, rolling_windows(conv_state, weight.shape[1], rows.shape[2])
+            raise ValueError("num_accept_tokens: cannot be combined with intermediate_conv_window "
+                             "or retrieve_next_token")
+        offsets, states = accepted - 1, rolling_states(conv_state, weight.shape[1], rows.shape[2])
     else:
         if retrieve_next_token is None:
-            advance = True
+            update = True
         else:
             parents = _parents(retrieve_next_token, retrieve_next_sibling, retrieve_parent_token)
         if intermediate_conv_window is not None:
-            windows = intermediate_conv_window.transpose(2, 3)
+            states = intermediate_conv_window.transpose(2, 3)
             if intermediate_state_indices is not None:
                 slots = intermediate_state_indices
-    if slots is None and windows is not None:
+    if slots is None and states is not None:
         slots = torch.arange(rows.shape[0], device=x.device)
     out = conv.run(
         VERIFY | CHANNELS_FIRST | STATE_CHANNELS_FIRST, rows, torch.empty_like(rows), weight, bias,
-        conv_state, conv_state_indices, None, None, False, activation, pad_slot_id, None, None,
-        None, 0, False, False, offsets, None, parents, windows, None if windows is None else slots,
-        advance)
+        conv_state, conv_state_indices, None, None, False, activation, pad_slot_id,
+        read_offsets=offsets, parents=parents, intermediate_states=states,
+        intermediate_slots=None if states is None else slots, update_state=update)
     return out.squeeze(2) if x.dim() == 2 else out
 
 
@@ -156,7 +171,13 @@ def causal_conv1d_fn_split_qkv(
     pad_slot_id: Optional[int] = PAD_SLOT_ID,
     **kwargs: Any,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """causal_conv1d_fn over channels [q | k | v], whose parts are returned each on its own.
+    """causal_conv1d_fn over channels [q | k | v], with the result split into these parts.
+
+    Args:
+      q_dim, k_dim, v_dim: channels of the parts.
+      num_q_heads, ..., head_v_dim: heads of a part and channels of a head.
+
+    The other arguments and the errors are those of causal_conv1d_fn.
 
     Returns:
       q, k, v, contiguous, [1, tokens, heads, head channels].

@@ -1,0 +1,230 @@
+// The table of tensor arguments: one row for each, with its name, sizes, dtypes and access.
+// Conversion from C, validation, layouts, null, overlap and alignment checks, hashing, printing and
+// the Python bindings are loops over it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "shortconv/arguments.hpp"
+#include "shortconv/problem.hpp"
+
+namespace shortconv {
+
+/// Sizes that arguments share. The first argument that has a size fixes it for the others.
+enum class Size : std::uint8_t {
+  kNone,
+  kLayers,
+  kSequences,
+  kSequencesPlusOne,
+  kTokens,
+  kRows,
+  kChannels,
+  kWidth,
+  kHistory,
+  kSlots,
+  kColumns,
+  kIntermediateSlots,
+  kIntermediateTokens,
+  kSnapshots,
+  kSnapshotFields,
+  kBlocks,
+  kViolations,
+  kViolationFields,
+};
+inline constexpr std::size_t kSizes = static_cast<std::size_t>(Size::kViolationFields) + 1;
+
+enum class DTypes : std::uint8_t {
+  kFloating,
+  kLikeX,
+  kLikeWeight,
+  kLikeState,
+  kIndex,  // i32 or i64
+  kI32,
+  kI64,
+  kBool,
+};
+
+enum class Access : std::uint8_t { kRead, kWrite };
+
+/// A row of the table.
+struct Argument {
+  std::string_view name;
+  std::array<Size, 5> sizes;  // of the axes of its member, in their order
+  DTypes dtypes = DTypes::kFloating;
+  Access access = Access::kRead;
+
+  /// One number for each sequence.
+  [[nodiscard]] constexpr bool is_per_sequence() const {
+    return sizes[0] == Size::kSequences && sizes[1] == Size::kNone;
+  }
+};
+
+// Each function calls visit(row, member of each struct in `tensors`) for every member of a group.
+
+template <typename Visit, typename... Tensors>
+constexpr void visit_row_tensors(const Visit& visit, Tensors&... tensors) {
+  using enum Size;
+  visit(Argument{"x", {kSequences, kTokens, kChannels}}, tensors.x...);
+  visit(Argument{"out", {kSequences, kTokens, kChannels}, DTypes::kFloating, Access::kWrite},
+        tensors.out...);
+  visit(Argument{"weight", {kChannels, kWidth}}, tensors.weight...);
+  visit(Argument{"bias", {kChannels}, DTypes::kLikeWeight}, tensors.bias...);
+  visit(Argument{"input_gate", {kSequences, kTokens, kChannels}, DTypes::kLikeX},
+        tensors.input_gate...);
+}
+
+template <typename Visit, typename... Tensors>
+constexpr void visit_epilogue_tensors(const Visit& visit, Tensors&... tensors) {
+  using enum Size;
+  visit(Argument{"output_gate", {kSequences, kTokens, kChannels}, DTypes::kLikeX},
+        tensors.output_gate...);
+}
+
+template <typename Visit, typename... Tensors>
+constexpr void visit_sequence_tensors(const Visit& visit, Tensors&... tensors) {
+  using enum Size;
+  visit(Argument{"query_start_loc", {kSequencesPlusOne}, DTypes::kIndex},
+        tensors.query_start_loc...);
+  visit(Argument{"has_initial_state", {kSequences}, DTypes::kBool}, tensors.has_initial_state...);
+  visit(Argument{"seq_idx", {kSequences, kTokens}, DTypes::kIndex}, tensors.seq_idx...);
+}
+
+template <typename Visit, typename... Tensors>
+constexpr void visit_pool_tensors(const Visit& visit, Tensors&... tensors) {
+  using enum Size;
+  visit(Argument{"state", {kSlots, kColumns, kChannels}, DTypes::kFloating, Access::kWrite},
+        tensors.state...);
+  visit(Argument{"read_slots", {kSequences}, DTypes::kIndex}, tensors.read_slots...);
+  visit(Argument{"write_slots", {kSequences}, DTypes::kIndex}, tensors.write_slots...);
+  visit(Argument{"read_offsets", {kSequences}, DTypes::kIndex}, tensors.read_offsets...);
+  visit(Argument{"cache_seqlens", {kSequences}, DTypes::kIndex}, tensors.cache_seqlens...);
+  visit(Argument{"snapshots", {kSnapshots, kSnapshotFields}, DTypes::kIndex}, tensors.snapshots...);
+}
+
+template <typename Visit, typename... Tensors>
+constexpr void visit_draft_tensors(const Visit& visit, Tensors&... tensors) {
+  using enum Size;
+  visit(Argument{"parents", {kSequences, kTokens}, DTypes::kIndex}, tensors.parents...);
+  visit(Argument{"intermediate_states",
+                 {kIntermediateSlots, kIntermediateTokens, kHistory, kChannels},
+                 DTypes::kLikeState,
+                 Access::kWrite},
+        tensors.intermediate_states...);
+  visit(Argument{"intermediate_slots", {kSequences}, DTypes::kIndex},
+        tensors.intermediate_slots...);
+}
+
+template <typename Visit, typename... Tensors>
+constexpr void visit_option_tensors(const Visit& visit, Tensors&... tensors) {
+  using enum Size;
+  visit(Argument{"block_sequence", {kBlocks}, DTypes::kI32}, tensors.block_sequence...);
+  visit(Argument{"block_offset", {kBlocks}, DTypes::kI32}, tensors.block_offset...);
+  visit(Argument{"violations", {kViolations, kViolationFields}, DTypes::kI64, Access::kWrite},
+        tensors.violations...);
+}
+
+// These groups are members of ForwardArgs and bases of the other structs.
+template <typename Tensors>
+constexpr auto& epilogue_group(Tensors& tensors) {
+  if constexpr (requires { tensors.epilogue.output_gate; })
+    return tensors.epilogue;
+  else
+    return tensors;
+}
+template <typename Tensors>
+constexpr auto& sequence_group(Tensors& tensors) {
+  if constexpr (requires { tensors.sequences.seq_idx; })
+    return tensors.sequences;
+  else
+    return tensors;
+}
+template <typename Tensors>
+constexpr auto& pool_group(Tensors& tensors) {
+  if constexpr (requires { tensors.pool.state; })
+    return tensors.pool;
+  else
+    return tensors;
+}
+template <typename Tensors>
+constexpr auto& draft_group(Tensors& tensors) {
+  if constexpr (requires { tensors.drafts.parents; })
+    return tensors.drafts;
+  else
+    return tensors;
+}
+template <typename Tensors>
+constexpr auto& option_group(Tensors& tensors) {
+  if constexpr (requires { tensors.options.violations; })
+    return tensors.options;
+  else
+    return tensors;
+}
+
+/// All tensor arguments of a forward call, in the order of the table.
+template <typename Visit, typename... Tensors>
+constexpr void visit_forward_tensors(const Visit& visit, Tensors&... tensors) {
+  visit_row_tensors(visit, tensors...);
+  visit_epilogue_tensors(visit, epilogue_group(tensors)...);
+  visit_sequence_tensors(visit, sequence_group(tensors)...);
+  visit_pool_tensors(visit, pool_group(tensors)...);
+  visit_draft_tensors(visit, draft_group(tensors)...);
+  visit_option_tensors(visit, option_group(tensors)...);
+}
+
+/// All tensor arguments of a commit.
+template <typename Visit, typename... Tensors>
+constexpr void visit_commit_tensors(const Visit& visit, Tensors&... tensors) {
+  using enum Size;
+  visit(Argument{"intermediate_states", {kLayers, kSequences, kTokens, kRows, kChannels}},
+        tensors.intermediate_states...);
+  visit(
+      Argument{"state", {kLayers, kSlots, kColumns, kChannels}, DTypes::kFloating, Access::kWrite},
+      tensors.state...);
+  visit(Argument{"query_start_loc", {kSequencesPlusOne}, DTypes::kIndex},
+        tensors.query_start_loc...);
+  visit(Argument{"accepted", {kSequences}, DTypes::kIndex}, tensors.accepted...);
+  visit(Argument{"slots", {kSequences}, DTypes::kIndex}, tensors.slots...);
+  visit(Argument{"second_slots", {kSequences}, DTypes::kIndex}, tensors.second_slots...);
+}
+
+/// Visits the layouts of a problem, with its pointers if passed.
+template <typename Visit, typename... Pointers>
+constexpr void visit_tensors(const Visit& visit, const Problem& problem, Pointers&... pointers) {
+  visit_forward_tensors(visit, problem, pointers...);
+}
+template <typename Visit, typename... Pointers>
+constexpr void visit_tensors(const Visit& visit, const CommitProblem& problem,
+                             Pointers&... pointers) {
+  visit_commit_tensors(visit, problem, pointers...);
+}
+
+/// Some axes of a tensor.
+class AxisSet {
+ public:
+  constexpr AxisSet() = default;
+  template <typename... Axes>
+  constexpr explicit AxisSet(Axes... axes) : bits_(((1u << static_cast<unsigned>(axes)) | ...)) {}
+  [[nodiscard]] constexpr bool contains(Axis axis) const {
+    return (bits_ >> static_cast<unsigned>(axis) & 1u) != 0;
+  }
+
+ private:
+  unsigned bits_ = 0;
+};
+
+/// Fills a layout from a tensor that lacks the axes of `absent`.
+template <Axis... kAxes>
+void assign(TensorLayout<kAxes...>& layout, const TensorRef& tensor, bool has_elements,
+            AxisSet absent) {
+  layout.present = true;
+  layout.dtype = tensor.dtype;
+  layout.has_elements = has_elements;
+  int axis = 0;
+  const auto next = [&](Axis one) { return absent.contains(one) ? 0 : tensor.strides[axis++]; };
+  ((layout.*Stride<kAxes>::kMember = next(kAxes)), ...);
+}
+
+}  // namespace shortconv

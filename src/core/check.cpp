@@ -1,0 +1,182 @@
+#include "core/check.hpp"
+
+#include "shortconv/violation.hpp"
+
+namespace shortconv {
+namespace {
+
+constexpr std::array kBoolDTypes = {DType::kBool, DType::kU8};
+constexpr std::array kI32DTypes = {DType::kI32};
+constexpr std::array kI64DTypes = {DType::kI64};
+
+std::string text_of(DType dtype) {
+  const std::string_view known = name(dtype);
+  if (!known.empty()) return std::string(known);
+  const auto number = static_cast<std::int64_t>(dtype);
+  return concat("of DLPack's type code ", number >> 8, " with ", number & 0xff, " bits");
+}
+
+std::string names_of(std::span<SharedSize* const> sizes) {
+  std::string text = " [";
+  for (const SharedSize* size : sizes) {
+    if (text.size() > 2) text += ", ";
+    text += size->name;
+  }
+  return text + "]";
+}
+
+constexpr std::array<SharedSize, kSizes> kInitialSizes = [] {
+  std::array<SharedSize, kSizes> sizes;
+  const auto set = [&](Size size, SharedSize symbol) {
+    sizes[static_cast<std::size_t>(size)] = symbol;
+  };
+  set(Size::kLayers, {"layers"});
+  set(Size::kSequences, {"sequences"});
+  set(Size::kSequencesPlusOne, {"sequences + 1"});
+  set(Size::kTokens, {"tokens"});
+  set(Size::kRows, {"rows"});
+  set(Size::kChannels, {"channels"});
+  set(Size::kWidth, {"width"});
+  set(Size::kHistory, {"width - 1"});
+  set(Size::kSlots, {"slots"});
+  set(Size::kColumns, {"columns"});
+  set(Size::kIntermediateSlots, {"intermediate slots"});
+  set(Size::kIntermediateTokens, {"intermediate tokens"});
+  set(Size::kSnapshots, {"snapshots"});
+  set(Size::kSnapshotFields, {"sequence, token, slot", 3, "the library"});
+  set(Size::kBlocks, {"blocks"});
+  set(Size::kViolations, {"violations", kViolations, "the library"});
+  set(Size::kViolationFields, {"count and first", 2, "the library"});
+  return sizes;
+}();
+
+}  // namespace
+
+bool extent_of(const TensorRef& tensor, Extent& extent) {
+  constexpr std::int64_t kLimit = std::int64_t{1} << 62;
+  std::int64_t low = 0, high = 0;
+  bool overflow = false;
+  extent = {};
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    if (tensor.shape[axis] == 0) return true;
+  }
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    std::int64_t reach = 0;
+    overflow |= __builtin_mul_overflow(tensor.shape[axis] - 1, tensor.strides[axis], &reach);
+    std::int64_t& end = reach < 0 ? low : high;
+    overflow |= __builtin_add_overflow(end, reach, &end);
+  }
+  const std::int64_t bytes = element_bytes(tensor.dtype);
+  overflow |= __builtin_mul_overflow(low, bytes, &low);
+  overflow |= __builtin_add_overflow(high, 1, &high);
+  overflow |= __builtin_mul_overflow(high, bytes, &high);
+  if (overflow || low < -kLimit || high > kLimit) return false;
+  extent = {low, high};
+  return true;
+}
+
+Checker& Checker::tensor(std::string_view argument, const TensorRef& tensor,
+                         std::span<SharedSize* const> sizes) {
+  const auto axes = static_cast<std::int64_t>(sizes.size());
+  if (!ok()) return *this;
+  if (tensor.ndim != axes) {  // the text is built on failure only: this runs on every call
+    require(false, argument, "expected ", axes, " axes", names_of(sizes), ", got ",
+            std::int64_t{tensor.ndim});
+    return *this;
+  }
+  int axis = 0;
+  for (SharedSize* size : sizes) {
+    const std::int64_t extent = tensor.shape[axis];
+    if (size->value < 0 && extent >= 0) {
+      size->value = extent;
+      size->owner = argument.data();  // the names of arguments are literals
+    } else if (extent != size->value || extent < 0) {
+      refuse_size(argument, tensor, axis, *size);
+    }
+    ++axis;
+  }
+  if (!ok()) return *this;
+  require(extent_of(tensor, extent_), argument, "shape and strides reach beyond 2^62 bytes");
+  require(tensor.data != nullptr || extent_.end == 0, argument,
+          "data is null, but the shape has elements");
+  return *this;
+}
+
+void Checker::refuse_dtype(std::string_view argument, const TensorRef& tensor,
+                           std::span<const DType> allowed) {
+  std::string list;
+  for (DType one : allowed) {
+    if (!list.empty()) list += ", ";
+    list += name(one);
+  }
+  require(false, argument, "dtype ", text_of(tensor.dtype), " is not supported (", list, ")");
+}
+
+void Checker::refuse_device(std::string_view argument, const TensorRef& tensor, Device expected,
+                            std::string_view owner) {
+  require(false, argument, "is on device ", static_cast<std::int64_t>(tensor.device.type), ":",
+          std::int64_t{tensor.device.index}, ", but ", owner, " is on ",
+          static_cast<std::int64_t>(expected.type), ":", std::int64_t{expected.index});
+}
+
+Checker& Checker::check_written(std::string_view argument, const TensorRef& tensor) {
+  if (!ok() || !has_elements()) return *this;
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    if (tensor.strides[axis] == 0 && tensor.shape[axis] > 1) {
+      require(false, argument, "axis ", std::int64_t{axis}, " has stride 0 but is written");
+    }
+  }
+  return *this;
+}
+
+void Checker::refuse_size(std::string_view argument, const TensorRef& tensor, int axis,
+                          const SharedSize& size) {
+  const std::int64_t extent = tensor.shape[axis];
+  require(extent >= 0, argument, "axis ", std::int64_t{axis}, " ('", size.name, "') is ", extent,
+          "; sizes are not negative");
+  require(extent == size.value, argument, "axis ", std::int64_t{axis}, " ('", size.name, "') is ",
+          extent, ", but ", size.owner, " made '", size.name, "' = ", size.value);
+}
+
+ArgumentChecker::ArgumentChecker(std::string_view first, Device device)
+    : first_(first), device_(device), sizes_(kInitialSizes) {}
+
+std::span<const DType> ArgumentChecker::allowed_dtypes(DTypes dtypes) const {
+  switch (dtypes) {
+    case DTypes::kFloating:
+      return kFloatingDTypes;
+    case DTypes::kLikeX:
+      return {&x_dtype, 1};
+    case DTypes::kLikeWeight:
+      return {&weight_dtype, 1};
+    case DTypes::kLikeState:
+      return {&state_dtype, 1};
+    case DTypes::kIndex:
+      return kIndexDTypes;
+    case DTypes::kI32:
+      return kI32DTypes;
+    case DTypes::kI64:
+      return kI64DTypes;
+    case DTypes::kBool:
+      return kBoolDTypes;
+  }
+  return {};
+}
+
+bool ArgumentChecker::check(const Argument& row, const TensorRef& tensor,
+                            std::span<SharedSize* const> sizes) {
+  this->tensor(row.name, tensor, sizes)
+      .dtype(row.name, tensor, allowed_dtypes(row.dtypes))
+      .device(row.name, tensor, device_, first_);
+  const bool is_written = row.access == Access::kWrite;
+  if (is_written) check_written(row.name, tensor);
+  if (!ok()) return false;
+  record(row.name, tensor, is_written);
+  SharedSize& plus_one = size(Size::kSequencesPlusOne);
+  if (sizes[0] != &plus_one) return true;
+  require(plus_one.value >= 1, row.name, "is empty; expected sequences + 1 entries");
+  size(Size::kSequences) = {"sequences", plus_one.value - 1, row.name.data()};
+  return ok();
+}
+
+}  // namespace shortconv

@@ -1,0 +1,19 @@
+// Parts of the CPU backend besides the forward call.
+#pragma once
+
+#include "core/backend.hpp"
+
+namespace shortconv::cpu {
+
+Status plan_commit(const CommitProblem& problem, PlanStorage& storage);
+Status run_commit(const CommitProblem& problem, const PlanStorage& storage,
+                  const CommitPointers& pointers, void* stream);
+std::string describe_commit(const CommitProblem& problem, const PlanStorage& storage);
+
+/// Fills the report of the checked mode. Allocates nothing.
+void report_violations(const Problem& p, const TensorPointers& at);
+
+Status block_snapshots(const BlockSnapshots& call, void* stream);
+Status tree_parents(const TreeParents& call, void* stream);
+
+}  // namespace shortconv::cpu

@@ -1,0 +1,395 @@
+// The CUDA backend: device attributes and launches. A call launches one kernel, one more after it
+// if snapshots replace histories, and two more before it in the checked mode.
+//
+// Nothing waits, allocates or changes the current device. The first plan with a kernel loads its
+// code, so that the first run can be inside a stream capture.
+#include "core/backend.hpp"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+#include "core/capability.hpp"
+#include "core/check.hpp"
+#include "cuda/host/commit.hpp"
+#include "cuda/host/prepare.hpp"
+#include "cuda/host/select.hpp"
+#include "cuda/kernel_params.hpp"
+#include "cuda/tuning.hpp"
+#include "op/commit.hpp"
+#include "op/violation.hpp"
+#include "shortconv/argument_table.hpp"
+#include "shortconv/violation.hpp"
+
+namespace shortconv {
+namespace cuda {
+namespace {
+
+Status cuda_status(std::string_view what, cudaError_t error) {
+  if (error == cudaSuccess) return {};
+  (void)cudaGetLastError();  // cleared: the error is returned, not left for the caller to find
+  return {Code::kUnavailable, concat(what, ": ", cudaGetErrorString(error))};
+}
+
+// The runtime uses the current device. A plan for another device is refused.
+Status require_current(Device device, std::string_view argument) {
+  int current = -1;
+  if (Status status = cuda_status("device", cudaGetDevice(&current)); !status.ok()) return status;
+  if (current == device.index) return {};
+  return {Code::kInvalidArgument,
+          concat("device: ", argument, " is on cuda:", std::int64_t{device.index},
+                 ", but the current device is cuda:", std::int64_t{current})};
+}
+
+const KernelFunctions& kernels_of(const Problem& p) {
+  const bool f32_weights = p.weight.dtype == DType::kF32;
+  switch (p.x.dtype) {
+    case DType::kF16:
+      return kernels_f16(p.width, p.activation, f32_weights);
+    case DType::kBF16:
+      return kernels_bf16(p.width, p.activation, f32_weights);
+    default:  // plan_cuda refuses other dtypes
+      return kernels_f32(p.width, p.activation, f32_weights);
+  }
+}
+
+KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
+  return launch.kernel() == Kernel::kGeneral ? general_kernel() : kernels_of(p)[launch.row];
+}
+
+/// Constant for a device, so cached.
+Status facts_of(int device, DeviceFacts& facts) {
+  static std::array<std::atomic<std::int64_t>, 64> known{};
+  std::atomic<std::int64_t>& slot = known[static_cast<std::size_t>(device) % known.size()];
+  std::int64_t packed = slot.load(std::memory_order_relaxed);
+  if (packed == 0) {
+    int multiprocessors = 0, major = 0, minor = 0;
+    const auto get = [&](cudaDeviceAttr attribute, int& value) {
+      return cuda_status("device", cudaDeviceGetAttribute(&value, attribute, device));
+    };
+    if (Status status = get(cudaDevAttrMultiProcessorCount, multiprocessors); !status.ok()) {
+      return status;
+    }
+    if (Status status = get(cudaDevAttrComputeCapabilityMajor, major); !status.ok()) return status;
+    if (Status status = get(cudaDevAttrComputeCapabilityMinor, minor); !status.ok()) return status;
+    packed = std::int64_t{multiprocessors} << 32 | (10 * major + minor);
+    if (device < static_cast<int>(known.size())) slot.store(packed, std::memory_order_relaxed);
+  }
+  facts = {.multiprocessors = static_cast<int>(packed >> 32),
+           .architecture = static_cast<int>(packed & 0xffff)};
+  return {};
+}
+
+// Kernels that are loaded, and those with code for PDL, one bit per device. Only a cache: after a
+// lost entry or a collision of two kernels, the attributes are queried again.
+constexpr std::size_t kLoadedSlots = 1024;
+struct Loaded {
+  std::atomic<KernelFunction> function{nullptr};
+  std::atomic<std::uint64_t> devices{0};
+  std::atomic<std::uint64_t> pdl_devices{0};
+};
+std::array<Loaded, kLoadedSlots> loaded;
+
+// The first architecture with PDL. Code compiled for an older one does not wait on any device.
+constexpr int kPdlArchitecture = 90;
+
+Status load(KernelFunction function, int device, bool* has_pdl = nullptr) {
+  Loaded& slot = loaded[(reinterpret_cast<std::uintptr_t>(function) >> 4) % kLoadedSlots];
+  const std::uint64_t bit = std::uint64_t{1} << (device % 64);
+  const bool known = slot.function.load(std::memory_order_acquire) == function;
+  if (known && (slot.devices.load(std::memory_order_acquire) & bit) != 0) {
+    if (has_pdl != nullptr) {
+      *has_pdl = (slot.pdl_devices.load(std::memory_order_relaxed) & bit) != 0;
+    }
+    return {};
+  }
+  cudaFuncAttributes attributes;
+  if (Status status = cuda_status("device", cudaFuncGetAttributes(&attributes, function));
+      !status.ok()) {
+    return status;
+  }
+  const bool compiled_with_pdl = attributes.ptxVersion >= kPdlArchitecture;
+  if (has_pdl != nullptr) *has_pdl = compiled_with_pdl;
+  KernelFunction none = nullptr;
+  if (known || slot.function.compare_exchange_strong(none, function, std::memory_order_acq_rel)) {
+    if (compiled_with_pdl) slot.pdl_devices.fetch_or(bit, std::memory_order_relaxed);
+    slot.devices.fetch_or(bit, std::memory_order_release);
+  }
+  return {};
+}
+
+// One thread per number, see op/violation.hpp.
+std::int64_t violation_blocks(const Problem& p) {
+  return (violation_numbers(p) - 1) / kViolationThreads + 1;
+}
+
+Status plan_violations(const Problem& p) {
+  if (violation_blocks(p) > kMaxBlocks) {
+    return {Code::kUnsupported, concat("violations: needs ", violation_blocks(p),
+                                       " blocks; a grid has at most ", kMaxBlocks)};
+  }
+  if (Status status = require_current(p.device, "x"); !status.ok()) return status;
+  for (const KernelFunction function : {clear_report_kernel(), count_violations_kernel()}) {
+    if (Status status = load(function, p.device.index); !status.ok()) return status;
+  }
+  return {};
+}
+
+Status plan_cuda(const Problem& p, PlanStorage& storage) {
+  for (const DType dtype : {p.x.dtype, p.out.dtype, p.weight.dtype, p.state.dtype}) {
+    if (dtype == DType::kF64) {
+      return {Code::kUnsupported,
+              "backend: 'cuda' does not support f64; expected the reference backend"};
+    }
+  }
+  KernelConfig config;
+  if (p.tokens > 0 && p.channels > 0) {
+    if (Status status = require_current(p.device, "x"); !status.ok()) return status;
+    DeviceFacts facts;
+    if (Status status = facts_of(p.device.index, facts); !status.ok()) return status;
+    if (Status status = select(p, facts, policy_for(facts), config); !status.ok()) return status;
+    config.aligned_function = function_of(p, config.aligned);
+    config.otherwise_function = function_of(p, config.otherwise);
+    if (config.aligned.replacing_blocks > 0) {
+      if (Status status = load(replace_histories_kernel(), p.device.index); !status.ok()) {
+        return status;
+      }
+    }
+    bool has_pdl = false;
+    if (Status status = load(config.aligned_function, p.device.index, &has_pdl); !status.ok()) {
+      return status;
+    }
+    if (!has_pdl) config.aligned.params.pdl = PdlMode::kOff;
+    if (Status status = load(config.otherwise_function, p.device.index); !status.ok()) {
+      return status;
+    }
+  }
+  if (p.violations.present) {
+    if (Status status = plan_violations(p); !status.ok()) return status;
+  }
+  store_choice(storage, config);
+  return {};
+}
+
+// A GPU has no unaligned loads: an unaligned element would destroy the CUDA context. The mask
+// avoids some twenty divisions per call.
+bool aligned(const void* address, DType dtype) {
+  const auto bytes = static_cast<std::uintptr_t>(element_bytes(dtype));
+  return (reinterpret_cast<std::uintptr_t>(address) & (bytes - 1)) == 0;
+}
+
+Status refuse_unaligned(std::string_view argument) {
+  if (argument.empty()) return {};
+  return {Code::kInvalidArgument,
+          concat(argument, ": address is not a multiple of the size of its elements")};
+}
+
+template <typename Problem, typename Pointers>
+Status check_alignment(const Problem& problem, const Pointers& pointers) {
+  std::string_view unaligned;
+  visit_tensors(
+      [&](const Argument& row, const auto& layout, const auto& pointer) {
+        if (!aligned(pointer, layout.dtype)) unaligned = row.name;
+      },
+      problem, pointers);
+  return refuse_unaligned(unaligned);
+}
+
+Status launch_kernel(KernelFunction function, std::int64_t blocks, std::int32_t threads,
+                     PdlMode pdl, void** arguments, void* stream) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = pdl == PdlMode::kOff ? 0 : 1;
+  return cuda_status("launch", cudaLaunchKernelExC(&config, function, arguments));
+}
+
+Status run_violations(GeneralParams& params, void* stream) {
+  void* arguments[] = {&params};
+  constexpr std::int32_t kWarp = 32;  // one thread per word of the report
+  static_assert(2 * kViolations <= kWarp);
+  if (Status status =
+          launch_kernel(clear_report_kernel(), 1, kWarp, PdlMode::kOff, arguments, stream);
+      !status.ok()) {
+    return status;
+  }
+  return launch_kernel(count_violations_kernel(), violation_blocks(params.problem),
+                       kViolationThreads, PdlMode::kOff, arguments, stream);
+}
+
+Status replace_histories(GeneralParams& params, std::int64_t blocks, void* stream) {
+  params.launch = {};
+  params.launch.channel_blocks =
+      FastDivisor(static_cast<std::uint32_t>(blocks / params.problem.snapshot_count));
+  void* arguments[] = {&params};
+  return launch_kernel(replace_histories_kernel(), blocks, kGeneralThreads, PdlMode::kOff,
+                       arguments, stream);
+}
+
+Status launch_forward(const Problem& p, const KernelConfig& config, const TensorPointers& at,
+                      void* stream) {
+  LaunchConfig launch;
+  const KernelFunction function = launch_for(config, at, launch);
+  if (takes_general_params(launch.kernel())) {
+    GeneralParams params{p, at, launch.params};
+    void* arguments[] = {&params};
+    return launch_kernel(function, launch.blocks, launch.threads, PdlMode::kOff, arguments, stream);
+  }
+  KernelParams params = make_kernel_params(p, at, launch.params);
+  void* arguments[] = {&params};
+  if (Status status = launch_kernel(function, launch.blocks, launch.threads, launch.params.pdl,
+                                    arguments, stream);
+      !status.ok() || launch.replacing_blocks == 0) {
+    return status;
+  }
+  GeneralParams general{p, at, {}};
+  return replace_histories(general, launch.replacing_blocks, stream);
+}
+
+Status run_cuda(const Problem& p, const PlanStorage& storage, const TensorPointers& at,
+                void* stream) {
+  const auto config = load_choice<KernelConfig>(storage);
+  if (config.aligned.blocks == 0 && !p.violations.present) return {};
+  if (Status status = check_alignment(p, at); !status.ok()) return status;
+  if (Status status = require_current(p.device, "x"); !status.ok()) return status;
+  if (p.violations.present) {
+    GeneralParams params{p, at, {}};
+    if (Status status = run_violations(params, stream); !status.ok()) return status;
+  }
+  if (config.aligned.blocks == 0) return {};
+  return launch_forward(p, config, at, stream);
+}
+
+Status plan_commit(const CommitProblem& p, PlanStorage& storage) {
+  CommitConfig config;
+  if (Status status = select_commit(with_adjacent_channels(p), config); !status.ok()) {
+    return status;
+  }
+  if (config.elements.blocks > 0) {
+    if (Status status = require_current(p.device, "intermediate_states"); !status.ok())
+      return status;
+    config.elements.function = commit_kernel(element_bytes(p.state.dtype));
+    config.vectors.function = commit_kernel(kVectorBytes);
+    for (const KernelFunction function : {config.elements.function, config.vectors.function}) {
+      if (Status status = load(function, p.device.index); !status.ok()) return status;
+    }
+  }
+  store_choice(storage, config);
+  return {};
+}
+
+Status run_commit(const CommitProblem& problem, const PlanStorage& storage,
+                  const CommitPointers& at, void* stream) {
+  const auto plan = load_choice<CommitConfig>(storage);
+  if (Status status = check_alignment(problem, at); !status.ok()) return status;
+  if (Status status = require_current(problem.device, "intermediate_states"); !status.ok())
+    return status;
+
+  const CommitLaunchConfig& launch = launch_for(plan, at);
+  CommitKernelParams params{with_adjacent_channels(problem), at, launch.params};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(launch.blocks), static_cast<unsigned>(launch.strips));
+  config.blockDim = dim3(kCommitThreads);
+  config.stream = static_cast<cudaStream_t>(stream);
+  void* arguments[] = {&params};
+  return cuda_status("launch", cudaLaunchKernelExC(&config, launch.function, arguments));
+}
+
+std::string describe_commit(const CommitProblem&, const PlanStorage& storage) {
+  const auto config = load_choice<CommitConfig>(storage);
+  return concat("commit, ", config.vectors.blocks > 0 ? "vectors" : "elements");
+}
+
+// Index preparation. The kernel takes `call` by value.
+template <typename Preparation>
+Status launch_preparation(const Preparation& call, std::string_view argument,
+                          KernelFunction function, std::int64_t blocks, int threads, void* stream) {
+  if (Status status = require_current(call.device, argument); !status.ok()) return status;
+  if (Status status = load(function, call.device.index); !status.ok()) return status;
+  if (blocks > kMaxBlocks) {
+    return {Code::kUnsupported,
+            concat(argument, ": needs ", blocks, " blocks; a grid has at most ", kMaxBlocks)};
+  }
+  if (blocks == 0) return {};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = static_cast<cudaStream_t>(stream);
+  void* arguments[] = {const_cast<Preparation*>(&call)};
+  return cuda_status("launch", cudaLaunchKernelExC(&config, function, arguments));
+}
+
+/// One thread per item.
+template <typename Preparation>
+Status launch_items(const Preparation& call, std::string_view argument, KernelFunction function,
+                    std::int64_t items, void* stream) {
+  return launch_preparation(call, argument, function, prepare_blocks(items), kPrepareThreads,
+                            stream);
+}
+
+bool aligned(const IndexTensor& tensor) { return aligned(tensor.data, tensor.dtype); }
+
+Status run_block_snapshots(const BlockSnapshots& call, void* stream) {
+  std::string_view argument;
+  if (!aligned(call.query_start_loc)) argument = "query_start_loc";
+  if (!aligned(call.num_computed_tokens)) argument = "num_computed_tokens";
+  if (!aligned(call.block_slots)) argument = "block_slots";
+  if (!aligned(call.snapshots)) argument = "snapshots";
+  if (Status status = refuse_unaligned(argument); !status.ok()) return status;
+  return launch_items(call, "query_start_loc", block_snapshots_kernel(), call.rows, stream);
+}
+
+Status run_tree_parents(const TreeParents& call, void* stream) {
+  std::string_view argument;
+  if (!aligned(call.first_child)) argument = "first_child";
+  if (!aligned(call.next_sibling)) argument = "next_sibling";
+  if (!aligned(call.query_start_loc)) argument = "query_start_loc";
+  if (!aligned(call.parents)) argument = "parents";
+  if (Status status = refuse_unaligned(argument); !status.ok()) return status;
+  return launch_items(call, "first_child", tree_parents_kernel(),
+                      call.tokens == 0 ? 0 : call.sequences, stream);
+}
+
+BackendInfo cuda_info() {
+  int device = 0;
+  cudaDeviceProp properties;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaGetDeviceProperties(&properties, device);
+  if (error != cudaSuccess) {
+    (void)cudaGetLastError();
+    return {"cuda", false, cudaGetErrorString(error)};
+  }
+  return {"cuda", true,
+          concat(std::string_view(properties.name), ", sm_", std::int64_t{properties.major},
+                 std::int64_t{properties.minor})};
+}
+
+std::string describe_cuda(const Problem& p, const PlanStorage& storage) {
+  const auto config = load_choice<KernelConfig>(storage);
+  if (config.aligned.blocks == 0) return "empty";
+  return concat(to_string(config.aligned), ", ", name(p.schedule));
+}
+
+}  // namespace
+}  // namespace cuda
+
+extern const Backend kCudaBackend{
+    .id = BackendId::kCuda,
+    .device = DeviceType::kCuda,
+    .info = cuda::cuda_info,
+    .forward = {.plan = cuda::plan_cuda, .run = cuda::run_cuda, .describe = cuda::describe_cuda},
+    .commit = {.plan = cuda::plan_commit,
+               .run = cuda::run_commit,
+               .describe = cuda::describe_commit},
+    .block_snapshots = cuda::run_block_snapshots,
+    .tree_parents = cuda::run_tree_parents,
+};
+
+}  // namespace shortconv

@@ -1,0 +1,82 @@
+// Launch thresholds for a device.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace shortconv::cuda {
+
+struct DeviceFacts {
+  int multiprocessors = 0;
+  int architecture = 0;  // 90: compute capability 9.0
+
+  friend bool operator==(const DeviceFacts&, const DeviceFacts&) = default;
+};
+
+/// Thresholds that were measured, with their measurement: H200 (132 multiprocessors), bf16, width
+/// 4, SiLU, cold. Numbers of blocks are for each multiprocessor.
+struct TuningPolicy {
+  /// Blocks of tiles that a multiprocessor holds at once: the unit of a wave.
+  std::int64_t wave_blocks = 32;
+
+  /// Waves up to which sequence-start blocks take all sequences. 64 sequences of 128 tokens x 2048
+  /// (17 thousand blocks) take 20.1 us with them and 20.6 without, 1319 x 2048 in 5 (3
+  /// thousand) 6.3 and 7.0; 64 of 128 x 8192 (70 thousand) 71.0 and 69.0, 256 of 32 x 8192 84.0
+  /// and 74.9.
+  std::int64_t start_blocks_take_all_waves = 8;
+
+  /// Waves up to which small tiles (2 channels a thread) are used. 1319 x 2048 in 5 (2.7 thousand
+  /// blocks) takes 5.36 us with 2 channels, 6.00 with 4; 512 x 8192 (4.2 thousand) 6.79 and 6.94;
+  /// 1024 x 8192 (8.3 thousand) 11.08 and 10.75.
+  std::int64_t small_tile_waves = 1;
+
+  /// Minimum groups of channels of a sequence-start block where most of them find nothing to do,
+  /// which all of the GPU waits for. 64 sequences of 128 tokens x 8192: 68.5 us with one, 67.7 with
+  /// 4. More take too long where there is work: 137 sequences, some short, 73.4 us with 4, 78.8
+  /// with 16.
+  std::int64_t min_start_rounds = 4;
+
+  /// Elements of x up to which decode has 4 channels a thread instead of 16 bytes. 64 x 8192 takes
+  /// 4.46 us with 4 channels and 4.57 with 16 bytes, 1 x 8192 2.03 and 2.12, 256 x 8192 11.04 and
+  /// 10.66.
+  std::int64_t small_decode_elements = 64 * 8192;
+
+  /// Elements of x up to which decode has blocks of 64 and of 128 threads; above 256. Small blocks
+  /// start sooner, large ones lose less when they let the next kernel start. With PDL, 64, 128 and
+  /// 256 threads: 1 x 8192 takes 1.15, 1.17, 1.26 us, 16 2.13, 2.18, 2.37, 32 2.69, 2.49, 2.53, 64
+  /// 4.01, 3.35, 3.35, 128 5.49, 5.48, 5.30, 256 10.24, 10.19, 9.91, 512 18.88, 18.94, 18.77.
+  std::int64_t decode_elements_64_threads = 16 * 8192;
+  std::int64_t decode_elements_128_threads = 64 * 8192;
+
+  /// Last blocks of a kernel that let the next one start, device/pdl.cuh. us without PDL, then with
+  /// 0, 4, 8, 16 and all blocks a multiprocessor:
+  ///   8192 x 8192      65.5   65.4   65.3   65.2   65.2   79.8
+  ///   256 x 32 x 8192  73.7   73.5   72.9   72.9   72.7   84.8
+  ///   skewed           72.9   72.6   72.8   72.3   72.4   83.0
+  ///   1024 x 8192      10.73  10.60  10.38  10.30  10.25  10.84
+  ///   512 x 8192       6.79   6.63   6.40   6.18   6.25   7.21
+  ///   64 x 4 x 8192    5.95   5.79   5.74   5.70   5.60   6.71
+  std::int64_t pdl_last_blocks = 16;
+
+  /// Blocks, in all, from which drafts and trees let the next kernel start. 64 trees of 7 x 8192
+  /// (2112) take 11.57 us without and 11.11 with it, x 4096 (1056) 7.17 and 8.21.
+  std::int64_t pdl_drafts_from = 2048;
+
+  /// The general kernel: packed rows of a thread, but fewer where less than general_blocks would be
+  /// left. Width 12: a decode of 8 x 8192 takes 77 us with 16 rows and 13 with this rule, of 64 155
+  /// and 62; 1319 x 2048 in 5 129 and 121, with half as many blocks 128, with twice as many 125.
+  std::int64_t general_rows = 16;
+  std::int64_t general_blocks = 16;
+
+  friend bool operator==(const TuningPolicy&, const TuningPolicy&) = default;
+};
+
+inline constexpr TuningPolicy kHopperPolicy{};
+
+/// Only Hopper was measured: the other architectures use its policy.
+[[nodiscard]] const TuningPolicy& policy_for(const DeviceFacts& facts);
+
+/// One line.
+[[nodiscard]] std::string to_string(const TuningPolicy& policy);
+
+}  // namespace shortconv::cuda

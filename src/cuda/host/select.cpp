@@ -1,0 +1,539 @@
+// Problem -> kernel and grid. Over 500 lines: one class whose switches each list all kernels.
+#include "cuda/host/select.hpp"
+
+#include <algorithm>
+#include <bit>
+
+#include "core/check.hpp"
+#include "cuda/tuning.hpp"
+#include "shortconv/argument_table.hpp"
+#include "shortconv/schedule.hpp"
+
+namespace shortconv::cuda {
+namespace {
+
+std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+
+/// `of` is a power of two; a division would be slower.
+bool is_multiple(std::int64_t value, std::int64_t of) { return (value & (of - 1)) == 0; }
+
+/// Whether steps along an axis keep groups of `group` elements aligned.
+bool keeps_groups(std::int64_t extent, std::int64_t stride, std::int64_t group) {
+  return extent <= 1 || is_multiple(stride, group);
+}
+
+bool has_f32_states(const Problem& p) {
+  return p.state.present && p.state.dtype == DType::kF32 && p.x.dtype != DType::kF32;
+}
+
+/// Whether x, out and state have one type; fp32 states next to 16-bit rows count too.
+bool has_one_type(const Problem& p) {
+  return p.x.dtype == p.out.dtype &&
+         (!p.state.present || p.state.dtype == p.x.dtype || has_f32_states(p));
+}
+
+bool is_dense(const Problem& p) { return !p.query_start_loc.present; }
+
+bool has_single_tokens(const Problem& p) {
+  return is_dense(p) && p.sequence_tokens == 1 && !p.seq_idx.present;
+}
+
+/// Rows of x, out and gates are whole groups of `group` adjacent channels.
+bool is_token_major(const Problem& p, std::int64_t group) {
+  const std::int64_t rows = is_dense(p) ? p.sequence_tokens : p.tokens;
+  const std::int64_t sequences = is_dense(p) ? p.sequences : 1;
+  if (!is_multiple(p.channels, group)) return false;
+  return std::ranges::all_of(
+      std::to_array({&p.x, &p.out, &p.input_gate, &p.output_gate}), [&](const auto* tensor) {
+        return !tensor->present ||
+               (tensor->channel_stride == 1 && keeps_groups(rows, tensor->token_stride, group) &&
+                keeps_groups(sequences, tensor->sequence_stride, group));
+      });
+}
+
+constexpr std::int64_t kMaxCount = 0x7fffffff;
+
+/// The stride that KernelParams has as 32 bits of bytes: of a list of indices, or from token to
+/// token; 0 if there is none.
+template <Axis... kAxes>
+std::int64_t short_stride(const TensorLayout<kAxes...>& layout) {
+  constexpr bool kList = sizeof...(kAxes) == 1 && ((kAxes == Axis::kSequence) && ...);
+  constexpr bool kTokens = ((kAxes == Axis::kToken) || ...) && !((kAxes == Axis::kColumn) || ...);
+  if constexpr (kList)
+    return layout.sequence_stride;
+  else if constexpr (kTokens)
+    return layout.token_stride;
+  else
+    return 0;
+}
+
+/// Whether counts and row strides fit into the 31 bits of KernelParams. Offsets have 64.
+bool is_countable(const Problem& p) {
+  constexpr std::int64_t kMaxStride =
+      (std::int64_t{1} << 25) - 1;  // in bytes, times 8 rows of a tile
+  std::int64_t bits = 0;            // OR of all magnitudes
+  visit_tensors(
+      [&](const Argument&, const auto& layout) {
+        const std::int64_t stride = short_stride(layout);
+        bits |= stride ^ (stride >> 63);
+      },
+      p);
+  return bits <= kMaxStride && p.tokens < kMaxCount - 64 && p.sequences < kMaxCount &&
+         p.slots < kMaxCount && p.channels < kMaxCount - 4096 && p.state_columns < kMaxCount &&
+         p.intermediate_slot_count < kMaxCount && p.intermediate_tokens < kMaxCount;
+}
+
+/// Columns of a slot that are read and written together.
+std::int64_t window_columns(const Problem& p) { return p.width - 1 + p.shifted_columns; }
+
+/// Elements of the vectors in which windows of `group` channels are moved, see load_words.
+std::int64_t run_vector(std::int64_t columns, std::int64_t group, DType dtype) {
+  const std::int64_t limit = 16 / element_bytes(dtype), run = columns * group;
+  return std::min(run & -run, limit);
+}
+
+StateAccess state_access(const Problem& p, std::int64_t group) {
+  const auto& state = p.state;
+  if (!state.present || !keeps_groups(p.slots, state.slot_stride, group)) {
+    return StateAccess::kElements;
+  }
+  if (state.channel_stride == 1 && keeps_groups(p.state_columns, state.column_stride, group)) {
+    return StateAccess::kChannelVectors;
+  }
+  // A pool with more columns has gaps between the windows of neighbouring channels.
+  const std::int64_t window = window_columns(p);
+  const bool run = p.state_columns == window && state.channel_stride == window &&
+                   (window == 1 || state.column_stride == 1);
+  return run && keeps_groups(p.slots, state.slot_stride, run_vector(window, group, state.dtype))
+             ? StateAccess::kWindowVectors
+             : StateAccess::kElements;
+}
+
+StateAccess intermediate_access(const Problem& p, std::int64_t group) {
+  const auto& to = p.intermediate_states;
+  const std::int64_t history = p.width - 1;
+  const bool by_slot = p.intermediate_slots.present;
+  const std::int64_t slots = by_slot ? p.intermediate_slot_count : p.sequences;
+  const std::int64_t tokens = by_slot       ? p.intermediate_tokens
+                              : is_dense(p) ? p.sequence_tokens
+                                            : p.tokens;
+  const auto keeps = [&](std::int64_t vector) {
+    return keeps_groups(slots, to.sequence_stride, vector) &&
+           keeps_groups(tokens, to.token_stride, vector);
+  };
+  if (!to.present || !keeps(group)) return StateAccess::kElements;
+  if (to.channel_stride == 1 && keeps_groups(history, to.column_stride, group)) {
+    return StateAccess::kChannelVectors;
+  }
+  const bool run = to.channel_stride == history && (history == 1 || to.column_stride == 1);
+  return run && keeps(run_vector(history, group, p.state.dtype)) ? StateAccess::kWindowVectors
+                                                                 : StateAccess::kElements;
+}
+
+/// Selection and grid of one problem on one device.
+class Selector {
+ public:
+  Selector(const Problem& problem, const DeviceFacts& device, const TuningPolicy& policy)
+      : p_(problem), device_(device), policy_(policy), features_(features_of(problem)) {}
+
+  [[nodiscard]] std::size_t select_row() const {
+    if (p_.dilation != 1 || !has_one_type(p_)) return kKernelRows;
+    for (std::size_t row = 0; row < kKernelRows; ++row) {
+      const KernelRow& candidate = kKernelTable[row];
+      if (has_form(candidate) && candidate.supports(features_) &&
+          is_compiled(candidate, p_.x.dtype, p_.weight.dtype, p_.width) && has_layout(row)) {
+        return row;
+      }
+    }
+    return kKernelRows;
+  }
+
+  [[nodiscard]] Alignment alignment(std::size_t row) const {
+    const std::int64_t group = group_channels(row);
+    const auto bytes = [&](StateAccess access, std::int64_t columns) {
+      const std::int64_t vector = access == StateAccess::kWindowVectors
+                                      ? run_vector(columns, group, p_.state.dtype)
+                                      : group;
+      return static_cast<std::uint32_t>(vector * element_bytes(p_.state.dtype));
+    };
+    if (group == 1) return {};
+    return {.rows = static_cast<std::uint32_t>(group * element_bytes(p_.x.dtype)),
+            .state = bytes(state_access(p_, group), window_columns(p_)),
+            .intermediate_states = bytes(intermediate_access(p_, group), p_.width - 1)};
+  }
+
+  [[nodiscard]] LaunchConfig launch(std::size_t row) const {
+    LaunchConfig launch;
+    launch.row = row;
+    const Kernel kernel = launch.kernel();
+    const std::int64_t units = units_of(kernel, launch.params);
+    // Schedules made of sequences need one more unit for the rows outside of all sequences.
+    const bool outside = p_.op == Op::kVerify || p_.schedule != Schedule::kFlat ||
+                         (kernel == Kernel::kGeneral && p_.in_place);
+    launch.threads = threads_of(row);
+    const std::int64_t blocks = divide_up(p_.channels, block_channels(row, launch.threads));
+    launch.blocks = (units + (outside ? 1 : 0) + snapshot_units(kernel)) * blocks;
+    if (launch.blocks > kMaxBlocks) return launch;
+    launch.params.tiles = static_cast<std::uint32_t>(units);
+    launch.params.channel_blocks = FastDivisor(static_cast<std::uint32_t>(blocks));
+    launch.params.state_access = state_access(p_, group_channels(row));
+    launch.params.intermediate_access = intermediate_access(p_, group_channels(row));
+    if (has_start_blocks(kernel)) divide_tiles(units - p_.sequences, blocks, launch);
+    if (kernel == Kernel::kDrafts && features_.includes({Feature::kLongChains})) {
+      launch.params.start_blocks_take_all = true;
+      launch.blocks = (units + tiles_of(kTileTokens, launch.params)) * blocks;
+    }
+    // A tile cannot know when other tiles have read a history, so snapshots that replace one are a
+    // second launch. They need write_slots: no snapshot goes to the slot of the final state.
+    if (kernel == Kernel::kTiles && p_.write_slots.present) {
+      launch.replacing_blocks = p_.snapshot_count * divide_up(p_.channels, kGeneralThreads);
+    }
+    launch.params.pdl = pdl_mode(launch);
+    const std::int64_t last = policy_.pdl_last_blocks * device_.multiprocessors;
+    launch.params.pdl_launch_from =
+        static_cast<std::uint32_t>(std::max<std::int64_t>(launch.blocks - last, 0));
+    launch.params.prefetch_state = prefetches_state(launch);
+    launch.params.packed_taps = p_.weight.tap_stride == 1 && p_.weight.channel_stride == p_.width &&
+                                (!p_.bias.present || p_.bias.channel_stride == 1);
+    return launch;
+  }
+
+ private:
+  /// Whether the kernel is for calls of this form.
+  [[nodiscard]] bool has_form(const KernelRow& row) const {
+    const bool verify = p_.op == Op::kVerify;
+    const bool flat = p_.schedule == Schedule::kFlat && !verify;
+    const bool separate = flat && !p_.in_place && p_.shifted_columns == 0;
+    switch (row.kernel) {
+      case Kernel::kDrafts:
+        return verify && !p_.parents.present;
+      case Kernel::kTrees:
+        return verify && p_.parents.present;
+      case Kernel::kBlockList:
+        return !flat && !verify;
+      case Kernel::kDecode:
+        return flat && is_decode() && !is_small_decode(row);
+      case Kernel::kSmallDecode:
+        return flat && is_decode() && is_small_decode(row);
+      case Kernel::kSeqIdxTiles:
+        return separate && p_.seq_idx.present;
+      case Kernel::kShortSequences:
+        return separate && !p_.seq_idx.present && has_short_sequences();
+      case Kernel::kSmallTiles:
+        return separate && !p_.seq_idx.present && is_small();
+      case Kernel::kTiles:
+        return separate && !p_.seq_idx.present;
+      case Kernel::kChannelsFirst:
+        return separate && !p_.seq_idx.present && p_.x.token_stride == 1 &&
+               p_.out.token_stride == 1;
+      case Kernel::kGeneral:
+        break;
+    }
+    return true;
+  }
+
+  /// Whether rows and strides are those that the kernel moves in vectors and counts in 31 bits.
+  [[nodiscard]] bool has_layout(std::size_t row) const {
+    const Kernel kernel = kernel_of(row);
+    if (kernel == Kernel::kChannelsFirst) return true;
+    // Small tiles require what tiles do, so that the choice between them is by size.
+    const std::size_t bytes = static_cast<std::size_t>(element_bytes(p_.x.dtype));
+    const std::int64_t group =
+        kernel == Kernel::kSmallTiles ? tile_group(bytes) : group_channels(row);
+    return is_token_major(p_, group) && is_countable(p_);
+  }
+
+  [[nodiscard]] bool is_decode() const {
+    return has_single_tokens(p_) && p_.state.present && p_.initial_state == InitialState::kAll &&
+           p_.shifted_columns <= 1;
+  }
+  /// Only the base variant has both sizes.
+  [[nodiscard]] bool is_small_decode(const KernelRow& row) const {
+    if (row.variant != Variant::kBase) return row.kernel == Kernel::kSmallDecode;
+    return p_.tokens * p_.channels <= policy_.small_decode_elements;
+  }
+
+  /// Fewer tokens than a tile on average. Without states, a query_start_loc with as many sequences
+  /// as tokens is assumed to be padded to the maximum.
+  [[nodiscard]] bool has_short_sequences() const {
+    const bool spare = !p_.state.present && p_.sequences >= p_.tokens;
+    return p_.tokens < kTileTokens * p_.sequences && !spare;
+  }
+  [[nodiscard]] bool is_small() const {
+    const std::int64_t tiles = is_dense(p_)
+                                   ? p_.sequences * divide_up(p_.sequence_tokens, kTileTokens)
+                                   : divide_up(p_.tokens, kTileTokens);
+    return (p_.sequences + tiles) * divide_up(p_.channels, kTileChannels) <=
+           policy_.small_tile_waves * wave();
+  }
+
+  /// Blocks of tiles that the device holds at once.
+  [[nodiscard]] std::int64_t wave() const { return policy_.wave_blocks * device_.multiprocessors; }
+
+  /// Adjacent channels that a thread moves together.
+  [[nodiscard]] std::int64_t group_channels(std::size_t row) const {
+    const Kernel kernel = kernel_of(row);
+    switch (kernel) {
+      case Kernel::kDecode:
+        return 16 / element_bytes(p_.x.dtype);
+      case Kernel::kSmallDecode:
+        return kSmallDecodeGroup;
+      case Kernel::kTiles:
+      case Kernel::kShortSequences:
+      case Kernel::kSeqIdxTiles:
+        return tile_group(static_cast<std::size_t>(element_bytes(p_.x.dtype)));
+      case Kernel::kDrafts:
+      case Kernel::kTrees:
+        return kDraftGroup;
+      case Kernel::kSmallTiles:
+        return kSmallTileGroup;
+      case Kernel::kBlockList:
+        return 2;
+      case Kernel::kChannelsFirst:
+      case Kernel::kGeneral:
+        break;
+    }
+    return 1;
+  }
+
+  [[nodiscard]] std::int32_t threads_of(std::size_t row) const {
+    const Kernel kernel = kernel_of(row);
+    switch (kernel) {
+      case Kernel::kTiles:
+      case Kernel::kShortSequences:
+      case Kernel::kSmallTiles:
+      case Kernel::kSeqIdxTiles:
+        return kTileChannels / static_cast<std::int32_t>(group_channels(row));
+      case Kernel::kDecode:
+      case Kernel::kSmallDecode:
+        return decode_threads(row);
+      case Kernel::kDrafts:
+      case Kernel::kTrees:
+        return kDraftThreads;
+      case Kernel::kChannelsFirst:
+        return 32 * kChannelsFirstWarps;
+      case Kernel::kBlockList:
+        return kBlockChannels / 2;
+      case Kernel::kGeneral:
+        break;
+    }
+    return kGeneralThreads;
+  }
+
+  [[nodiscard]] std::int32_t decode_threads(std::size_t row) const {
+    const bool circular = kKernelTable[row].variant == Variant::kCircular;
+    const std::int64_t elements = p_.tokens * p_.channels;
+    const int wanted = circular || elements <= policy_.decode_elements_64_threads ? 64
+                       : elements <= policy_.decode_elements_128_threads          ? 128
+                                                                                  : 256;
+    const std::int64_t warps = divide_up(divide_up(p_.channels, group_channels(row)), 32);
+    return static_cast<std::int32_t>(std::min<std::int64_t>(32 * warps, wanted));
+  }
+
+  [[nodiscard]] std::int64_t block_channels(std::size_t row, std::int32_t threads) const {
+    const Kernel kernel = kernel_of(row);
+    if (kernel == Kernel::kChannelsFirst) return kChannelsFirstWarps * kWarpChannels;
+    return threads * group_channels(row);
+  }
+
+  static bool has_start_blocks(Kernel kernel) {
+    return kernel == Kernel::kTiles || kernel == Kernel::kShortSequences ||
+           kernel == Kernel::kSmallTiles;
+  }
+
+  [[nodiscard]] std::int64_t tiles_of(std::int64_t tile_tokens, LaunchParams& params) const {
+    if (!is_dense(p_)) return divide_up(p_.tokens, tile_tokens);
+    const std::int64_t each = divide_up(p_.sequence_tokens, tile_tokens);
+    if (each <= kMaxBlocks) params.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(each));
+    return p_.sequences * each;
+  }
+
+  [[nodiscard]] std::int64_t scheduled_units(LaunchParams& params) const {
+    if (p_.schedule == Schedule::kBlockList) return p_.block_count;
+    const std::int64_t longest = is_dense(p_) ? p_.sequence_tokens : p_.max_seqlen;
+    const std::int64_t each = std::max<std::int64_t>(divide_up(longest, kBlockTokens), 1);
+    if (each <= kMaxBlocks) params.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(each));
+    return p_.sequences * each;
+  }
+
+  [[nodiscard]] std::int64_t general_units(LaunchParams& params) const {
+    if (p_.in_place || p_.op == Op::kVerify) return p_.sequences;
+    if (p_.schedule != Schedule::kFlat) return scheduled_units(params);
+    std::int64_t rows = policy_.general_rows;
+    const std::int64_t blocks = divide_up(p_.channels, kGeneralThreads);
+    const std::int64_t wanted = policy_.general_blocks * device_.multiprocessors;
+    while (rows > 1 && divide_up(p_.tokens, rows) * blocks < wanted) rows /= 2;
+    params.unit_tokens = static_cast<std::uint32_t>(rows);
+    return divide_up(p_.tokens, rows);
+  }
+
+  /// Number of units of work along the tokens; sets the divisors that split a unit's number.
+  [[nodiscard]] std::int64_t units_of(Kernel kernel, LaunchParams& params) const {
+    switch (kernel) {
+      case Kernel::kTiles:  // sequence starts, then tiles
+      case Kernel::kShortSequences:
+      case Kernel::kSmallTiles:
+        return p_.sequences + tiles_of(kTileTokens, params);
+      case Kernel::kSeqIdxTiles:
+        return tiles_of(kTileTokens, params);
+      case Kernel::kDecode:
+      case Kernel::kSmallDecode:
+      case Kernel::kDrafts:
+      case Kernel::kTrees:
+        return p_.sequences;
+      case Kernel::kChannelsFirst:
+        return tiles_of(32 * 16 / element_bytes(p_.x.dtype), params);
+      case Kernel::kBlockList:
+        return scheduled_units(params);
+      case Kernel::kGeneral:
+        break;
+    }
+    return general_units(params);
+  }
+
+  /// Snapshots whose inputs are in x and not overwritten have their own units. The thread that
+  /// reads the sequence's state writes the others.
+  [[nodiscard]] std::int64_t snapshot_units(Kernel kernel) const {
+    const bool decode = kernel == Kernel::kDecode || kernel == Kernel::kSmallDecode;
+    return decode || p_.in_place ? 0 : p_.snapshot_count;
+  }
+
+  /// Sequence-start blocks start all sequences in small calls, so that a tile does less and the
+  /// call ends sooner, and where sequences are short. Otherwise tiles do, which is less work, and
+  /// most start blocks find nothing to do: each processes several groups of channels, and together
+  /// they are at most a wave.
+  void divide_tiles(std::int64_t tiles, std::int64_t groups, LaunchConfig& launch) const {
+    LaunchParams& params = launch.params;
+    const Kernel kernel = launch.kernel();
+    const std::int64_t starts = p_.sequences * groups;
+    params.start_blocks_take_all =
+        kernel != Kernel::kTiles ||
+        starts + tiles * groups <= policy_.start_blocks_take_all_waves * wave();
+    const auto waves = static_cast<std::uint64_t>(divide_up(starts, wave()));
+    const auto all = static_cast<std::uint64_t>(groups);
+    const auto least = static_cast<std::uint64_t>(policy_.min_start_rounds);
+    params.start_rounds = static_cast<std::uint32_t>(
+        params.start_blocks_take_all
+            ? 1
+            : std::min(std::max(std::bit_ceil(waves), least), std::bit_ceil(all)));
+    const std::int64_t start_blocks = divide_up(groups, params.start_rounds);
+    const bool needed =
+        params.start_blocks_take_all || !is_dense(p_) || p_.sequence_tokens < kTileTokens;
+    params.start_channel_blocks = FastDivisor(static_cast<std::uint32_t>(start_blocks));
+    params.start_blocks = static_cast<std::uint32_t>(needed ? p_.sequences * start_blocks : 0);
+    const std::int64_t tile_blocks =
+        kernel == Kernel::kShortSequences ? divide_up(groups, kShortSequenceRounds) : groups;
+    params.channel_blocks = FastDivisor(static_cast<std::uint32_t>(tile_blocks));
+    params.tiles = static_cast<std::uint32_t>(tiles);
+    const std::int64_t snapshot_blocks = divide_up(groups, kSnapshotRounds);
+    params.snapshot_channel_blocks = FastDivisor(static_cast<std::uint32_t>(snapshot_blocks));
+    const std::int64_t snapshots = snapshot_units(kernel) * snapshot_blocks;
+    params.snapshot_blocks = static_cast<std::uint32_t>(snapshots);
+    launch.blocks = snapshots + params.start_blocks + tiles * tile_blocks;
+  }
+
+  [[nodiscard]] PdlMode pdl_mode(const LaunchConfig& launch) const {
+    const Kernel kernel = launch.kernel();
+    if (!p_.programmatic_launch || takes_general_params(kernel)) return PdlMode::kOff;
+    const bool drafts = kernel == Kernel::kDrafts || kernel == Kernel::kTrees;
+    return drafts && launch.blocks < policy_.pdl_drafts_from ? PdlMode::kWait
+                                                             : PdlMode::kWaitAndLaunch;
+  }
+
+  /// With PDL, decodes of 8, 16, 32 and 64 x 8192 take 1.90, 2.13, 2.49 and 3.33 us without the
+  /// prefetch and 1.78, 1.89, 2.27 and 3.15 with it; of 128 and 256 5.25 and 9.83, 5.37 and 10.01
+  /// with it; of 64 and 256 x 2048 with gates 2.43 and 3.92, 2.03 and 3.72. With a shifted column
+  /// and columns innermost, 64 take 4.28 without and 4.60 with it. (H200.) A prefetch has whole
+  /// units of 16 bytes, and the channels of the last block must be at least one.
+  [[nodiscard]] bool prefetches_state(const LaunchConfig& launch) const {
+    constexpr std::int64_t kUnit = 16;
+    return launch.kernel() == Kernel::kSmallDecode &&
+           p_.tokens * p_.channels <= policy_.small_decode_elements && p_.shifted_columns == 0 &&
+           launch.params.state_access != StateAccess::kElements && !p_.read_offsets.present &&
+           p_.channels * element_bytes(p_.state.dtype) % kUnit == 0;
+  }
+
+  const Problem& p_;
+  const DeviceFacts& device_;
+  const TuningPolicy& policy_;
+  const FeatureSet features_;
+};
+
+}  // namespace
+
+FeatureSet features_of(const Problem& p) {
+  FeatureSet features;
+  if (p.cache_seqlens.present) features.add(Feature::kCircularBuffers);
+  if (p.shifted_columns > 0) features.add(Feature::kShiftFullState);
+  if (p.input_gate.present) features.add(Feature::kGates);
+  if (has_f32_states(p)) features.add(Feature::kF32State);
+  if (p.snapshot_count > 0) features.add(Feature::kSnapshots);
+  if (p.intermediate_slots.present) features.add(Feature::kIntermediateSlots);
+  switch (p.epilogue) {
+    case Epilogue::kNone:
+      break;
+    case Epilogue::kResidual:
+      features.add(Feature::kResidual);
+      break;
+    case Epilogue::kOutputGate:
+      features.add(Feature::kGates);
+      break;
+  }
+  // More than 8 tokens a sequence on average: there are prompts, which are slow for one thread
+  // each. Tiles take the tokens after the first strip, except with intermediate slots, which may be
+  // in the pool, where the history has to be read first.
+  const bool models = std::ranges::find(kModelWidths.all, p.width) != kModelWidths.all.end();
+  if (p.op == Op::kVerify && !p.parents.present && !p.intermediate_slots.present &&
+      p.tokens > kTileTokens * p.sequences && models) {
+    features.add(Feature::kLongChains);
+  }
+  return features;
+}
+
+Status select(const Problem& p, const DeviceFacts& device, const TuningPolicy& policy,
+              KernelConfig& config) {
+  config = {};
+  if (p.tokens == 0 || p.channels == 0) return {};
+  const Selector selector(p, device, policy);
+  const std::size_t row = selector.select_row();
+  config.alignment = selector.alignment(row);
+  config.aligned = selector.launch(row);
+  config.otherwise = config.alignment.rows == 1 ? config.aligned : selector.launch(kKernelRows);
+  for (const LaunchConfig* launch : {&config.aligned, &config.otherwise}) {
+    const std::int64_t blocks = std::max(launch->blocks, launch->replacing_blocks);
+    if (blocks > kMaxBlocks) {
+      return {Code::kUnsupported,
+              concat("x: needs ", blocks, " blocks of kernel '", name_of(launch->kernel()),
+                     "'; a grid has at most ", kMaxBlocks)};
+    }
+  }
+  return {};
+}
+
+KernelFunction launch_for(const KernelConfig& config, const TensorPointers& at,
+                          LaunchConfig& launch) {
+  const auto is_aligned = [](const void* address, std::int64_t bytes) {
+    return is_multiple(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(address)), bytes);
+  };
+  const Alignment& needed = config.alignment;
+  const bool fast = is_aligned(at.x, needed.rows) && is_aligned(at.out, needed.rows) &&
+                    is_aligned(at.input_gate, needed.rows) &&
+                    is_aligned(at.output_gate, needed.rows);
+  launch = fast ? config.aligned : config.otherwise;
+  if (!is_aligned(at.state, needed.state)) launch.params.state_access = StateAccess::kElements;
+  if (!is_aligned(at.intermediate_states, needed.intermediate_states)) {
+    launch.params.intermediate_access = StateAccess::kElements;
+  }
+  if (!is_aligned(at.weight, 16) || !is_aligned(at.bias, 16)) launch.params.packed_taps = false;
+  return fast ? config.aligned_function : config.otherwise_function;
+}
+
+std::string to_string(const LaunchConfig& launch) {
+  const bool general = launch.row == kKernelRows;
+  const Variant variant = general ? Variant::kBase : kKernelTable[launch.row].variant;
+  return concat(name_of(launch.kernel()), variant == Variant::kBase ? "" : ", ",
+                variant == Variant::kBase ? "" : name_of(variant), ", ", launch.blocks,
+                " blocks of ", std::int64_t{launch.threads}, " threads");
+}
+
+}  // namespace shortconv::cuda

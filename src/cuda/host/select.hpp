@@ -1,0 +1,57 @@
+// Problem -> KernelConfig: which kernel runs and how its grid is divided. Pure functions of the
+// problem, the device and the tuning policy, tested without a GPU.
+#pragma once
+
+#include <string>
+
+#include "cuda/host/kernels.hpp"
+#include "cuda/host/policy.hpp"
+#include "cuda/kernel_table.hpp"
+#include "cuda/launch_params.hpp"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::cuda {
+
+/// Of a grid's first axis, and of FastDivisor.
+inline constexpr std::int64_t kMaxBlocks = 0x7fffffff;
+
+/// Features of a call that not every instance has.
+[[nodiscard]] FeatureSet features_of(const Problem& problem);
+
+struct LaunchConfig {
+  std::size_t row = kKernelRows;  // of kKernelTable; kKernelRows: the general kernel
+  std::int64_t blocks = 0;
+  std::int32_t threads = 0;
+  LaunchParams params;
+  std::int64_t replacing_blocks = 0;  // of replace_histories, which is launched after; 0: it is not
+
+  [[nodiscard]] Kernel kernel() const { return kernel_of(row); }
+};
+
+/// Bytes that addresses have to be multiples of.
+struct Alignment {
+  std::uint32_t rows = 1;  // of x, out and gates
+  std::uint32_t state = 1, intermediate_states = 1;
+};
+
+/// What a plan keeps. The addresses of a call decide between the two launches: `aligned` needs
+/// aligned rows. States that are not aligned are accessed element by element.
+struct KernelConfig {
+  LaunchConfig aligned;
+  LaunchConfig otherwise;  // the general kernel, or as `aligned` if that needs no alignment
+  Alignment alignment;
+  KernelFunction aligned_function = nullptr;
+  KernelFunction otherwise_function = nullptr;
+};
+
+/// Everything but the functions. Fails for grids that a GPU cannot have.
+[[nodiscard]] Status select(const Problem& problem, const DeviceFacts& device,
+                            const TuningPolicy& policy, KernelConfig& config);
+
+/// The launch for these addresses, without what their alignment does not allow, and its kernel.
+[[nodiscard]] KernelFunction launch_for(const KernelConfig& config, const TensorPointers& pointers,
+                                        LaunchConfig& launch);
+
+[[nodiscard]] std::string to_string(const LaunchConfig& launch);
+
+}  // namespace shortconv::cuda
