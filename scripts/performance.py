@@ -217,7 +217,7 @@ def main():
     text = page.read_text()
     for name in re.findall(r"<!-- table (\w+) -->", text):
         if name not in TABLES:
-            sys.exit(f"docs/performance.md has a place for a table {name}, which nobody makes")
+            sys.exit(f"docs/performance.md has a place for a table {name}, which no function makes")
         pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.S)
         text = pattern.sub(lambda m: m.group(1) + TABLES[name](results) + "\n" + m.group(2), text)
     page.write_text(text)

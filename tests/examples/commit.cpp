@@ -8,10 +8,10 @@
 int main() {
   using namespace shortconv;
   const std::int64_t layers = 2, sequences = 2, drafts = 3, width = 4, channels = 8, slots = 6;
-  const std::int64_t rows = drafts * (width - 1);                    // one window after the other
-  std::vector<float> windows(layers * sequences * rows * channels);  // verify filled it
+  const std::int64_t rows = drafts * (width - 1);                   // one state after the other
+  std::vector<float> states(layers * sequences * rows * channels);  // verify filled it
   std::vector<float> state(layers * slots * (width - 1) * channels);
-  for (std::size_t i = 0; i < windows.size(); ++i) windows[i] = static_cast<float>(i);
+  for (std::size_t i = 0; i < states.size(); ++i) states[i] = static_cast<float>(i);
 
   std::vector<std::int32_t> accepted = {2, 0};        // all three drafts, only the first one
   std::vector<std::int32_t> working_slots = {4, 1};   // where decode continues
@@ -19,7 +19,7 @@ int main() {
 
   CommitArgs args;
   args.intermediate_states =
-      TensorRef::contiguous(windows.data(), DType::kF32, {layers, sequences, rows, channels});
+      TensorRef::contiguous(states.data(), DType::kF32, {layers, sequences, rows, channels});
   args.state =
       TensorRef::contiguous(state.data(), DType::kF32, {layers, slots, width - 1, channels});
   args.accepted = TensorRef::contiguous(accepted.data(), DType::kI32, {sequences});
