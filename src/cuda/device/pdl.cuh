@@ -20,8 +20,13 @@ inline constexpr bool kHasPdl = false;
 inline constexpr bool kHasPdl = true;
 #endif
 
+// pdl_launch_from alone would do. Without the test of `pdl` the compiler loads the block's number
+// into a uniform register (S2UR), and without PDL a decode of 128 x 8192 takes 6.19 us instead of
+// 6.05 (H200).
 __device__ inline void pdl_launch_dependents(const KernelParams& params) {
-  if (blockIdx.x >= params.pdl_launch_from) pdl_launch_dependents();
+  if (params.pdl == PdlMode::kWaitAndLaunch && blockIdx.x >= params.pdl_launch_from) {
+    pdl_launch_dependents();
+  }
 }
 
 __device__ inline void pdl_wait(const KernelParams& params) {
