@@ -92,7 +92,7 @@ class ShiftFullStateCase {
   struct Block {
     char* data = nullptr;
     std::vector<char> initial;
-    void restore() const { std::memcpy(data, initial.data(), initial.size()); }
+    void restore() const { std::copy(initial.begin(), initial.end(), data); }
   };
 
   [[nodiscard]] std::int64_t sequences() const { return std::ssize(shape_.lengths); }
