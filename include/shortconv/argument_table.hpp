@@ -126,39 +126,11 @@ constexpr void visit_option_tensors(const Visit& visit, Tensors&... tensors) {
         tensors.violations...);
 }
 
-// These groups are members of ForwardArgs and bases of the other structs.
-template <typename Tensors>
-constexpr auto& epilogue_group(Tensors& tensors) {
-  if constexpr (requires { tensors.epilogue.output_gate; })
-    return tensors.epilogue;
-  else
-    return tensors;
-}
-template <typename Tensors>
-constexpr auto& sequence_group(Tensors& tensors) {
-  if constexpr (requires { tensors.sequences.seq_idx; })
-    return tensors.sequences;
-  else
-    return tensors;
-}
-template <typename Tensors>
-constexpr auto& pool_group(Tensors& tensors) {
-  if constexpr (requires { tensors.pool.state; })
-    return tensors.pool;
-  else
-    return tensors;
-}
-template <typename Tensors>
-constexpr auto& draft_group(Tensors& tensors) {
-  if constexpr (requires { tensors.drafts.parents; })
-    return tensors.drafts;
-  else
-    return tensors;
-}
-template <typename Tensors>
-constexpr auto& option_group(Tensors& tensors) {
-  if constexpr (requires { tensors.options.violations; })
-    return tensors.options;
+/// The struct with the tensors of a group: a member of ForwardArgs, a base of the others.
+template <auto kMember, typename Tensors>
+constexpr auto& group_of(Tensors& tensors) {
+  if constexpr (requires { tensors.*kMember; })
+    return tensors.*kMember;
   else
     return tensors;
 }
@@ -167,11 +139,11 @@ constexpr auto& option_group(Tensors& tensors) {
 template <typename Visit, typename... Tensors>
 constexpr void visit_forward_tensors(const Visit& visit, Tensors&... tensors) {
   visit_row_tensors(visit, tensors...);
-  visit_epilogue_tensors(visit, epilogue_group(tensors)...);
-  visit_sequence_tensors(visit, sequence_group(tensors)...);
-  visit_pool_tensors(visit, pool_group(tensors)...);
-  visit_draft_tensors(visit, draft_group(tensors)...);
-  visit_option_tensors(visit, option_group(tensors)...);
+  visit_epilogue_tensors(visit, group_of<&ForwardArgs::epilogue>(tensors)...);
+  visit_sequence_tensors(visit, group_of<&ForwardArgs::sequences>(tensors)...);
+  visit_pool_tensors(visit, group_of<&ForwardArgs::pool>(tensors)...);
+  visit_draft_tensors(visit, group_of<&ForwardArgs::drafts>(tensors)...);
+  visit_option_tensors(visit, group_of<&ForwardArgs::options>(tensors)...);
 }
 
 /// All tensor arguments of a commit.

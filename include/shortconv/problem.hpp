@@ -63,7 +63,7 @@ struct Stride<Axis::kChannel> {
   friend bool operator==(const Stride&, const Stride&) = default;
 };
 
-/// What a plan knows of one tensor argument. The stride of an absent leading axis is 0.
+/// Dtype and strides of a tensor argument. The stride of an absent leading axis is 0.
 template <Axis... kAxes>
 struct TensorLayout : Stride<kAxes>... {
   DType dtype{};  ///< 0 if absent
@@ -94,7 +94,7 @@ struct Problem : ForwardTensors<TensorLayout> {
   std::int32_t dilation = 1;
   std::int32_t threads = 0;
 
-  std::int64_t tokens = 0;  ///< rows of x in all
+  std::int64_t tokens = 0;  ///< rows of x
   std::int64_t channels = 0;
   std::int64_t sequences = 0;
   std::int64_t sequence_tokens = 0;  ///< dense batches: tokens of each sequence; packed rows: 0
@@ -121,7 +121,7 @@ SHORTCONV_API std::size_t hash(const Problem& problem);
 /// One line with the fields that differ from their defaults.
 SHORTCONV_API std::string to_string(const Problem& problem);
 
-/// The same for a commit. All intermediate states and slots have the dtype of state.
+/// A commit without its addresses. intermediate_states and state have one dtype.
 struct CommitProblem : CommitTensors<TensorLayout> {
   BackendId backend = BackendId::kAuto;
   Device device;

@@ -11,7 +11,7 @@ was passed.
 Source: docs/specification.md of the shortconv repository.
 """
 
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from shortconv import _core
 from shortconv._arrays import kinds
@@ -118,25 +118,43 @@ def forward(
         out = empty_like(x)
     if stream is None and current_stream is not None:
         stream = current_stream(x)
-    call = (
+    # One by one: with _core.named a call that has one of them takes 2 us longer.
+    rare: Tuple[Any, ...] = ()
+    if write_slots is not None:
+        rare += "write_slots", write_slots
+    if read_offsets is not None:
+        rare += "read_offsets", read_offsets
+    if base_column != 0:
+        rare += "base_column", base_column
+    if shift_full_state is not False:
+        rare += "shift_full_state", shift_full_state
+    if cache_seqlens is not None:
+        rare += "cache_seqlens", cache_seqlens
+    if snapshots is not None:
+        rare += "snapshots", snapshots
+    if seq_idx is not None:
+        rare += "seq_idx", seq_idx
+    if input_gate is not None:
+        rare += "input_gate", input_gate
+    if output_gate is not None:
+        rare += "output_gate", output_gate
+    if residual is not False:
+        rare += "residual", residual
+    if dilation != 1:
+        rare += "dilation", dilation
+    if violations is not None:
+        rare += "violations", violations
+    if backend is not None:
+        rare += "backend", backend
+    if threads != 0:
+        rare += "threads", threads
+    if programmatic_launch is not True:
+        rare += "programmatic_launch", programmatic_launch
+    if stream is not None:
+        rare += "stream", stream
+    _core.forward(
         _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
-        initial_state, activation, null_slot, padded_rows,
-    )
-    if (
-        cache_seqlens is None and write_slots is None and base_column == 0 and residual is False
-        and read_offsets is None and snapshots is None and input_gate is None
-        and output_gate is None and dilation == 1 and backend is None and violations is None
-        and threads == 0 and programmatic_launch is True and stream is None
-        and shift_full_state is False and seq_idx is None
-    ):  # the common case, without the time of _core.named
-        _core.forward(*call)
-    else:
-        _core.forward(*call, "programmatic_launch", programmatic_launch, *_core.named(
-            write_slots=write_slots, read_offsets=read_offsets, base_column=base_column,
-            shift_full_state=shift_full_state, cache_seqlens=cache_seqlens, snapshots=snapshots,
-            seq_idx=seq_idx, input_gate=input_gate, output_gate=output_gate, residual=residual,
-            dilation=dilation, violations=violations, backend=backend, threads=threads,
-            stream=stream))
+        initial_state, activation, null_slot, padded_rows, *rare)
     return out
 
 
@@ -182,24 +200,41 @@ def decode(
         out = empty_like(x)
     if stream is None and current_stream is not None:
         stream = current_stream(x)
-    call = (
+    # As in forward.
+    rare: Tuple[Any, ...] = ()
+    if write_slots is not None:
+        rare += "write_slots", write_slots
+    if read_offsets is not None:
+        rare += "read_offsets", read_offsets
+    if base_column != 0:
+        rare += "base_column", base_column
+    if shift_full_state is not False:
+        rare += "shift_full_state", shift_full_state
+    if cache_seqlens is not None:
+        rare += "cache_seqlens", cache_seqlens
+    if snapshots is not None:
+        rare += "snapshots", snapshots
+    if input_gate is not None:
+        rare += "input_gate", input_gate
+    if output_gate is not None:
+        rare += "output_gate", output_gate
+    if residual is not False:
+        rare += "residual", residual
+    if dilation != 1:
+        rare += "dilation", dilation
+    if violations is not None:
+        rare += "violations", violations
+    if backend is not None:
+        rare += "backend", backend
+    if threads != 0:
+        rare += "threads", threads
+    if programmatic_launch is not True:
+        rare += "programmatic_launch", programmatic_launch
+    if stream is not None:
+        rare += "stream", stream
+    _core.forward(
         _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
-        activation, null_slot, padded_rows,
-    )
-    if (
-        cache_seqlens is None and write_slots is None and base_column == 0 and residual is False
-        and read_offsets is None and snapshots is None and input_gate is None
-        and output_gate is None and dilation == 1 and backend is None and violations is None
-        and threads == 0 and programmatic_launch is True and stream is None
-        and shift_full_state is False
-    ):
-        _core.forward(*call)
-    else:
-        _core.forward(*call, "programmatic_launch", programmatic_launch, *_core.named(
-            write_slots=write_slots, read_offsets=read_offsets, base_column=base_column,
-            shift_full_state=shift_full_state, cache_seqlens=cache_seqlens, snapshots=snapshots,
-            input_gate=input_gate, output_gate=output_gate, residual=residual, dilation=dilation,
-            violations=violations, backend=backend, threads=threads, stream=stream))
+        activation, null_slot, padded_rows, *rare)
     return out
 
 

@@ -27,8 +27,8 @@ std::string names_of(std::span<SharedSize* const> sizes) {
 
 constexpr std::array<SharedSize, kSizes> kInitialSizes = [] {
   std::array<SharedSize, kSizes> sizes;
-  const auto set = [&](Size size, SharedSize symbol) {
-    sizes[static_cast<std::size_t>(size)] = symbol;
+  const auto set = [&](Size size, SharedSize shared) {
+    sizes[static_cast<std::size_t>(size)] = shared;
   };
   set(Size::kLayers, {"layers"});
   set(Size::kSequences, {"sequences"});

@@ -1,4 +1,4 @@
-// CommitArgs -> CommitProblem. Everything the host can know is checked here and only here.
+// CommitArgs -> CommitProblem: the rules between arguments. check.cpp has those of single tensors.
 #include "core/capability.hpp"
 #include "core/check.hpp"
 #include "shortconv/argument_table.hpp"
@@ -81,8 +81,7 @@ class CommitChecker : public ArgumentChecker {
             p_.state_columns, " columns, but width ", std::int64_t{p_.width}, " needs ", history,
             " from column ", p_.base_column, " (base_column) on");
     require(p_.slots.present || p_.slot_count >= p_.sequences, "state", "has ", p_.slot_count,
-            " slots, but without slots each of the ", p_.sequences,
-            " sequences uses the slot of its number");
+            " slots, but without slots sequence s uses slot s; expected at least ", p_.sequences);
     // Strides of zero allow sizes whose product no backend could count.
     constexpr __int128 kMost = static_cast<__int128>(1) << 62;
     const __int128 states = static_cast<__int128>(p_.layers) * p_.sequences;

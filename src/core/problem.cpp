@@ -184,11 +184,13 @@ class ForwardChecker : public ArgumentChecker {
     p_.state_columns = value(Size::kColumns);
     p_.base_column = args_.pool.base_column;
     const std::int64_t history = history_of(p_);
-    const std::string dilated =
-        p_.dilation == 1 ? "" : concat(" with dilation ", std::int64_t{p_.dilation});
-    require(p_.base_column >= 0 && p_.base_column <= p_.state_columns - history, "state", "has ",
-            p_.state_columns, " columns, but width ", std::int64_t{p_.width}, dilated, " needs ",
-            history, " from column ", p_.base_column, " (base_column) on");
+    if (p_.base_column < 0 || p_.base_column > p_.state_columns - history) {
+      const std::string dilated =
+          p_.dilation == 1 ? "" : concat(" with dilation ", std::int64_t{p_.dilation});
+      require(false, "state", "has ", p_.state_columns, " columns, but width ",
+              std::int64_t{p_.width}, dilated, " needs ", history, " from column ", p_.base_column,
+              " (base_column) on");
+    }
     require(p_.read_slots.present || p_.slots >= p_.sequences, "state", "has ", p_.slots,
             " slots, but without read_slots sequence s uses slot s; expected at least ",
             p_.sequences);

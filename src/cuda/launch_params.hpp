@@ -31,8 +31,8 @@ class FastDivisor {
   std::uint32_t shift_ = 0;
 };
 
-/// What an instance of a kernel supports besides a plain call. Code for rare features costs every
-/// call, so it has instances of its own.
+/// What an instance of a kernel supports besides a plain call. Code for rare features slows down
+/// every call, so separate instances have it.
 enum class Variant : std::uint8_t {
   kBase,
   kCircular,        // states that are circular buffers

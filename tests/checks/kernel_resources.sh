@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# kernel_resources.sh LIBRARY: no kernel uses more registers or stack than tests/checks/kernel_resources.txt has. All
-# speed rests on them. After a change that is meant: scripts/kernel_report.py LIBRARY --write that file.
+# kernel_resources.sh LIBRARY: no kernel uses more registers or stack than tests/checks/kernel_resources.txt records, as
+# they decide how many warps are resident. To accept a change: scripts/kernel_report.py LIBRARY --write TABLE.
 # cuobjdump is the one on the PATH, of the CUDA toolkit or, if that lacks it, of PyPI; exit 77 (skipped) without any.
 set -u
 library=$(realpath "$1")

@@ -170,7 +170,7 @@ CommitArgs on_device(CommitArgs args) {
 }  // namespace shortconv::emulated
 
 /// Replaces host/policy.cpp.
-const shortconv::cuda::TuningPolicy& shortconv::cuda::policy_for(const DeviceFacts&) {
+const shortconv::cuda::TuningPolicy& shortconv::cuda::policy_for(const DeviceProperties&) {
   return emulated::policy;
 }
 

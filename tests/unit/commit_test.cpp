@@ -349,7 +349,7 @@ TEST(CommitProblem, StateColumnsAndSlots) {
         a.slots.reset();
         a.state.shape[1] = 8;
       },
-      "state: has 8 slots, but without slots each of the 9 sequences uses the slot of its number");
+      "state: has 8 slots, but without slots sequence s uses slot s; expected at least 9");
 }
 
 TEST(CommitProblem, WindowsAndStateAreSeparateMemory) {

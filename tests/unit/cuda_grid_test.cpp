@@ -30,6 +30,31 @@ TEST(CudaGrid, FastDivisorDividesEverythingBelow2To31) {
   }
 }
 
+TEST(CudaGrid, PoliciesThatDifferPrintDifferently) {
+  using Threshold = std::int64_t TuningPolicy::*;
+  constexpr Threshold kThresholds[] = {
+      &TuningPolicy::wave_blocks,
+      &TuningPolicy::start_blocks_take_all_waves,
+      &TuningPolicy::small_tile_waves,
+      &TuningPolicy::min_start_rounds,
+      &TuningPolicy::small_decode_elements,
+      &TuningPolicy::decode_elements_64_threads,
+      &TuningPolicy::decode_elements_128_threads,
+      &TuningPolicy::pdl_last_blocks,
+      &TuningPolicy::pdl_drafts_from,
+      &TuningPolicy::general_rows,
+      &TuningPolicy::general_blocks,
+  };
+  static_assert(sizeof kThresholds / sizeof *kThresholds * sizeof(std::int64_t) ==
+                sizeof(TuningPolicy));
+  for (const Threshold threshold : kThresholds) {
+    TuningPolicy other = kHopperPolicy;
+    ++(other.*threshold);
+    EXPECT_FALSE(other == kHopperPolicy);
+    EXPECT_NE(to_string(other), to_string(kHopperPolicy));
+  }
+}
+
 TEST(CudaGrid, SnapshotsInXAreBlocksBeforeTheOthers) {
   Problem p = packed_batch(1000, 4096, 7);
   const auto choose = [&] {
@@ -45,7 +70,7 @@ TEST(CudaGrid, SnapshotsInXAreBlocksBeforeTheOthers) {
   EXPECT_EQ(with.aligned.params.snapshot_channel_blocks.divisor(), each);
   EXPECT_EQ(with.aligned.params.snapshot_blocks, 5 * each);
   EXPECT_EQ(with.aligned.blocks, without.aligned.blocks + 5 * each);
-  EXPECT_EQ(with.otherwise.blocks, without.otherwise.blocks + 5 * (4096 / kGeneralThreads));
+  EXPECT_EQ(with.fallback.blocks, without.fallback.blocks + 5 * (4096 / kGeneralThreads));
 }
 
 TEST(CudaGrid, GridsCoverRowsAndChannels) {

@@ -51,7 +51,7 @@ inline Problem gated(Problem p) {
   return p;
 }
 
-inline constexpr DeviceFacts kH200{.multiprocessors = 132, .architecture = 90};
+inline constexpr DeviceProperties kH200{.multiprocessors = 132, .architecture = 90};
 
 inline KernelConfig chosen(const Problem& p) {
   KernelConfig config;

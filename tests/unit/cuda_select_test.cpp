@@ -158,7 +158,7 @@ TEST(CudaSelect, HistoriesAreReplacedAfterTilesWhereFinalStatesGoElsewhere) {
   EXPECT_EQ(chosen(p).aligned.replacing_blocks, 0);
   p.write_slots.present = true;
   EXPECT_EQ(chosen(p).aligned.replacing_blocks, 5 * 8);
-  EXPECT_EQ(chosen(p).otherwise.replacing_blocks, 0);  // general: does it itself
+  EXPECT_EQ(chosen(p).fallback.replacing_blocks, 0);  // general: does it itself
   p.snapshot_count = 0;
   EXPECT_EQ(chosen(p).aligned.replacing_blocks, 0);
 }

@@ -52,6 +52,16 @@ TEST(Plan, SaysWhatItWillDo) {
   EXPECT_EQ(to_string(plan).rfind("cpu: ", 0), 0u) << to_string(plan);
 }
 
+TEST(Plan, ForwardAndCommitNeedNoWorkspace) {
+  Call call({0, 4});
+  Problem problem;
+  Plan plan;
+  EXPECT_EQ(workspace_bytes(CommitPlan()), 0);
+  ASSERT_TRUE(make_problem(call.fill(), problem).ok());
+  ASSERT_TRUE(make_plan(problem, plan).ok());
+  EXPECT_EQ(workspace_bytes(plan), 0);
+}
+
 TEST(Plan, DoublePrecisionIsForTheReferenceOnly) {
   std::vector<double> x(8, 1.5), out(8), weight(8, 0.5);
   ForwardArgs args;

@@ -50,9 +50,15 @@ const KernelFunctions& kernels_of(const Problem& p) {
       return kernels_f16(p.width, p.activation, f32_weights);
     case DType::kBF16:
       return kernels_bf16(p.width, p.activation, f32_weights);
-    default:  // plan_cuda refuses other dtypes
-      return kernels_f32(p.width, p.activation, f32_weights);
+    case DType::kF32:
+    case DType::kF64:  // refused by plan_cuda
+    case DType::kI32:
+    case DType::kI64:
+    case DType::kU8:
+    case DType::kBool:
+      break;
   }
+  return kernels_f32(p.width, p.activation, f32_weights);
 }
 
 KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
@@ -60,10 +66,11 @@ KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
 }
 
 /// Constant for a device, so cached.
-Status facts_of(int device, DeviceFacts& facts) {
+Status properties_of(int device, DeviceProperties& properties) {
   static std::array<std::atomic<std::int64_t>, 64> known{};
-  std::atomic<std::int64_t>& slot = known[static_cast<std::size_t>(device) % known.size()];
-  std::int64_t packed = slot.load(std::memory_order_relaxed);
+  const bool cached = device >= 0 && device < static_cast<int>(known.size());
+  std::atomic<std::int64_t>* slot = cached ? &known[static_cast<std::size_t>(device)] : nullptr;
+  std::int64_t packed = cached ? slot->load(std::memory_order_relaxed) : 0;
   if (packed == 0) {
     int multiprocessors = 0, major = 0, minor = 0;
     const auto get = [&](cudaDeviceAttr attribute, int& value) {
@@ -75,10 +82,10 @@ Status facts_of(int device, DeviceFacts& facts) {
     if (Status status = get(cudaDevAttrComputeCapabilityMajor, major); !status.ok()) return status;
     if (Status status = get(cudaDevAttrComputeCapabilityMinor, minor); !status.ok()) return status;
     packed = std::int64_t{multiprocessors} << 32 | (10 * major + minor);
-    if (device < static_cast<int>(known.size())) slot.store(packed, std::memory_order_relaxed);
+    if (cached) slot->store(packed, std::memory_order_relaxed);
   }
-  facts = {.multiprocessors = static_cast<int>(packed >> 32),
-           .architecture = static_cast<int>(packed & 0xffff)};
+  properties = {.multiprocessors = static_cast<int>(packed >> 32),
+                .architecture = static_cast<int>(packed & 0xffff)};
   return {};
 }
 
@@ -147,11 +154,12 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
   KernelConfig config;
   if (p.tokens > 0 && p.channels > 0) {
     if (Status status = require_current(p.device, "x"); !status.ok()) return status;
-    DeviceFacts facts;
-    if (Status status = facts_of(p.device.index, facts); !status.ok()) return status;
-    if (Status status = select(p, facts, policy_for(facts), config); !status.ok()) return status;
+    DeviceProperties properties;
+    if (Status status = properties_of(p.device.index, properties); !status.ok()) return status;
+    if (Status status = select(p, properties, policy_for(properties), config); !status.ok())
+      return status;
     config.aligned_function = function_of(p, config.aligned);
-    config.otherwise_function = function_of(p, config.otherwise);
+    config.fallback_function = function_of(p, config.fallback);
     if (config.aligned.replacing_blocks > 0) {
       if (Status status = load(replace_histories_kernel(), p.device.index); !status.ok()) {
         return status;
@@ -162,7 +170,7 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
       return status;
     }
     if (!has_pdl) config.aligned.params.pdl = PdlMode::kOff;
-    if (Status status = load(config.otherwise_function, p.device.index); !status.ok()) {
+    if (Status status = load(config.fallback_function, p.device.index); !status.ok()) {
       return status;
     }
   }

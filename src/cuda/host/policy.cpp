@@ -4,7 +4,7 @@
 
 namespace shortconv::cuda {
 
-const TuningPolicy& policy_for(const DeviceFacts&) { return kHopperPolicy; }
+const TuningPolicy& policy_for(const DeviceProperties&) { return kHopperPolicy; }
 
 std::string to_string(const TuningPolicy& p) {
   return concat("wave ", p.wave_blocks, " blocks, start blocks take all up to ",

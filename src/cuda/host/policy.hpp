@@ -6,11 +6,11 @@
 
 namespace shortconv::cuda {
 
-struct DeviceFacts {
+struct DeviceProperties {
   int multiprocessors = 0;
   int architecture = 0;  // 90: compute capability 9.0
 
-  friend bool operator==(const DeviceFacts&, const DeviceFacts&) = default;
+  friend bool operator==(const DeviceProperties&, const DeviceProperties&) = default;
 };
 
 /// Thresholds that were measured, with their measurement: H200 (132 multiprocessors), bf16, width
@@ -74,7 +74,7 @@ struct TuningPolicy {
 inline constexpr TuningPolicy kHopperPolicy{};
 
 /// Only Hopper was measured: the other architectures use its policy.
-[[nodiscard]] const TuningPolicy& policy_for(const DeviceFacts& facts);
+[[nodiscard]] const TuningPolicy& policy_for(const DeviceProperties& properties);
 
 /// One line.
 [[nodiscard]] std::string to_string(const TuningPolicy& policy);

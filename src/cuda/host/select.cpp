@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "core/check.hpp"
+#include "core/dispatch.hpp"
 #include "cuda/tuning.hpp"
 #include "shortconv/argument_table.hpp"
 #include "shortconv/schedule.hpp"
@@ -133,7 +134,7 @@ StateAccess intermediate_access(const Problem& p, std::int64_t group) {
 /// Selection and grid of one problem on one device.
 class Selector {
  public:
-  Selector(const Problem& problem, const DeviceFacts& device, const TuningPolicy& policy)
+  Selector(const Problem& problem, const DeviceProperties& device, const TuningPolicy& policy)
       : p_(problem), device_(device), policy_(policy), features_(features_of(problem)) {}
 
   [[nodiscard]] std::size_t select_row() const {
@@ -454,7 +455,7 @@ class Selector {
   }
 
   const Problem& p_;
-  const DeviceFacts& device_;
+  const DeviceProperties& device_;
   const TuningPolicy& policy_;
   const FeatureSet features_;
 };
@@ -482,15 +483,14 @@ FeatureSet features_of(const Problem& p) {
   // More than 8 tokens a sequence on average: there are prompts, which are slow for one thread
   // each. Tiles take the tokens after the first strip, except with intermediate slots, which may be
   // in the pool, where the history has to be read first.
-  const bool models = std::ranges::find(kModelWidths.all, p.width) != kModelWidths.all.end();
   if (p.op == Op::kVerify && !p.parents.present && !p.intermediate_slots.present &&
-      p.tokens > kTileTokens * p.sequences && models) {
+      p.tokens > kTileTokens * p.sequences && is_listed(kModelWidths, p.width)) {
     features.add(Feature::kLongChains);
   }
   return features;
 }
 
-Status select(const Problem& p, const DeviceFacts& device, const TuningPolicy& policy,
+Status select(const Problem& p, const DeviceProperties& device, const TuningPolicy& policy,
               KernelConfig& config) {
   config = {};
   if (p.tokens == 0 || p.channels == 0) return {};
@@ -498,8 +498,8 @@ Status select(const Problem& p, const DeviceFacts& device, const TuningPolicy& p
   const std::size_t row = selector.select_row();
   config.alignment = selector.alignment(row);
   config.aligned = selector.launch(row);
-  config.otherwise = config.alignment.rows == 1 ? config.aligned : selector.launch(kKernelRows);
-  for (const LaunchConfig* launch : {&config.aligned, &config.otherwise}) {
+  config.fallback = config.alignment.rows == 1 ? config.aligned : selector.launch(kKernelRows);
+  for (const LaunchConfig* launch : {&config.aligned, &config.fallback}) {
     const std::int64_t blocks = std::max(launch->blocks, launch->replacing_blocks);
     if (blocks > kMaxBlocks) {
       return {Code::kUnsupported,
@@ -519,13 +519,13 @@ KernelFunction launch_for(const KernelConfig& config, const TensorPointers& at,
   const bool fast = is_aligned(at.x, needed.rows) && is_aligned(at.out, needed.rows) &&
                     is_aligned(at.input_gate, needed.rows) &&
                     is_aligned(at.output_gate, needed.rows);
-  launch = fast ? config.aligned : config.otherwise;
+  launch = fast ? config.aligned : config.fallback;
   if (!is_aligned(at.state, needed.state)) launch.params.state_access = StateAccess::kElements;
   if (!is_aligned(at.intermediate_states, needed.intermediate_states)) {
     launch.params.intermediate_access = StateAccess::kElements;
   }
   if (!is_aligned(at.weight, 16) || !is_aligned(at.bias, 16)) launch.params.packed_taps = false;
-  return fast ? config.aligned_function : config.otherwise_function;
+  return fast ? config.aligned_function : config.fallback_function;
 }
 
 std::string to_string(const LaunchConfig& launch) {

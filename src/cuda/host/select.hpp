@@ -38,14 +38,14 @@ struct Alignment {
 /// aligned rows. States that are not aligned are accessed element by element.
 struct KernelConfig {
   LaunchConfig aligned;
-  LaunchConfig otherwise;  // the general kernel, or as `aligned` if that needs no alignment
+  LaunchConfig fallback;  // the general kernel, or as `aligned` if that needs no alignment
   Alignment alignment;
   KernelFunction aligned_function = nullptr;
-  KernelFunction otherwise_function = nullptr;
+  KernelFunction fallback_function = nullptr;
 };
 
 /// Everything but the functions. Fails for grids that a GPU cannot have.
-[[nodiscard]] Status select(const Problem& problem, const DeviceFacts& device,
+[[nodiscard]] Status select(const Problem& problem, const DeviceProperties& device,
                             const TuningPolicy& policy, KernelConfig& config);
 
 /// The launch for these addresses, without what their alignment does not allow, and its kernel.
