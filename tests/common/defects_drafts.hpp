@@ -110,7 +110,7 @@ TEST_P(Defects, RejectedDraftsLeaveNoTrace) {
 }
 
 // Overlapping windows were used for trees, where siblings need windows of their own (sglang 28302).
-TEST_P(Defects, WindowsOfTreesMayNotOverlap) {
+TEST_P(Defects, IntermediateStatesOfTreesMayNotOverlap) {
   Drafts drafts(make({0, 4}), 1);
   drafts.overlap = true;
   std::vector<std::int32_t> parents = {-1, 0, 0, 1};
@@ -227,7 +227,7 @@ TEST_P(Defects, RollingStatesContinueWithoutDrafts) {
 
 // The state of ragged drafts was taken to be as long as the longest of them, and not written in
 // full for the others (vllm, without accepted numbers).
-TEST_P(Defects, RaggedDraftsThatAreAdvancedKeepTheirWholeState) {
+TEST_P(Defects, RaggedDraftsWithUpdateStateKeepTheWholeState) {
   Call call = make({0, 1, 6, 8});
   call.flags = {1, 1, 1};
   call.args.op = Op::kVerify;

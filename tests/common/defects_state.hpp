@@ -195,7 +195,7 @@ TEST_P(Defects, OversizePoolsKeepTheHistoryInTheColumnsThatAreNamed) {
 }
 
 // The positions of circular states were accepted and ignored (sglang 38622).
-TEST_P(Defects, PositionsOfRingsAreHeeded) {
+TEST_P(Defects, CacheSeqlensOfCircularBuffersAreUsed) {
   for (const std::int32_t position : {0, 1, 4, 5, 6, 1000003}) {
     Call call = make({0, 1}, {.columns = 5});
     ForwardArgs args = call.fill();

@@ -125,7 +125,7 @@ TEST(CallLayout, GatesAreThirdsOfTheRowsOfX) {
   EXPECT_EQ(args.out.strides[0], 16);
 }
 
-TEST(CallLayout, ReadsTheHistoryAndWritesAllColumnsOfAStateWithAnOlderOne) {
+TEST(CallLayout, ReadsTheHistoryAndWritesAllColumnsOfAFullState) {
   const Shape shape{.name = "small",
                     .description = "",
                     .channels = 16,
@@ -143,7 +143,7 @@ TEST(CallLayout, ReadsTheHistoryAndWritesAllColumnsOfAStateWithAnOlderOne) {
   EXPECT_EQ(args.pool.base_column, 1);
 }
 
-TEST(CallLayout, CountsOneWindowASequenceAndLayerOfACommit) {
+TEST(CallLayout, CountsOneIntermediateStateASequenceAndLayerOfACommit) {
   const Shape shape{.name = "small",
                     .description = "",
                     .channels = 16,

@@ -89,7 +89,7 @@ TEST(CudaSelectCommit, StridesThatAreNeverTakenMayBeAnything) {
   EXPECT_TRUE(has_vectors(p));
 }
 
-TEST(CudaSelectCommit, WindowsWithoutGapsAreRowsOfVectors) {
+TEST(CudaSelectCommit, IntermediateStatesWithoutGapsAreRowsOfVectors) {
   EXPECT_TRUE(has_vectors(window_innermost(512)));
   EXPECT_FALSE(has_vectors(window_innermost(516)));
   CommitProblem wide = window_innermost(512);  // gaps between one channel's window and the next
@@ -115,7 +115,7 @@ TEST(CudaSelectCommit, AdjacentChannelsAreTheSameElementsInAnotherOrder) {
   EXPECT_EQ(with_adjacent_channels(as_it_was), as_it_was);
 }
 
-TEST(CudaSelectCommit, GridsCoverWindowsAndChannelsFromShapesAlone) {
+TEST(CudaSelectCommit, GridsCoverIntermediateStatesAndChannelsFromShapesAlone) {
   for (const std::int64_t channels : {8, 1016, 1024, 1032, 8192}) {
     for (const std::int64_t sequences : {1, 7, 64}) {
       const CommitConfig choice = chosen(dense_commit(36, sequences, channels));

@@ -34,7 +34,7 @@ INSTANTIATE_TEST_SUITE_P(Backends, Commits, testing::Values(BackendId::kReferenc
                          });
 
 // Two layers, two sequences of two tokens, one channel, width 3, by hand.
-TEST_P(Commits, TheWindowOfTheLastAcceptedTokenGoesToItsSlotInAllLayers) {
+TEST_P(Commits, TheIntermediateStateOfTheLastAcceptedTokenGoesToItsSlotInAllLayers) {
   std::vector<float> windows = {1, 2, 2, 3, 4, 5, 5, 6, 11, 12, 12, 13, 14, 15, 15, 16};
   std::vector<float> state(2 * 3 * 2, -1);
   std::vector<std::int32_t> accepted = {1, 0}, slots = {2, 0};
@@ -51,7 +51,7 @@ TEST_P(Commits, TheWindowOfTheLastAcceptedTokenGoesToItsSlotInAllLayers) {
 }
 
 // One sequence whose four inputs overlap as two windows of width 4: 1 2 3 and 2 3 4.
-TEST_P(Commits, OverlappingWindowsAreOneRowApart) {
+TEST_P(Commits, OverlappingIntermediateStatesAreOneRowApart) {
   std::vector<float> windows = {1, 2, 3, 4}, state(3, -1);
   std::vector<std::int64_t> accepted = {1};
   CommitArgs args;
@@ -352,7 +352,7 @@ TEST(CommitProblem, StateColumnsAndSlots) {
       "state: has 8 slots, but without slots sequence s uses slot s; expected at least 9");
 }
 
-TEST(CommitProblem, WindowsAndStateAreSeparateMemory) {
+TEST(CommitProblem, IntermediateStatesAndStateAreSeparateMemory) {
   expect_refusal_after([](CommitArgs& a) { a.state.data = a.intermediate_states.data; },
                        "state: overlaps intermediate_states");
   expect_refusal_after(

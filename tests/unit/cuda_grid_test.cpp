@@ -94,7 +94,7 @@ TEST(CudaGrid, GridsCoverRowsAndChannels) {
   }
 }
 
-TEST(CudaGrid, HeadsTakeAWaveOfBlocksUnlessTheyBeginAllSequences) {
+TEST(CudaGrid, StartBlocksAreAWaveUnlessTheyStartAllSequences) {
   for (const std::int64_t sequences : {1, 2, 63, 64, 65, 66, 67, 256, 1024}) {
     const LaunchConfig tiles = chosen(packed_batch(8192, 8192, sequences)).aligned;
     EXPECT_EQ(tiles.kernel(), Kernel::kTiles);
@@ -144,7 +144,7 @@ TEST(CudaGrid, BlocksOfDecodeHaveNoMoreWarpsThanChannels) {
   EXPECT_EQ(chosen(decode_batch(320, 4096)).aligned.blocks, 4096);
 }
 
-TEST(CudaGrid, DenseBatchesOfLongSequencesNeedNoHeads) {
+TEST(CudaGrid, DenseBatchesOfLongSequencesNeedNoStartBlocks) {
   Problem p = packed_batch(10000, 8192, 10);
   p.query_start_loc.present = false;
   p.sequence_tokens = 1000;
@@ -154,7 +154,7 @@ TEST(CudaGrid, DenseBatchesOfLongSequencesNeedNoHeads) {
   EXPECT_EQ(chosen(p).aligned.params.start_blocks, 2500u * 8192 / kTileChannels);
 }
 
-TEST(CudaGrid, DenseBatchesOfShortSequencesNeedHeadsHoweverLargeTheyAre) {
+TEST(CudaGrid, DenseBatchesOfShortSequencesNeedStartBlocks) {
   Problem p = packed_batch(4 * 2500, 8192, 2500);
   p.query_start_loc.present = false;
   p.sequence_tokens = 4;
@@ -173,7 +173,7 @@ TEST(CudaGrid, GridsFollowFromShapesAlone) {
   EXPECT_EQ(chosen(p).aligned.blocks, chosen(other).aligned.blocks);
 }
 
-TEST(CudaGrid, ChunkSchedulesAddAUnitForRowsOutsideOfSequences) {
+TEST(CudaGrid, BlockSchedulesAddAUnitForRowsOutsideOfSequences) {
   Problem p = packed_batch(1000, 512, 7);
   p.schedule = Schedule::kBlockList;
   p.block_count = 130;
@@ -203,7 +203,7 @@ TEST(CudaGrid, ThreadsOfTheGeneralKernelTakeFewerRowsOfSmallCalls) {
   for (std::int64_t tokens = 1; tokens < 100000; tokens = tokens * 3 / 2 + 1) rows(tokens, 2047);
 }
 
-TEST(CudaGrid, SnapshotsAreUnitsOfTheirOwnUnlessInPlace) {
+TEST(CudaGrid, SnapshotsAreSeparateUnitsUnlessInPlace) {
   Problem p = packed_batch(100000, 512, 7);
   p.width = 9;  // of the general kernel
   p.snapshot_count = 11;

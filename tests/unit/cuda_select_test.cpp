@@ -101,7 +101,7 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   EXPECT_EQ(kernel_of(far), Kernel::kGeneral);
 }
 
-TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
+TEST(CudaSelect, CircularBuffersSnapshotsAndIntermediateSlotsHaveFastKernels) {
   Problem columns = packed_batch(1000, 512, 7);
   columns.x.token_stride = columns.out.token_stride = 1;
   columns.x.channel_stride = columns.out.channel_stride = 1000;
@@ -129,7 +129,7 @@ TEST(CudaSelect, RingsSnapshotsAndWindowsBySlotHaveInstancesOfTheFastKernels) {
   EXPECT_EQ(kernel_of(drafts), Kernel::kTrees);
 }
 
-TEST(CudaSelect, NumberedSequencesHaveTilesOfTheirOwn) {
+TEST(CudaSelect, SequencesBySeqIdxHaveSeparateTiles) {
   for (const std::int64_t tokens : {1000, 1}) {
     Problem p = decode_batch(512, 7);
     p.op = Op::kForward;
@@ -203,7 +203,7 @@ TEST(CudaSelect, SmallDecodesFetchTheirStateEarly) {
   EXPECT_FALSE(early(elements)) << "it has gaps";
 }
 
-TEST(CudaSelect, OneOlderColumnIsFastInADecodeOtherwiseItIsGeneral) {
+TEST(CudaSelect, OneShiftedColumnIsFastInADecodeElseGeneral) {
   for (const int width : kModelWidths.all) {
     for (const auto& [dtype, name] : capabilities().dtypes) {
       const auto text = [&] { return ::testing::Message() << name << ", width " << width; };
@@ -302,9 +302,9 @@ TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
   Problem tree = gated(drafts);
   tree.parents.present = true;
   EXPECT_EQ(kernel_of(tree), Kernel::kGeneral);
-  Problem numbered = gated(packed_batch(1000, 512, 1));
-  numbered.seq_idx.present = true;
-  EXPECT_EQ(kernel_of(numbered), Kernel::kGeneral);
+  Problem by_seq_idx = gated(packed_batch(1000, 512, 1));
+  by_seq_idx.seq_idx.present = true;
+  EXPECT_EQ(kernel_of(by_seq_idx), Kernel::kGeneral);
 }
 
 TEST(CudaSelect, StatesOfF32AreFastBesideRowsOf16BitsWhereNothingElseIsRare) {

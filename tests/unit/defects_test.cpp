@@ -175,7 +175,7 @@ TEST_P(LargeDefects, OffsetsOfSlotsHave64Bits) {
 }
 
 // The same for captured windows and for the layers of a commit.
-TEST_P(LargeDefects, OffsetsOfWindowsAndLayersHave64Bits) {
+TEST_P(LargeDefects, OffsetsOfIntermediateStatesAndLayersHave64Bits) {
   for (const int axis : {0, 1, 2}) {
     Drafts drafts(make({0, 6, 12}, {.channels = 6}), 2);
     drafts.call.read_slots = {3, 0};

@@ -62,7 +62,7 @@ TEST(DraftsRefusal, ParentsHaveTheShapeOfTokens) {
   EXPECT_EQ(call.refusal(), "parents: axis 0 ('tokens') is 4, but x made 'tokens' = 3");
 }
 
-TEST(DraftsRefusal, WindowsAreInTheStatesTypeAndShape) {
+TEST(DraftsRefusal, IntermediateStatesAreInTheStatesTypeAndShape) {
   Call call = drafts_call({0, 3});
   std::vector<float> windows(3 * 3 * 3, kPoison);
   call.args.drafts.intermediate_states =
@@ -75,7 +75,7 @@ TEST(DraftsRefusal, WindowsAreInTheStatesTypeAndShape) {
   EXPECT_EQ(windows, std::vector<float>(27, kPoison));
 }
 
-TEST(DraftsRefusal, WindowsOfATreeOrOfPackedRowsCannotOverlap) {
+TEST(DraftsRefusal, IntermediateStatesOfATreeOrOfPackedRowsCannotOverlap) {
   Call call = drafts_call({0, 3});
   std::vector<std::int32_t> parents = {-1, 0, 0};
   std::vector<float> windows(27, kPoison);
@@ -128,7 +128,7 @@ struct SlottedWindows {
   }
 };
 
-TEST_P(Drafts, WindowsGoToSlots) {
+TEST_P(Drafts, IntermediateStatesGoToSlots) {
   SlottedWindows two({3, 1}, 2, GetParam());  // a third token has no place
   Call old = two.call;
   two.call.run();
@@ -142,7 +142,7 @@ TEST_P(Drafts, WindowsGoToSlots) {
   EXPECT_EQ(std::count(two.windows.begin(), two.windows.end(), kPoison), 2 * 2 * 9);
 }
 
-TEST_P(Drafts, WindowSlotsOfNobodyCaptureNothing) {
+TEST_P(Drafts, IntermediateSlotsOfPaddingCaptureNothing) {
   for (const std::int32_t slot : {-1, 2, 4, std::numeric_limits<std::int32_t>::max()}) {
     SlottedWindows one({slot, 0}, 3, GetParam());
     one.call.args.pool.null_slot = 2;
@@ -158,7 +158,7 @@ TEST_P(Drafts, WindowSlotsOfNobodyCaptureNothing) {
   }
 }
 
-TEST_P(Drafts, WindowsWithoutSlotsOrTokensCaptureNothing) {
+TEST_P(Drafts, IntermediateStatesWithoutSlotsOrTokensCaptureNothing) {
   for (const auto& [count, tokens] : {std::pair{0, 3}, {4, 0}}) {
     SlottedWindows none({0, 1}, 3, GetParam());
     none.call.args.drafts.intermediate_states =
@@ -175,7 +175,7 @@ TEST_P(Drafts, WindowsWithoutSlotsOrTokensCaptureNothing) {
 
 // The pool's own columns as windows: after each call the state begins at the offset of the tokens
 // that were accepted.
-TEST_P(Drafts, WindowsInThePoolRollTheStateOn) {
+TEST_P(Drafts, IntermediateStatesInThePoolRollTheStateOn) {
   Call call = drafts_call({0, 3, 5});
   call.args.options.backend = GetParam();
   call.columns = 6;  // one unused on the left, 3 + 3 drafts - 1 for the rolling state
@@ -224,7 +224,7 @@ TEST_P(Drafts, WindowsInThePoolRollTheStateOn) {
   EXPECT_EQ(call.state, expected);
 }
 
-TEST(DraftsRefusal, OtherWindowsInThePool) {
+TEST(DraftsRefusal, OtherIntermediateStatesInThePool) {
   constexpr auto kMessage =
       "intermediate_states: overlaps state; expected separate memory or, with intermediate_slots "
       "and without "
@@ -267,7 +267,7 @@ TEST(DraftsRefusal, OtherWindowsInThePool) {
 }
 
 // What is empty has no address in most frameworks.
-TEST_P(Drafts, WindowsWithoutRoomNeedNoAddress) {
+TEST_P(Drafts, IntermediateStatesWithoutRoomNeedNoAddress) {
   std::vector<std::int32_t> slots = {0};
   for (const std::int64_t room : {0, 2}) {  // tokens without slots, and the reverse
     Call plain = drafts_call({0, 3}), call = drafts_call({0, 3});
@@ -282,7 +282,7 @@ TEST_P(Drafts, WindowsWithoutRoomNeedNoAddress) {
   }
 }
 
-TEST(DraftsRefusal, WindowSlotsWithoutWindows) {
+TEST(DraftsRefusal, IntermediateSlotsWithoutIntermediateStates) {
   Call call = drafts_call({0, 3});
   std::vector<std::int32_t> slots = {0};
   call.args.drafts.intermediate_slots = TensorRef::contiguous(slots.data(), DType::kI32, {1});

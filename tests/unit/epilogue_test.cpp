@@ -157,7 +157,7 @@ TEST_P(Epilogues, NanAndInfinityOfGatesStayInTheirSequenceAndChannel) {
 }
 
 // A window after a draft token is what the state would be: gated inputs.
-TEST_P(Epilogues, WindowsOfDraftsHoldGatedInputs) {
+TEST_P(Epilogues, IntermediateStatesOfDraftsHoldGatedInputs) {
   Call call = make({0, 3});
   call.args.op = Op::kVerify;
   std::vector<float> gate(call.x.size(), 0.5f), windows(3 * 3 * 3, kPoison);
@@ -197,7 +197,7 @@ TEST_P(Epilogues, PaddedRowsGetNeitherGateNorResidual) {
 }
 
 // The call with the products made beforehand, with a pool of rings or of ordered states.
-TEST_P(Epilogues, SnapshotsAndRingsHoldGatedInputs) {
+TEST_P(Epilogues, SnapshotsAndCircularBuffersHoldGatedInputs) {
   for (const bool ring : {false, true}) {
     for (const std::int32_t dilation : {1, 2}) {
       Call plain = make({0, 2, 13});

@@ -76,7 +76,7 @@ TEST_P(Snapshots, OfASequenceThatBeginsReachBackIntoZeros) {
   }
 }
 
-TEST_P(Snapshots, GoToTheBaseColumnsOrTheColumnsOfTheRing) {
+TEST_P(Snapshots, GoToTheBaseColumnsOrThoseOfTheCircularBuffer) {
   Call based = snapshot_call({0, 4}, GetParam());
   based.columns = 6;
   based.resize(4);

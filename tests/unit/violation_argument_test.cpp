@@ -54,15 +54,26 @@ TEST(Violations, ReportIsCheckedLikeEveryTensor) {
                        "violations: axis 0 has stride 0 but is written");
   expect_refusal_after([](ForwardArgs& a, Call&) { a.options.violations->data = nullptr; },
                        "violations: data is null");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.options.violations->data = c.x.data(); },
-                       "violations: overlaps x");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.options.violations->data = c.out.data(); },
-                       "violations: overlaps out");
-  expect_refusal_after([](ForwardArgs& a, Call& c) { a.options.violations->data = c.state.data(); },
-                       "violations: overlaps state");
-  expect_refusal_after(
-      [](ForwardArgs& a, Call& c) { a.options.violations->data = c.bounds.data(); },
-      "violations: overlaps query_start_loc");
+}
+
+// The report is longer than the tensors of the call, so it shares a larger buffer with the one
+// tensor that it overlaps.
+TEST(Violations, ReportMayNotOverlapAnotherTensor) {
+  const auto expect_overlap = [](auto&& tensor_of, const char* message) {
+    std::vector<std::int64_t> shared(64);
+    expect_refusal_after(
+        [&](ForwardArgs& a, Call&) {
+          tensor_of(a).data = shared.data();
+          a.options.violations->data = shared.data();
+        },
+        message);
+  };
+  expect_overlap([](ForwardArgs& a) -> TensorRef& { return a.x; }, "violations: overlaps x");
+  expect_overlap([](ForwardArgs& a) -> TensorRef& { return a.out; }, "violations: overlaps out");
+  expect_overlap([](ForwardArgs& a) -> TensorRef& { return *a.pool.state; },
+                 "violations: overlaps state");
+  expect_overlap([](ForwardArgs& a) -> TensorRef& { return *a.sequences.query_start_loc; },
+                 "violations: overlaps query_start_loc");
 }
 
 TEST(Violations, AddressesOfEmptyCallsAreNeededForTheReport) {

@@ -216,7 +216,7 @@ TEST_P(CheckedMode, SnapshotSlots) {
   expect_of(call, {0, 0, 5}, {{Violation::kBoundOutside, {1, 4}}});
 }
 
-TEST_P(CheckedMode, WindowSlots) {
+TEST_P(CheckedMode, IntermediateSlots) {
   Call call = make({0, 2, 2, 4, 5, 6});
   call.args.op = Op::kVerify;
   call.slots = 9;

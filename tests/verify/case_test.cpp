@@ -156,7 +156,7 @@ TEST(Case, LiveSequencesNeverShareAStateThatOneOfThemWrites) {
   }
 }
 
-TEST(Case, SlotsOfSnapshotsAndWindowsAreNobodyElses) {
+TEST(Case, SlotsOfSnapshotsAndIntermediateStatesAreDistinct) {
   for (std::uint64_t seed = 0; seed < kCases; ++seed) {
     const Case problem = make_case(seed);
     std::map<std::int64_t, int> users;  // of a slot: those that read or write it

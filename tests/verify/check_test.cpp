@@ -106,7 +106,7 @@ TEST(Check, FindsAChangedStateAndAByteBesideIt) {
   EXPECT_NE(verdict.find("state: a byte of no element"), std::string::npos) << verdict;
 }
 
-TEST(Check, FindsAChangedWindowAndAByteBesideIt) {
+TEST(Check, FindsAChangedIntermediateStateAndAByteNextToIt) {
   const Case problem = find_case([](const Case& c) {
     return c.windows_kind == WindowsKind::kSlots && c.windows->shape[0] * c.windows->shape[1] > 0 &&
            c.state->dtype == c.x.dtype;

@@ -147,7 +147,7 @@ TEST(Oracle, TheReferenceKeepsTheLastInputsAndSnapshotsAndNothingElse) {
   EXPECT_GT(moved, 50);
 }
 
-TEST(Oracle, TheReferenceCapturesTheWindowAfterEachToken) {
+TEST(Oracle, TheReferenceCapturesTheStateAfterEachToken) {
   int captured = 0, in_the_pool = 0;
   for (std::uint64_t seed = 0; seed < 3000; ++seed) {
     const Case problem = make_case(seed);

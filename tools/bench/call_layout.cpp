@@ -118,7 +118,7 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   }
   if (shape_.op == Op::kDecode) return args;
 
-  if (shape_.op == Op::kForward) args.options.schedule = options_.schedule;  // verify has but one
+  if (shape_.op == Op::kForward) args.options.schedule = options_.schedule;  // verify: flat
   args.sequences.query_start_loc =
       TensorRef::contiguous(memory.query_start_loc, DType::kI32, {sequences + 1}, device);
   args.sequences.has_initial_state =

@@ -189,7 +189,7 @@ Batch parse_batch(std::string_view text, const std::string& path) {
   batch.slots = slots ? *slots : named_slots(batch, reader);
   batch.width = reader.number("width").value_or(batch.width);
   batch.base_column = reader.number("base_column").value_or(0);
-  // Whatever is wrong with width and base_column is the library's to say.
+  // The library checks width and base_column.
   constexpr std::int64_t kLargest = std::int64_t{1} << 32;
   batch.columns =
       reader.number("columns").value_or(std::clamp<std::int64_t>(batch.width, 1, kLargest) - 1 +

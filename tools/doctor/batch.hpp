@@ -20,8 +20,7 @@ struct Batch {
   std::optional<std::vector<std::int64_t>> cache_seqlens;
   std::vector<std::uint8_t> has_initial_state;
   std::vector<std::array<std::int64_t, 3>> snapshots;           ///< rows (sequence, token, slot)
-  std::optional<std::vector<std::int64_t>> intermediate_slots;  ///< of a verify call, which others
-                                                                ///< have none of
+  std::optional<std::vector<std::int64_t>> intermediate_slots;  ///< makes it a verify call
   std::int64_t intermediate_slot_count = 0;
   std::int64_t slots = 0;
   bool slots_given = false;  ///< else as many as the batch names
