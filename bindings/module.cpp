@@ -23,9 +23,14 @@ const char* exception_of(Code code) {
       return "ValueError";
     case Code::kUnsupported:
       return "NotImplementedError";
-    default:
-      return "RuntimeError";
+    case Code::kOutOfMemory:
+      return "MemoryError";
+    case Code::kOk:
+    case Code::kUnavailable:
+    case Code::kInternal:
+      break;
   }
+  return "RuntimeError";
 }
 
 // Catches all C++ exceptions: the caller is C.
@@ -259,7 +264,7 @@ std::string arguments_json() {
   visit_forward_tensors(
       [&](const Argument& row, const auto&) {
         rows += (rows.empty() ? "" : ", ") + std::string("{\"name\": ") + quoted(row.name) +
-                ", \"written\": " + (row.access == Access::kWrite ? "true" : "false") + "}";
+                ", \"written\": " + (is_written(row.access) ? "true" : "false") + "}";
       },
       args);
   return "[" + rows + "]";

@@ -47,7 +47,12 @@ enum class DTypes : std::uint8_t {
   kBool,
 };
 
-enum class Access : std::uint8_t { kRead, kWrite };
+enum class Access : std::uint8_t {
+  kRead,
+  kWrite,         // no two elements share memory
+  kWriteOverlap,  // but those of two adjacent axes with equal strides, which hold the same value
+};
+[[nodiscard]] constexpr bool is_written(Access access) { return access != Access::kRead; }
 
 /// A row of the table.
 struct Argument {
@@ -111,7 +116,7 @@ constexpr void visit_draft_tensors(const Visit& visit, Tensors&... tensors) {
   visit(Argument{"intermediate_states",
                  {kIntermediateSlots, kIntermediateTokens, kHistory, kChannels},
                  DTypes::kLikeState,
-                 Access::kWrite},
+                 Access::kWriteOverlap},
         tensors.intermediate_states...);
   visit(Argument{"intermediate_slots", {kSequences}, DTypes::kIndex},
         tensors.intermediate_slots...);
@@ -187,7 +192,19 @@ class AxisSet {
   unsigned bits_ = 0;
 };
 
-/// Fills a layout from a tensor that lacks the axes of `absent`.
+/// Stride of an axis. Of axes with one element, whose stride is never used, it is what it would be
+/// if the axis were dense: numpy and torch report any number there, which must decide nothing.
+[[nodiscard]] constexpr std::int64_t stride_of(const TensorRef& tensor, int axis) {
+  if (tensor.shape[axis] != 1) return tensor.strides[axis];
+  if (axis > 0 && tensor.shape[axis - 1] > 1) {
+    return axis + 1 == tensor.ndim ? 1 : tensor.strides[axis - 1];
+  }
+  while (axis + 1 < tensor.ndim && tensor.shape[axis] == 1) ++axis;
+  return tensor.shape[axis] == 1 ? 1 : tensor.shape[axis] * tensor.strides[axis];
+}
+
+/// Fills a layout from a tensor that lacks the axes of `absent`. Strides of a tensor without
+/// elements are 0.
 template <Axis... kAxes>
 void assign(TensorLayout<kAxes...>& layout, const TensorRef& tensor, bool has_elements,
             AxisSet absent) {
@@ -195,7 +212,10 @@ void assign(TensorLayout<kAxes...>& layout, const TensorRef& tensor, bool has_el
   layout.dtype = tensor.dtype;
   layout.has_elements = has_elements;
   int axis = 0;
-  const auto next = [&](Axis one) { return absent.contains(one) ? 0 : tensor.strides[axis++]; };
+  const auto next = [&](Axis one) -> std::int64_t {
+    if (absent.contains(one)) return 0;
+    return has_elements ? stride_of(tensor, axis++) : 0;
+  };
   ((layout.*Stride<kAxes>::kMember = next(kAxes)), ...);
 }
 

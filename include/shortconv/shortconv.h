@@ -22,7 +22,8 @@ enum {
   SHORTCONV_INVALID_ARGUMENT = -1, /* the arguments contradict each other or the specification */
   SHORTCONV_UNSUPPORTED = -2,      /* valid, but this backend has no kernel for it */
   SHORTCONV_UNAVAILABLE = -3,      /* backend not built in, or it has no device */
-  SHORTCONV_INTERNAL = -4          /* a defect of the library */
+  SHORTCONV_INTERNAL = -4,         /* a defect of the library */
+  SHORTCONV_OUT_OF_MEMORY = -5     /* the host has no memory left */
 };
 
 /* Element types: DLPack's type code << 8 | bits. */
@@ -186,8 +187,8 @@ SHORTCONV_API const char* shortconv_last_error(void);
 /* Validates the arguments and chooses a kernel. Does not read tensor data. */
 SHORTCONV_API int shortconv_plan_forward(const shortconv_forward_args* args, shortconv_plan* plan);
 
-/* Runs a plan on the addresses in `args`, whose shapes must be those of the plan. `stream` is a
- * cudaStream_t on CUDA and ignored on the CPU. */
+/* Runs a plan on the addresses in `args`, whose tensors must have the dtypes, shapes and strides of
+ * the plan's. `stream` is a cudaStream_t on CUDA and ignored on the CPU. */
 SHORTCONV_API int shortconv_run(const shortconv_plan* plan, const shortconv_forward_args* args,
                                 void* stream);
 
@@ -202,8 +203,8 @@ SHORTCONV_API int shortconv_block_snapshots(const shortconv_block_snapshots_args
                                             void* stream);
 SHORTCONV_API int shortconv_tree_parents(const shortconv_tree_parents_args* args, void* stream);
 
-/* The lists for schedule block-list. Writes at most `capacity` entries to each, and the required
- * number to `count`; SHORTCONV_INVALID_ARGUMENT if it exceeds `capacity`. */
+/* The lists for schedule block-list. Writes the required number of entries to `count`, and if it is
+ * at most `capacity` the entries; SHORTCONV_INVALID_ARGUMENT otherwise. */
 SHORTCONV_API int shortconv_plan_block_list(const int64_t* lengths, int64_t sequences,
                                             int32_t* block_sequence, int32_t* block_offset,
                                             int64_t capacity, int64_t* count);

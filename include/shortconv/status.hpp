@@ -12,6 +12,7 @@ enum class Code : int {
   kUnsupported = -2,      ///< valid, but this backend has no kernel for it
   kUnavailable = -3,      ///< the backend is not built in, or it has no device
   kInternal = -4,         ///< a defect of the library
+  kOutOfMemory = -5,      ///< the host has no memory left
 };
 
 /// Result of a function that can fail. The message names the argument, its value, the expected

@@ -1,5 +1,7 @@
 #include "core/check.hpp"
 
+#include <cstdlib>
+
 #include "shortconv/violation.hpp"
 
 namespace shortconv {
@@ -50,7 +52,70 @@ constexpr std::array<SharedSize, kSizes> kInitialSizes = [] {
   return sizes;
 }();
 
+/// An axis with more than one element.
+struct Steps {
+  std::int64_t stride = 0;  // positive
+  std::int64_t most = 0;    // largest difference of two indices
+  std::int64_t reach = 0;   // of this axis and all with smaller strides: most * stride, added up
+};
+
+/// Searches differences of indices, not all 0, whose elements have one address. `axes` are ordered
+/// by falling stride; `distance` is that of the axes before them. Each axis leaves few candidates,
+/// because the smaller strides have to make up for the distance.
+bool find_collision(std::span<const Steps> axes, std::int64_t distance, bool is_same_element,
+                    int& steps_left) {
+  if (axes.empty()) return distance == 0 && !is_same_element;
+  const Steps& axis = axes.front();
+  const std::int64_t rest = axis.reach - axis.most * axis.stride;
+  std::int64_t first = -((rest + distance) / axis.stride);
+  const std::int64_t last = std::min((rest - distance) / axis.stride, axis.most);
+  // The mirror image of a collision is one too, so the first difference may be positive.
+  first = std::max(first, is_same_element ? 0 : -axis.most);
+  for (std::int64_t steps = first; steps <= last && steps_left > 0; ++steps) {
+    --steps_left;
+    const std::int64_t next = distance + steps * axis.stride;
+    if (std::abs(next) > rest) continue;
+    if (find_collision(axes.subspan(1), next, is_same_element && steps == 0, steps_left)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
+
+bool overlaps_itself(const TensorRef& tensor, Access access) {
+  constexpr int kMaxSteps = 10000;
+  std::array<Steps, kMaxDims> axes;
+  std::size_t count = 0;
+  std::int64_t previous_stride = 0;
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    const std::int64_t stride = tensor.strides[axis];
+    if (tensor.shape[axis] == 1) continue;
+    if (access == Access::kWriteOverlap && count > 0 && stride == previous_stride) {
+      axes[count - 1].most += tensor.shape[axis] - 1;
+      continue;
+    }
+    axes[count++] = {.stride = std::abs(stride), .most = tensor.shape[axis] - 1};
+    previous_stride = stride;
+  }
+  const std::span used(axes.data(), count);
+  for (std::size_t i = 1; i < count; ++i) {  // GCC 12 warns of std::sort on so few
+    for (std::size_t j = i; j > 0 && axes[j - 1].stride < axes[j].stride; --j) {
+      std::swap(axes[j - 1], axes[j]);
+    }
+  }
+  if (!used.empty() && used.back().stride == 0) return true;
+  std::int64_t reach = 0;
+  bool is_nested = true;
+  for (std::size_t i = count; i-- > 0;) {
+    is_nested = is_nested && used[i].stride > reach;
+    reach += used[i].most * used[i].stride;
+    used[i].reach = reach;
+  }
+  int steps_left = kMaxSteps;
+  return !is_nested && find_collision(used, 0, true, steps_left);
+}
 
 bool extent_of(const TensorRef& tensor, Extent& extent) {
   constexpr std::int64_t kLimit = std::int64_t{1} << 62;
@@ -87,7 +152,7 @@ Checker& Checker::tensor(std::string_view argument, const TensorRef& tensor,
   int axis = 0;
   for (SharedSize* size : sizes) {
     const std::int64_t extent = tensor.shape[axis];
-    if (size->value < 0 && extent >= 0) {
+    if (size->value < 0 && extent >= 0 && extent <= kMaxSize) {
       size->value = extent;
       size->owner = argument.data();  // the names of arguments are literals
     } else if (extent != size->value || extent < 0) {
@@ -119,14 +184,33 @@ void Checker::refuse_device(std::string_view argument, const TensorRef& tensor, 
           static_cast<std::int64_t>(expected.type), ":", std::int64_t{expected.index});
 }
 
-Checker& Checker::check_written(std::string_view argument, const TensorRef& tensor) {
+Checker& Checker::check_written(std::string_view argument, const TensorRef& tensor, Access access) {
   if (!ok() || !has_elements()) return *this;
-  for (int axis = 0; axis < tensor.ndim; ++axis) {
-    if (tensor.strides[axis] == 0 && tensor.shape[axis] > 1) {
-      require(false, argument, "axis ", std::int64_t{axis}, " has stride 0 but is written");
+  std::int64_t reach = 0;
+  for (int axis = tensor.ndim - 1; axis >= 0; --axis) {
+    if (tensor.shape[axis] == 1) continue;
+    if (tensor.strides[axis] <= reach) {
+      refuse_shared_elements(argument, tensor, access);
+      break;
     }
+    reach += (tensor.shape[axis] - 1) * tensor.strides[axis];
   }
   return *this;
+}
+
+void Checker::refuse_shared_elements(std::string_view argument, const TensorRef& tensor,
+                                     Access access) {
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    require(tensor.strides[axis] != 0 || tensor.shape[axis] == 1, argument, "axis ",
+            std::int64_t{axis}, " has stride 0 but is written");
+  }
+  if (!ok() || !overlaps_itself(tensor, access)) return;
+  std::string strides;
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    strides += concat(axis == 0 ? "" : ", ", tensor.strides[axis]);
+  }
+  require(false, argument, "overlaps itself: with strides [", strides,
+          "] several elements share memory, but all are written");
 }
 
 void Checker::refuse_size(std::string_view argument, const TensorRef& tensor, int axis,
@@ -134,6 +218,8 @@ void Checker::refuse_size(std::string_view argument, const TensorRef& tensor, in
   const std::int64_t extent = tensor.shape[axis];
   require(extent >= 0, argument, "axis ", std::int64_t{axis}, " ('", size.name, "') is ", extent,
           "; sizes are not negative");
+  require(extent <= kMaxSize, argument, "axis ", std::int64_t{axis}, " ('", size.name, "') is ",
+          extent, "; sizes are at most 2^52");
   require(extent == size.value, argument, "axis ", std::int64_t{axis}, " ('", size.name, "') is ",
           extent, ", but ", size.owner, " made '", size.name, "' = ", size.value);
 }
@@ -168,10 +254,10 @@ bool ArgumentChecker::check(const Argument& row, const TensorRef& tensor,
   this->tensor(row.name, tensor, sizes)
       .dtype(row.name, tensor, allowed_dtypes(row.dtypes))
       .device(row.name, tensor, device_, first_);
-  const bool is_written = row.access == Access::kWrite;
-  if (is_written) check_written(row.name, tensor);
+  const bool written = is_written(row.access);
+  if (written) check_written(row.name, tensor, row.access);
   if (!ok()) return false;
-  record(row.name, tensor, is_written);
+  record(row.name, tensor, written);
   SharedSize& plus_one = size(Size::kSequencesPlusOne);
   if (sizes[0] != &plus_one) return true;
   require(plus_one.value >= 1, row.name, "is empty; expected sequences + 1 entries");

@@ -43,6 +43,13 @@ struct Extent {
 /// False if the extent does not fit into 62 bits.
 [[nodiscard]] bool extent_of(const TensorRef& tensor, Extent& extent);
 
+/// Largest size of an axis: sums and products of a size and a few small numbers fit into 64 bits.
+inline constexpr std::int64_t kMaxSize = std::int64_t{1} << 52;
+
+/// Whether two elements of a tensor share memory. Strides whose ranges interleave are searched for
+/// a collision in a bounded number of steps; false then means that none was found.
+[[nodiscard]] bool overlaps_itself(const TensorRef& tensor, Access access);
+
 /// An argument that was checked, for the overlap checks.
 struct CheckedTensor {
   std::string_view name;
@@ -96,8 +103,9 @@ class Checker {
     if (tensor.device != expected) refuse_device(argument, tensor, expected, owner);
     return *this;
   }
-  /// Refuses stride 0 on an axis longer than 1 of a written tensor, which is checked last.
-  Checker& check_written(std::string_view argument, const TensorRef& tensor);
+  /// Refuses elements of the written tensor that was checked last if they share memory.
+  Checker& check_written(std::string_view argument, const TensorRef& tensor,
+                         Access access = Access::kWrite);
 
   /// Refuses a value that is not in `list`; the C ABI can pass any number.
   template <typename T, std::size_t kCount>
@@ -144,6 +152,7 @@ class Checker {
                     std::span<const DType> allowed);
   void refuse_device(std::string_view argument, const TensorRef& tensor, Device expected,
                      std::string_view owner);
+  void refuse_shared_elements(std::string_view argument, const TensorRef& tensor, Access access);
 
   Status status_;
   Extent extent_;  // of the tensor checked last

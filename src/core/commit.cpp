@@ -96,10 +96,8 @@ class CommitChecker : public ArgumentChecker {
     }
     const std::int64_t rows = value(Size::kRows), history = p_.width - 1;
     p_.tokens = rows < history ? 0 : (rows - history) / args_.rows_per_token + 1;
-    // A product only where there is a second token: an unused stride may be anything.
-    const bool empty = p_.layers == 0 || p_.channels == 0 || p_.sequences == 0;
     auto& from = p_.intermediate_states;
-    from.token_stride = p_.tokens > 1 && !empty ? args_.rows_per_token * from.column_stride : 0;
+    from.token_stride = p_.tokens > 1 ? args_.rows_per_token * from.column_stride : 0;
   }
 
   const CommitArgs& args_;

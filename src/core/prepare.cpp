@@ -34,8 +34,8 @@ class PreparationChecker : public Checker {
     this->tensor(argument, tensor, sizes)
         .dtype(argument, tensor, kIndexDTypes)
         .device(argument, tensor, device_, owner_);
-    if (access == Access::kWrite) check_written(argument, tensor);
-    if (ok()) record(argument, tensor, access == Access::kWrite);
+    if (is_written(access)) check_written(argument, tensor, access);
+    if (ok()) record(argument, tensor, is_written(access));
   }
 
   /// Sets the number of sequences.

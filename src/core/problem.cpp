@@ -13,28 +13,22 @@
 namespace shortconv {
 namespace {
 
-bool same_view(const TensorRef& a, const TensorRef& b) {
-  return a.data == b.data && a.dtype == b.dtype && a.ndim == b.ndim &&
-         std::equal(a.shape, a.shape + a.ndim, b.shape) &&
-         std::equal(a.strides, a.strides + a.ndim, b.strides);
-}
+constexpr __int128 kMost = static_cast<__int128>(1) << 62;
 
 // Column slices of one wider buffer, such as x and out in a packed projection, interleave without
-// sharing an element.
-bool disjoint_columns(const TensorRef& a, const TensorRef& b) {
-  const int axis = a.ndim - 1;
-  if (a.dtype != b.dtype || a.strides[axis] != 1 || b.strides[axis] != 1) return false;
-  const std::int64_t pitch = a.strides[axis - 1];
-  if (pitch <= 0) return false;
-  for (int outer = 0; outer < axis; ++outer) {
-    if (a.strides[outer] != b.strides[outer] || a.strides[outer] % pitch != 0) return false;
-  }
-  const std::int64_t bytes = element_bytes(a.dtype);
-  const auto distance = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(b.data) -
-                                                  reinterpret_cast<std::uintptr_t>(a.data));
+// sharing an element. `rows` is the layout of `tensor`, `other_rows` that of `other`.
+template <typename Layout>
+bool disjoint_columns(const TensorRef& tensor, const Layout& rows, const TensorRef& other,
+                      const Layout& other_rows, std::int64_t channels) {
+  const std::int64_t pitch = rows.token_stride;
+  if (rows != other_rows || rows.channel_stride != 1 || pitch <= 0) return false;
+  if (rows.sequence_stride % pitch != 0) return false;
+  const std::int64_t bytes = element_bytes(rows.dtype);
+  const auto distance = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(other.data) -
+                                                  reinterpret_cast<std::uintptr_t>(tensor.data));
   if (distance % bytes != 0) return false;
   const std::int64_t columns = ((distance / bytes) % pitch + pitch) % pitch;
-  return columns >= a.shape[axis] && pitch - columns >= b.shape[axis];
+  return columns >= channels && pitch - columns >= channels;
 }
 
 /// Checks the arguments of a forward call.
@@ -129,7 +123,7 @@ class ForwardChecker : public ArgumentChecker {
       }
     }
     const __int128 rows = static_cast<__int128>(p_.sequences) * p_.sequence_tokens;
-    require(rows < (static_cast<__int128>(1) << 62), "x", "has more than 2^62 rows");
+    require(rows < kMost, "x", "has more than 2^62 rows");
     p_.tokens = static_cast<std::int64_t>(rows);
   }
 
@@ -270,15 +264,21 @@ class ForwardChecker : public ArgumentChecker {
               "or block_sequence is absent; schedule block-list needs both");
       p_.block_count = value(Size::kBlocks);
     }
-    if (p_.schedule != Schedule::kSequenceGrid) return;
     const std::int64_t longest = args_.options.max_seqlen;
-    require(longest >= 0 && longest <= p_.tokens, "max_seqlen", "is ", longest, "; expected 0 to ",
-            p_.tokens, " (tokens)");
-    p_.max_seqlen = longest;
+    if (p_.schedule == Schedule::kSequenceGrid) {
+      require(longest >= 0 && longest <= p_.tokens, "max_seqlen", "is ", longest,
+              "; expected 0 to ", p_.tokens, " (tokens)");
+      p_.max_seqlen = longest;
+    }
+    // Strides of 0 allow sizes whose product no backend could count.
+    const auto wide = [](std::int64_t size) { return static_cast<__int128>(size); };
+    const __int128 blocks = wide(p_.sequences) * (1 + std::max(p_.max_seqlen, p_.sequence_tokens));
+    require(blocks < kMost && blocks * (1 + wide(p_.channels)) < kMost, "x",
+            "has too many sequences, tokens and channels; expected fewer than 2^62 in all");
   }
 
   void check_memory() {
-    p_.in_place = same_view(args_.x, args_.out) && p_.tokens > 0 && p_.channels > 0;
+    p_.in_place = args_.x.data == args_.out.data && p_.x == p_.out && p_.x.has_elements;
     if (p_.in_place) {
       require(p_.schedule == Schedule::kFlat, "out",
               "is x itself, which only schedule flat supports: the others read inputs after other "
@@ -301,9 +301,13 @@ class ForwardChecker : public ArgumentChecker {
       };
       const bool x = other.tensor == &args_.x;
       if (x && p_.in_place) return true;
-      if (!x && !is(args_.input_gate) && !is(args_.epilogue.output_gate)) return false;
-      return require(disjoint_columns(args_.out, *other.tensor), "out", "overlaps ", other.name,
-                     " in part; expected ", x ? "x itself, " : "",
+      const auto* rows = x                                ? &p_.x
+                         : is(args_.input_gate)           ? &p_.input_gate
+                         : is(args_.epilogue.output_gate) ? &p_.output_gate
+                                                          : nullptr;
+      if (rows == nullptr) return false;
+      return require(disjoint_columns(args_.out, p_.out, *other.tensor, *rows, p_.channels), "out",
+                     "overlaps ", other.name, " in part; expected ", x ? "x itself, " : "",
                      "separate memory, or other columns of it");
     }
     if (written.name != "intermediate_states" || other.name != "state") return false;
@@ -317,14 +321,18 @@ class ForwardChecker : public ArgumentChecker {
   [[nodiscard]] bool are_columns_of_state() const {
     if (!p_.intermediate_slots.present || p_.cache_seqlens.present) return false;
     const auto& to = p_.intermediate_states;
-    const std::int64_t base =
-        p_.base_column * p_.state.column_stride * element_bytes(p_.state.dtype);
+    const auto& of = p_.state;
+    const auto same = [](std::int64_t count, std::int64_t stride, std::int64_t expected) {
+      return count <= 1 || stride == expected;
+    };
+    const std::int64_t base = p_.base_column * of.column_stride * element_bytes(of.dtype);
     return args_.drafts.intermediate_states->data ==
                static_cast<const char*>(args_.pool.state->data) + base &&
-           to.sequence_stride == p_.state.slot_stride &&
-           to.token_stride == p_.state.column_stride &&
-           to.column_stride == p_.state.column_stride &&
-           to.channel_stride == p_.state.channel_stride && p_.intermediate_slot_count <= p_.slots &&
+           same(p_.intermediate_slot_count, to.sequence_stride, of.slot_stride) &&
+           same(p_.intermediate_tokens, to.token_stride, of.column_stride) &&
+           same(p_.width - 1, to.column_stride, of.column_stride) &&
+           same(p_.channels, to.channel_stride, of.channel_stride) &&
+           p_.intermediate_slot_count <= p_.slots &&
            p_.intermediate_tokens <= p_.state_columns - p_.base_column - (p_.width - 2);
   }
 

@@ -127,10 +127,8 @@ void partition(const Problem& p, int threads, CpuConfig& config) {
         break;
       }
       const std::int64_t tokens = p.tokens * config.channel_blocks / (std::int64_t{8} * threads);
-      const FlatTiles tiles =
-          plan_flat(p.tokens, std::clamp<std::int64_t>(tokens, kBlockTokens, longest_tile));
-      config.tile_tokens = tiles.tile_tokens;
-      config.tiles = tiles.tiles;
+      config.tile_tokens = std::clamp<std::int64_t>(tokens, kBlockTokens, longest_tile);
+      config.tiles = (p.tokens + config.tile_tokens - 1) / config.tile_tokens;
       break;
     }
     case Schedule::kBlockList:

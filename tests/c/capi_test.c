@@ -45,6 +45,50 @@ static void computes_a_sum_of_products(void) {
   CHECK(y[5] == 40);
 }
 
+/* A plan knows its tensors: run on others it would read and write outside of them. */
+static void runs_a_plan_only_on_tensors_like_its_own(void) {
+  float x[3 * 2] = {1, 10, 2, 20, 3, 30};
+  float y[3 * 2] = {0};
+  float w[2 * 2] = {0, 1, 0, 1};
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 3, 2), own_x = tx;
+  shortconv_tensor ty = tensor(y, SHORTCONV_F32, 3, 2), own_y = ty;
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 2, 2), tb = tensor(w, SHORTCONV_F32, 2, 1);
+  shortconv_forward_args args = {.struct_size = sizeof args, .x = &tx, .out = &ty, .weight = &tw};
+  shortconv_plan plan;
+  CHECK(shortconv_plan_forward(&args, &plan) == SHORTCONV_OK);
+
+  tx.shape[0] = ty.shape[0] = 2;
+  CHECK(shortconv_run(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "args: are '") != NULL);
+  CHECK(strstr(shortconv_last_error(), "tokens=2") != NULL);
+  CHECK(strstr(shortconv_last_error(), "the plan was made for '") != NULL);
+  tx = own_x, ty = own_y;
+  tx.strides[0] = 1, tx.strides[1] = 3; /* another layout of the same shape */
+  CHECK(shortconv_run(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  tx = own_x;
+  tx.dtype = SHORTCONV_BF16;
+  CHECK(shortconv_run(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  tx = own_x;
+  tb.ndim = 1;
+  args.bias = &tb; /* the plan has none */
+  CHECK(shortconv_run(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  args.bias = NULL;
+  args.x = NULL;
+  CHECK(shortconv_run(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "x: is null") != NULL);
+  args.x = &tx;
+  CHECK(y[5] == 0); /* nothing was written */
+  CHECK(shortconv_run(&plan, &args, NULL) == SHORTCONV_OK);
+  CHECK(y[5] == 30);
+
+  tx.shape[0] = ty.shape[0] = 1; /* then the stride between tokens means nothing */
+  CHECK(shortconv_plan_forward(&args, &plan) == SHORTCONV_OK);
+  tx.strides[0] = 99;
+  y[1] = 0;
+  CHECK(shortconv_run(&plan, &args, NULL) == SHORTCONV_OK);
+  CHECK(y[1] == 10);
+}
+
 static void refuses_with_a_text(void) {
   float data[8] = {0};
   shortconv_tensor tx = tensor(data, SHORTCONV_F32, 2, 2);
@@ -283,6 +327,7 @@ static void plans_block_lists(void) {
 int main(void) {
   CHECK(strcmp(shortconv_version(), "") != 0);
   computes_a_sum_of_products();
+  runs_a_plan_only_on_tensors_like_its_own();
   refuses_with_a_text();
   accepts_larger_structs_of_zeros();
   takes_gates_residual_and_dilation();

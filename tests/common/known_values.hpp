@@ -75,7 +75,8 @@ inline ForwardArgs with_schedule(ForwardArgs args, Schedule schedule, BlockList&
     case Schedule::kFlat:
       break;
     case Schedule::kBlockList: {
-      list = plan_block_list(lengths);
+      const Status status = plan_block_list(lengths, list);
+      EXPECT_TRUE(status.ok()) << status.message();
       const auto blocks = static_cast<std::int64_t>(list.sequence.size());
       args.options.block_sequence =
           TensorRef::contiguous(list.sequence.data(), DType::kI32, {blocks});

@@ -296,8 +296,11 @@ TEST(CommitProblem, AxesAndMemory) {
                        "state: axis 2 has stride 0 but is written");
   expect_refusal_after(
       [](CommitArgs& a) {
-        a.intermediate_states.shape[1] = a.accepted.shape[0] = std::int64_t{1} << 58;
-        a.intermediate_states.strides[1] = a.accepted.strides[0] = 0;
+        a.intermediate_states.shape[0] = a.state.shape[0] = std::int64_t{1} << 20;
+        a.state.strides[0] = std::int64_t{1} << 20;
+        a.intermediate_states.shape[1] = a.accepted.shape[0] = std::int64_t{1} << 50;
+        a.intermediate_states.strides[0] = a.intermediate_states.strides[1] = 0;
+        a.accepted.strides[0] = 0;
         a.slots = a.second_slots = a.accepted;
       },
       "intermediate_states: has more than 2^62 elements to commit");

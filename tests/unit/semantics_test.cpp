@@ -302,7 +302,8 @@ TEST_P(Semantics, TheThreeSchedulesAgree) {
   Call lists = flat, grid = flat, short_grid = flat;
   flat.run();
 
-  const BlockList list = plan_block_list(std::vector<std::int64_t>{1, 9, 2, 17, 4});
+  BlockList list;
+  ASSERT_TRUE(plan_block_list(std::vector<std::int64_t>{1, 9, 2, 17, 4}, list).ok());
   const auto blocks = static_cast<std::int64_t>(list.sequence.size());
   auto sequence = list.sequence, offset = list.offset;
   lists.args.options.schedule = Schedule::kBlockList;

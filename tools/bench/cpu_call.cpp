@@ -55,7 +55,8 @@ void CpuCall::prepare() {
     return;
   }
   if (args_.options.schedule == Schedule::kBlockList) {
-    BlockList list = plan_block_list(lengths_);
+    BlockList list;
+    require(plan_block_list(lengths_, list));
     block_sequence_ = std::move(list.sequence);
     block_offset_ = std::move(list.offset);
     args_.options.block_sequence =

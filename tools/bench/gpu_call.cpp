@@ -114,7 +114,9 @@ ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
   ForwardArgs args = layout_.arguments(memory_of(set), kGpu);
   if (args.options.schedule == Schedule::kBlockList) {
     // The lengths never change here, so neither does the number of entries.
-    const std::int64_t entries = std::ssize(plan_block_list(lengths_).sequence);
+    BlockList list;
+    require(plan_block_list(lengths_, list));
+    const std::int64_t entries = std::ssize(list.sequence);
     const std::int64_t bytes = entries * element_bytes(DType::kI32);
     if (block_list_.bytes() == 0) {
       sent_ = PinnedBuffer(2 * bytes);
@@ -136,7 +138,8 @@ void GpuCall::fetch_lengths(const GpuStream& stream) {
 
 // The pinned memory is free again: fetch_lengths has waited for the copy of the last time.
 void GpuCall::send_block_list(void* stream) {
-  const BlockList list = plan_block_list(lengths_);
+  BlockList list;
+  require(plan_block_list(lengths_, list));
   const std::int64_t bytes = std::ssize(list.sequence) * element_bytes(DType::kI32);
   std::memcpy(sent_.data(), list.sequence.data(), static_cast<std::size_t>(bytes));
   std::memcpy(sent_.data() + bytes, list.offset.data(), static_cast<std::size_t>(bytes));

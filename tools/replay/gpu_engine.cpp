@@ -338,7 +338,8 @@ void GpuEngine::fetch_lengths(std::int64_t sequences) {
 // Both lists in one copy, which is in front of the layers in the same stream, so that nothing waits
 // for it.
 void GpuEngine::send_blocks(ForwardArgs& args) {
-  const BlockList list = plan_block_list(lengths_);
+  BlockList list;
+  require(plan_block_list(lengths_, list));
   const std::int64_t count = std::ssize(list.sequence);
   const std::int64_t bytes = count * std::int64_t{sizeof(std::int32_t)};
   std::byte* sent = workspace_->sent_blocks.data();

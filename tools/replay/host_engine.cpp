@@ -148,7 +148,7 @@ Plan HostEngine::make_host_plan(const Call& call) {
 
   const Clock::time_point start = Clock::now();
   if (args.options.schedule == Schedule::kBlockList) {
-    blocks_ = plan_block_list(lists_.lengths);
+    require(plan_block_list(lists_.lengths, blocks_));
     const std::int64_t count = std::ssize(blocks_.sequence);
     args.options.block_sequence =
         TensorRef::contiguous(blocks_.sequence.data(), DType::kI32, {count});

@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "common/error.hpp"
 #include "common/random.hpp"
 #include "core/element.hpp"
 #include "shortconv/schedule.hpp"
@@ -179,7 +180,8 @@ CaseBuffers make_buffers(const Case& problem) {
   if (problem.schedule == Schedule::kBlockList) {
     std::vector<std::int64_t> lengths;
     for (std::int64_t s = 0; s < problem.sequences(); ++s) lengths.push_back(problem.length(s));
-    const BlockList list = plan_block_list(lengths);
+    BlockList list;
+    require(plan_block_list(lengths, list));
     buffers.block_sequence = list_buffer(list.sequence);
     buffers.block_offset = list_buffer(list.offset);
   }
