@@ -128,7 +128,7 @@ typedef struct shortconv_forward_args {
 } shortconv_forward_args;
 
 /* Rows in the report of the checked mode; violation.hpp lists them. */
-enum { SHORTCONV_VIOLATIONS = 11 };
+enum { SHORTCONV_VIOLATIONS = 13 };
 
 /* Commits accepted drafts to the pools of all layers. Null = absent. CommitArgs, arguments.hpp,
  * defines shapes, defaults and semantics. */

@@ -21,9 +21,11 @@ enum class Violation : std::uint8_t {
   kSnapshotSlotShared,   ///< an earlier row of snapshots has the same slot
   kIntermediateSlotOutside,  ///< an intermediate slot is >= their number and not the null slot
   kIntermediateSlotShared,   ///< an earlier live sequence has the same intermediate slot
+  kReadSlotWritten,          ///< a sequence continues from a slot that another sequence writes
+  kSnapshotSlotInUse,        ///< another sequence reads or writes the slot of a snapshot
 };
 
-inline constexpr int kViolations = 11;
+inline constexpr int kViolations = 13;
 
 /// The report is an i64 tensor [kViolations, 2]: row v belongs to Violation v, with these columns.
 /// A number is a sequence, an entry of query_start_loc or a row of snapshots.

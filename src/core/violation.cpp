@@ -36,6 +36,13 @@ constexpr auto kRows = std::to_array<Row>({
      "intermediate_states has no such slot; no state of the sequence was written."},
     {Violation::kIntermediateSlotShared, "intermediate slot shared",
      "An earlier live sequence has the same intermediate slot; its contents are undefined."},
+    {Violation::kReadSlotWritten, "read slot written",
+     "Another sequence of the call writes the slot; the outputs and the final state of the one "
+     "that "
+     "continues from it are undefined. Write to other slots."},
+    {Violation::kSnapshotSlotInUse, "snapshot slot in use",
+     "Another sequence of the call reads or writes the slot; its results and the snapshot are "
+     "undefined."},
 });
 static_assert(kRows.size() == kViolations);
 

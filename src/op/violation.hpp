@@ -47,6 +47,37 @@ SHORTCONV_HOST_DEVICE inline std::int64_t taken_snapshot_slot(const Problem& p,
   return is_taken(p, s, snapshot) ? snapshot.slot : -1;
 }
 
+/// Whether intermediate states are columns of the state (rolling states).
+SHORTCONV_HOST_DEVICE inline bool captures_in_state(const Problem& p, const TensorPointers& at) {
+  const std::int64_t base = p.base_column * p.state.column_stride * element_bytes(p.state.dtype);
+  return p.intermediate_slots.present && p.intermediate_states.has_elements &&
+         at.intermediate_states == static_cast<char*>(at.state) + base;
+}
+
+/// The slot that a sequence continues from, or -1.
+SHORTCONV_HOST_DEVICE inline std::int64_t live_read_slot(const Problem& p, const TensorPointers& at,
+                                                         std::int64_t sequence) {
+  const Sequence s = sequence_at(p, at, sequence);
+  return s.begin < s.end ? s.read_slot : -1;
+}
+
+/// The slot that a sequence continues from and does not write itself, or -1. If it writes the slot,
+/// a second writer violates kWriteSlotShared or kIntermediateSlotShared.
+SHORTCONV_HOST_DEVICE inline std::int64_t kept_read_slot(const Problem& p, const TensorPointers& at,
+                                                         std::int64_t sequence) {
+  const std::int64_t slot = live_read_slot(p, at, sequence);
+  const bool is_written =
+      slot == live_write_slot(p, at, sequence) ||
+      (captures_in_state(p, at) && slot == live_intermediate_slot(p, at, sequence));
+  return is_written ? -1 : slot;
+}
+
+/// False if sequences can write no slots but those that they read.
+SHORTCONV_HOST_DEVICE inline bool may_write_other_slots(const Problem& p,
+                                                        const TensorPointers& at) {
+  return p.state.present && (p.write_slots.present || captures_in_state(p, at));
+}
+
 /// One past the largest number.
 SHORTCONV_HOST_DEVICE inline std::int64_t violation_numbers(const Problem& p) {
   return p.sequences + 1 > p.snapshot_count ? p.sequences + 1 : p.snapshot_count;

@@ -33,6 +33,24 @@ struct Rules : TensorViews {
     return names_token(row) && is_usable(slot) && !(writes(s) && slot == write_slot(s));
   }
 
+  bool writes_slot(std::int64_t s, std::int64_t slot) const {
+    const std::int64_t base = p.base_column * p.state.column_stride * element_bytes(p.state.dtype);
+    const bool rolling = p.intermediate_slots.present && p.intermediate_states.has_elements &&
+                         at.intermediate_states == static_cast<char*>(at.state) + base;
+    return (writes(s) && write_slot(s) == slot) ||
+           (rolling && is_live(s) && is_captured(s, 0) && intermediate_slot(s) == slot);
+  }
+  bool reads_slot(std::int64_t s, std::int64_t slot) const {
+    return is_live(s) && continues_from_state(s) && read_slot(s) == slot;
+  }
+  template <typename Predicate>
+  bool any_sequence(Predicate&& predicate) const {
+    for (std::int64_t s = 0; s < p.sequences; ++s) {
+      if (predicate(s)) return true;
+    }
+    return false;
+  }
+
   /// `n` is a sequence, an entry of query_start_loc or a row of snapshots.
   bool is_violated(Violation violation, std::int64_t n) const {
     const bool is_entry = p.query_start_loc.present && n <= p.sequences;
@@ -81,6 +99,17 @@ struct Rules : TensorViews {
       case Violation::kIntermediateSlotShared:
         return p.intermediate_slots.present && is_sequence && is_shared([&](std::int64_t s) {
                  return is_live(s) && is_captured(s, 0) ? intermediate_slot(s) : -1;
+               });
+      case Violation::kReadSlotWritten: {
+        if (!is_sequence || !is_live(n) || !continues_from_state(n)) return false;
+        const std::int64_t slot = read_slot(n);
+        return !writes_slot(n, slot) &&
+               any_sequence([&](std::int64_t s) { return writes_slot(s, slot); });
+      }
+      case Violation::kSnapshotSlotInUse:
+        return is_row && is_taken(n) && any_sequence([&](std::int64_t s) {
+                 const std::int64_t slot = snapshot(n, 2);
+                 return s != snapshot(n, 0) && (writes_slot(s, slot) || reads_slot(s, slot));
                });
     }
     return false;

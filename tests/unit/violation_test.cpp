@@ -45,7 +45,7 @@ TEST_P(CheckedMode, GoodBatchesHaveNone) {
   expect(make({2, 3, 3, 3, 4}, 9), {});  // rows of nobody, sequences without tokens
   Call slots = make({0, 1, 2, 4});
   slots.read_slots = {3, 3, 0};
-  slots.write_slots = {1, 2, 3};
+  slots.write_slots = {1, 2, 0};
   slots.flags = {1, 1, 0};
   slots.read_offsets = {0, 0, 0};
   expect(slots, {});
@@ -177,6 +177,75 @@ TEST_P(CheckedMode, DraftsWriteNoSlotUnlessToldTo) {
   expect(call, {{Violation::kWriteSlotShared, {1, 1}}});
 }
 
+// Beams that continue from one sequence: whoever writes the common slot changes what others read.
+TEST_P(CheckedMode, ReadSlotWritten) {
+  Call call = make({0, 1, 2, 3, 4});
+  call.flags = {1, 1, 1, 1};
+  call.read_slots = {2, 2, 2, 0};
+  call.write_slots = {0, 1, 3, -1};  // a slot for each beam, but number 3 still reads slot 0
+  expect(call, {{Violation::kReadSlotWritten, {1, 3}}});
+  call.write_slots = {2, 1, 3, 0};  // the first beam stays where the others read
+  expect(call, {{Violation::kReadSlotWritten, {2, 1}}});
+  call.write_slots = {3, 1, -1, 0};
+  expect(call, {});
+  call.write_slots = {2, 2, 1, 0};
+  expect(call, {{Violation::kWriteSlotShared, {1, 1}}, {Violation::kReadSlotWritten, {1, 2}}});
+  call.flags = {1, 1, 0, 1};  // a new sequence reads nothing
+  expect(call, {{Violation::kWriteSlotShared, {1, 1}}});
+  call.write_slots = {2, 9, 3, 0};
+  call.flags = {1, 1, 1, 1};
+  call.bounds = {0, 0, 2, 3, 4};  // number 0 has no tokens and writes nothing
+  expect(call, {{Violation::kWriteSlotOutside, {1, 1}}});
+}
+
+// Rolling states are columns of the state, so that a capture changes what others read.
+TEST_P(CheckedMode, ReadSlotIsCapturedByAnotherSequence) {
+  Call call = make({0, 2, 4});
+  call.args.op = Op::kVerify;
+  call.columns = 5;
+  call.resize(4);
+  call.read_slots = {0, 1};
+  std::vector<std::int32_t> slots = {0, 1};
+  call.fill();
+  TensorRef& captured = call.args.drafts.intermediate_states.emplace(*call.args.pool.state);
+  captured.ndim = 4;
+  const std::int64_t shape[] = {4, 3, 3, 3}, strides[] = {15, 3, 3, 1};
+  std::copy(shape, shape + 4, captured.shape);
+  std::copy(strides, strides + 4, captured.strides);
+  call.args.drafts.intermediate_slots = TensorRef::contiguous(slots.data(), DType::kI32, {2});
+  const auto expect_here = [&](const Expected& expected) {  // not a copy: the state is captured
+    Report report;
+    call.args.options.violations = report.view();
+    call.run();
+    report.expect(expected);
+  };
+  expect_here({});
+  slots = {1, 2};
+  expect_here({{Violation::kReadSlotWritten, {1, 1}}});
+  slots = {2, 3};
+  expect_here({});
+}
+
+TEST_P(CheckedMode, SnapshotSlotInUse) {
+  Call call = make({0, 3, 5, 6});
+  call.slots = 9;
+  call.resize(6);
+  call.flags = {1, 1, 0};
+  call.read_slots = {0, 1, 2};
+  call.write_slots = {3, 4, 5};
+  std::vector<std::int32_t> rows = {0, 1, 6, 0, 2, 0, 1, 1, 1};  // also where the own history was
+  const auto expect_rows = [&](const Expected& expected) {
+    call.args.pool.snapshots = TensorRef::contiguous(
+        rows.data(), DType::kI32, {static_cast<std::int64_t>(rows.size()) / 3, 3});
+    expect(call, expected);
+  };
+  expect_rows({});
+  rows = {0, 1, 6, 0, 2, 1, 1, 1, 5, 0, 0, 2};  // read by 1, written by 2; 2 starts from zeros
+  expect_rows({{Violation::kSnapshotSlotInUse, {2, 1}}});
+  rows = {0, 1, 3, 0, 2, 4, 2, 0, 0};
+  expect_rows({{Violation::kSnapshotSlotInUse, {2, 1}}});
+}
+
 TEST_P(CheckedMode, SnapshotSlots) {
   std::vector<std::int32_t> rows;
   const auto expect_of = [&](Call call, const std::vector<std::int32_t>& list,
@@ -279,7 +348,7 @@ TEST_P(CheckedMode, IndicesOf64BitsAndAnyStride) {
   args.pool.read_offsets = strided(offsets.data(), 3, 3, DType::kI64);
   args.sequences.has_initial_state = strided(flags.data(), 3, 2, DType::kBool);  // the last one
   for (const auto& [row, column] :
-       {std::pair{2, 1}, std::pair{1, 11}, std::pair{-3, 1}, std::pair{2, -5}}) {
+       {std::pair{2, 1}, std::pair{1, 14}, std::pair{-3, 1}, std::pair{2, -5}}) {
     Report report(row, column);
     args.options.violations = report.view();
     const Status status = forward(args);
@@ -421,7 +490,8 @@ TEST_P(CheckedMode, EverySchedule) {
   call.args.options.max_seqlen = 27;
   expect(call, expected, "sequence-grid");
   const std::vector<std::int64_t> lengths = {3, 0, 27, 0};
-  BlockList list = plan_block_list(lengths);
+  BlockList list;
+  ASSERT_TRUE(plan_block_list(lengths, list).ok());
   const auto entries = static_cast<std::int64_t>(list.sequence.size());
   call.args.options.schedule = Schedule::kBlockList;
   call.args.options.block_sequence =

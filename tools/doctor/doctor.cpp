@@ -99,12 +99,29 @@ Line line_of(const Batch& batch, std::int64_t sequence) {
   return line;
 }
 
-// Who fills a slot that an earlier one fills, of snapshots and of windows.
-void mark_shared(const Batch& batch, Diagnosis& diagnosis) {
+using Writers = std::unordered_map<std::int64_t, std::int64_t>;  // the first writer of a slot
+
+// Marks sequences that read a slot which another one writes, and those that fill a slot of
+// snapshots or of intermediate states which another one uses.
+void mark_shared(const Batch& batch, const Writers& writers, Diagnosis& diagnosis) {
   const auto mark = [&](std::int64_t sequence, Violation violation) {
     diagnosis.found[static_cast<std::size_t>(sequence)] |= 1u << static_cast<int>(violation);
   };
-  std::unordered_set<std::int64_t> snapshots, windows;
+  std::unordered_map<std::int64_t, std::int64_t> readers;  // how many continue from a slot
+  const auto reads = [&](const Line& line, std::int64_t sequence) {
+    return !line.skipped && line.tokens > 0 &&
+           batch.has_initial_state[static_cast<std::size_t>(sequence)] != 0;
+  };
+  for (std::int64_t s = 0; s < batch.sequences(); ++s) {
+    const Line line = line_of(batch, s);
+    if (!reads(line, s)) continue;
+    ++readers[line.read];
+    const auto writer = writers.find(line.read);
+    if (writer == writers.end() || (line.writes && line.write == line.read)) continue;
+    mark(s, Violation::kReadSlotWritten);
+    diagnosis.written_by[static_cast<std::size_t>(s)] = writer->second;
+  }
+  std::unordered_set<std::int64_t> snapshots, intermediate;
   for (const auto& [sequence, token, slot] : batch.snapshots) {
     if (sequence < 0 || sequence >= batch.sequences()) continue;
     const Line line = line_of(batch, sequence);
@@ -113,6 +130,11 @@ void mark_shared(const Batch& batch, Diagnosis& diagnosis) {
     const bool is_final_state = line.writes && slot == line.write;
     if (!exists || !usable || is_final_state) continue;
     if (!snapshots.insert(slot).second) mark(sequence, Violation::kSnapshotSlotShared);
+    const auto found = readers.find(slot);
+    const std::int64_t own = reads(line, sequence) && line.read == slot ? 1 : 0;
+    if (writers.contains(slot) || (found != readers.end() && found->second > own)) {
+      mark(sequence, Violation::kSnapshotSlotInUse);
+    }
   }
   for (std::int64_t s = 0; batch.intermediate_slots && s < batch.sequences(); ++s) {
     const Line line = line_of(batch, s);
@@ -120,7 +142,7 @@ void mark_shared(const Batch& batch, Diagnosis& diagnosis) {
     const bool usable =
         slot >= 0 && slot < batch.intermediate_slot_count && slot != batch.null_slot;
     if (line.skipped || line.tokens == 0 || !usable) continue;
-    if (!windows.insert(slot).second) mark(s, Violation::kIntermediateSlotShared);
+    if (!intermediate.insert(slot).second) mark(s, Violation::kIntermediateSlotShared);
   }
 }
 
@@ -140,17 +162,21 @@ std::string violations_of(const Diagnosis& diagnosis, std::int64_t sequence) {
     if (violation == Violation::kWriteSlotShared) {
       text += fmt::format(" with {}", diagnosis.shared_with[static_cast<std::size_t>(sequence)]);
     }
+    if (violation == Violation::kReadSlotWritten) {
+      text += fmt::format(" by {}", diagnosis.written_by[static_cast<std::size_t>(sequence)]);
+    }
   }
   return text;
 }
 
-// The first `limit`, those with violations, and those whose slot a later one shares.
+// The first `limit`, those with violations, and those that write the slot of such a one.
 std::vector<bool> shown_sequences(const Diagnosis& diagnosis, std::int64_t limit) {
   std::vector<bool> shown(diagnosis.found.size());
   for (std::size_t s = 0; s < shown.size(); ++s) {
     if (static_cast<std::int64_t>(s) < limit || diagnosis.found[s] != 0) shown[s] = true;
-    if (diagnosis.shared_with[s] >= 0)
-      shown[static_cast<std::size_t>(diagnosis.shared_with[s])] = true;
+    for (const std::int64_t writer : {diagnosis.shared_with[s], diagnosis.written_by[s]}) {
+      if (writer >= 0) shown[static_cast<std::size_t>(writer)] = true;
+    }
   }
   return shown;
 }
@@ -206,10 +232,11 @@ Diagnosis diagnose(const Batch& batch) {
   const auto sequences = static_cast<std::size_t>(batch.sequences());
   diagnosis.found.resize(sequences);
   diagnosis.shared_with.resize(sequences, -1);
+  diagnosis.written_by.resize(sequences, -1);
   if (!diagnosis.any()) return diagnosis;
   // The report counts. Who it counted comes out of calls on one sequence each, and out of who wrote
   // a slot first.
-  std::unordered_map<std::int64_t, std::int64_t> writers;
+  Writers writers;
   for (std::int64_t s = 0; s < batch.sequences(); ++s) {
     const auto at = static_cast<std::size_t>(s);
     const Report alone = report_of(batch, s, s + 1);
@@ -223,7 +250,7 @@ Diagnosis diagnose(const Batch& batch) {
     diagnosis.found[at] |= 1u << static_cast<int>(Violation::kWriteSlotShared);
     diagnosis.shared_with[at] = writer->second;
   }
-  mark_shared(batch, diagnosis);
+  mark_shared(batch, writers, diagnosis);
   return diagnosis;
 }
 
@@ -243,8 +270,9 @@ std::string doctor_text(const Batch& batch, const Diagnosis& diagnosis, std::int
     if (row.count == 0) continue;
     const bool entries =
         violation == Violation::kBoundOutside || violation == Violation::kBoundsDecrease;
-    const bool rows =
-        violation == Violation::kSnapshotSlotOutside || violation == Violation::kSnapshotSlotShared;
+    const bool rows = violation == Violation::kSnapshotSlotOutside ||
+                      violation == Violation::kSnapshotSlotShared ||
+                      violation == Violation::kSnapshotSlotInUse;
     text += fmt::format("{}: {}, first {}\n  {}\n", name(violation),
                         entries ? counted(row.count, "entry", "entries")
                         : rows  ? counted(row.count, "row", "rows")

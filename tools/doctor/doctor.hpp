@@ -23,6 +23,8 @@ struct Diagnosis {
   std::vector<std::uint32_t> found;
   /// The first live sequence with the write slot of a later one, for that one; else -1.
   std::vector<std::int64_t> shared_with;
+  /// For a sequence that reads a slot which another one writes, the first that does; else -1.
+  std::vector<std::int64_t> written_by;
 
   [[nodiscard]] bool any() const;
   [[nodiscard]] bool has(std::int64_t sequence, Violation violation) const;
