@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <iterator>
+#include <span>
 #include <utility>
 
 namespace shortconv::tools {
@@ -31,13 +32,18 @@ namespace shortconv::tools {
   return (sum - kMean) / kDeviation;
 }
 
-/// A generator that draws all of its values from a seed.
+/// A generator that draws all of its values from a seed; with a list, the first of them from its
+/// bytes, one each, so that a fuzzer can change a single draw.
 class Random {
  public:
-  constexpr explicit Random(std::uint64_t seed) : seed_(mix(seed)) {}
+  constexpr explicit Random(std::uint64_t seed, std::span<const std::uint8_t> first = {})
+      : seed_(mix(seed)), first_(first) {}
 
   /// 64 random bits.
-  constexpr std::uint64_t next() { return mix(seed_ + ++drawn_); }
+  constexpr std::uint64_t next() {
+    if (drawn_ < first_.size()) return std::uint64_t{0x0101010101010101} * first_[drawn_++];
+    return mix(seed_ + ++drawn_);
+  }
 
   /// An integer from low to high, both included. The whole range of 64 bits is not supported.
   constexpr std::int64_t between(std::int64_t low, std::int64_t high) {
@@ -80,6 +86,7 @@ class Random {
   }
 
   std::uint64_t seed_;
+  std::span<const std::uint8_t> first_;
   std::uint64_t drawn_ = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -118,8 +119,8 @@ struct Case {
   }
 };
 
-/// The same case for the same seed, always.
-[[nodiscard]] Case make_case(std::uint64_t seed);
+/// The same case for the same seed, always. `choices` replace the first draws: see Random.
+[[nodiscard]] Case make_case(std::uint64_t seed, std::span<const std::uint8_t> choices = {});
 
 /// A case as engines have it, for kernels that do not take everything: x, out and state of one
 /// type, weights of it or fp32, no dilation, a width with kernels of its own, channels by

@@ -114,8 +114,8 @@ void make_commit_slots(Random& random, CommitCase& problem) {
 
 }  // namespace
 
-CommitCase make_commit_case(std::uint64_t seed) {
-  Random random(seed);
+CommitCase make_commit_case(std::uint64_t seed, std::span<const std::uint8_t> choices) {
+  Random random(seed, choices);
   CommitCase problem;
   problem.seed = seed;
   const Capabilities& can = capabilities();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -33,7 +34,8 @@ struct CommitCase {
 };
 
 /// The same case for the same seed, always.
-[[nodiscard]] CommitCase make_commit_case(std::uint64_t seed);
+[[nodiscard]] CommitCase make_commit_case(std::uint64_t seed,
+                                          std::span<const std::uint8_t> choices = {});
 
 /// As of other cases; "op" is "commit".
 [[nodiscard]] std::vector<std::pair<std::string_view, std::string>> traits(

@@ -514,8 +514,8 @@ void make_schedule(Random& random, Case& problem) {
 
 }  // namespace
 
-Case make_case(std::uint64_t seed) {
-  Random random(seed);
+Case make_case(std::uint64_t seed, std::span<const std::uint8_t> choices) {
+  Random random(seed, choices);
   Case problem;
   problem.seed = seed;
   const Capabilities& can = capabilities();
