@@ -39,10 +39,14 @@ using VecU = hn::Vec<U32>;
 
 inline constexpr std::int64_t kMaxStep = 2 * HWY_MAX_BYTES / sizeof(float);
 
-/// Two vectors of one step. The element type determines the order of the lanes.
+/// Two vectors of one step. The element type determines the order of the lanes. GCC compiles
+/// implicit constructors without the instruction set of the others, and Highway's do not inline
+/// into those.
 struct Pair {
   VecF a;
   VecF b;
+  HWY_INLINE Pair() {}
+  HWY_INLINE Pair(VecF first, VecF second) : a(first), b(second) {}
 };
 
 HWY_INLINE Pair load_pair(const float* from) {
