@@ -188,7 +188,10 @@ struct Options : OptionTensors<OptionalTensor> {
   BackendId backend = BackendId::kAuto;
   Schedule schedule = Schedule::kFlat;
   std::int64_t max_seqlen = 0;  ///< kSequenceGrid: tokens of the longest sequence
-  std::int32_t threads = 0;     ///< CPU: number of threads; 0 = OpenMP's
+  /// CPU: threads that work on the call, the calling one among them, at most 256 and no more than
+  /// there is work for. 0: those of OMP_NUM_THREADS or, without it, of the processors that the
+  /// process may use; small calls use fewer.
+  std::int32_t threads = 0;
   /// CUDA, from Hopper on: programmatic dependent launch. The kernel may start while the one before
   /// it in the stream ends; it waits before it reads or writes tensors.
   bool programmatic_launch = true;
@@ -234,7 +237,7 @@ struct CommitArgs : CommitTensors<OptionalTensor, RequiredTensor> {
   std::int64_t base_column = 0;     ///< first column of the history
   std::optional<std::int64_t> null_slot;  ///< slot that means padding, as every negative one does
   BackendId backend = BackendId::kAuto;
-  std::int32_t threads = 0;  ///< CPU: number of threads; 0 = OpenMP's
+  std::int32_t threads = 0;  ///< CPU: see Options
 };
 
 }  // namespace shortconv

@@ -3,7 +3,8 @@
  *
  * Structs start with struct_size and may grow at the end: fields missing in an older caller's
  * header count as zero, and fields unknown to an older library must be zero. Functions throw no
- * exceptions. The only state is a thread-local error message. */
+ * exceptions. State between calls: a thread-local error message and, on a CPU, buffers of each
+ * calling thread and a pool of threads, none of which changes a result. */
 #ifndef SHORTCONV_SHORTCONV_H
 #define SHORTCONV_SHORTCONV_H
 
@@ -118,7 +119,7 @@ typedef struct shortconv_forward_args {
   /* Options. */
   int32_t backend;
   int32_t schedule;
-  int32_t threads;
+  int32_t threads; /* CPU: at most so many; 0: OMP_NUM_THREADS or processors, fewer if small */
   int64_t max_seqlen;
   const shortconv_tensor* block_sequence; /* [blocks] i32, block-list only */
   const shortconv_tensor* block_offset;   /* [blocks] i32, block-list only */
@@ -146,7 +147,7 @@ typedef struct shortconv_commit_args {
   int32_t has_null_slot;
   int32_t rows_per_token;
   int32_t backend;
-  int32_t threads;
+  int32_t threads; /* as of shortconv_forward_args */
 } shortconv_commit_args;
 
 /* A list of snapshots from block tables. BlockSnapshotsArgs, prepare.hpp, defines shapes and

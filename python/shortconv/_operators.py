@@ -98,7 +98,8 @@ def forward(
         "zero" (default), "untouched" or "copy" (of x).
       violations: [13, 2] i64, written: counts of bad index values (docs/checked-mode.md).
       backend: None, "cpu", "cuda" or "reference".
-      threads: CPU: number of threads; 0: OpenMP's.
+      threads: CPU: number of threads, the calling one among them, at most 256. 0: OMP_NUM_THREADS
+        or, without it, the processors that the process may use; small calls use fewer.
       programmatic_launch: CUDA: where that is faster, the kernel may start while the kernel before
         it ends. It waits before it reads or writes arrays.
       stream: CUDA: a stream's handle or an object with __cuda_stream__. None: the current stream of

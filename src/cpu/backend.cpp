@@ -1,13 +1,8 @@
-// The CPU backend: plans, and the loop over items.
-//
-// Threads come from OpenMP: engines on the CPU use its pool already, the pool stays alive between
-// calls, and the library has no threads to start, stop or protect across fork. Items are
-// distributed dynamically because threads of a shared machine differ in speed. Results do not
-// depend on the distribution.
+// The CPU backend: plans, and the loop over items. Items are distributed dynamically because
+// threads of a shared machine differ in speed. Results do not depend on the distribution.
 #include "cpu/backend.hpp"
 
 #include <hwy/targets.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -15,6 +10,8 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "core/thread_count.hpp"
+#include "core/thread_pool.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/worker.hpp"
 
@@ -66,6 +63,15 @@ const Kernels* select(DType dtype, int width, Activation activation) {
   return select_f32(width, activation);
 }
 
+int thread_limit(int wanted, std::int64_t bytes) {
+  // Decode of 1 x 4096 bf16 moves as many bytes and takes 20 us, or 15 on two threads that are
+  // awake; waking one takes 5 us and more.
+  constexpr std::int64_t kBytesOfThread = std::int64_t{64} << 10;
+  if (wanted > 0) return std::min(wanted, kMaxThreads);
+  const std::int64_t worth = bytes / kBytesOfThread;
+  return worth <= 1 ? 1 : static_cast<int>(std::min<std::int64_t>(worth, available_threads()));
+}
+
 namespace {
 
 // 0: kernels for any width and dilation.
@@ -98,16 +104,23 @@ bool should_stream(const Problem& p, Form form) {
          p.out.token_stride * bytes % 64 == 0 && p.out.sequence_stride * bytes % 64 == 0;
 }
 
+// Inputs, outputs and states once each way; gates and snapshots count as nothing.
+std::int64_t bytes_moved(const Problem& p) {
+  const std::int64_t states = std::min(p.sequences, p.tokens) * history_of(p);
+  return p.channels * (p.tokens * (element_bytes(p.x.dtype) + element_bytes(p.out.dtype)) +
+                       2 * states * element_bytes(p.state.dtype));
+}
+
 // Tiles are small enough for several items per thread, large enough to make the search for a
 // sequence negligible, and longer than wide where tokens are adjacent.
 void partition(const Problem& p, int threads, CpuConfig& config) {
   const bool general = p.dilation > 1 || p.width > kWidths.all.back();
   const bool flat = p.schedule == Schedule::kFlat;
   const bool channels_first = config.form == Form::kChannelsFirst;
-  std::int64_t block = general          ? Worker::kGeneralBlockChannels
+  std::int64_t block = general          ? kGeneralBlockChannels
                        : !flat          ? kBlockChannels
                        : channels_first ? 64
-                                        : Worker::kMaxBlockChannels;
+                                        : kMaxBlockChannels;
   const std::int64_t longest_tile = channels_first ? 512 : 64;
   // Few tokens of few channels: smaller blocks occupy all threads.
   while (flat && block > 64 && (p.channels + block - 1) / block < threads &&
@@ -163,7 +176,7 @@ Status plan_cpu(const Problem& p, PlanStorage& storage) {
   config.f32_kernels = kernels(DType::kF32);
   config.form = form_of(p);
   config.stream = should_stream(p, config.form);
-  partition(p, p.threads > 0 ? p.threads : omp_get_max_threads(), config);
+  partition(p, thread_limit(p.threads, bytes_moved(p)), config);
   store_choice(storage, config);
   return {};
 }
@@ -179,31 +192,34 @@ bool replaces_histories(const Problem& p, const TensorPointers& at) {
   return false;
 }
 
+Status no_scratch() {
+  return {Code::kUnavailable, concat("memory: none for the buffers of this thread, ",
+                                     static_cast<std::int64_t>(sizeof(Scratch)), " bytes")};
+}
+
 Status run_cpu(const Problem& p, const PlanStorage& storage, const TensorPointers& at, void*) {
   const auto config = load_choice<CpuConfig>(storage);
   if (p.violations.present) report_violations(p, at);
   if (p.tokens == 0 || p.channels == 0) return {};
-  const std::int64_t items = config.tiles * config.channel_blocks;
-  const std::int64_t snapshots = p.snapshot_count * config.channel_blocks;
+  if (thread_scratch() == nullptr) return no_scratch();
   const bool replaces = replaces_histories(p, at);
-  if (config.threads == 1) {
-    Worker worker(p, config, at, replaces);
-    for (std::int64_t item = 0; item < snapshots; ++item) worker.take_snapshot(item);
-    for (std::int64_t item = 0; item < items; ++item) worker.process(item);
-    worker.finish();
-    return {};
+  // A thread of the pool that gets no scratch leaves the items to the others.
+  const auto share = [&](std::int64_t items, const auto& process) {
+    share_items(config.threads, items, [&](Items& left) {
+      Scratch* const scratch = thread_scratch();
+      if (scratch == nullptr) return;
+      Worker worker(p, config, at, replaces, *scratch);
+      for (std::int64_t item = left.take(); item >= 0; item = left.take()) process(worker, item);
+      worker.finish();
+    });
+  };
+  // All of them precede all writes of states.
+  if (p.snapshot_count > 0) {
+    share(p.snapshot_count * config.channel_blocks,
+          [](Worker& worker, std::int64_t item) { worker.take_snapshot(item); });
   }
-#pragma omp parallel num_threads(config.threads)
-  {
-    Worker worker(p, config, at, replaces);
-    if (snapshots > 0) {
-#pragma omp for schedule(dynamic)  // its barrier precedes all writes of states
-      for (std::int64_t item = 0; item < snapshots; ++item) worker.take_snapshot(item);
-    }
-#pragma omp for schedule(dynamic) nowait  // finish() precedes the barrier of the region
-    for (std::int64_t item = 0; item < items; ++item) worker.process(item);
-    worker.finish();
-  }
+  share(config.tiles * config.channel_blocks,
+        [](Worker& worker, std::int64_t item) { worker.process(item); });
   return {};
 }
 
@@ -211,8 +227,7 @@ BackendInfo cpu_info() {
   const Kernels& kernels = *select(DType::kF32, 4, Activation::kNone);
   const Status status = check_target(kernels.target);
   if (!status.ok()) return {"cpu", false, status.message()};
-  return {"cpu", true,
-          concat(kernels.target, ", ", std::int64_t{omp_get_max_threads()}, " threads")};
+  return {"cpu", true, concat(kernels.target, ", ", std::int64_t{available_threads()}, " threads")};
 }
 
 std::string_view name(Form form) {

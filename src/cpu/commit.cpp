@@ -1,16 +1,16 @@
 // Commit on the CPU: copies accepted intermediate states into the state pool.
 //
-// Threads: an item is the state of one sequence in one layer; OpenMP distributes items dynamically.
+// Threads: an item is the state of one sequence in one layer; the threads take them
+// dynamically.
 // Live slots are distinct, so no two items write the same memory. Bytes moved: each accepted state
 // is read once and written once or twice. Rows of adjacent channels are copied whole; the ceiling
 // is memcpy.
 #include "op/commit.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 
 #include "core/check.hpp"
+#include "core/thread_pool.hpp"
 #include "cpu/backend.hpp"
 #include "cpu/move.hpp"
 
@@ -40,8 +40,9 @@ void commit_item(const CommitProblem& p, const CommitPointers& at, std::int64_t 
 }  // namespace
 
 Status plan_commit(const CommitProblem& p, PlanStorage& storage) {
-  const std::int64_t most = p.threads > 0 ? p.threads : omp_get_max_threads();
-  const std::int64_t threads = std::clamp<std::int64_t>(p.layers * p.sequences, 1, most);
+  const std::int64_t states = p.layers * p.sequences;
+  const std::int64_t bytes = 2 * states * (p.width - 1) * p.channels * element_bytes(p.state.dtype);
+  const std::int64_t threads = std::clamp<std::int64_t>(states, 1, thread_limit(p.threads, bytes));
   store_choice(storage, static_cast<std::int32_t>(threads));
   return {};
 }
@@ -50,9 +51,8 @@ Status run_commit(const CommitProblem& problem, const PlanStorage& storage,
                   const CommitPointers& at, void*) {
   const auto threads = load_choice<std::int32_t>(storage);
   const CommitProblem p = with_adjacent_channels(problem);
-  const std::int64_t items = p.layers * p.sequences;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-  for (std::int64_t item = 0; item < items; ++item) commit_item(p, at, item);
+  for_each_item(threads, p.layers * p.sequences,
+                [&](std::int64_t item) { commit_item(p, at, item); });
   return {};
 }
 

@@ -20,7 +20,7 @@ namespace shortconv::cpu {
 enum class Form : std::uint8_t {
   kTokenMajor,     // adjacent channels in x and out
   kChannelsFirst,  // adjacent tokens
-  kStaged,         // any strides, different dtypes, in place: through fp32 rows on the stack
+  kStaged,         // any strides, different dtypes, in place: through fp32 rows of the scratch
 };
 
 /// What a plan of the CPU backend holds.
@@ -37,13 +37,52 @@ struct CpuConfig {
   bool stream;                // non-temporal stores of outputs too large for the caches, if aligned
 };
 
+// Limits of the scratch. 2048 channels make runs of 4 KiB, which the hardware prefetches. The
+// general path has up to 64 taps and smaller blocks of channels.
+inline constexpr int kMaxBlockChannels = 2048;
+inline constexpr int kGeneralBlockChannels = 64;
+inline constexpr int kStageTokens = 8;
+
+/// Buffers of a thread, about 0.4 MB: more than the stack of every thread has left.
+struct Scratch {
+  // Sizes in floats.
+  static constexpr int kWidest = std::ranges::max(kWidths.all);  // with blocks of kMaxBlockChannels
+  static constexpr int kTaps = kWidest * kMaxBlockChannels;
+  static constexpr int kStage = (kWidest - 1 + kStageTokens) * kMaxBlockChannels;
+  static constexpr int kResults = kStageTokens * kMaxBlockChannels;
+  static_assert(kMaxWidth * kGeneralBlockChannels <= kTaps);
+  static_assert((2 * (kMaxWidth - 1) + kStageTokens) * kGeneralBlockChannels <= kStage);
+  static_assert(2 * (kWidest - 1) + 1 <=
+                kWidest - 1 + kStageTokens);  // history and window of a token of a tree
+  static_assert((kMaxWidth - 1) * kGeneralBlockChannels <= kResults);
+
+  alignas(64) float taps[kTaps];
+  alignas(64) float bias[kMaxBlockChannels];
+  alignas(64) float arranged_taps[kTaps];  // in the lane order of the dtype of x
+  alignas(64) float arranged_bias[kMaxBlockChannels];
+  // The history, then up to kStageTokens inputs.
+  alignas(64) float stage[kStage];
+  // First the history with the bits of its slot, then output gates, then results of the stage.
+  alignas(64) float results[kResults];
+};
+
+/// The scratch of the calling thread: allocated by its first call, kept until the thread ends. Null
+/// if there is no memory.
+Scratch* thread_scratch();
+
 class Worker {
  public:
   Worker(const Problem& problem, const CpuConfig& config, const TensorPointers& pointers,
-         bool replaces_histories)
+         bool replaces_histories, Scratch& scratch)
       : p_(problem),
         config_(config),
         at_(pointers),
+        taps_(scratch.taps),
+        bias_(scratch.bias),
+        arranged_taps_(scratch.arranged_taps),
+        arranged_bias_(scratch.arranged_bias),
+        stage_(scratch.stage),
+        results_(scratch.results),
         replaces_histories_(replaces_histories),
         stream_(config.stream && reinterpret_cast<std::uintptr_t>(pointers.out) % 64 == 0) {}
 
@@ -56,12 +95,6 @@ class Worker {
   /// Item = channel block * snapshots + snapshot. Call for all snapshots before the first
   /// process(), which may overwrite their inputs. process() writes those that replace a history.
   void take_snapshot(std::int64_t item);
-
-  // Limits of the stack buffers. 2048 channels make runs of 4 KiB, which the hardware prefetches.
-  // The general path has up to 64 taps and smaller blocks of channels.
-  static constexpr int kMaxBlockChannels = 2048;
-  static constexpr int kGeneralBlockChannels = 64;
-  static constexpr int kStageTokens = 8;
 
  private:
   // worker.cpp: items.
@@ -178,6 +211,9 @@ class Worker {
   const Problem& p_;
   const CpuConfig& config_;
   const TensorPointers& at_;
+  // See Scratch.
+  float *const taps_, *const bias_, *const arranged_taps_, *const arranged_bias_;
+  float *const stage_, *const results_;
   const bool replaces_histories_;  // true if some snapshots replace a history
   const bool stream_;
   std::int64_t block_ = -1;
@@ -186,26 +222,6 @@ class Worker {
   int pitch_ = 0;  // padded(channels_)
 
   bool arranged_ = false;  // true if arranged_taps_ and arranged_bias_ belong to the block
-
-  // Sizes in floats.
-  static constexpr int kWidest = std::ranges::max(kWidths.all);  // with blocks of kMaxBlockChannels
-  static constexpr int kTaps = kWidest * kMaxBlockChannels;
-  static constexpr int kStage = (kWidest - 1 + kStageTokens) * kMaxBlockChannels;
-  static constexpr int kResults = kStageTokens * kMaxBlockChannels;
-  static_assert(kMaxWidth * kGeneralBlockChannels <= kTaps);
-  static_assert((2 * (kMaxWidth - 1) + kStageTokens) * kGeneralBlockChannels <= kStage);
-  static_assert(2 * (kWidest - 1) + 1 <=
-                kWidest - 1 + kStageTokens);  // history and window of a token of a tree
-  static_assert((kMaxWidth - 1) * kGeneralBlockChannels <= kResults);
-
-  alignas(64) float taps_[kTaps];
-  alignas(64) float bias_[kMaxBlockChannels];
-  alignas(64) float arranged_taps_[kTaps];  // in the lane order of the dtype of x
-  alignas(64) float arranged_bias_[kMaxBlockChannels];
-  // The history, then up to kStageTokens inputs.
-  alignas(64) float stage_[kStage];
-  // First the history with the bits of its slot, then output gates, then results of the stage.
-  alignas(64) float results_[kResults];
 };
 
 }  // namespace shortconv::cpu

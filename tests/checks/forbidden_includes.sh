@@ -18,10 +18,10 @@ forbid include "cuda|hwy|omp|core/|op/|cpu/|reference/|$framework"
 forbid src/core "cuda|hwy|omp|op/|cpu/|reference/|$framework"
 forbid src/op "cuda|hwy|omp|cpu/|reference/|$framework"
 forbid src/reference "cuda|hwy|omp|op/|cpu/|$framework"
-forbid src/cpu "cuda|reference/|$framework"
+forbid src/cpu "cuda|omp|reference/|$framework"
 forbid src/cuda "hwy|omp|cpu/|reference/|$framework"
 forbid bindings "cuda/|hwy|omp|core/|op/|cpu/|reference/|torch|ATen|c10|pybind11|nanobind|Python\.h"
-forbid tools "hwy|op/|cpu/|reference/|$framework"
+forbid tools "hwy|omp|op/|cpu/|reference/|$framework"
 # Device code in .cuh, its instantiation in .cu, everything that decides in plain C++.
 if grep -lE '__global__|__device__' src/cuda/*.hpp src/cuda/host/*; then
   echo "^ device code outside of .cuh and .cu"

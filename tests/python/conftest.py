@@ -6,8 +6,7 @@ for a GPU does not pass without one.
 
 import os
 
-# Set before OpenMP is loaded: the calls here are small, and waiting threads of two OpenMP libraries
-# slow each other down.
+# Set before torch loads OpenMP: the calls here are small, and its waiting threads slow others down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np

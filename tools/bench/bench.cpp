@@ -1,6 +1,5 @@
 // shortconv bench: named shapes on this machine, each beside a copy of the same number of bytes.
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
@@ -23,6 +22,7 @@
 #include "common/names.hpp"
 #include "common/output_file.hpp"
 #include "common/progress.hpp"
+#include "core/thread_count.hpp"
 #include "shortconv/capability.hpp"
 
 namespace shortconv::tools {
@@ -116,7 +116,7 @@ CallOptions call_options(const BenchOptions& options) {
     if (options.programmatic_launch) {
       throw CommandError(kExitUsage, "--programmatic-launch: goes with --backend cuda only");
     }
-    call.threads = options.threads > 0 ? options.threads : omp_get_max_threads();
+    call.threads = options.threads;
   }
   return call;
 }
@@ -156,7 +156,8 @@ void run_bench(const BenchOptions& options, const std::vector<std::string>& argu
   const bool on_gpu = call.backend == BackendId::kCuda;
   const std::unique_ptr<Measurement> measurement =
       on_gpu ? bench::measure_on_gpu(modes, options.repeats)
-             : bench::measure_on_cpu(call.threads, options.repeats);
+             : bench::measure_on_cpu(call.threads > 0 ? call.threads : available_threads(),
+                                     options.repeats);
 
   const bool json_on_stdout = options.json == "-";
   if (!json_on_stdout) {
@@ -216,7 +217,9 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--schedule", options->schedules, "One or several, with commas")
       ->capture_default_str();
   command->add_option("--backend", options->backend)->capture_default_str();
-  command->add_option("--threads", options->threads, "0: as many as OpenMP offers")
+  command
+      ->add_option("--threads", options->threads,
+                   "0: as many as the library finds; small calls use fewer")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command

@@ -33,8 +33,9 @@ std::vector<Row> CpuMeasurement::measure(const Shape& shape, const CallOptions& 
 
   CpuCall call(shape, options);
   Row row{.shape = &shape, .options = options, .bytes = call.bytes()};
-  const RandomBuffer source(DType::kF32, row.bytes / 8 + 1, options.threads);
-  const RandomBuffer target(DType::kF32, row.bytes / 8 + 1, options.threads);
+  row.options.threads = threads_;
+  const RandomBuffer source(DType::kF32, row.bytes / 8 + 1, threads_);
+  const RandomBuffer target(DType::kF32, row.bytes / 8 + 1, threads_);
 
   std::vector<double> host, run, copy;
   double spent = 0;
@@ -45,7 +46,7 @@ std::vector<Row> CpuMeasurement::measure(const Shape& shape, const CallOptions& 
     const double run_us = wall_microseconds([&] { call.run(); });
     const double copy_us = wall_microseconds([&] {
       parallel_copy(target.data(), source.data(), static_cast<std::size_t>(row.bytes / 2),
-                    options.threads);
+                    threads_);
     });
     if (i < 0) continue;
     host.push_back(host_us);

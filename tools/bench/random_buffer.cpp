@@ -1,13 +1,13 @@
 #include "bench/random_buffer.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cstring>
 #include <new>
 
 #include "common/random.hpp"
 #include "core/element.hpp"
+#include "core/thread_count.hpp"
+#include "core/thread_pool.hpp"
 
 namespace shortconv::tools::bench {
 namespace {
@@ -33,10 +33,12 @@ RandomBuffer::RandomBuffer(DType dtype, std::int64_t elements, int threads) {
   const auto bytes = static_cast<std::size_t>(elements * element_bytes(dtype));
   data_.reset(static_cast<std::byte*>(::operator new(bytes, kAlignment)));
   const std::vector<std::byte> table = random_table(dtype);
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (std::size_t at = 0; at < bytes; at += table.size()) {
-    std::memcpy(data_.get() + at, table.data(), std::min(table.size(), bytes - at));
-  }
+  const std::size_t copies = (bytes + table.size() - 1) / table.size();
+  for_each_item(threads > 0 ? threads : available_threads(), static_cast<std::int64_t>(copies),
+                [&](std::int64_t copy) {
+                  const std::size_t at = static_cast<std::size_t>(copy) * table.size();
+                  std::memcpy(data_.get() + at, table.data(), std::min(table.size(), bytes - at));
+                });
 }
 
 }  // namespace shortconv::tools::bench

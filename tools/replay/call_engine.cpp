@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/thread_pool.hpp"
+
 namespace shortconv::tools {
 namespace {
 
@@ -110,14 +112,13 @@ void gather_inputs(const ReplaySetup& setup, std::int64_t layer,
                    std::span<const CallLists::Row> rows, std::byte* x) {
   const std::int64_t row_bytes = setup.config.row_bytes();
   const std::int64_t count = std::ssize(rows);
-#pragma omp parallel for schedule(static) num_threads(setup.threads)
-  for (std::int64_t i = 0; i < count; ++i) {
+  for_each_item(setup.threads, count, [&](std::int64_t i) {
     const auto [request, token, wrong_draft] = rows[i];
     const std::byte* row = wrong_draft < 0
                                ? setup.inputs.row(layer, request, token)
                                : setup.inputs.wrong_row(layer, request, token, wrong_draft);
     std::memcpy(x + i * row_bytes, row, static_cast<std::size_t>(row_bytes));
-  }
+  });
 }
 
 namespace {

@@ -1,9 +1,12 @@
 #include "replay/inputs.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/random.hpp"
 #include "core/element.hpp"
+#include "core/thread_count.hpp"
+#include "core/thread_pool.hpp"
 #include "replay/hash.hpp"
 
 namespace shortconv::tools {
@@ -18,11 +21,13 @@ enum Use : std::int64_t { kInput = 1, kWeight, kBias, kWrongDraft };
 Buffer random_values(std::uint64_t stream, DType dtype, std::int64_t count, double scale) {
   const std::int64_t bytes = element_bytes(dtype);
   Buffer values(count * bytes);
-#pragma omp parallel for
-  for (std::int64_t i = 0; i < count; ++i) {
-    const double value = normal_from(mix(stream + static_cast<std::uint64_t>(i)));
-    store_element(dtype, values.data() + i * bytes, scale * value);
-  }
+  constexpr std::int64_t kRun = 4096;
+  for_each_item(available_threads(), (count + kRun - 1) / kRun, [&](std::int64_t run) {
+    for (std::int64_t i = run * kRun; i < std::min(count, (run + 1) * kRun); ++i) {
+      const double value = normal_from(mix(stream + static_cast<std::uint64_t>(i)));
+      store_element(dtype, values.data() + i * bytes, scale * value);
+    }
+  });
   return values;
 }
 

@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
@@ -16,6 +15,7 @@
 #include "common/names.hpp"
 #include "common/output_file.hpp"
 #include "common/progress.hpp"
+#include "core/thread_count.hpp"
 #include "replay/report.hpp"
 #include "shortconv/capability.hpp"
 
@@ -177,7 +177,7 @@ void replay(const ReplayOptions& options, std::vector<std::string> arguments) {
       .inputs = inputs,
       .weights = weights,
       .backend = backend,
-      .threads = options.threads > 0 ? options.threads : omp_get_max_threads(),
+      .threads = options.threads > 0 ? options.threads : available_threads(),
   };
   const BackendInfo backend_found = try_backend(setup);
   ReplayReport report{
@@ -428,7 +428,7 @@ void add_replay_command(CLI::App& app) {
       ->type_name("NAME")
       ->capture_default_str()
       ->group(running);
-  command->add_option("--threads", options->threads, "0: as many as OpenMP offers")
+  command->add_option("--threads", options->threads, "0: as many as the library finds (default)")
       ->type_name("N")
       ->check(between(0, 4096))
       ->capture_default_str()

@@ -10,6 +10,8 @@
 #include "common/error.hpp"
 #include "common/random.hpp"
 #include "core/element.hpp"
+#include "core/thread_count.hpp"
+#include "core/thread_pool.hpp"
 #include "replay/call_engine.hpp"
 #include "verify/compare.hpp"
 
@@ -154,10 +156,9 @@ class Check {
                         weights_.bias.bytes() / element_bytes(config_.weight_dtype));
     const std::int64_t count = (result_.rows + kBlockRows - 1) / kBlockRows;
     std::vector<BlockResult> blocks(static_cast<std::size_t>(count));
-#pragma omp parallel for schedule(dynamic)
-    for (std::int64_t i = 0; i < count; ++i) {
+    for_each_item(available_threads(), count, [&](std::int64_t i) {
       blocks[i] = check_block(first_ + i * kBlockRows, weight_sizes, bias_sizes);
-    }
+    });
     for (const BlockResult& block : blocks) {
       require(block.status);
       result_.correctly_rounded += block.correctly_rounded;
