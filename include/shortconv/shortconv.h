@@ -72,7 +72,7 @@ typedef struct shortconv_tensor {
 } shortconv_tensor;
 
 /* One forward, decode or verify call. Null = absent. The members of the same names in ForwardArgs,
- * arguments.hpp, define shapes, defaults and semantics. */
+ * arguments.hpp, define shapes and semantics. Zeros are the defaults of ForwardArgs. */
 typedef struct shortconv_forward_args {
   uint32_t struct_size; /* sizeof(shortconv_forward_args) */
   int32_t op;
@@ -124,7 +124,7 @@ typedef struct shortconv_forward_args {
   const shortconv_tensor* block_sequence; /* [blocks] i32, block-list only */
   const shortconv_tensor* block_offset;   /* [blocks] i32, block-list only */
   const shortconv_tensor* violations;     /* [SHORTCONV_VIOLATIONS, 2] i64: see violation.hpp */
-  int32_t programmatic_launch;            /* 0 or 1; 1 is the default of ForwardArgs */
+  int32_t no_programmatic_launch;         /* 0 or 1: programmatic_launch of ForwardArgs is false */
   int32_t reserved2;                      /* 0 */
 } shortconv_forward_args;
 

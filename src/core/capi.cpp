@@ -215,21 +215,24 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to) {
   Status status;
   visit_forward_tensors(ConvertTensor(status), args, to);
   if (!status.ok()) return status;
+  bool no_programmatic_launch = false;
+  status = narrow("no_programmatic_launch", args.no_programmatic_launch, no_programmatic_launch);
+  if (!status.ok()) return status;
+  to.options.programmatic_launch = !no_programmatic_launch;
   if (args.dilation != 0) to.dilation = args.dilation;
   to.pool.base_column = args.base_column;
   if (args.has_null_slot != 0) to.pool.null_slot = args.null_slot;
   to.options.max_seqlen = args.max_seqlen;
   to.options.threads = args.threads;
-  return first_failure(
-      narrow("op", args.op, to.op), narrow("activation", args.activation, to.epilogue.activation),
-      narrow("residual", args.residual, to.epilogue.residual),
-      narrow("initial_state", args.initial_state, to.sequences.initial_state),
-      narrow("padded_rows", args.padded_rows, to.sequences.padded_rows),
-      narrow("shift_full_state", args.shift_full_state, to.pool.shift_full_state),
-      narrow("update_state", args.update_state, to.drafts.update_state),
-      narrow("backend", args.backend, to.options.backend),
-      narrow("schedule", args.schedule, to.options.schedule),
-      narrow("programmatic_launch", args.programmatic_launch, to.options.programmatic_launch));
+  return first_failure(narrow("op", args.op, to.op),
+                       narrow("activation", args.activation, to.epilogue.activation),
+                       narrow("residual", args.residual, to.epilogue.residual),
+                       narrow("initial_state", args.initial_state, to.sequences.initial_state),
+                       narrow("padded_rows", args.padded_rows, to.sequences.padded_rows),
+                       narrow("shift_full_state", args.shift_full_state, to.pool.shift_full_state),
+                       narrow("update_state", args.update_state, to.drafts.update_state),
+                       narrow("backend", args.backend, to.options.backend),
+                       narrow("schedule", args.schedule, to.options.schedule));
 }
 
 Status convert(const shortconv_commit_args* from, CommitArgs& to) {

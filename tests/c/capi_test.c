@@ -114,8 +114,9 @@ static void refuses_with_a_text(void) {
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
   CHECK(strstr(shortconv_last_error(), "schedule: ") != NULL);
   args.schedule = 0;
-  args.programmatic_launch = 2;
+  args.no_programmatic_launch = 2;
   CHECK(shortconv_forward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "no_programmatic_launch: is 2; expected 0 or 1") != NULL);
 }
 
 /* A later header's struct is longer: fine while its new fields are zero. */
