@@ -191,14 +191,14 @@ void commit(FuzzedDataProvider& data) {
   switch (small(3)) {
     case 0:
       args.query_start_loc = indices(sequences + 1, -2, tokens + 2);
-      args.windows = make.tensor({layers, rows, channels}, dtype);
+      args.intermediate_states = make.tensor({layers, rows, channels}, dtype);
       break;
     case 1:
       args.query_start_loc = indices(sequences + 1, -2, tokens + 2);
-      args.windows = make.tensor({layers, tokens, history, channels}, dtype);
+      args.intermediate_states = make.tensor({layers, tokens, history, channels}, dtype);
       break;
     default:
-      args.windows = make.tensor({layers, sequences, rows, channels}, dtype);
+      args.intermediate_states = make.tensor({layers, sequences, rows, channels}, dtype);
       break;
   }
   args.base_column = small(3);
@@ -324,11 +324,11 @@ void forward(FuzzedDataProvider& data) {
     if (by_slot) args.intermediate_slots = indices(actual_sequences, -2, slots + 1);
     const std::int32_t dtype = args.state != nullptr ? args.state->dtype : x_dtype;
     if (by_slot) {
-      args.windows = make.tensor({slots, small(9), width - 1, channels}, dtype);
+      args.intermediate_states = make.tensor({slots, small(9), width - 1, channels}, dtype);
     } else if (data.ConsumeBool()) {
       std::vector<std::int64_t> sizes = rows;
       sizes.insert(sizes.end() - 1, width - 1);
-      args.windows = make.tensor(sizes, dtype);
+      args.intermediate_states = make.tensor(sizes, dtype);
     }
     // The pool's own columns.
     if (by_slot && args.state != nullptr && args.state->ndim == 3 && one_in(3)) {
@@ -340,7 +340,7 @@ void forward(FuzzedDataProvider& data) {
       windows->shape[3] = channels;
       windows->strides[3] = windows->strides[2];
       windows->strides[2] = windows->strides[1];
-      args.windows = windows;
+      args.intermediate_states = windows;
     }
   }
 
