@@ -1,6 +1,9 @@
-# SHORTCONV_CUDA: the CUDA backend; on where nvcc is found. Everything about the toolkit that is not a source file.
-include(CheckLanguage)
-check_language(CUDA)
+# SHORTCONV_CUDA: the CUDA backend; on where nvcc is found, or inside a project that uses CUDA. Everything about the toolkit
+# that is not a source file.
+if(PROJECT_IS_TOP_LEVEL)
+  include(CheckLanguage)
+  check_language(CUDA) # sets CMAKE_CUDA_COMPILER
+endif()
 set(cuda_found OFF)
 if(CMAKE_CUDA_COMPILER)
   set(cuda_found ON)
@@ -9,7 +12,7 @@ option(SHORTCONV_CUDA "Build the CUDA backend" ${cuda_found})
 if(NOT SHORTCONV_CUDA)
   return()
 endif()
-if(NOT cuda_found)
+if(PROJECT_IS_TOP_LEVEL AND NOT cuda_found)
   message(FATAL_ERROR "SHORTCONV_CUDA is on, but there is no nvcc; put it on the PATH or set CMAKE_CUDA_COMPILER")
 endif()
 
