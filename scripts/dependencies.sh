@@ -42,4 +42,6 @@ python_environment() {
   [ -x "$folder/bin/python" ] || python3 -m venv "$folder" >/dev/null 2>&1 || { rm -rf "$folder"; return 1; }
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --retries 1 "$@" >/dev/null 2>&1
 }
+# One version, as scripts/wheel.sh takes files out of its cache.
+zig=ziglang==0.17.1
 python_packages=('apache-tvm-ffi>=0.1.14,<0.2' numpy pytest)
