@@ -9,19 +9,27 @@ need_packages "${build_packages[@]}" libgtest-dev
 want_package clang-format-19 "the formatting check"
 
 python=$PWD/build/python
-python_options=(-DSHORTCONV_PYTHON=OFF)
+options=(-DSHORTCONV_PYTHON=OFF)
 if (need_packages python3-venv) >/dev/null 2>&1 && python_environment "$python" "${python_packages[@]}"; then
-  python_options=(-DSHORTCONV_PYTHON=ON -DPython_EXECUTABLE="$python/bin/python"
-                  -Dtvm_ffi_DIR="$("$python/bin/python" -m tvm_ffi.config --cmakedir)")
+  options=(-DSHORTCONV_PYTHON=ON -DPython_EXECUTABLE="$python/bin/python"
+           -Dtvm_ffi_DIR="$("$python/bin/python" -m tvm_ffi.config --cmakedir)")
 else
   echo "skipped: the Python package and its wheel (apache-tvm-ffi, numpy and pytest are not available from PyPI)"
 fi
 
-cmake --preset dev "${python_options[@]}" >/dev/null
+# The wheel is compiled from the same files as the library.
+wheel_options=(SHORTCONV_CUDA=OFF)
+want_package ccache "reuse of the library's object files for the wheel"
+if command -v ccache >/dev/null; then
+  options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  wheel_options+=(SHORTCONV_DEVELOPER=ON CMAKE_CXX_COMPILER_LAUNCHER=ccache)
+fi
+
+cmake --preset dev "${options[@]}" >/dev/null
 cmake --build build/dev
 ctest --preset dev -j "$(nproc)"
-if [ "${python_options[0]}" = -DSHORTCONV_PYTHON=ON ]; then
-  scripts/wheel.sh build/wheel-cpu SHORTCONV_CUDA=OFF || [ $? -eq 77 ]
+if [ "${options[0]}" = -DSHORTCONV_PYTHON=ON ]; then
+  scripts/wheel.sh build/wheel-cpu "${wheel_options[@]}" || [ $? -eq 77 ]
 fi
 
 cmake --preset asan >/dev/null
