@@ -11,11 +11,26 @@ constexpr std::array kBoolDTypes = {DType::kBool, DType::kU8};
 constexpr std::array kI32DTypes = {DType::kI32};
 constexpr std::array kI64DTypes = {DType::kI64};
 
+/// Names of DLPack's type codes: those up to 6 exist with several numbers of bits, which are
+/// appended. https://dmlc.github.io/dlpack/latest/c_api.html
+constexpr std::array<std::string_view, 18> kTypeCodes = {
+    "i",       "u",           "f",          "handle",         "bf",        "complex",
+    "bool",    "f8_e3m4",     "f8_e4m3",    "f8_e4m3b11fnuz", "f8_e4m3fn", "f8_e4m3fnuz",
+    "f8_e5m2", "f8_e5m2fnuz", "f8_e8m0fnu", "f6_e2m3fn",      "f6_e3m2fn", "f4_e2m1fn"};
+constexpr std::size_t kLastCodeWithBits = 6;
+
 std::string text_of(DType dtype) {
   const std::string_view known = name(dtype);
   if (!known.empty()) return std::string(known);
-  const auto number = static_cast<std::int64_t>(dtype);
-  return concat("of DLPack's type code ", number >> 8, " with ", number & 0xff, " bits");
+  const auto number = static_cast<std::size_t>(dtype);
+  const std::size_t code = number >> 8;
+  const auto bits = static_cast<std::int64_t>(number & 0xff);
+  if (code >= kTypeCodes.size()) {
+    return concat("of DLPack's type code ", static_cast<std::int64_t>(code), " with ", bits,
+                  " bits");
+  }
+  if (code > kLastCodeWithBits) return std::string(kTypeCodes[code]);
+  return concat(kTypeCodes[code], bits);
 }
 
 std::string names_of(std::span<SharedSize* const> sizes) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <unordered_set>
+#include <utility>
 
 #include "call.hpp"
 #include "shortconv/capability.hpp"
@@ -67,6 +68,14 @@ TEST(Problem, Dtypes) {
         a.bias = TensorRef::contiguous(bias, DType::kBF16, {3});
       },
       "bias: dtype bf16 is not supported (f32)");
+  constexpr std::pair<int, const char*> kOthers[] = {{0x0008, "i8"},        {0x0110, "u16"},
+                                                     {0x0540, "complex64"}, {0x0a08, "f8_e4m3fn"},
+                                                     {0x0c08, "f8_e5m2"},   {0x0e08, "f8_e8m0fnu"}};
+  for (const auto& [number, name] : kOthers) {
+    expect_refusal_after(
+        [number = number](ForwardArgs& a) { a.x.dtype = static_cast<DType>(number); },
+        "x: dtype " + std::string(name) + " is not supported (f32, f16, bf16, f64)");
+  }
   expect_refusal_after(
       [](ForwardArgs& a) { a.x.dtype = static_cast<DType>(0x1234); },
       "x: dtype of DLPack's type code 18 with 52 bits is not supported (f32, f16, bf16, f64)");
