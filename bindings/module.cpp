@@ -58,6 +58,8 @@ constexpr int kStateChannelsFirst = 8;  // state: [slots, channels, columns]
 constexpr int kFlattened = 16;          // x, out: [batch, tokens, channels] are [tokens, channels]
 constexpr int kShiftFullState = 32;     // shift_full_state; the last width - 1 columns of the
                                         // state are the history
+constexpr int kLongerIndices = 64;      // arguments with one number for each sequence may be longer
+                                        // than the batch: the first ones belong to it
 
 // Leaves tensors with fewer axes unchanged; the core refuses them.
 void exchange_last_axes(TensorRef& tensor, int min_axes) {
@@ -80,6 +82,20 @@ void flatten(std::string_view name, TensorRef& tensor) {
             .strides = {row, tensor.strides[2]}};
 }
 
+void take_first_indices(ForwardArgs& args) {
+  const std::optional<TensorRef>& bounds = args.sequences.query_start_loc;
+  std::int64_t sequences = args.x.ndim == 3 || args.op == Op::kDecode ? args.x.shape[0] : 1;
+  if (bounds) sequences = bounds->shape[0] - 1;
+  const auto shorten = [&](const Argument& row, std::optional<TensorRef>& tensor) {
+    if (row.is_per_sequence() && tensor && tensor->shape[0] > sequences && sequences >= 0) {
+      tensor->shape[0] = sequences;
+    }
+  };
+  visit_sequence_tensors(shorten, args.sequences);
+  visit_pool_tensors(shorten, args.pool);
+  visit_draft_tensors(shorten, args.drafts);
+}
+
 void apply_layout(int layout, ForwardArgs& args) {
   std::optional<TensorRef>& state = args.pool.state;
   if ((layout & kChannelsFirst) != 0) {
@@ -95,6 +111,7 @@ void apply_layout(int layout, ForwardArgs& args) {
     args.pool.base_column = state->shape[1] - args.weight.shape[1] + 1;
     args.pool.shift_full_state = true;
   }
+  if ((layout & kLongerIndices) != 0) take_first_indices(args);
 }
 
 /// Reads a tensor into the member with this name in the table.

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # The Python package on a GPU, from wheels that are unpacked into a folder, where there is no pip; a short table last.
-#   scripts/gpu_python.sh WHEELS [TESTS]
+#   scripts/gpu_python.sh WHEELS [ENGINE=FILE...]
 # WHEELS is a folder of wheels: shortconv, apache-tvm-ffi, and whatever else this Python lacks (pytest, einops,
-# causal-conv1d's rivals). TESTS is tests/test_causal_conv1d.py of causal-conv1d's source distribution, which runs
-# against ours; its cases with gradients are left out by name. RESULTS (environment) is a file for the figures.
+# causal-conv1d's rivals). ENGINE=FILE is a test file of causal_conv1d, vllm or sglang, which runs against ours
+# (scripts/engine_tests.py). RESULTS (environment) is a file for the figures.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 wheels=$1
-theirs=${2:-}
+shift
+theirs=()
+for one in "$@"; do theirs+=("${one%%=*}=$(realpath "${one#*=}")"); done
 python=${PYTHON:-python3}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
@@ -15,6 +17,7 @@ rm -f "${RESULTS:=$PWD/bench/results/gpu/rivals.json}"
 for wheel in "$wheels"/*.whl; do "$python" -m zipfile -e "$wheel" "$site" || exit 2; done
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 tests=$PWD/tests/python
+scripts=$PWD/scripts
 rivals=$PWD/bench/rivals
 results=$RESULTS
 mkdir -p "$(dirname "$results")"
@@ -40,27 +43,15 @@ pytest=("$python" -m pytest -q -p no:cacheprovider --tb=short --maxfail=20)
 cd /
 export SHORTCONV_TEST_ARRAYS=numpy,torch-cpu,torch-cuda
 step "operators, torch" "${pytest[@]}" "$tests"/test_{operators,interface,torch}.py
-for name in causal_conv1d sglang vllm fla; do
+for name in causal_conv1d sglang vllm fla messages; do
   step "as $name" "${pytest[@]}" -k cuda "$tests/test_compat_$name.py"
 done
 if "$python" -c 'import transformers' 2>/dev/null; then
   step "transformers" "${pytest[@]}" -k cuda "$tests/test_transformers.py"
 fi
-if [ -n "$theirs" ]; then
-  file=$(realpath "$theirs")
-  step "causal-conv1d's own tests" "$python" - "$file" <<'END'
-import sys
-from shortconv.compat import causal_conv1d
-causal_conv1d.install(replace=True)
-import pytest
-file = sys.argv[1]
-name = file.rpartition("/")[2]
-gradients = ["test_causal_conv1d[", "test_causal_conv1d_varlen[", "test_causal_conv1d_varlen_initial_states",
-             "test_causal_conv1d_race_condition", "test_causal_conv1d_bwd"]
-left_out = [f"--deselect={name}::{one}" for one in gradients]
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--tb=short", "--maxfail=20", "--rootdir", file.rpartition("/")[0], *left_out, file]))
-END
-fi
+for one in "${theirs[@]}"; do
+  step "own tests of ${one%%=*}" "$python" "$scripts/engine_tests.py" "${one%%=*}" "${one#*=}" --maxfail=20
+done
 step "rivals" "$python" "$rivals/run.py" --json "$results"
 
 echo

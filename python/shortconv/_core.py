@@ -30,6 +30,8 @@ CHANNELS_FIRST = 4  # x, out: [..., channels, tokens]
 STATE_CHANNELS_FIRST = 8  # state: [slots, channels, columns]
 FLATTENED = 16  # x, out: [batch, tokens, channels] are read as [tokens, channels]
 SHIFT_FULL_STATE = 32  # state: its last width - 1 columns are the history; shift_full_state
+# Arguments with one number for each sequence may be longer than the batch; the first ones count.
+LONGER_INDICES = 64
 
 
 def named(**arguments: Any) -> List[Any]:

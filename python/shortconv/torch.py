@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
-from shortconv import _core, _operators
+from shortconv import _core, _names, _operators
 
 _is_compiling = torch.compiler.is_compiling
 
@@ -141,7 +141,8 @@ verify = _for_torch(_core.VERIFY, _operators.verify)
 def run(*arguments: Any, **rare: Any) -> Tensor:
     """One call with the arguments of _core.forward: op and layouts first, rare ones by name.
 
-    For shortconv.compat: without keywords, defaults and views a call takes half the time.
+    For shortconv.compat: without keywords, defaults and views a call takes half the time. At least
+    the first six arguments are passed. Messages are in the words of the caller.
 
     Returns:
       out.
@@ -149,13 +150,16 @@ def run(*arguments: Any, **rare: Any) -> Tensor:
     if _is_compiling():
         torch.ops.shortconv.run(*arguments, **rare)
         return arguments[2]
-    if rare:
-        _core.forward(*_padded(arguments), *_core.named(**rare))
-    else:
-        _core.forward(*arguments)
+    try:
+        if rare:
+            _core.forward(*_padded(arguments), *_core.named(**rare))
+        else:
+            _core.forward(*arguments)
+    except Exception as error:
+        raise _names.for_caller(error) from None
     if torch.is_grad_enabled():
-        _, x, out, weight, bias = arguments[:5]
-        return refuse_gradient(out, x, weight, bias)
+        _, x, out, weight, bias, state = arguments[:6]
+        return refuse_gradient(out, x, weight, bias, state)
     return arguments[2]
 
 
@@ -167,7 +171,10 @@ def _in_place(eager: Callable[..., Tensor], written: str) -> Callable[..., Tenso
     @functools.wraps(eager)
     def call(*arguments: Any, **options: Any) -> Tensor:
         if not _is_compiling():
-            return eager(*arguments, **options)
+            try:
+                return eager(*arguments, **options)
+            except Exception as error:
+                raise _names.for_caller(error) from None
         operator(*arguments, **_without_stream(**options))
         return options[written] if written in options else arguments[position]
 

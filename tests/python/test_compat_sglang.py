@@ -122,6 +122,53 @@ def test_packed_forward(device, dtype, state_dtype, sequences, padding, dim):
         assert torch.equal(state, expected_state)
 
 
+@pytest.mark.parametrize("packed", [causal_conv1d_fn, dispatcher.causal_conv1d_fn])
+def test_packed_forward_with_more_slots_than_sequences(device, packed):
+    dim, bounds = 64, torch.tensor([0, 2, 2, 5], dtype=torch.int32, device=device)
+    x = make(device, torch.float32, 5, dim).T
+    weight, bias = weights(device, torch.float32, dim, 4, True)
+    state = pool_of(device, torch.float32, 9, 3, dim, "channels")
+    slots = torch.tensor([8, 1, 3, 5, 0], dtype=torch.int32, device=device)
+    resumed = torch.tensor([False, True, True, True], device=device)
+    expected_state = state.clone()
+    arguments = {"conv_states": expected_state, "query_start_loc": bounds, "bias": bias}
+    expected = packed(x, weight, cache_indices=slots[:3], has_initial_state=resumed[:3],
+                      **arguments)
+    arguments["conv_states"] = state
+    out = packed(x, weight, cache_indices=slots, has_initial_state=resumed, **arguments)
+    assert torch.equal(out, expected) and torch.equal(state, expected_state)
+
+
+@pytest.mark.parametrize("form", ["plain", "dispatcher", "rolling", "windows", "tree"])
+def test_update_with_more_slots_than_sequences(device, form):
+    dim, x = 64, make(device, torch.float32, 2, 3, 64).transpose(1, 2)
+    weight, bias = weights(device, torch.float32, dim, 4, True)
+    state = pool_of(device, torch.float32, 9, 5, dim, "channels")
+
+    def ints(*values):
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    def call(state, windows, entries):
+        arguments = {"conv_state_indices": ints(4, 2, 7, 8)[:entries]}
+        if form == "rolling":
+            arguments["num_accept_tokens"] = ints(1, 2, 1, 1)[:entries]
+        if form in ("windows", "tree"):
+            arguments["intermediate_conv_window"] = windows
+            arguments["intermediate_state_indices"] = ints(1, 0, 2, 2)[:entries]
+        if form == "tree":
+            arguments["retrieve_next_token"] = ints([1, -1, -1], [1, 2, -1], [1, -1, -1])[:entries]
+            arguments["retrieve_parent_token"] = torch.zeros_like(arguments["retrieve_next_token"])
+        function = dispatcher.causal_conv1d_update if form == "dispatcher" else causal_conv1d_update
+        return function(x.clone(), state, weight, bias, "silu", **arguments)
+
+    states, expected_states = state.clone(), state.clone()
+    windows = torch.zeros(3, 3, dim, 3, device=device)
+    expected_windows = windows.clone()
+    expected = call(expected_states, expected_windows, 2)
+    assert torch.equal(call(states, windows, 4), expected)
+    assert torch.equal(states, expected_states) and torch.equal(windows, expected_windows)
+
+
 @pytest.mark.parametrize("tokens", [1, 8, 16, 32, 64, 128, 256, 512, 784, 1024, 1025, 2048, 4096])
 @pytest.mark.parametrize("width", [2, 3, 4])
 def test_dispatcher_forward_of_one_sequence(device, tokens, width):

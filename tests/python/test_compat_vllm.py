@@ -114,6 +114,72 @@ def test_packed_forward(device, layout, sequences, padding, dim, dtype, weight_d
         assert torch.equal(state, expected_state)
 
 
+@pytest.mark.parametrize("padding", [2, 5])
+def test_packed_forward_with_more_lines_than_sequences(device, padding):
+    dim, sequences, tokens = 64, 8, 8  # as a grid with padded batches has it for few tokens
+    bounds = torch.arange(sequences + 1, dtype=torch.int32, device=device)
+    x = make(device, torch.float32, tokens, dim).T
+    weight, bias = weights(device, torch.float32, dim, 4, True)
+    state = pool_of(device, torch.float32, 20, 3, dim, "SD")
+    before, expected_state = state.clone(), state.clone()
+    lines = ints(device, *range(1, 1 + sequences), *range(11, 11 + padding))
+    resumed = torch.arange(sequences + padding, device=device) % 2 == 0
+    out = causal_conv1d_fn(x, weight, bias, state, bounds, lines, resumed)
+    for s in range(sequences):
+        history = before[lines[s]].T if resumed[s] else torch.zeros(3, dim, device=device)
+        assert_outputs(out[:, s][None], convolve(history, x[:, s][None], weight, bias, True))
+        expected_state[lines[s]] = torch.cat([history, x[:, s][None]])[1:].T
+    assert torch.equal(state, expected_state)  # lines beyond the batch are untouched
+
+
+@pytest.mark.parametrize("drafts", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_update_with_more_lines_than_sequences(device, drafts, packed):
+    dim, x = 16, make(device, torch.float32, 6, 16)
+    weight, bias = weights(device, torch.float32, dim, 4, True)
+    state = pool_of(device, torch.float32, 9, 5, dim, "SD")
+    rows = x if packed else x.view(2, 3, dim).transpose(1, 2)
+    arguments = {"query_start_loc": ints(device, 0, 3, 6), "max_query_len": 3} if packed else {}
+    accepted = {"num_accepted_tokens": ints(device, 1, 2, 1, 1)} if drafts else {}
+    expected_state, table = state.clone(), ints(device, 4, 2, 7, 8)
+    expected = causal_conv1d_update(
+        rows.clone(), expected_state, weight, bias, "silu", table[:2],
+        **{name: value[:2] for name, value in accepted.items()}, **arguments)
+    blocks = torch.stack([table, table], dim=1)
+    for lines, more in ((table, {}), (blocks, {"initial_state_idx": ints(device, 0, 1, 0, 1, 0)})):
+        given_state = state.clone()
+        out = causal_conv1d_update(
+            rows.clone(), given_state, weight, bias, "silu", lines, **accepted, **arguments, **more)
+        assert torch.equal(out, expected) and torch.equal(given_state, expected_state)
+
+
+def test_without_lines_no_row_is_padding(device):
+    x = make(device, torch.float32, 3, 16)
+    weight, bias = weights(device, torch.float32, 16, 4, True)
+    state = pool_of(device, torch.float32, 3, 6, 16, "DS")
+    history = state[0, :, :3].T.clone()
+    expected = convolve(history, x[:1], weight, bias, True)
+    assert_outputs(
+        causal_conv1d_update(x.clone(), state.clone(), weight, bias, "silu")[:1], expected)
+    drafts = causal_conv1d_update(x.clone(), state.clone(), weight, bias, "silu",
+                                  num_accepted_tokens=ints(device, 1, 1, 1))
+    assert_outputs(drafts[:1], expected)
+    bounds = ints(device, 0, 1, 2, 3)
+    resumed = torch.ones(3, dtype=torch.bool, device=device)
+    packed = causal_conv1d_fn(
+        x.T, weight, bias, state.clone(), bounds, has_initial_state=resumed)
+    assert_outputs(packed.T[:1], expected)
+
+
+def test_update_with_the_older_name_of_the_null_block(device):
+    x = make(device, torch.float32, 2, 16)
+    weight, _ = weights(device, torch.float32, 16, 4, False)
+    state = pool_of(device, torch.float32, 3, 3, 16, "DS")
+    before = state.clone()
+    causal_conv1d_update(x, state, weight, conv_state_indices=ints(device, 0, -1), pad_slot_id=-1)
+    assert not torch.equal(state[0], before[0]) and torch.equal(state[1:], before[1:])
+
+
 @pytest.mark.parametrize("dim", [64, 4096])
 def test_a_short_chunk_does_not_write_the_shared_prefix(device, dim):
     weight, bias = weights(device, torch.float32, dim, 4, True)
@@ -280,7 +346,7 @@ def test_signatures(device):
     assert names(causal_conv1d_update) == (
         "x, conv_state, weight, bias, activation, conv_state_indices, num_accepted_tokens, "
         "query_start_loc, max_query_len, null_block_id, block_idx_last_scheduled_token, "
-        "initial_state_idx, validate_data, out")
+        "initial_state_idx, validate_data, out, pad_slot_id")
 
 
 def test_plugin_requires_the_environment_variable(device, monkeypatch):

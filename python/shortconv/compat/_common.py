@@ -37,8 +37,11 @@ def rolling_states(conv_state: Tensor, width: int, tokens: int) -> Tensor:
       [slots, tokens, width - 1, channels], overlapping.
 
     Raises:
-      ValueError: conv_state has too few columns.
+      ValueError: conv_state has other axes, or too few columns.
     """
+    if conv_state.dim() != 3:
+        raise ValueError(f"conv_state: is of shape {tuple(conv_state.shape)}; expected [slots, "
+                         "channels, columns]")
     slots, channels, columns = conv_state.shape
     if columns < width - 2 + tokens:
         raise ValueError(f"conv_state: has {columns} columns, but width {width} and {tokens} draft "
@@ -46,6 +49,17 @@ def rolling_states(conv_state: Tensor, width: int, tokens: int) -> Tensor:
     slot, channel, column = conv_state.stride()
     return conv_state.as_strided(
         (slots, tokens, width - 1, channels), (slot, column, column, channel))
+
+
+def width_of(weight: Tensor) -> int:
+    """The width of a weight [channels, width].
+
+    Raises:
+      ValueError: weight has other axes.
+    """
+    if weight.dim() != 2:
+        raise ValueError(f"weight: is of shape {tuple(weight.shape)}; expected [channels, width]")
+    return weight.shape[1]
 
 
 def last_inputs(x: Tensor, bounds: Tensor, count: int) -> Tensor:

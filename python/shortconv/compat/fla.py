@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional, Tuple
 
 from shortconv import torch as conv
 from shortconv._core import DECODE, FLATTENED, FORWARD, SHIFT_FULL_STATE, STATE_CHANNELS_FIRST
+from shortconv._names import argument_names
 from shortconv.compat._common import Tensor, install_functions, silu_or_none
 from shortconv.torch import torch
 
@@ -19,7 +20,11 @@ from shortconv.torch import torch
 def _taps_of(weight: Optional[Tensor]) -> Tensor:
     if weight is None:
         raise NotImplementedError("weight: is None; expected [channels, width]")
-    return weight.squeeze(1) if weight.dim() == 3 else weight
+    taps = weight.squeeze(1) if weight.dim() == 3 else weight
+    if taps.dim() != 2:
+        raise ValueError(f"weight: is of shape {tuple(weight.shape)}; expected [channels, width] "
+                         "or [channels, 1, width]")
+    return taps
 
 
 def _contiguous_like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
@@ -28,6 +33,9 @@ def _contiguous_like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 
+@argument_names({"state": "initial_state", "read_slots": "slot numbers",
+                 "query_start_loc": "cu_seqlens"},
+                reversed_from={"state": 3})
 def causal_conv1d(
     x: Tensor,
     weight: Optional[Tensor] = None,
@@ -89,6 +97,7 @@ def causal_conv1d(
             initial_state is not None, activation, cache_seqlens=cache_seqlens, residual=adds_x)
         final = final.to(x.dtype)
         if torch.is_grad_enabled():
+            y = conv.refuse_gradient(y, initial_state)
             final = conv.refuse_gradient(final, x, initial_state)
     elif initial_state is None and not adds_x:
         y = conv.run(op, x, out, weight, bias, None, None, cu_seqlens, None, False, activation)
@@ -102,6 +111,8 @@ def causal_conv1d(
         y = conv.run(
             op | STATE_CHANNELS_FIRST, x, out, weight, bias, state, None, cu_seqlens, None,
             state is not None, activation, write_slots=write_slots, base_column=1, residual=adds_x)
+        if torch.is_grad_enabled():
+            y = conv.refuse_gradient(y, initial_state)
     if added:  # rounded once
         y = (y + residual.reshape(x.shape)).to(x.dtype)
     if shape is not None:
@@ -134,6 +145,7 @@ def _circular_buffers(x: Tensor, width: int, initial_state: Optional[Tensor],
     return before.gather(2, columns[:, None].expand(-1, channels, -1)), cache_seqlens
 
 
+@argument_names({"state": "cache", "read_slots": "slot numbers"}, reversed_from={"state": 3})
 def causal_conv1d_update(
     x: Tensor,
     cache: Tensor,
@@ -172,6 +184,9 @@ def causal_conv1d_update(
     return (y if residual is None else y.add_(residual)), cache
 
 
+@argument_names({"state": "cache", "initial_state": "cache", "read_slots": "slot numbers",
+                 "query_start_loc": "cu_seqlens"},
+                reversed_from={"state": 3})
 def short_convolution(
     x: Tensor,
     weight: Tensor,

@@ -6,7 +6,7 @@ calls it in each of its processes, through its plugins.
 Intended differences: rows of padding are zeros (the original leaves them uninitialized); every
 negative index is padding, not only null_block_id; an accepted number of 0 reads from column 0;
 states at block boundaries are exact at any position of the boundary in a chunk; metadata is not
-needed.
+needed. Cache lines may be omitted: sequence s then has line s, and no line is padding.
 
 Source: https://github.com/vllm-project/vllm, vllm/model_executor/layers/mamba/ops/causal_conv1d.py.
 """
@@ -15,23 +15,45 @@ import os
 from typing import Any, Callable, Optional, Union
 
 from shortconv import torch as conv
-from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, STATE_CHANNELS_FIRST, VERIFY
-from shortconv.compat._common import Tensor, install_functions, rolling_states, silu_or_none
+from shortconv._core import (
+    CHANNELS_FIRST,
+    DECODE,
+    FORWARD,
+    LONGER_INDICES,
+    STATE_CHANNELS_FIRST,
+    VERIFY,
+)
+from shortconv._names import argument_names
+from shortconv.compat._common import (
+    Tensor,
+    install_functions,
+    rolling_states,
+    silu_or_none,
+    width_of,
+)
 from shortconv.torch import torch
 
 PAD_SLOT_ID = -1
 NULL_BLOCK_ID = 0
+_PACKED = STATE_CHANNELS_FIRST | LONGER_INDICES  # x: [batch, channels] or [tokens, channels]
+_DENSE = _PACKED | CHANNELS_FIRST  # x: [batch, channels, tokens]
 
 
 def _slots(table: Optional[Tensor], block: Optional[Tensor]) -> Optional[Tensor]:
     """Slots from a table [sequences] or [sequences, blocks]; block: [sequences], columns of it."""
-    if table is None or table.dim() == 1:
+    if table is None or table.dim() != 2:
         return table
     if block is None:
         return table[:, 0]
+    block = block[: table.shape[0]]  # both may be longer than the batch
     return table.gather(1, block.long().unsqueeze(1)).squeeze(1)
 
 
+@argument_names(
+    {"state": "conv_states", "read_slots": "cache_indices", "write_slots": "cache_indices",
+     "block_slots": "cache_indices", "block_size": "block_size_to_align",
+     "null_slot": "null_block_id"},
+    reversed_from={"x": 2, "out": 2, "state": 3})
 def causal_conv1d_fn(
     x: Tensor,
     weight: Tensor,
@@ -59,8 +81,8 @@ def causal_conv1d_fn(
       conv_states: [cache lines, channels, columns >= width - 1], written; the first width - 1
         columns are used.
       query_start_loc: [sequences + 1] int.
-      cache_indices: [sequences] or [sequences, blocks] int; cache lines of the sequences. None: the
-        sequence number. null_block_id and negative ones are padding.
+      cache_indices: [sequences] or [sequences, blocks] int; cache lines of the sequences.
+        null_block_id and negative ones are padding. None: the sequence number, without padding.
       has_initial_state: [sequences] bool; None: all sequences start from zeros.
       activation: None, "silu", "swish", or a bool for SiLU.
       initial_state_idx, block_idx_last_scheduled_token: [sequences] int; columns of cache_indices
@@ -71,6 +93,9 @@ def causal_conv1d_fn(
       pad_slot_id, block_idx_first_scheduled_token, metadata, validate_data: accepted, without
         effect.
 
+    Arguments with one number for each sequence may be longer than query_start_loc says, as in
+    padded batches; the first ones are used.
+
     Returns:
       [channels, tokens], memory layout of x.
 
@@ -78,26 +103,36 @@ def causal_conv1d_fn(
       ValueError: a bad argument; the message names it.
       NotImplementedError: another activation is given.
     """
-    op = FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST
+    op = FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST | LONGER_INDICES
+    null_slot = None if cache_indices is None else null_block_id
     read_slots, activation = _slots(cache_indices, initial_state_idx), silu_or_none(activation)
     if block_idx_last_scheduled_token is None:
         return conv.run(
             op, x, torch.empty_like(x), weight, bias, conv_states, read_slots, query_start_loc,
-            has_initial_state, False, activation, null_block_id)
+            has_initial_state, False, activation, null_slot)
     write_slots, snapshots = _slots(cache_indices, block_idx_last_scheduled_token), None
     if num_computed_tokens is not None and block_size_to_align > 0:
+        if cache_indices is None or cache_indices.dim() != 2:
+            raise ValueError("cache_indices: has no blocks; expected [sequences, blocks] with "
+                             "block_idx_last_scheduled_token and block_size_to_align")
         tokens, sequences = x.shape[1], len(query_start_loc) - 1
         snapshots = torch.empty(tokens // block_size_to_align + sequences, 3,
                                 dtype=torch.int64, device=x.device)
         conv.block_snapshots(
-            query_start_loc, num_computed_tokens, cache_indices, tokens=tokens,
-            block_size=block_size_to_align, snapshots=snapshots)
+            query_start_loc, num_computed_tokens[:sequences], cache_indices[:sequences],
+            tokens=tokens, block_size=block_size_to_align, snapshots=snapshots)
     return conv.run(
         op, x, torch.empty_like(x), weight, bias, conv_states, read_slots, query_start_loc,
-        has_initial_state, False, activation, null_block_id, write_slots=write_slots,
+        has_initial_state, False, activation, null_slot, write_slots=write_slots,
         snapshots=snapshots)
 
 
+@argument_names(
+    {"state": "conv_state", "read_slots": "conv_state_indices",
+     "write_slots": "conv_state_indices", "intermediate_slots": "conv_state_indices",
+     "intermediate_states": "conv_state", "read_offsets": "num_accepted_tokens",
+     "null_slot": "null_block_id"},
+    reversed_from={"x": 3, "out": 3, "state": 3})
 def causal_conv1d_update(
     x: Tensor,
     conv_state: Tensor,
@@ -113,6 +148,7 @@ def causal_conv1d_update(
     initial_state_idx: Optional[Tensor] = None,
     validate_data: bool = False,
     out: Optional[Tensor] = None,
+    pad_slot_id: Optional[int] = None,
 ) -> Tensor:
     """Convolves the next tokens of each sequence and updates conv_state in place.
 
@@ -123,8 +159,8 @@ def causal_conv1d_update(
         columns are used, and max_query_len - 1 more with num_accepted_tokens.
       weight: [channels, width]; bias: [channels], dtype of weight.
       activation: None, "silu", "swish", or a bool for SiLU.
-      conv_state_indices: [batch] or [batch, blocks] int; cache lines of the sequences. None: the
-        sequence number. null_block_id and negative ones are padding.
+      conv_state_indices: [batch] or [batch, blocks] int; cache lines of the sequences.
+        null_block_id and negative ones are padding. None: the sequence number, without padding.
       num_accepted_tokens: [batch] int; the state rolls: the history begins at column accepted - 1,
         and all tokens are stored after its newest width - 2 inputs.
       query_start_loc: [batch + 1] int.
@@ -132,6 +168,10 @@ def causal_conv1d_update(
       initial_state_idx, block_idx_last_scheduled_token: as for causal_conv1d_fn.
       validate_data: accepted, without effect.
       out: shape, dtype and device of x. Rows of padding are zeros in out and unchanged in x.
+      pad_slot_id: the name of null_block_id in older versions; replaces it if given.
+
+    Arguments with one number for each sequence may be longer than the batch, as in padded batches;
+    the first ones are used.
 
     Returns:
       out, or x.
@@ -145,36 +185,41 @@ def causal_conv1d_update(
         if found != expected:
             raise ValueError(f"out: is {found}, but x is {expected} (dtype, shape, device)")
     result = x if out is None else out
+    null_slot = null_block_id if pad_slot_id is None else pad_slot_id
+    if conv_state_indices is None:
+        null_slot = None
     read_slots, write_slots = _slots(conv_state_indices, initial_state_idx), None
     if block_idx_last_scheduled_token is not None:
         write_slots = _slots(conv_state_indices, block_idx_last_scheduled_token)
     if num_accepted_tokens is None:
-        layout = STATE_CHANNELS_FIRST if x.dim() == 2 else CHANNELS_FIRST | STATE_CHANNELS_FIRST
+        layout = _PACKED if x.dim() == 2 else _DENSE
         rare = {} if write_slots is None else {"write_slots": write_slots}
-        conv.run(
+        return conv.run(
             (DECODE if query_start_loc is None else FORWARD) | layout, x, result, weight, bias,
             conv_state, read_slots, query_start_loc, None, True, silu_or_none(activation),
-            null_block_id, "untouched" if out is None else None, **rare)
-        return result
+            null_slot, "untouched" if out is None else None, **rare)
 
     # Draft tokens: [batch, channels, tokens], or [tokens, channels] with query_start_loc.
-    rows, layout, drafts = x, STATE_CHANNELS_FIRST, max_query_len
+    rows, layout, drafts = x, _PACKED, max_query_len
     if query_start_loc is None:
         rows = x.unsqueeze(2) if x.dim() == 2 else x
-        layout, drafts = CHANNELS_FIRST | STATE_CHANNELS_FIRST, rows.shape[2]
+        layout, drafts = _DENSE, rows.shape[2]
+    elif max_query_len < 1:
+        raise ValueError(f"max_query_len: is {max_query_len}; expected the number of tokens of the "
+                         "longest sequence, with query_start_loc and num_accepted_tokens")
     slots = write_slots if write_slots is not None else read_slots
     if slots is None:
         sequences = rows.shape[0] if query_start_loc is None else len(query_start_loc) - 1
         slots = torch.arange(sequences, device=x.device)
     to = torch.empty_like(rows) if out is None else out.view_as(rows)
-    conv.run(
+    to = conv.run(
         VERIFY | layout, rows, to, weight, bias, conv_state, read_slots, query_start_loc, None,
-        False, silu_or_none(activation), null_block_id, "copy" if out is None else None,
+        False, silu_or_none(activation), null_slot, "copy" if out is None else None,
         read_offsets=num_accepted_tokens - 1, intermediate_slots=slots,
-        intermediate_states=rolling_states(conv_state, weight.shape[1], drafts))
+        intermediate_states=rolling_states(conv_state, width_of(weight), drafts))
     if out is None:
         rows.copy_(to)
-    return result
+    return to.view(out.shape) if to.requires_grad and out is not None else result
 
 
 def install() -> Callable[[], None]:

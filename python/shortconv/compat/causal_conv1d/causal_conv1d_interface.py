@@ -7,10 +7,13 @@ from typing import Any, Optional, Tuple, Union
 
 from shortconv import torch as conv
 from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, SHIFT_FULL_STATE, STATE_CHANNELS_FIRST
-from shortconv.compat._common import Tensor, silu_or_none
+from shortconv._names import argument_names
+from shortconv.compat._common import Tensor, silu_or_none, width_of
 from shortconv.torch import torch
 
 
+@argument_names({"state": "initial_states", "read_slots": "slot numbers"},
+                reversed_from={"x": 3, "state": 3})
 def causal_conv1d_fn(
     x: Tensor,
     weight: Tensor,
@@ -39,7 +42,8 @@ def causal_conv1d_fn(
 
     Raises:
       ValueError: a bad argument; the message names it.
-      NotImplementedError: another activation is given.
+      NotImplementedError: another activation is given. The backward pass of the results raises it,
+        too.
     """
     activation = silu_or_none(activation)
     if seq_idx is not None:
@@ -51,21 +55,40 @@ def causal_conv1d_fn(
             seq_idx=seq_idx)
     state = None
     if return_final_states or initial_states is not None:
-        batch, channels, tokens = x.shape
-        state = final_states_out if return_final_states else None
-        if state is None:
-            state = x.new_empty(batch, weight.shape[1] - 1, channels).transpose(1, 2)
-        if initial_states is None:
-            if tokens == 0:
-                state.zero_()
-        elif state is not initial_states:
-            state.copy_(initial_states)
+        state = _states(x, width_of(weight), initial_states,
+                        final_states_out if return_final_states else None)
     out = conv.run(
         FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
         state, None, None, None, initial_states is not None, activation)
+    if torch.is_grad_enabled():
+        out = conv.refuse_gradient(out, initial_states)
+        if return_final_states:
+            state = conv.refuse_gradient(state, x, initial_states)
     return (out, state) if return_final_states else out
 
 
+def _states(x: Tensor, width: int, initial: Optional[Tensor], final: Optional[Tensor]) -> Tensor:
+    """The tensor that receives the final states, with the initial states in it."""
+    if x.dim() != 3:
+        raise ValueError(f"x: is of shape {tuple(x.shape)}; expected [batch, channels, tokens]")
+    batch, channels, tokens = x.shape
+    shape = (batch, channels, width - 1)
+    for name, given in (("initial_states", initial), ("final_states_out", final)):
+        if given is not None and tuple(given.shape) != shape:
+            raise ValueError(f"{name}: is of shape {tuple(given.shape)}; expected {shape} (batch, "
+                             "channels, width - 1)")
+    if final is None:
+        final = x.new_empty(batch, width - 1, channels).transpose(1, 2)
+    if initial is None:
+        if tokens == 0:
+            final.zero_()
+    elif final is not initial:
+        final.copy_(initial.detach())
+    return final
+
+
+@argument_names({"state": "conv_state", "read_slots": "conv_state_indices"},
+                reversed_from={"x": 3, "state": 3})
 def causal_conv1d_update(
     x: Tensor,
     conv_state: Tensor,

@@ -7,13 +7,26 @@ python/sglang/srt/layers/attention/mamba.
 from typing import Any, Optional
 
 from shortconv import torch as conv
-from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, SHIFT_FULL_STATE, STATE_CHANNELS_FIRST
+from shortconv._core import (
+    CHANNELS_FIRST,
+    DECODE,
+    FORWARD,
+    LONGER_INDICES,
+    SHIFT_FULL_STATE,
+    STATE_CHANNELS_FIRST,
+)
+from shortconv._names import argument_names
 from shortconv.compat._common import Tensor, silu_or_none
 from shortconv.compat.sglang import triton
 from shortconv.compat.sglang.triton import PAD_SLOT_ID
 from shortconv.torch import torch
 
+_TOKENS_FIRST = STATE_CHANNELS_FIRST | LONGER_INDICES
 
+
+@argument_names(
+    {"state": "conv_states", "read_slots": "cache_indices", "null_slot": "pad_slot_id"},
+    reversed_from={"x": 2, "out": 2, "state": 3})
 def causal_conv1d_fn(
     x: Tensor,
     weight: Tensor,
@@ -30,20 +43,26 @@ def causal_conv1d_fn(
 
     Args:
       x: [channels, tokens] with query_start_loc, or [batch, channels, tokens].
-      kwargs: accepted, without effect.
+      kwargs: seq_lens_cpu and block_table are accepted, without effect; others are refused.
 
     The other arguments, the result and the errors are those of causal_conv1d_fn in `triton`.
     """
+    if kwargs:
+        triton.refuse_unknown(kwargs)
     if query_start_loc is not None:
         return triton.causal_conv1d_fn(
             x, weight, bias, conv_states, query_start_loc, None, cache_indices, has_initial_state,
             activation, pad_slot_id)
     return conv.run(
-        FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
+        FORWARD | CHANNELS_FIRST | _TOKENS_FIRST, x, torch.empty_like(x), weight, bias,
         conv_states, cache_indices, None, has_initial_state, False, silu_or_none(activation),
         pad_slot_id)
 
 
+@argument_names(
+    {"state": "conv_state", "read_slots": "conv_state_indices", "null_slot": "pad_slot_id",
+     "out": "x"},
+    reversed_from={"x": 3, "out": 3, "state": 3})
 def causal_conv1d_update(
     x: Tensor,
     conv_state: Tensor,
@@ -69,7 +88,7 @@ def causal_conv1d_update(
     Returns:
       x.
     """
-    op = DECODE | STATE_CHANNELS_FIRST | (0 if x.dim() == 2 else CHANNELS_FIRST)
+    op = DECODE | _TOKENS_FIRST | (0 if x.dim() == 2 else CHANNELS_FIRST)
     rare = {}
     if cache_seqlens is None:
         op |= SHIFT_FULL_STATE
