@@ -1,10 +1,13 @@
-"""Functions of the libraries that arrays come from: empty_like and the current stream.
+"""Functions of the libraries that arrays come from: empty_like and the current stream, and what
+numpy does not pass through DLPack: read-only arrays and ml_dtypes.bfloat16.
 
 No library is imported here; the library of an array is loaded already.
 """
 
+import ctypes
+import json
 import sys
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, Optional, Tuple
 
 # (empty_like, current_stream) of an array type. current_stream is None where the core finds the
 # stream itself: on the CPU, and for torch through DLPack's exchange interface. A plain tuple,
@@ -57,3 +60,91 @@ def _kind_of(array_type: type) -> Kind:
 
 
 kinds = _Kinds()
+
+
+_pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi))
+
+
+class _BFloat16:
+    """A numpy array of bits that DLPack shall present as bf16."""
+
+    # Of the C struct DLTensor, https://dmlc.github.io/dlpack/latest/c_api.html: dtype.code is after
+    # data, device (two int32) and ndim (int32).
+    _CODE_OFFSET = 8 + 8 + 4
+    _BFLOAT = 4  # kDLBfloat
+
+    def __init__(self, bits: Any) -> None:
+        self._bits = bits
+
+    def __dlpack__(self) -> Any:
+        capsule = self._bits.__dlpack__()
+        tensor = _pointer_of(capsule, b"dltensor")
+        ctypes.c_uint8.from_address(tensor + self._CODE_OFFSET).value = self._BFLOAT
+        return capsule
+
+    def __dlpack_device__(self) -> Tuple[int, int]:
+        return self._bits.__dlpack_device__()
+
+
+class _WithoutReadOnlyFlag:
+    """The memory of a numpy array, for numpy.asarray."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array  # keeps the memory alive
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+
+
+def _passable(name: str, array: Any, is_written: bool) -> Any:
+    """An object with the memory of `array` that can be passed through DLPack."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(array, numpy.ndarray):
+        is_bfloat16 = array.dtype.name == "bfloat16"  # of ml_dtypes
+        if is_bfloat16:
+            array = array.view(numpy.uint16)
+        if not array.flags.writeable:
+            if is_written:
+                raise ValueError(f"{name}: is read-only, but it is written; pass a writable array")
+            array = numpy.asarray(_WithoutReadOnlyFlag(array))
+        if is_bfloat16:
+            return _BFloat16(array)
+        try:
+            array.__dlpack__()
+        except BufferError as error:
+            raise ValueError(f"{name}: dtype {array.dtype} with strides {array.strides} (bytes) is "
+                             f"not supported: {error}") from None
+    return array
+
+
+def _written(operator: str, arguments: Dict[str, Any], result: str) -> Collection[str]:
+    if result != "out":
+        return {result}
+    from shortconv import _core
+
+    names = {one["name"] for one in json.loads(_core.arguments()) if one["written"]}
+    keeps_state = arguments.get("seq_idx") is not None or (
+        operator == "verify" and arguments["write_slots"] is None
+        and not arguments["update_state"])
+    return names - {"state"} if keeps_state else names
+
+
+def call_again(operator: Callable[..., Any], arguments: Dict[str, Any], result: str) -> None:
+    """Calls an operator with arrays that its library did not pass through DLPack.
+
+    Args:
+      operator: a function of _operators.
+      arguments: its arguments by name, among other names.
+      result: the argument that it returns.
+
+    Raises:
+      ValueError: an array is read-only but written, or cannot be passed at all.
+      BufferError: the one that is being handled, if no array is one of numpy's that can be helped.
+    """
+    code = operator.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    written = _written(operator.__name__, arguments, result)
+    passed = {name: _passable(name, arguments[name], name in written) for name in names}
+    if all(passed[name] is arguments[name] for name in names):
+        raise  # the BufferError
+    operator(**passed)

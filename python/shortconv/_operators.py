@@ -14,7 +14,7 @@ Source: docs/specification.md of the shortconv repository.
 from typing import Any, Optional, Tuple
 
 from shortconv import _core
-from shortconv._arrays import kinds
+from shortconv._arrays import call_again, kinds
 
 Array = Any  # any array with DLPack
 
@@ -153,9 +153,12 @@ def forward(
         rare += "programmatic_launch", programmatic_launch
     if stream is not None:
         rare += "stream", stream
-    _core.forward(
-        _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
-        initial_state, activation, null_slot, padded_rows, *rare)
+    try:
+        _core.forward(
+            _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
+            has_initial_state, initial_state, activation, null_slot, padded_rows, *rare)
+    except BufferError:
+        call_again(forward, locals(), "out")
     return out
 
 
@@ -233,9 +236,12 @@ def decode(
         rare += "programmatic_launch", programmatic_launch
     if stream is not None:
         rare += "stream", stream
-    _core.forward(
-        _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
-        activation, null_slot, padded_rows, *rare)
+    try:
+        _core.forward(
+            _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
+            activation, null_slot, padded_rows, *rare)
+    except BufferError:
+        call_again(decode, locals(), "out")
     return out
 
 
@@ -298,15 +304,20 @@ def verify(
         out = empty_like(x)
     if stream is None and current_stream is not None:
         stream = current_stream(x)
-    _core.forward(
-        _core.VERIFY, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
-        None, activation, null_slot, padded_rows, "programmatic_launch", programmatic_launch,
-        *_core.named(
-            write_slots=write_slots, read_offsets=read_offsets, base_column=base_column,
-            cache_seqlens=cache_seqlens, parents=parents, intermediate_states=intermediate_states,
-            intermediate_slots=intermediate_slots, update_state=update_state,
-            input_gate=input_gate, output_gate=output_gate, residual=residual,
-            violations=violations, backend=backend, threads=threads, stream=stream))
+    try:
+        _core.forward(
+            _core.VERIFY, x, out, weight, bias, state, read_slots, query_start_loc,
+            has_initial_state, None, activation, null_slot, padded_rows, "programmatic_launch",
+            programmatic_launch,
+            *_core.named(
+                write_slots=write_slots, read_offsets=read_offsets, base_column=base_column,
+                cache_seqlens=cache_seqlens, parents=parents,
+                intermediate_states=intermediate_states, intermediate_slots=intermediate_slots,
+                update_state=update_state,
+                input_gate=input_gate, output_gate=output_gate, residual=residual,
+                violations=violations, backend=backend, threads=threads, stream=stream))
+    except BufferError:
+        call_again(verify, locals(), "out")
     return out
 
 
@@ -351,10 +362,13 @@ def commit(
     _, current_stream = kinds[type(intermediate_states)]
     if stream is None and current_stream is not None:
         stream = current_stream(intermediate_states)
-    _core.commit(intermediate_states, state, accepted, width, *_core.named(
-        rows_per_token=rows_per_token, slots=slots, second_slots=second_slots,
-        query_start_loc=query_start_loc, base_column=base_column, null_slot=null_slot,
-        backend=backend, threads=threads, stream=stream))
+    try:
+        _core.commit(intermediate_states, state, accepted, width, *_core.named(
+            rows_per_token=rows_per_token, slots=slots, second_slots=second_slots,
+            query_start_loc=query_start_loc, base_column=base_column, null_slot=null_slot,
+            backend=backend, threads=threads, stream=stream))
+    except BufferError:
+        call_again(commit, locals(), "state")
     return state
 
 
@@ -391,8 +405,11 @@ def block_snapshots(
     _, current_stream = kinds[type(query_start_loc)]
     if stream is None and current_stream is not None:
         stream = current_stream(query_start_loc)
-    _core.block_snapshots(query_start_loc, num_computed_tokens, block_slots, tokens, block_size,
-                          snapshots, backend, stream)
+    try:
+        _core.block_snapshots(query_start_loc, num_computed_tokens, block_slots, tokens, block_size,
+                              snapshots, backend, stream)
+    except BufferError:
+        call_again(block_snapshots, locals(), "snapshots")
     return snapshots
 
 
@@ -423,5 +440,8 @@ def tree_parents(
     _, current_stream = kinds[type(first_child)]
     if stream is None and current_stream is not None:
         stream = current_stream(first_child)
-    _core.tree_parents(first_child, next_sibling, query_start_loc, parents, backend, stream)
+    try:
+        _core.tree_parents(first_child, next_sibling, query_start_loc, parents, backend, stream)
+    except BufferError:
+        call_again(tree_parents, locals(), "parents")
     return parents
