@@ -13,6 +13,7 @@
 #include "shortconv/plan.hpp"
 #include "shortconv/prepare.hpp"
 #include "shortconv/version.h"
+#include "shortconv/violation.hpp"
 
 namespace shortconv::python {
 namespace {
@@ -287,6 +288,17 @@ std::string arguments_json() {
   return "[" + rows + "]";
 }
 
+/// The rows of the report of the checked mode, in their order.
+std::string violations_json() {
+  std::string rows;
+  for (int row = 0; row < kViolations; ++row) {
+    const auto violation = static_cast<Violation>(row);
+    rows += (row == 0 ? "" : ", ") + std::string("{\"name\": ") + quoted(name(violation)) +
+            ", \"description\": " + quoted(describe(violation)) + "}";
+  }
+  return "[" + rows + "]";
+}
+
 Status return_text(const std::string& text, TVMFFIAny* result) {
   const TVMFFIByteArray bytes{text.data(), text.size()};
   if (TVMFFIStringFromByteArray(&bytes, result) == 0) return {};
@@ -328,6 +340,10 @@ SHORTCONV_API int __tvm_ffi_capabilities(void*, const TVMFFIAny*, std::int32_t, 
 
 SHORTCONV_API int __tvm_ffi_arguments(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {
   return guarded([&] { return return_text(arguments_json(), result); });
+}
+
+SHORTCONV_API int __tvm_ffi_violations(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {
+  return guarded([&] { return return_text(violations_json(), result); });
 }
 
 SHORTCONV_API int __tvm_ffi_version(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {

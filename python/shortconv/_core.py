@@ -23,6 +23,7 @@ tree_parents = _module.tree_parents
 arguments = _module.arguments
 capabilities = _module.capabilities
 version = _module.version
+violations = _module.violations
 
 FORWARD, DECODE, VERIFY = range(3)  # Op of arguments.hpp
 # Layouts, as in bindings/module.cpp.
@@ -41,3 +42,10 @@ def named(**arguments: Any) -> List[Any]:
     """
     return [part for name, value in arguments.items() if value is not None and value is not False
             for part in (name, value)]
+
+
+_check_mode = os.environ.get("SHORTCONV_CHECK", "")
+if _check_mode not in ("", "0"):  # chosen here, so that calls without it cost nothing
+    from shortconv import _check
+
+    forward = _check.checked(forward, _check_mode, violations())
