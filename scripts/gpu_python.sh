@@ -42,7 +42,7 @@ pytest=("$python" -m pytest -q -p no:cacheprovider --tb=short --maxfail=20)
 
 cd /
 export SHORTCONV_TEST_ARRAYS=numpy,torch-cpu,torch-cuda
-step "operators, torch" "${pytest[@]}" "$tests"/test_{operators,interface,torch,arrays,check}.py
+step "operators, torch" "${pytest[@]}" "$tests"/test_{operators,interface,torch,arrays,check,padded_batches}.py
 for name in causal_conv1d sglang vllm fla messages; do
   step "as $name" "${pytest[@]}" -k cuda "$tests/test_compat_$name.py"
 done
