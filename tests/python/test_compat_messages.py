@@ -229,6 +229,10 @@ DIFFERENTIABLE = {
         x, w, b, initial_state=s)[0], (2, 5, DIM)),
     "fla final": (lambda x, w, b, s: fla.causal_conv1d(
         x, w, b, initial_state=s, output_final_state=True)[0], (2, 5, DIM)),
+    "fla residual": (lambda x, w, b, s: fla.causal_conv1d_update(x, s, x.detach(), w, b)[0],
+                     (2, DIM)),
+    "fla layer": (lambda x, w, b, s: fla.short_convolution(
+        x, w, b, residual=x.detach(), cache=s, cu_seqlens=ints(0, 1, 2))[0], (1, 2, DIM)),
     "fla update": (lambda x, w, b, s: fla.causal_conv1d_update(x, s, None, w, b)[0], (2, DIM)),
 }
 

@@ -33,6 +33,13 @@ def _contiguous_like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 
+def _plus(y: Tensor, residual: Optional[Tensor]) -> Tensor:
+    if residual is None:
+        return y
+    # In place only where autograd does not follow: it cannot replace what refuses the gradient.
+    return y + residual if y.requires_grad else y.add_(residual)
+
+
 @argument_names({"state": "initial_state", "read_slots": "slot numbers",
                  "query_start_loc": "cu_seqlens"},
                 reversed_from={"state": 3})
@@ -181,7 +188,7 @@ def causal_conv1d_update(
         weight, bias, cache, None, None, None, False, activation)
     if shape is not None:
         y = y.view(shape)
-    return (y if residual is None else y.add_(residual)), cache
+    return _plus(y, residual), cache
 
 
 @argument_names({"state": "cache", "initial_state": "cache", "read_slots": "slot numbers",
@@ -237,7 +244,7 @@ def short_convolution(
         y = conv.run(
             FORWARD | STATE_CHANNELS_FIRST | SHIFT_FULL_STATE, rows, torch.empty_like(rows), taps,
             bias, cache, None, cu_seqlens, None, True, silu_or_none(activation)).reshape(x.shape)
-        y = y if residual is None else y.add_(residual)
+        y = _plus(y, residual)
     return y, (cache if output_final_state else None)
 
 
