@@ -125,6 +125,10 @@ def test_update_functions_name_their_arguments(call, arguments, message):
     (lambda: vllm.causal_conv1d_update(
         rows(2), rows(9), weight(), num_accepted_tokens=ints(1, 1)),
      "conv_state: is of shape (9, 8); expected [slots, channels, columns]"),
+    (lambda: sglang.causal_conv1d_update(rows(2), None, weight(), num_accept_tokens=ints(1, 1)),
+     "conv_state: is absent; expected [slots, channels, columns]"),
+    (lambda: sglang.causal_conv1d_update(rows(2), None, weight()),
+     "conv_state: is absent, but sequences continue from it"),
     (lambda: vllm_fn(slots=ints(1, 2), block_idx_last_scheduled_token=ints(0, 0),
                      num_computed_tokens=ints(0, 0), block_size_to_align=4),
      "cache_indices: has no blocks; expected [sequences, blocks] with "

@@ -39,9 +39,9 @@ def rolling_states(conv_state: Tensor, width: int, tokens: int) -> Tensor:
     Raises:
       ValueError: conv_state has other axes, or too few columns.
     """
-    if conv_state.dim() != 3:
-        raise ValueError(f"conv_state: is of shape {tuple(conv_state.shape)}; expected [slots, "
-                         "channels, columns]")
+    if conv_state is None or conv_state.dim() != 3:
+        found = "absent" if conv_state is None else f"of shape {tuple(conv_state.shape)}"
+        raise ValueError(f"conv_state: is {found}; expected [slots, channels, columns]")
     slots, channels, columns = conv_state.shape
     if columns < width - 2 + tokens:
         raise ValueError(f"conv_state: has {columns} columns, but width {width} and {tokens} draft "
