@@ -5,9 +5,10 @@ No library is imported here; the library of an array is loaded already.
 """
 
 import ctypes
+import functools
 import json
 import sys
-from typing import Any, Callable, Collection, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Optional, Tuple
 
 # (empty_like, current_stream) of an array type. current_stream is None where the core finds the
 # stream itself: on the CPU, and for torch through DLPack's exchange interface. A plain tuple,
@@ -117,16 +118,20 @@ def _passable(name: str, array: Any, is_written: bool) -> Any:
     return array
 
 
-def _written(operator: str, arguments: Dict[str, Any], result: str) -> Collection[str]:
-    if result != "out":
-        return {result}
+@functools.lru_cache(maxsize=None)
+def _written_by_the_core() -> FrozenSet[str]:
     from shortconv import _core
 
-    names = {one["name"] for one in json.loads(_core.arguments()) if one["written"]}
+    return frozenset(one["name"] for one in json.loads(_core.arguments()) if one["written"])
+
+
+def _written(operator: str, arguments: Dict[str, Any], result: str) -> FrozenSet[str]:
+    if result != "out":
+        return frozenset({result})
     keeps_state = arguments.get("seq_idx") is not None or (
         operator == "verify" and arguments["write_slots"] is None
         and not arguments["update_state"])
-    return names - {"state"} if keeps_state else names
+    return _written_by_the_core() - {"state"} if keeps_state else _written_by_the_core()
 
 
 def call_again(operator: Callable[..., Any], arguments: Dict[str, Any], result: str) -> None:

@@ -5,6 +5,9 @@ and any strides are accepted. Floating dtypes are f32, f16 and bf16 (f64: only s
 index dtypes i32 and i64. Arrays are on the device of x. No function waits for the device, and the
 host needs no lengths. There are no gradients: torch does not know that outputs depend on inputs.
 
+numpy arrays may be read-only where they are only read, and of ml_dtypes.bfloat16. numpy passes
+neither through DLPack, so that such a call is tried twice, which takes tens of microseconds.
+
 Errors are raised before anything is written. Messages name the argument, what was expected and what
 was passed.
 
