@@ -43,7 +43,8 @@ PATH=$tools/bin:$PATH python -m pip wheel . --quiet --disable-pip-version-check 
   --wheel-dir "$folder" "--config-settings=build-dir=$folder/build" "${options[@]}"
 # Other libraries that it needs go into the wheel; the driver and apache-tvm-ffi are the user's.
 PATH=$tools/bin:$PATH auditwheel repair --plat "manylinux_${glibc/./_}_$(uname -m)" --wheel-dir "$folder" \
-  --exclude libtvm_ffi.so --exclude libcuda.so.1 "$folder"/*-linux_*.whl >"$folder/auditwheel.log" 2>&1 || { cat "$folder/auditwheel.log"; exit 1; }
+  --exclude libtvm_ffi.so --exclude libcuda.so.1 "$folder"/*-linux_*.whl >"$folder/auditwheel.log" 2>&1 ||
+  { cat "$folder/auditwheel.log"; exit 1; }
 rm "$folder"/*-linux_*.whl
 wheel=$(echo "$folder"/shortconv-*-py3-none-manylinux*.whl)
 bytes=$(stat -c %s "$wheel")
