@@ -4,7 +4,7 @@
 // and index values that lead nowhere.
 //
 // Build: cmake --preset fuzz && cmake --build --preset fuzz; run:
-// build/fuzz/tests/shortconv_fuzz_problems -max_len=512 -max_total_time=600
+// build/fuzz/tests/shortconv_fuzz_problems -max_len=512 -len_control=0 -max_total_time=600
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
