@@ -44,4 +44,4 @@ python_environment() {
 }
 # One version, as scripts/wheel.sh takes files out of its cache.
 zig=ziglang==0.17.1
-python_packages=('apache-tvm-ffi>=0.1.14,<0.2' numpy ml_dtypes pytest)
+python_packages=('apache-tvm-ffi>=0.1.14,<0.2' numpy ml_dtypes pytest mypy)

@@ -14,7 +14,7 @@ if (need_packages python3-venv) >/dev/null 2>&1 && python_environment "$python" 
   options=(-DSHORTCONV_PYTHON=ON -DPython_EXECUTABLE="$python/bin/python"
            -Dtvm_ffi_DIR="$("$python/bin/python" -m tvm_ffi.config --cmakedir)")
 else
-  echo "skipped: the Python package and its wheel (apache-tvm-ffi, numpy and pytest are not available from PyPI)"
+  echo "skipped: the Python package and its wheel (apache-tvm-ffi, numpy, pytest and mypy are not available from PyPI)"
 fi
 
 # The wheel is compiled from the same files as the library.

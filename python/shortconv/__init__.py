@@ -8,23 +8,42 @@ shortconv.torch has the same functions for torch.compile, shortconv.reference co
 double precision, and shortconv.compat has the functions of other libraries.
 """
 
-import json
-from typing import Any, Dict
+from typing import TYPE_CHECKING, Any, Dict, List
 
-from shortconv import _core, reference
-from shortconv._operators import (
-    block_snapshots,
-    commit,
-    decode,
-    forward,
-    tree_parents,
-    verify,
-)
+if TYPE_CHECKING:
+    from shortconv import reference
+    from shortconv._operators import (
+        block_snapshots,
+        commit,
+        decode,
+        forward,
+        tree_parents,
+        verify,
+    )
 
-__version__ = _core.version()
+    __version__: str
+
 __all__ = [
     "block_snapshots", "capabilities", "commit", "decode", "forward", "reference",
     "tree_parents", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the core at first use: apache-tvm-ffi imports numpy and, if it is installed, torch."""
+    if name not in __all__ and name != "__version__":
+        raise AttributeError(f"module 'shortconv' has no attribute {name!r}")
+    import importlib
+
+    core, operators, reference = (
+        importlib.import_module(f"shortconv.{module}")
+        for module in ("_core", "_operators", "reference"))
+    functions = {one: getattr(operators, one) for one in __all__ if hasattr(operators, one)}
+    globals().update(functions, reference=reference, __version__=core.version())
+    return globals()[name]
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__, "__version__"})
 
 
 def capabilities() -> Dict[str, Any]:
@@ -38,4 +57,9 @@ def capabilities() -> Dict[str, Any]:
       backends: list of {"name", "available", "detail"}; detail is the instruction set, the device,
         or the reason why the backend is not available.
     """
-    return json.loads(_core.capabilities())
+    import json
+
+    from shortconv import _core
+
+    known: Dict[str, Any] = json.loads(_core.capabilities())
+    return known

@@ -6,8 +6,9 @@ Arguments at the end may be omitted. All others follow as pairs of name and valu
 Layouts are added to op.
 """
 
+import importlib
 import os
-from typing import Any, List
+from typing import Any, Dict, List
 
 import tvm_ffi
 
@@ -42,6 +43,20 @@ def named(**arguments: Any) -> List[Any]:
     """
     return [part for name, value in arguments.items() if value is not None and value is not False
             for part in (name, value)]
+
+
+class _Calls(Dict[type, Any]):
+    """For each type of array shortconv._torch if torch has to see calls with it, otherwise None."""
+
+    def __missing__(self, array_type: type) -> Any:
+        is_torch = any(base.__module__.partition(".")[0] == "torch" for base in array_type.__mro__)
+        # Only then is torch loaded, and nothing else may load it.
+        calls = importlib.import_module("shortconv._torch") if is_torch else None
+        self[array_type] = calls
+        return calls
+
+
+calls_of = _Calls()
 
 
 _check_mode = os.environ.get("SHORTCONV_CHECK", "")

@@ -14,16 +14,26 @@ was passed.
 Source: docs/specification.md of the shortconv repository.
 """
 
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Protocol, Tuple, TypeVar
 
 from shortconv import _core
 from shortconv._arrays import call_again, kinds
+from shortconv._core import calls_of
 
-Array = Any  # any array with DLPack
+
+class Array(Protocol):
+    """An array with DLPack."""
+
+    def __dlpack__(self) -> Any: ...
+
+    def __dlpack_device__(self) -> Tuple[int, int]: ...
+
+
+A = TypeVar("A", bound=Array)
 
 
 def forward(
-    x: Array,
+    x: A,
     weight: Array,
     bias: Optional[Array] = None,
     *,
@@ -52,7 +62,7 @@ def forward(
     threads: int = 0,
     programmatic_launch: bool = True,
     stream: Any = None,
-) -> Array:
+) -> A:
     """Convolves a ragged or dense batch and updates the state of each sequence.
 
     Args:
@@ -99,10 +109,9 @@ def forward(
       activation: None or "silu".
       padded_rows: contents of the output rows of skipped sequences and of rows without a sequence:
         "zero" (default), "untouched" or "copy" (of x).
-      violations: [13, 2] i64, written: counts of bad index values (docs/checked-mode.md).
+      violations: [11, 2] i64, written: counts of bad index values (docs/checked-mode.md).
       backend: None, "cpu", "cuda" or "reference".
-      threads: CPU: number of threads, the calling one among them, at most 256. 0: OMP_NUM_THREADS
-        or, without it, the processors that the process may use; small calls use fewer.
+      threads: CPU: number of threads; 0: OpenMP's.
       programmatic_launch: CUDA: where that is faster, the kernel may start while the kernel before
         it ends. It waits before it reads or writes arrays.
       stream: CUDA: a stream's handle or an object with __cuda_stream__. None: the current stream of
@@ -117,11 +126,13 @@ def forward(
       NotImplementedError: the backend has no kernel for the call.
       RuntimeError: the backend or its device is not available.
     """
-    empty_like, current_stream = kinds[type(x)]
-    if out is None:
-        out = empty_like(x)
-    if stream is None and current_stream is not None:
-        stream = current_stream(x)
+    calls = calls_of[type(x)]
+    if calls is None:
+        empty_like, current_stream = kinds[type(x)]
+        if out is None:
+            out = empty_like(x)
+        if stream is None and current_stream is not None:
+            stream = current_stream(x)
     # One by one: with _core.named a call that has one of them takes 2 us longer.
     rare: Tuple[Any, ...] = ()
     if write_slots is not None:
@@ -156,17 +167,20 @@ def forward(
         rare += "programmatic_launch", programmatic_launch
     if stream is not None:
         rare += "stream", stream
+    values = (
+        _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
+        initial_state, activation, null_slot, padded_rows, *rare)
+    if calls is not None:
+        return calls.run(*values)
     try:
-        _core.forward(
-            _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
-            has_initial_state, initial_state, activation, null_slot, padded_rows, *rare)
+        _core.forward(*values)
     except BufferError:
         call_again(forward, locals(), "out")
     return out
 
 
 def decode(
-    x: Array,
+    x: A,
     weight: Array,
     bias: Optional[Array] = None,
     *,
@@ -192,7 +206,7 @@ def decode(
     threads: int = 0,
     programmatic_launch: bool = True,
     stream: Any = None,
-) -> Array:
+) -> A:
     """Convolves one or a few new tokens of each sequence; every sequence continues from its slot.
 
     Args:
@@ -202,11 +216,13 @@ def decode(
 
     The other arguments, the result and the errors are those of forward.
     """
-    empty_like, current_stream = kinds[type(x)]
-    if out is None:
-        out = empty_like(x)
-    if stream is None and current_stream is not None:
-        stream = current_stream(x)
+    calls = calls_of[type(x)]
+    if calls is None:
+        empty_like, current_stream = kinds[type(x)]
+        if out is None:
+            out = empty_like(x)
+        if stream is None and current_stream is not None:
+            stream = current_stream(x)
     # As in forward.
     rare: Tuple[Any, ...] = ()
     if write_slots is not None:
@@ -239,17 +255,20 @@ def decode(
         rare += "programmatic_launch", programmatic_launch
     if stream is not None:
         rare += "stream", stream
+    values = (
+        _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, False,
+        activation, null_slot, padded_rows, *rare)
+    if calls is not None:
+        return calls.run(*values)
     try:
-        _core.forward(
-            _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, None,
-            activation, null_slot, padded_rows, *rare)
+        _core.forward(*values)
     except BufferError:
         call_again(decode, locals(), "out")
     return out
 
 
 def verify(
-    x: Array,
+    x: A,
     weight: Array,
     bias: Optional[Array] = None,
     *,
@@ -277,7 +296,7 @@ def verify(
     threads: int = 0,
     programmatic_launch: bool = True,
     stream: Any = None,
-) -> Array:
+) -> A:
     """Convolves draft tokens, as chains or trees. Every sequence continues from its slot.
 
     States are written only with write_slots or update_state.
@@ -302,23 +321,26 @@ def verify(
 
     The other arguments, the result and the errors are those of forward.
     """
-    empty_like, current_stream = kinds[type(x)]
-    if out is None:
-        out = empty_like(x)
-    if stream is None and current_stream is not None:
-        stream = current_stream(x)
+    calls = calls_of[type(x)]
+    if calls is None:
+        empty_like, current_stream = kinds[type(x)]
+        if out is None:
+            out = empty_like(x)
+        if stream is None and current_stream is not None:
+            stream = current_stream(x)
+    values = (
+        _core.VERIFY, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
+        False, activation, null_slot, padded_rows, "programmatic_launch", programmatic_launch,
+        *_core.named(
+            write_slots=write_slots, read_offsets=read_offsets, base_column=base_column,
+            cache_seqlens=cache_seqlens, parents=parents, intermediate_states=intermediate_states,
+            intermediate_slots=intermediate_slots, update_state=update_state,
+            input_gate=input_gate, output_gate=output_gate, residual=residual,
+            violations=violations, backend=backend, threads=threads, stream=stream))
+    if calls is not None:
+        return calls.run(*values)
     try:
-        _core.forward(
-            _core.VERIFY, x, out, weight, bias, state, read_slots, query_start_loc,
-            has_initial_state, None, activation, null_slot, padded_rows, "programmatic_launch",
-            programmatic_launch,
-            *_core.named(
-                write_slots=write_slots, read_offsets=read_offsets, base_column=base_column,
-                cache_seqlens=cache_seqlens, parents=parents,
-                intermediate_states=intermediate_states, intermediate_slots=intermediate_slots,
-                update_state=update_state,
-                input_gate=input_gate, output_gate=output_gate, residual=residual,
-                violations=violations, backend=backend, threads=threads, stream=stream))
+        _core.forward(*values)
     except BufferError:
         call_again(verify, locals(), "out")
     return out
@@ -326,7 +348,7 @@ def verify(
 
 def commit(
     intermediate_states: Array,
-    state: Array,
+    state: A,
     accepted: Array,
     *,
     width: int,
@@ -339,7 +361,7 @@ def commit(
     backend: Optional[str] = None,
     threads: int = 0,
     stream: Any = None,
-) -> Array:
+) -> A:
     """Copies the state after each sequence's last accepted token to its slot, in all layers.
 
     Args:
@@ -362,11 +384,14 @@ def commit(
     Returns:
       state.
     """
-    _, current_stream = kinds[type(intermediate_states)]
-    if stream is None and current_stream is not None:
-        stream = current_stream(intermediate_states)
+    calls = calls_of[type(intermediate_states)]
+    if calls is None:
+        calls = _core
+        _, current_stream = kinds[type(intermediate_states)]
+        if stream is None and current_stream is not None:
+            stream = current_stream(intermediate_states)
     try:
-        _core.commit(intermediate_states, state, accepted, width, *_core.named(
+        calls.commit(intermediate_states, state, accepted, width, *_core.named(
             rows_per_token=rows_per_token, slots=slots, second_slots=second_slots,
             query_start_loc=query_start_loc, base_column=base_column, null_slot=null_slot,
             backend=backend, threads=threads, stream=stream))
@@ -382,10 +407,10 @@ def block_snapshots(
     *,
     tokens: int,
     block_size: int,
-    snapshots: Array,
+    snapshots: A,
     backend: Optional[str] = None,
     stream: Any = None,
-) -> Array:
+) -> A:
     """Lists the states that a prefix cache needs from a step, as snapshots of forward and decode.
 
     These are the states after each full block. One call per step serves all layers; it reads the
@@ -405,11 +430,14 @@ def block_snapshots(
     Returns:
       snapshots.
     """
-    _, current_stream = kinds[type(query_start_loc)]
-    if stream is None and current_stream is not None:
-        stream = current_stream(query_start_loc)
+    calls = calls_of[type(query_start_loc)]
+    if calls is None:
+        calls = _core
+        _, current_stream = kinds[type(query_start_loc)]
+        if stream is None and current_stream is not None:
+            stream = current_stream(query_start_loc)
     try:
-        _core.block_snapshots(query_start_loc, num_computed_tokens, block_slots, tokens, block_size,
+        calls.block_snapshots(query_start_loc, num_computed_tokens, block_slots, tokens, block_size,
                               snapshots, backend, stream)
     except BufferError:
         call_again(block_snapshots, locals(), "snapshots")
@@ -419,12 +447,12 @@ def block_snapshots(
 def tree_parents(
     first_child: Array,
     next_sibling: Array,
-    parents: Array,
+    parents: A,
     *,
     query_start_loc: Optional[Array] = None,
     backend: Optional[str] = None,
     stream: Any = None,
-) -> Array:
+) -> A:
     """Converts the links of draft trees to the parents that verify takes.
 
     Args:
@@ -440,11 +468,14 @@ def tree_parents(
     Returns:
       parents.
     """
-    _, current_stream = kinds[type(first_child)]
-    if stream is None and current_stream is not None:
-        stream = current_stream(first_child)
+    calls = calls_of[type(first_child)]
+    if calls is None:
+        calls = _core
+        _, current_stream = kinds[type(first_child)]
+        if stream is None and current_stream is not None:
+            stream = current_stream(first_child)
     try:
-        _core.tree_parents(first_child, next_sibling, query_start_loc, parents, backend, stream)
+        calls.tree_parents(first_child, next_sibling, query_start_loc, parents, backend, stream)
     except BufferError:
         call_again(tree_parents, locals(), "parents")
     return parents

@@ -6,28 +6,27 @@ on the CPU; f64 is supported as well. Slow.
 Source: src/reference, the executable form of docs/specification.md.
 """
 
-from typing import Any
+from typing import Any, Optional
 
 from shortconv import _operators
+from shortconv._operators import A, Array
 
-Array = Any
 
-
-def forward(x: Array, weight: Array, bias: Array = None, **arguments: Any) -> Array:
+def forward(x: A, weight: Array, bias: Optional[Array] = None, **arguments: Any) -> A:
     """shortconv.forward with backend="reference"."""
     return _operators.forward(x, weight, bias, backend="reference", **arguments)
 
 
-def decode(x: Array, weight: Array, bias: Array = None, **arguments: Any) -> Array:
+def decode(x: A, weight: Array, bias: Optional[Array] = None, **arguments: Any) -> A:
     """shortconv.decode with backend="reference"."""
     return _operators.decode(x, weight, bias, backend="reference", **arguments)
 
 
-def verify(x: Array, weight: Array, bias: Array = None, **arguments: Any) -> Array:
+def verify(x: A, weight: Array, bias: Optional[Array] = None, **arguments: Any) -> A:
     """shortconv.verify with backend="reference"."""
     return _operators.verify(x, weight, bias, backend="reference", **arguments)
 
 
-def commit(intermediate_states: Array, state: Array, accepted: Array, **arguments: Any) -> Array:
+def commit(intermediate_states: Array, state: A, accepted: Array, **arguments: Any) -> A:
     """shortconv.commit with backend="reference"."""
     return _operators.commit(intermediate_states, state, accepted, backend="reference", **arguments)

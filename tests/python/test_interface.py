@@ -2,6 +2,7 @@
 
 import ctypes
 import inspect
+import os
 import pathlib
 import re
 import subprocess
@@ -115,10 +116,52 @@ shortconv.forward(numpy.ones((2, 4), "f"), numpy.ones((4, 2), "f"))
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_core_is_loaded_at_first_use():
+    code = """
+import sys
+import shortconv
+assert "forward" in dir(shortconv) and not hasattr(shortconv, "backward")
+assert not {"numpy", "torch", "tvm_ffi", "json", "shortconv._core"} & {*sys.modules}
+from shortconv import decode
+assert shortconv.forward is vars(shortconv)["forward"]  # later calls do not ask for it again
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_type_checkers_refuse_what_is_not_an_array(tmp_path):
+    pytest.importorskip("mypy")
+    lines = {
+        "shortconv.forward(x, x, read_slots=i, has_initial_state=b).sum()": "",
+        "shortconv.decode(x, x, state=x).sum() + len(shortconv.__version__)": "",
+        "shortconv.verify(x, x, state=x, parents=i).sum()": "",
+        "shortconv.commit(x, x, i, width=4).sum()": "",
+        "shortconv.block_snapshots(i, i, i, tokens=1, block_size=1, snapshots=i).sum()": "",
+        "shortconv.tree_parents(i, i, i).sum()": "",
+        "shortconv.reference.forward(x, x, x).sum()": "",
+        "shortconv.forward('no', x)": '"forward" cannot be "str"',
+        "shortconv.forward(x, 5)": 'incompatible type "int"; expected "Array"',
+        "shortconv.decode(x, x, state=[x])": 'expected "Array"',
+        "shortconv.forward(x, x, activatoin='silu')": "Unexpected keyword argument",
+        "shortconv.reference.forward('no', x)": '"forward" cannot be "str"',
+    }
+    path = tmp_path / "calls.py"
+    header = ["import numpy as np", "import shortconv", "x = np.zeros((4, 4), np.float32)",
+              "i = np.zeros(4, np.int32)", "b = np.zeros(4, np.bool_)"]
+    path.write_text("\n".join([*header, *lines, ""]))
+    text = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-error-summary",
+         "--hide-error-context", "--cache-dir", tmp_path / "cache", path],
+        env={**os.environ, "MYPYPATH": str(PACKAGE.parent)}, capture_output=True, text=True).stdout
+    for number, (line, expected) in enumerate(lines.items(), len(header) + 1):
+        found = re.findall(f"^.*calls.py:{number}: error: (.*)$", text, re.M)
+        assert len(found) == (expected != "") and expected in "".join(found), (line, text)
+    assert (PACKAGE / "py.typed").exists()
+
+
 def test_torch_is_imported_in_one_file():
     importing = [path.relative_to(PACKAGE).as_posix() for path in sorted(PACKAGE.rglob("*.py"))
                  if re.search(r"^\s*(import|from) torch\b", path.read_text(), re.M)]
-    assert importing in ([], ["torch.py"])
+    assert importing == ["_torch.py"]
 
 
 def test_functions_are_annotated_and_documented():

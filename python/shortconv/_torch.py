@@ -1,0 +1,404 @@
+"""Calls with torch tensors: straight to the core, or through torch's dispatcher as operators.
+
+A plain call has dense tensors in memory, and nothing observes it: it goes to the core. All other
+calls go through torch's dispatcher, as shortconv::run, shortconv::commit and so on: under
+torch.compile, in traces and modes, with subclasses, lazily negated tensors and gradients. The
+operators declare what they write; the dispatcher refuses what has no kernel.
+
+There are no gradients yet: where inputs require them, the backward pass raises. States that a call
+writes do not depend on its inputs, as far as torch knows.
+
+Source: https://docs.pytorch.org/docs/stable/library.html for Library.define and Library.impl.
+"""
+
+import contextlib
+import inspect
+import itertools
+import json
+import sys
+from typing import Any, Callable, ContextManager, Dict, Iterable, List, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from shortconv import _core, _operators
+
+# Looked up once: these are in every call.
+_is_compiling = torch.compiler.is_dynamo_compiling  # others, export included, trace with modes
+_has_torch_function = torch._C._has_torch_function_variadic  # of a tensor, or a mode
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_tracing = torch._C._is_tracing
+_is_grad_enabled = torch._C.is_grad_enabled
+_increment_version = torch._C._increment_version
+_empty_like = torch.empty_like
+_core_forward = _core.forward
+
+_PLAIN = frozenset([Tensor, torch.nn.Parameter, type(None)])
+
+_library = torch.library.Library("shortconv", "DEF")
+
+# ---- Schemas ----
+
+_ARGUMENTS = json.loads(_core.arguments())
+
+
+def _schema() -> str:
+    """Schema of shortconv::run: the arguments of _core.forward except the stream."""
+    aliases = iter("abcdefgh")  # one for each written tensor
+    accepted = {name for operator in (_operators.forward, _operators.decode, _operators.verify)
+                for name in inspect.signature(operator).parameters}
+    tensors = {
+        argument["name"]: f"Tensor({next(aliases)}!)" if argument["written"] else "Tensor"
+        for argument in _ARGUMENTS if argument["name"] in accepted}
+    common = ["int op"] + [f"{tensors.pop(name)} {name}" for name in ("x", "out", "weight")]
+    common += [f"{tensors.pop(name)}? {name}=None" for name in (
+        "bias", "state", "read_slots", "query_start_loc", "has_initial_state")]
+    common += ["bool initial_state=False", "str? activation=None", "int? null_slot=None",
+               "str? padded_rows=None"]
+    rare = [f"{tensor}? {name}=None" for name, tensor in tensors.items()]
+    rare += ["int base_column=0", "bool shift_full_state=False", "bool update_state=False",
+             "bool residual=False", "int dilation=1", "str? backend=None", "int threads=0",
+             "bool programmatic_launch=True"]
+    return f"run({', '.join(common)}, *, {', '.join(rare)}) -> ()"
+
+
+_library.define(_schema())
+_library.define(
+    "commit(Tensor intermediate_states, Tensor(a!) state, Tensor accepted, int width, *,"
+    " int? rows_per_token=None, Tensor? slots=None, Tensor? second_slots=None,"
+    " Tensor? query_start_loc=None, int base_column=0, int? null_slot=None, str? backend=None,"
+    " int threads=0) -> ()")
+_library.define(
+    "block_snapshots(Tensor query_start_loc, Tensor num_computed_tokens, Tensor block_slots,"
+    " SymInt tokens, int block_size, Tensor(a!) snapshots, str? backend=None) -> ()")
+_library.define(
+    "tree_parents(Tensor first_child, Tensor next_sibling, Tensor? query_start_loc,"
+    " Tensor(a!) parents, str? backend=None) -> ()")
+# written depends on inputs, for autograd alone.
+_library.define("depend(Tensor(a!) written, Tensor[] inputs) -> ()")
+_library.define("no_backward(Tensor gradient) -> Tensor")
+
+# ---- Kernels ----
+
+_WRITTEN = {
+    "run": {argument["name"] for argument in _ARGUMENTS if argument["written"]},
+    "commit": {"state"}, "block_snapshots": {"snapshots"}, "tree_parents": {"parents"},
+    "depend": {"written"}}
+
+
+class _Operator:
+    """A torch operator, the function of the core that it calls, and the names of its arguments."""
+
+    def __init__(self, name: str, core: Callable[..., None]) -> None:
+        self.core = core
+        self.overload = getattr(torch.ops.shortconv, name).default
+        arguments = self.overload._schema.arguments
+        self.names = [argument.name for argument in arguments]
+        self.positional = sum(not argument.kwarg_only for argument in arguments)
+        self.written = _WRITTEN[name]
+        self.result = "out" if name == "run" else next(iter(self.written))
+
+    def tensors(self, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> Dict[str, Tensor]:
+        named = itertools.chain(zip(self.names, arguments), options.items())
+        return {name: value for name, value in named if isinstance(value, Tensor)}
+
+    def split(self, values: Tuple[Any, ...]) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
+        """Arguments of the core, as arguments of the operator."""
+        pairs = values[self.positional:]
+        return values[:self.positional], dict(zip(pairs[::2], pairs[1::2]))
+
+    def written_of(self, values: Tuple[Any, ...]) -> List[Tensor]:
+        """The written tensors among the arguments of the core."""
+        tensors = self.tensors(*self.split(values))
+        return [one for name, one in tensors.items() if name in self.written]
+
+
+def _kernel(operator: _Operator) -> Callable[..., None]:
+    """The operator on plain tensors. The dispatcher leaves out arguments that are the defaults."""
+
+    def call(*arguments: Any, programmatic_launch: bool = True, **options: Any) -> None:
+        missing = [None] * (operator.positional - len(arguments))
+        pairs: List[Any] = _core.named(**options)
+        if not programmatic_launch:
+            pairs += "programmatic_launch", False
+        operator.core(*arguments, *missing, *pairs)
+        tensors = operator.tensors(arguments, options)
+        _increment_version([tensors[name] for name in operator.written if name in tensors])
+
+    return call
+
+
+def _fake(operator: _Operator) -> Callable[..., None]:
+    """The operator on tensors without memory: nothing is written, and the devices are checked."""
+
+    def call(*arguments: Any, **options: Any) -> None:
+        tensors = operator.tensors(arguments, options)
+        first = next(iter(tensors))
+        for name, tensor in tensors.items():
+            if tensor.device != tensors[first].device:
+                raise ValueError(
+                    f"{name}: is on {tensor.device}, but {first} is on {tensors[first].device}")
+
+    return call
+
+
+_NO_BACKWARD = ("has no backward pass yet; call it under torch.no_grad(), or use another "
+                "implementation for training")
+
+
+class _Depend(torch.autograd.Function):
+    """`written` depends on the inputs, which must not be ignored, but there is no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, written: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.mark_dirty(written)
+        ctx.inputs = [(one.shape, one.dtype) for one in (written, *inputs)]
+        return written
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        # An operator, because compiled code runs the backward pass already when it is traced.
+        nothing = torch.ops.shortconv.no_backward(gradients[0])
+        return tuple(nothing.to(dtype).expand(shape) for shape, dtype in ctx.inputs)
+
+
+def _has_forward_gradient(tensor: Tensor) -> bool:
+    return (forward_ad._current_level >= 0
+            and forward_ad.unpack_dual(tensor).tangent is not None)
+
+
+def _depend(operator: _Operator, tensors: Dict[str, Tensor]) -> None:
+    """Makes the result, and written tensors with a gradient, depend on all inputs with one.
+
+    Raises:
+      NotImplementedError: a gradient cannot be refused later.
+    """
+    if any(_has_forward_gradient(one) for one in tensors.values()):
+        raise NotImplementedError("shortconv: has no forward-mode gradients")
+    inputs = {name: one for name, one in tensors.items() if one.requires_grad}
+    if not inputs or not torch.is_grad_enabled():
+        return
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(f"shortconv: {_NO_BACKWARD}")
+    written = [name for name in tensors if name in operator.written]
+    for name in written:
+        if name in inputs and inputs[name].is_leaf:
+            raise NotImplementedError(f"{name}: is a leaf that requires a gradient, but the call "
+                                      f"writes it, and shortconv {_NO_BACKWARD}")
+    for name in written:
+        if name in inputs or name == operator.result:
+            one = tensors[name]
+            _Depend.apply(one, *[other for other in inputs.values() if other is not one])
+
+
+def _autograd(operator: _Operator) -> Callable[..., None]:
+    def call(keys: Any, *arguments: Any, **options: Any) -> None:
+        tensors = operator.tensors(arguments, options)
+        for name, value in zip(operator.names, arguments):
+            if name == "inputs":
+                tensors.update({f"inputs[{i}]": one for i, one in enumerate(value)})
+        _depend(operator, tensors)
+        with torch._C._AutoDispatchBelowAutograd():
+            operator.overload.redispatch(
+                keys & torch._C._after_autograd_keyset, *arguments, **options)
+
+    return call
+
+
+def _refuse_backward(gradient: Tensor) -> Tensor:
+    raise NotImplementedError(f"shortconv: {_NO_BACKWARD}")
+
+
+_OPERATORS = {name: _Operator(name, core) for name, core in (
+    ("run", _core.forward), ("commit", _core.commit), ("block_snapshots", _core.block_snapshots),
+    ("tree_parents", _core.tree_parents), ("depend", None))}
+_RUN = _OPERATORS["run"]
+for _name in ("run", "commit", "block_snapshots", "tree_parents"):
+    for _key in ("CPU", "CUDA"):
+        _library.impl(_name, _kernel(_OPERATORS[_name]), _key)
+    torch.library.register_fake(f"shortconv::{_name}", _fake(_OPERATORS[_name]), lib=_library)
+# The operators for index tensors have no gradients.
+for _name in ("run", "commit", "depend"):
+    _library.impl(_name, _autograd(_OPERATORS[_name]), "Autograd", with_keyset=True)
+_library.impl("depend", lambda written, inputs: None, "CompositeExplicitAutograd")
+_library.impl("no_backward", _refuse_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("shortconv::depend", lambda written, inputs: None, lib=_library)
+torch.library.register_fake(
+    "shortconv::no_backward", lambda gradient: gradient.new_empty(()), lib=_library)
+
+# ---- Calls ----
+
+
+def _is_special(value: Any) -> bool:
+    """Whether torch has to see calls with this value: a subclass, or lazily negated."""
+    return isinstance(value, Tensor) and (type(value) not in _PLAIN or value.is_neg())
+
+
+def _needs_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _is_ordinary(value: Any) -> bool:
+    """False for tensors without memory that look plain: those of torch.func, meta tensors, ..."""
+    if not isinstance(value, Tensor):
+        return True
+    keys = torch._C._dispatch_keys
+    return not (value.is_meta or keys(value) - keys(torch.empty(0, device=value.device)))
+
+
+def _on(stream: Any, tensor: Tensor) -> ContextManager[Any]:
+    """Makes a stream's handle, or an object with __cuda_stream__, torch's current stream."""
+    if stream is None or not tensor.is_cuda:
+        return contextlib.nullcontext()
+    handle = stream if isinstance(stream, int) else stream.__cuda_stream__()[1]
+    return torch.cuda.stream(torch.cuda.ExternalStream(handle, device=tensor.device))
+
+
+def _dispatch(operator: _Operator, values: Tuple[Any, ...]) -> None:
+    """Calls the operator through torch's dispatcher."""
+    arguments, options = operator.split(values)
+    stream = options.pop("stream", None)
+    if _is_compiling():
+        if stream is not None:
+            raise ValueError("stream: is given, but compiled code runs on torch's current stream")
+        operator.overload(*arguments, **options)
+        return
+    tensors = operator.tensors(arguments, options)
+    for name, one in tensors.items():
+        if one.layout != torch.strided or one.is_nested or one.is_quantized:
+            kind = ("nested" if one.is_nested else "quantized" if one.is_quantized
+                    else str(one.layout))
+            raise TypeError(f"{name}: is a {kind} tensor; expected a dense (strided) one")
+    # The dispatcher does this, but not beside optional tensors that are written.
+    resolved = {id(one): one.resolve_neg() for one in tensors.values()
+                if type(one) in _PLAIN and one.is_neg()}
+    arguments = tuple(resolved.get(id(one), one) for one in arguments)
+    options = {name: resolved.get(id(one), one) for name, one in options.items()}
+    with _on(stream, next(iter(tensors.values()))):
+        operator.overload(*arguments, **options)
+    for name, one in tensors.items():
+        if id(one) in resolved and name in operator.written:
+            one.copy_(resolved[id(one)])
+
+
+def _call(operator: _Operator, values: Tuple[Any, ...]) -> None:
+    """Calls the core or the dispatcher with the arguments of the core."""
+    if (
+        _is_compiling() or _dispatch_modes() or _is_tracing() or forward_ad._current_level >= 0
+        or _has_torch_function(*values) or any(map(_is_special, values))
+    ):
+        _dispatch(operator, values)
+        return
+    if _is_grad_enabled() and any(map(_needs_gradient, values)):
+        _depend(operator, operator.tensors(*operator.split(values)))
+    try:
+        operator.core(*values)
+    except Exception:
+        if all(map(_is_ordinary, values)):
+            raise
+        _dispatch(operator, values)
+    else:
+        _increment_version(operator.written_of(values))
+
+
+def run(
+    op: int,
+    x: Tensor,
+    out: Optional[Tensor],
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    state: Optional[Tensor] = None,
+    read_slots: Optional[Tensor] = None,
+    query_start_loc: Optional[Tensor] = None,
+    has_initial_state: Optional[Tensor] = None,
+    initial_state: Optional[bool] = False,
+    activation: Optional[str] = None,
+    null_slot: Optional[int] = None,
+    padded_rows: Optional[str] = None,
+    *pairs: Any,
+    **rare: Any,
+) -> Tensor:
+    """One call with the arguments of _core.forward: op and layouts first, rare ones by name.
+
+    For shortconv.compat: without keywords, defaults and views a call takes half the time.
+
+    Args:
+      out: None: like x.
+      pairs: names and values of rare arguments, as _core.named returns them.
+
+    Returns:
+      out.
+    """
+    fresh = out is None
+    if out is None:
+        out = _empty_like(x)
+    if rare:
+        pairs = (*pairs, *_core.named(**rare))
+    values = (op, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
+              initial_state, activation, null_slot, padded_rows, *pairs)
+    # _call, faster: this is in every call. Index tensors are never negated, because torch negates
+    # only imaginary parts.
+    try:
+        is_plain = not (
+            _is_compiling() or _dispatch_modes() or _is_tracing() or forward_ad._current_level >= 0
+            or type(x) not in _PLAIN or type(weight) not in _PLAIN
+            or _has_torch_function(
+                out, bias, state, read_slots, query_start_loc, has_initial_state)
+            or x.is_neg() or weight.is_neg() or not (fresh or not out.is_neg())
+            or (bias is not None and bias.is_neg()) or (state is not None and state.is_neg())
+            or (pairs and any(map(_is_special, pairs)))
+            or (_is_grad_enabled() and (
+                x.requires_grad or weight.requires_grad or out.requires_grad
+                or (bias is not None and bias.requires_grad)
+                or (state is not None and state.requires_grad)
+                or any(map(_needs_gradient, pairs)))))
+    except AttributeError:  # an array of another library
+        is_plain = False
+    if not is_plain:
+        _call(_RUN, values)
+        return out
+    try:
+        _core_forward(*values)
+    except Exception:
+        if all(map(_is_ordinary, values)):
+            raise
+        _dispatch(_RUN, values)
+        return out
+    if pairs and not _RUN.written.isdisjoint(pairs[::2]):
+        _increment_version(_RUN.written_of(values))
+    elif state is None:
+        if not fresh:
+            _increment_version((out,))
+    else:
+        _increment_version((state,) if fresh else (out, state))
+    return out
+
+
+def commit(*values: Any) -> None:
+    _call(_OPERATORS["commit"], values)
+
+
+def block_snapshots(*values: Any) -> None:
+    _call(_OPERATORS["block_snapshots"], values)
+
+
+def tree_parents(*values: Any) -> None:
+    _call(_OPERATORS["tree_parents"], values)
+
+
+def refuse_gradient(out: Tensor, *inputs: Optional[Tensor]) -> Tensor:
+    """Makes out depend on inputs, so that its backward pass raises instead of ignoring them.
+
+    Returns:
+      out.
+    """
+    needed = [one for one in inputs if one is not None and one.requires_grad]
+    if needed and torch.is_grad_enabled():
+        torch.ops.shortconv.depend(out, needed)
+    return out
+
+
+# Looked up by compiled code, which cannot import this module.
+for _type in (Tensor, torch.nn.Parameter):
+    _core.calls_of[_type] = sys.modules[__name__]
