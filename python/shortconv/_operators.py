@@ -3,7 +3,8 @@
 Arrays are torch tensors, CuPy or numpy arrays, or any other arrays with DLPack. Nothing is copied,
 and any strides are accepted. Floating dtypes are f32, f16 and bf16 (f64: only shortconv.reference),
 index dtypes i32 and i64. Arrays are on the device of x. No function waits for the device, and the
-host needs no lengths. There are no gradients: torch does not know that outputs depend on inputs.
+host needs no lengths. There are no gradients yet: where torch tensors require them, the backward
+pass of the output raises NotImplementedError. To torch, states do not depend on inputs.
 
 numpy arrays may be read-only where they are only read, and of ml_dtypes.bfloat16. numpy passes
 neither through DLPack, so that such a call is tried twice, which takes tens of microseconds.
@@ -167,6 +168,10 @@ def forward(
         rare += "programmatic_launch", programmatic_launch
     if stream is not None:
         rare += "stream", stream
+    if calls is not None and not rare:  # 0.1 us faster
+        return calls.run(
+            _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
+            has_initial_state, initial_state, activation, null_slot, padded_rows)
     values = (
         _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
         initial_state, activation, null_slot, padded_rows, *rare)
@@ -255,6 +260,10 @@ def decode(
         rare += "programmatic_launch", programmatic_launch
     if stream is not None:
         rare += "stream", stream
+    if calls is not None and not rare:
+        return calls.run(
+            _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, False,
+            activation, null_slot, padded_rows)
     values = (
         _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, False,
         activation, null_slot, padded_rows, *rare)

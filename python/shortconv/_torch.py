@@ -16,13 +16,13 @@ import inspect
 import itertools
 import json
 import sys
-from typing import Any, Callable, ContextManager, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from shortconv import _core, _operators
+from shortconv import _core, _names, _operators
 
 # Looked up once: these are in every call.
 _is_compiling = torch.compiler.is_dynamo_compiling  # others, export included, trace with modes
@@ -275,8 +275,11 @@ def _dispatch(operator: _Operator, values: Tuple[Any, ...]) -> None:
                 if type(one) in _PLAIN and one.is_neg()}
     arguments = tuple(resolved.get(id(one), one) for one in arguments)
     options = {name: resolved.get(id(one), one) for name, one in options.items()}
-    with _on(stream, next(iter(tensors.values()))):
-        operator.overload(*arguments, **options)
+    try:
+        with _on(stream, next(iter(tensors.values()))):
+            operator.overload(*arguments, **options)
+    except Exception as error:
+        raise _names.for_caller(error) from None
     for name, one in tensors.items():
         if id(one) in resolved and name in operator.written:
             one.copy_(resolved[id(one)])
@@ -294,12 +297,21 @@ def _call(operator: _Operator, values: Tuple[Any, ...]) -> None:
         _depend(operator, operator.tensors(*operator.split(values)))
     try:
         operator.core(*values)
-    except Exception:
-        if all(map(_is_ordinary, values)):
-            raise
-        _dispatch(operator, values)
+    except Exception as error:
+        _call_again(operator, error, values)
     else:
         _increment_version(operator.written_of(values))
+
+
+def _call_again(operator: _Operator, error: Exception, values: Tuple[Any, ...]) -> None:
+    """After an error of the core: through the dispatcher if a tensor has no memory.
+
+    Raises:
+      Exception: the error, in the words of the function that the caller called.
+    """
+    if all(map(_is_ordinary, values)):
+        raise _names.for_caller(error) from None
+    _dispatch(operator, values)
 
 
 def run(
@@ -335,8 +347,6 @@ def run(
         out = _empty_like(x)
     if rare:
         pairs = (*pairs, *_core.named(**rare))
-    values = (op, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
-              initial_state, activation, null_slot, padded_rows, *pairs)
     # _call, faster: this is in every call. Index tensors are never negated, because torch negates
     # only imaginary parts.
     try:
@@ -345,8 +355,8 @@ def run(
             or type(x) not in _PLAIN or type(weight) not in _PLAIN
             or _has_torch_function(
                 out, bias, state, read_slots, query_start_loc, has_initial_state)
-            or x.is_neg() or weight.is_neg() or not (fresh or not out.is_neg())
-            or (bias is not None and bias.is_neg()) or (state is not None and state.is_neg())
+            or x.is_neg() or weight.is_neg() or (bias is not None and bias.is_neg())
+            or (state is not None and state.is_neg()) or not (fresh or not out.is_neg())
             or (pairs and any(map(_is_special, pairs)))
             or (_is_grad_enabled() and (
                 x.requires_grad or weight.requires_grad or out.requires_grad
@@ -356,23 +366,29 @@ def run(
     except AttributeError:  # an array of another library
         is_plain = False
     if not is_plain:
-        _call(_RUN, values)
+        _call(_RUN, (op, x, out, weight, bias, state, read_slots, query_start_loc,
+                     has_initial_state, initial_state, activation, null_slot, padded_rows, *pairs))
         return out
     try:
-        _core_forward(*values)
-    except Exception:
-        if all(map(_is_ordinary, values)):
-            raise
-        _dispatch(_RUN, values)
+        _core_forward(op, x, out, weight, bias, state, read_slots, query_start_loc,
+                      has_initial_state, initial_state, activation, null_slot, padded_rows, *pairs)
+    except Exception as error:
+        _call_again(_RUN, error, (
+            op, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
+            initial_state, activation, null_slot, padded_rows, *pairs))
         return out
     if pairs and not _RUN.written.isdisjoint(pairs[::2]):
-        _increment_version(_RUN.written_of(values))
-    elif state is None:
-        if not fresh:
-            _increment_version((out,))
-    else:
+        _increment_version(_written_by(pairs))
+    if state is not None:
         _increment_version((state,) if fresh else (out, state))
+    elif not fresh:
+        _increment_version((out,))
     return out
+
+
+def _written_by(pairs: Tuple[Any, ...]) -> List[Tensor]:
+    return [value for name, value in zip(pairs[::2], pairs[1::2])
+            if name in _RUN.written and isinstance(value, Tensor)]
 
 
 def commit(*values: Any) -> None:

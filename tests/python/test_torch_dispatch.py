@@ -23,7 +23,7 @@ def device(request):
 
 
 def forward_arguments(device, tokens=6):
-    """Every floating argument of forward that can be combined with the others; the same each time."""
+    """The floating arguments of forward that can be combined; the same values each time."""
     torch.manual_seed(11)
     make = {"x": (tokens, 8), "weight": (8, 4), "bias": (8,), "state": (2, 3, 8),
             "input_gate": (tokens, 8), "output_gate": (tokens, 8), "out": (tokens, 8)}
@@ -42,7 +42,7 @@ def small_call(device):
 
 
 def assert_same_as_eager(device, call_of):
-    """call_of(call, tensors) runs a call in some way: outputs and states are those of eager mode."""
+    """call_of(call, tensors) runs a call in some way; the results are those of eager mode."""
     tensors, call = small_call(device)
     expected_state, state = tensors[2].clone(), tensors[2].clone()
     expected = call(*tensors[:2], expected_state)
