@@ -193,7 +193,7 @@ bool replaces_histories(const Problem& p, const TensorPointers& at) {
 }
 
 Status no_scratch() {
-  return {Code::kUnavailable, concat("memory: none for the buffers of this thread, ",
+  return {Code::kOutOfMemory, concat("memory: none for the buffers of this thread, ",
                                      static_cast<std::int64_t>(sizeof(Scratch)), " bytes")};
 }
 

@@ -138,7 +138,7 @@ TEST(Processes, NoMemoryForTheBuffersOfAThread) {
                 while (std::malloc(kPiece) != nullptr) {
                 }
                 const Status status = forward(batch.args());
-                refused = status.code() == Code::kUnavailable &&
+                refused = status.code() == Code::kOutOfMemory &&
                           status.message().starts_with("memory: ") && batch.has_bits_of(before);
               })
                   .join();
