@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that can be tested without a GPU: unit and property tests, the C header as C11, the installed package, exports,
 # includes and formatting, the Python package and its wheel, then the unit tests again under the address and
-# undefined-behaviour sanitizers.
+# undefined-behaviour sanitizers, and calls of several threads under the thread sanitizer.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/dependencies.sh
@@ -36,3 +36,7 @@ cmake --preset asan >/dev/null
 cmake --build build/asan
 # The sanitized run leaves out the tests that are not about memory.
 ctest --preset asan -j "$(nproc)" -LE 'check|package'
+
+cmake --preset tsan >/dev/null
+cmake --build --preset tsan
+ctest --preset tsan

@@ -63,13 +63,13 @@ const Kernels* select(DType dtype, int width, Activation activation) {
   return select_f32(width, activation);
 }
 
-int thread_limit(int wanted, std::int64_t bytes) {
+int thread_limit(int wanted, double bytes) {
   // Decode of 1 x 4096 bf16 moves as many bytes and takes 20 us, or 15 on two threads that are
   // awake; waking one takes 5 us and more.
-  constexpr std::int64_t kBytesOfThread = std::int64_t{64} << 10;
+  constexpr double kBytesOfThread = 64 << 10;
   if (wanted > 0) return std::min(wanted, kMaxThreads);
-  const std::int64_t worth = bytes / kBytesOfThread;
-  return worth <= 1 ? 1 : static_cast<int>(std::min<std::int64_t>(worth, available_threads()));
+  const double worth = bytes / kBytesOfThread;
+  return worth < 2 ? 1 : static_cast<int>(std::min<double>(worth, available_threads()));
 }
 
 namespace {
@@ -105,10 +105,13 @@ bool should_stream(const Problem& p, Form form) {
 }
 
 // Inputs, outputs and states once each way; gates and snapshots count as nothing.
-std::int64_t bytes_moved(const Problem& p) {
-  const std::int64_t states = std::min(p.sequences, p.tokens) * history_of(p);
-  return p.channels * (p.tokens * (element_bytes(p.x.dtype) + element_bytes(p.out.dtype)) +
-                       2 * states * element_bytes(p.state.dtype));
+// In fp64, in which no size overflows.
+double bytes_moved(const Problem& p) {
+  const auto tokens = static_cast<double>(p.tokens), channels = static_cast<double>(p.channels);
+  const double states = std::min(static_cast<double>(p.sequences), tokens) * history_of(p);
+  const auto bytes = [](DType dtype) { return static_cast<double>(element_bytes(dtype)); };
+  return channels *
+         (tokens * (bytes(p.x.dtype) + bytes(p.out.dtype)) + 2 * states * bytes(p.state.dtype));
 }
 
 // Tiles are small enough for several items per thread, large enough to make the search for a
@@ -175,8 +178,11 @@ Status plan_cpu(const Problem& p, PlanStorage& storage) {
   config.state_kernels = kernels(p.state.dtype);
   config.f32_kernels = kernels(DType::kF32);
   config.form = form_of(p);
-  config.stream = should_stream(p, config.form);
-  partition(p, thread_limit(p.threads, bytes_moved(p)), config);
+  // Of tensors without elements the sizes are not bounded, and their products could overflow.
+  if (p.tokens > 0 && p.channels > 0) {
+    config.stream = should_stream(p, config.form);
+    partition(p, thread_limit(p.threads, bytes_moved(p)), config);
+  }
   store_choice(storage, config);
   return {};
 }

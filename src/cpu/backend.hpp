@@ -6,7 +6,7 @@
 namespace shortconv::cpu {
 
 /// Threads of a call that moves so many bytes: `wanted`, or as many as the call is worth.
-int thread_limit(int wanted, std::int64_t bytes);
+int thread_limit(int wanted, double bytes);
 
 Status plan_commit(const CommitProblem& problem, PlanStorage& storage);
 Status run_commit(const CommitProblem& problem, const PlanStorage& storage,

@@ -40,9 +40,11 @@ void commit_item(const CommitProblem& p, const CommitPointers& at, std::int64_t 
 }  // namespace
 
 Status plan_commit(const CommitProblem& p, PlanStorage& storage) {
-  const std::int64_t states = p.layers * p.sequences;
-  const std::int64_t bytes = 2 * states * (p.width - 1) * p.channels * element_bytes(p.state.dtype);
-  const std::int64_t threads = std::clamp<std::int64_t>(states, 1, thread_limit(p.threads, bytes));
+  // In fp64, in which no size overflows: those of tensors without elements are not bounded.
+  const double states = static_cast<double>(p.layers) * static_cast<double>(p.sequences);
+  const double bytes = 2 * states * (p.width - 1) * static_cast<double>(p.channels) *
+                       static_cast<double>(element_bytes(p.state.dtype));
+  const double threads = std::clamp<double>(states, 1, thread_limit(p.threads, bytes));
   store_choice(storage, static_cast<std::int32_t>(threads));
   return {};
 }

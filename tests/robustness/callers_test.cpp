@@ -9,7 +9,7 @@
 namespace shortconv {
 namespace {
 
-constexpr int kCallers = 8, kCalls = 20;
+constexpr int kCallers = 8, kCalls = 6;
 
 // Runs body(caller) on all callers at once.
 template <typename Body>

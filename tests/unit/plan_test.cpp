@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <vector>
 
 #include "call.hpp"
 #include "shortconv/capability.hpp"
@@ -60,6 +61,37 @@ TEST(Plan, ForwardAndCommitNeedNoWorkspace) {
   ASSERT_TRUE(make_problem(call.fill(), problem).ok());
   ASSERT_TRUE(make_plan(problem, plan).ok());
   EXPECT_EQ(workspace_bytes(plan), 0);
+}
+
+// Memory does not bound a size if another one is 0. The sanitizers check the products of sizes.
+TEST(Plan, HugeSizesOfTensorsWithoutElements) {
+  constexpr std::int64_t kHuge = std::int64_t{1} << 52, kChannels = 1 << 20;
+  const auto rows = [](std::initializer_list<std::int64_t> shape) {
+    TensorRef tensor = TensorRef::contiguous(nullptr, DType::kBF16, {});
+    tensor.ndim = 0;
+    for (const std::int64_t size : shape) tensor.shape[tensor.ndim++] = size;
+    for (int axis = 0; axis < tensor.ndim; ++axis) tensor.strides[axis] = axis + 1 == tensor.ndim;
+    return tensor;
+  };
+  float weight[4 * 4] = {};
+  ForwardArgs args;
+  args.weight = TensorRef::contiguous(weight, DType::kF32, {0, 4});
+  args.x = args.out = rows({kHuge, 0});
+  EXPECT_EQ(forward(args).message(), "");
+  std::vector<float> many(kChannels * 4);
+  args = {};
+  args.x = args.out = rows({kHuge >> 11, 0, kChannels});
+  args.weight = TensorRef::contiguous(many.data(), DType::kF32, {kChannels, 4});
+  EXPECT_EQ(forward(args).message(), "");
+
+  std::int32_t accepted[4] = {};
+  CommitArgs copies;
+  copies.intermediate_states = rows({kHuge / 8, 4, 3, 0});
+  copies.state = rows({kHuge / 8, 4, 3, 0});
+  copies.accepted = TensorRef::contiguous(accepted, DType::kI32, {4});
+  copies.width = 4;
+  copies.rows_per_token = 3;
+  EXPECT_EQ(commit(copies).message(), "");
 }
 
 TEST(Plan, DoublePrecisionIsForTheReferenceOnly) {
