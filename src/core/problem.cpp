@@ -246,7 +246,8 @@ class ForwardChecker : public ArgumentChecker {
     const auto& to = p_.intermediate_states;
     const std::int64_t tokens = value(Size::kIntermediateTokens);
     const bool by_sequence = args_.x.ndim == 3 || p_.intermediate_slots.present;
-    const bool overlap = to.token_stride == to.column_stride && p_.width > 2 && tokens > 1;
+    const bool overlap =
+        to.has_elements && to.token_stride == to.column_stride && p_.width > 2 && tokens > 1;
     require(!overlap || (by_sequence && !p_.parents.present), "intermediate_states",
             "overlap, which needs chains and x [sequences, tokens, channels] or "
             "intermediate_slots");

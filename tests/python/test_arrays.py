@@ -54,7 +54,7 @@ def test_inputs_in_files_and_bytes(case, tmp_path):
 @pytest.mark.parametrize("name", ["out", "state", "violations"])
 def test_read_only_arrays_that_are_written(case, name):
     before = {**case, "out": np.zeros((5, 8), np.float32),
-              "violations": np.zeros((11, 2), np.int64)}
+              "violations": np.zeros((13, 2), np.int64)}
     given = {key: value.copy() for key, value in before.items()}
     given[name].flags.writeable = False
     with pytest.raises(ValueError, match=f"^{name}: is read-only, but it is written; pass a writ"):

@@ -78,7 +78,7 @@ def test_padding_is_not_reported(arrays, raising):
 
 
 def test_a_report_of_the_caller_wins(arrays, raising):
-    report = arrays.of(np.zeros((11, 2), np.int64))
+    report = arrays.of(np.zeros((13, 2), np.int64))
     call(arrays, [0, 4, 70], violations=report)
     assert arrays.numpy(report)[0, 0] == 1
     finish(arrays)

@@ -362,7 +362,7 @@ def test_padded_rows(arrays, random):
 
 def test_bad_values_are_reported(arrays, random):
     p = problem(random, [2, 3], 8, 4, 3)
-    report = arrays.of(np.full((11, 2), 77, np.int64))
+    report = arrays.of(np.full((13, 2), 77, np.int64))
     shortconv.forward(arrays.of(p["x"]), arrays.of(p["weight"]), state=arrays.of(p["state"]),
                       read_slots=arrays.of(np.array([1, 5], np.int32)),
                       query_start_loc=arrays.of(p["bounds"]), violations=report)

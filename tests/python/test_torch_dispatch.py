@@ -245,7 +245,7 @@ def written_calls(device):
     a = forward_arguments(device)
     index = torch.zeros(2, 3, dtype=torch.int32, device=device)
     states = torch.zeros(2, 3, 3, 8, device=device)
-    counts = torch.zeros(11, 2, dtype=torch.int64, device=device)
+    counts = torch.zeros(13, 2, dtype=torch.int64, device=device)
     slots = index[:, 0].contiguous()
     yield (a["out"], a["state"], counts), lambda: shortconv.forward(
         a["x"], a["weight"], out=a["out"], state=a["state"], violations=counts)

@@ -135,8 +135,9 @@ TEST(Processes, NoMemoryForTheBuffersOfAThread) {
                 const rlimit limit{1, 1};  // less than there is already
                 if (setrlimit(RLIMIT_AS, &limit) != 0) return;
                 constexpr std::size_t kPiece = 128 << 10;  // a third of what the call needs
-                while (std::malloc(kPiece) != nullptr) {
-                }
+                void* volatile piece = nullptr;            // or the compiler removes the loop
+                do piece = std::malloc(kPiece);
+                while (piece != nullptr);
                 const Status status = forward(batch.args());
                 refused = status.code() == Code::kOutOfMemory &&
                           status.message().starts_with("memory: ") && batch.has_bits_of(before);

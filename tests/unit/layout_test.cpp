@@ -194,6 +194,12 @@ TEST(Layouts, StridesOfTensorsWithoutElementsMayBeAnything) {
     args.drafts.intermediate_slots = TensorRef::contiguous(slots.data(), DType::kI32, {2});
     const Status status = forward(args);
     EXPECT_TRUE(status.ok()) << status.message();
+    // Packed, and without channels: equal strides of tokens and columns do not mean overlap.
+    args.drafts.intermediate_slots.reset();
+    args.x.shape[1] = args.out.shape[1] = args.weight.shape[0] = args.pool.state->shape[2] = 0;
+    args.drafts.intermediate_states = TensorRef::contiguous(nullptr, DType::kF32, {4, 3, 0});
+    const Status packed = forward(args);
+    EXPECT_TRUE(packed.ok()) << packed.message();
   }
 }
 

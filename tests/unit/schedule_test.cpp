@@ -74,8 +74,7 @@ TEST(Schedule, CAbiCountsBlocksWithoutMakingAList) {
   EXPECT_EQ(shortconv_plan_block_list(lengths.data(), 512, nullptr, nullptr, 0, &count),
             SHORTCONV_INVALID_ARGUMENT);
   EXPECT_EQ(count, std::int64_t{512} << 30);
-  EXPECT_STREQ(shortconv_last_error(),
-               "capacity: is 0, but the lengths need 549755813888 entries");
+  EXPECT_STREQ(shortconv_last_error(), "capacity: is 0, but the lengths need 549755813888 entries");
 }
 
 }  // namespace
