@@ -41,6 +41,8 @@ enum class DTypes : std::uint8_t {
   kLikeX,
   kLikeWeight,
   kLikeState,
+  kLikeWeightOrF32,
+  kLikeStateOrF32,
   kIndex,  // i32 or i64
   kI32,
   kI64,
@@ -167,6 +169,36 @@ constexpr void visit_commit_tensors(const Visit& visit, Tensors&... tensors) {
   visit(Argument{"second_slots", {kSequences}, DTypes::kIndex}, tensors.second_slots...);
 }
 
+/// All tensor arguments of a backward call.
+template <typename Visit, typename... Tensors>
+constexpr void visit_backward_tensors(const Visit& visit, Tensors&... tensors) {
+  using enum Size;
+  constexpr std::array<Size, 5> kRow = {kSequences, kTokens, kChannels};
+  constexpr std::array<Size, 5> kState = {kSequences, kHistory, kChannels};
+  visit(Argument{"x", kRow}, tensors.x...);
+  visit(Argument{"weight", {kChannels, kWidth}}, tensors.weight...);
+  visit(Argument{"bias", {kChannels}, DTypes::kLikeWeight}, tensors.bias...);
+  visit(Argument{"input_gate", kRow, DTypes::kLikeX}, tensors.input_gate...);
+  visit(Argument{"output_gate", kRow, DTypes::kLikeX}, tensors.output_gate...);
+  visit(Argument{"query_start_loc", {kSequencesPlusOne}, DTypes::kIndex},
+        tensors.query_start_loc...);
+  visit(Argument{"seq_idx", {kSequences, kTokens}, DTypes::kIndex}, tensors.seq_idx...);
+  visit(Argument{"initial_state", kState}, tensors.initial_state...);
+  visit(Argument{"grad_out", kRow}, tensors.grad_out...);
+  visit(Argument{"grad_final_state", kState}, tensors.grad_final_state...);
+  visit(Argument{"grad_x", kRow, DTypes::kLikeX, Access::kWrite}, tensors.grad_x...);
+  visit(Argument{"grad_weight", {kChannels, kWidth}, DTypes::kLikeWeightOrF32, Access::kWrite},
+        tensors.grad_weight...);
+  visit(Argument{"grad_bias", {kChannels}, DTypes::kLikeWeightOrF32, Access::kWrite},
+        tensors.grad_bias...);
+  visit(Argument{"grad_initial_state", kState, DTypes::kLikeStateOrF32, Access::kWrite},
+        tensors.grad_initial_state...);
+  visit(Argument{"grad_input_gate", kRow, DTypes::kLikeX, Access::kWrite},
+        tensors.grad_input_gate...);
+  visit(Argument{"grad_output_gate", kRow, DTypes::kLikeX, Access::kWrite},
+        tensors.grad_output_gate...);
+}
+
 /// Visits the layouts of a problem, with its pointers if passed.
 template <typename Visit, typename... Pointers>
 constexpr void visit_tensors(const Visit& visit, const Problem& problem, Pointers&... pointers) {
@@ -176,6 +208,12 @@ template <typename Visit, typename... Pointers>
 constexpr void visit_tensors(const Visit& visit, const CommitProblem& problem,
                              Pointers&... pointers) {
   visit_commit_tensors(visit, problem, pointers...);
+}
+
+template <typename Visit, typename... Pointers>
+constexpr void visit_tensors(const Visit& visit, const BackwardProblem& problem,
+                             Pointers&... pointers) {
+  visit_backward_tensors(visit, problem, pointers...);
 }
 
 /// Some axes of a tensor.

@@ -240,4 +240,49 @@ struct CommitArgs : CommitTensors<OptionalTensor, RequiredTensor> {
   std::int32_t threads = 0;  ///< CPU: see Options
 };
 
+template <template <Axis...> typename Tensor, template <Axis...> typename Required = Tensor>
+struct BackwardTensors {
+  // Of the forward call.
+  Required<Axis::kSequence, Axis::kToken, Axis::kChannel> x{};
+  Required<Axis::kChannel, Axis::kTap> weight{};
+  Tensor<Axis::kChannel> bias{};
+  Tensor<Axis::kSequence, Axis::kToken, Axis::kChannel> input_gate{};
+  Tensor<Axis::kSequence, Axis::kToken, Axis::kChannel> output_gate{};
+  Tensor<Axis::kSequence> query_start_loc{};
+  Tensor<Axis::kSequence, Axis::kToken> seq_idx{};
+  /// [sequences, history, channels]: the inputs before each sequence, newest last; absent: zeros.
+  /// With seq_idx those before each row of the batch.
+  Tensor<Axis::kSequence, Axis::kColumn, Axis::kChannel> initial_state{};
+
+  // Gradients of its results.
+  Required<Axis::kSequence, Axis::kToken, Axis::kChannel> grad_out{};  ///< shape of x, any floating
+                                                                       ///< dtype
+  /// [sequences, history, channels], any floating dtype; absent: zeros. Not with seq_idx, which has
+  /// no final states.
+  Tensor<Axis::kSequence, Axis::kColumn, Axis::kChannel> grad_final_state{};
+
+  // Gradients to compute, written; absent: not computed.
+  Tensor<Axis::kSequence, Axis::kToken, Axis::kChannel> grad_x{};  ///< shape and dtype of x; rows
+                                                                   ///< without a sequence are 0
+  Tensor<Axis::kChannel, Axis::kTap> grad_weight{};  ///< shape of weight; its dtype or f32
+  Tensor<Axis::kChannel> grad_bias{};                ///< [channels]; dtype of weight or f32
+  Tensor<Axis::kSequence, Axis::kColumn, Axis::kChannel>
+      grad_initial_state{};  ///< shape of initial_state; its dtype or f32
+  Tensor<Axis::kSequence, Axis::kToken, Axis::kChannel> grad_input_gate{};   ///< as input_gate
+  Tensor<Axis::kSequence, Axis::kToken, Axis::kChannel> grad_output_gate{};  ///< as output_gate
+
+  friend bool operator==(const BackwardTensors&, const BackwardTensors&) = default;
+};
+
+/// Arguments of a backward call: the gradients of a forward call (Op::kForward) whose states are
+/// functional, initial_state in and a final state out.
+struct BackwardArgs : BackwardTensors<OptionalTensor, RequiredTensor> {
+  std::int32_t dilation = 1;                  ///< as in the forward call
+  Activation activation = Activation::kNone;  ///< as in the forward call
+  bool residual = false;                      ///< as in the forward call
+  bool accumulate = false;  ///< add to grad_weight and grad_bias, which are f32 then
+  BackendId backend = BackendId::kAuto;
+  std::int32_t threads = 0;  ///< CPU: see Options
+};
+
 }  // namespace shortconv

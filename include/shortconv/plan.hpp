@@ -18,9 +18,11 @@ struct Backend;
 /// Addresses of one call, in the memory of the plan's device. Absent arguments are null.
 using TensorPointers = ForwardTensors<TensorPointer>;
 using CommitPointers = CommitTensors<TensorPointer>;
+using BackwardPointers = BackwardTensors<TensorPointer>;
 
 [[nodiscard]] SHORTCONV_API TensorPointers pointers(const ForwardArgs& args);
 [[nodiscard]] SHORTCONV_API CommitPointers pointers(const CommitArgs& args);
+[[nodiscard]] SHORTCONV_API BackwardPointers pointers(const BackwardArgs& args);
 
 /// The operations: their arguments, their problem, their addresses.
 struct ForwardOperation {
@@ -32,6 +34,12 @@ struct CommitOperation {
   using Args = CommitArgs;
   using Problem = CommitProblem;
   using Pointers = CommitPointers;
+};
+
+struct BackwardOperation {
+  using Args = BackwardArgs;
+  using Problem = BackwardProblem;
+  using Pointers = BackwardPointers;
 };
 
 /// What to launch for a problem. Fixed size, owns nothing, may be copied and kept; valid in this
@@ -53,15 +61,19 @@ class OperationPlan {
 };
 using Plan = OperationPlan<ForwardOperation>;
 using CommitPlan = OperationPlan<CommitOperation>;
-static_assert(std::is_trivially_copyable_v<Plan> && std::is_trivially_copyable_v<CommitPlan>);
+using BackwardPlan = OperationPlan<BackwardOperation>;
+static_assert(std::is_trivially_copyable_v<Plan> && std::is_trivially_copyable_v<CommitPlan> &&
+              std::is_trivially_copyable_v<BackwardPlan>);
 
 /// Chooses backend and kernel. A pure function of the problem and of the device's properties.
 [[nodiscard]] SHORTCONV_API Status make_plan(const Problem& problem, Plan& plan);
 [[nodiscard]] SHORTCONV_API Status make_plan(const CommitProblem& problem, CommitPlan& plan);
+[[nodiscard]] SHORTCONV_API Status make_plan(const BackwardProblem& problem, BackwardPlan& plan);
 
 /// Bytes of device memory that a run of the plan needs besides the tensors.
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const Plan& plan);
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const CommitPlan& plan);
+[[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const BackwardPlan& plan);
 
 /// Runs a plan: no allocation, no synchronization, no output but the tensors. `stream` is a
 /// cudaStream_t on CUDA and ignored on the CPU. Null pointers of present arguments are refused
@@ -70,10 +82,13 @@ static_assert(std::is_trivially_copyable_v<Plan> && std::is_trivially_copyable_v
                                        void* stream = nullptr);
 [[nodiscard]] SHORTCONV_API Status run(const CommitPlan& plan, const CommitPointers& pointers,
                                        void* stream = nullptr);
+[[nodiscard]] SHORTCONV_API Status run(const BackwardPlan& plan, const BackwardPointers& pointers,
+                                       void* stream = nullptr);
 
 /// Validates, plans and runs in one call.
 [[nodiscard]] SHORTCONV_API Status forward(const ForwardArgs& args, void* stream = nullptr);
 [[nodiscard]] SHORTCONV_API Status commit(const CommitArgs& args, void* stream = nullptr);
+[[nodiscard]] SHORTCONV_API Status backward(const BackwardArgs& args, void* stream = nullptr);
 
 /// Backend, kernel and partition in one line.
 [[nodiscard]] SHORTCONV_API std::string to_string(const Plan& plan);

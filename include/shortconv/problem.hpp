@@ -146,4 +146,28 @@ struct CommitProblem : CommitTensors<TensorLayout> {
 /// As make_problem.
 [[nodiscard]] SHORTCONV_API Status make_problem(const CommitArgs& args, CommitProblem& problem);
 
+/// A backward call without its addresses.
+struct BackwardProblem : BackwardTensors<TensorLayout> {
+  BackendId backend = BackendId::kAuto;
+  Device device;
+
+  Activation activation = Activation::kNone;
+  Epilogue epilogue = Epilogue::kNone;
+  bool accumulate = false;
+
+  std::int32_t width = 0;
+  std::int32_t dilation = 1;
+  std::int32_t threads = 0;
+
+  std::int64_t tokens = 0;  ///< rows of x
+  std::int64_t channels = 0;
+  std::int64_t sequences = 0;
+  std::int64_t sequence_tokens = 0;  ///< dense batches: tokens of each sequence; packed rows: 0
+
+  friend bool operator==(const BackwardProblem&, const BackwardProblem&) = default;
+};
+
+/// As make_problem.
+[[nodiscard]] SHORTCONV_API Status make_problem(const BackwardArgs& args, BackwardProblem& problem);
+
 }  // namespace shortconv

@@ -26,11 +26,19 @@ struct OperationKernels {
   Status (*plan)(const Problem& problem, PlanStorage& choice);
   /// Launches. Pointers have passed check_pointers.
   Status (*run)(const Problem& problem, const PlanStorage& choice, const Pointers& pointers,
-                void* stream);
-  std::string (*describe)(const Problem& problem, const PlanStorage& choice);
+                void* stream) = nullptr;
+  std::string (*describe)(const Problem& problem, const PlanStorage& choice) = nullptr;
   /// Null: none is needed.
   std::int64_t (*workspace_bytes)(const Problem& problem, const PlanStorage& choice) = nullptr;
 };
+
+/// An operation that a backend does not have: no plan can be made.
+template <typename Operation>
+constexpr OperationKernels<Operation> no_kernels() {
+  return {.plan = [](const typename Operation::Problem&, PlanStorage&) {
+    return Status(Code::kUnsupported, "backend: has no kernel for this operation yet");
+  }};
+}
 
 struct Backend {
   BackendId id;
@@ -39,6 +47,7 @@ struct Backend {
 
   OperationKernels<ForwardOperation> forward;
   OperationKernels<CommitOperation> commit;
+  OperationKernels<BackwardOperation> backward;
 
   /// Index preparation: checked calls without a plan.
   Status (*block_snapshots)(const BlockSnapshots& call, void* stream);
@@ -48,8 +57,10 @@ struct Backend {
   [[nodiscard]] const OperationKernels<Operation>& kernels() const {
     if constexpr (std::is_same_v<Operation, ForwardOperation>)
       return forward;
-    else
+    else if constexpr (std::is_same_v<Operation, CommitOperation>)
       return commit;
+    else
+      return backward;
   }
 };
 

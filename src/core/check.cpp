@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "core/capability.hpp"
 #include "shortconv/violation.hpp"
 
 namespace shortconv {
@@ -242,7 +243,22 @@ void Checker::refuse_size(std::string_view argument, const TensorRef& tensor, in
 ArgumentChecker::ArgumentChecker(std::string_view first, Device device)
     : first_(first), device_(device), sizes_(kInitialSizes) {}
 
-std::span<const DType> ArgumentChecker::allowed_dtypes(DTypes dtypes) const {
+void ArgumentChecker::check_width(std::int64_t dilation) {
+  constexpr std::int64_t kLongest = kMaxWidth - 1;
+  const std::int64_t width = value(Size::kWidth);
+  require(width >= kMinWidth && width <= kMaxWidth, "weight", "width ", width,
+          " is not supported (", std::int64_t{kMinWidth}, " to ", std::int64_t{kMaxWidth}, ")");
+  require(dilation >= 1, "dilation", "is ", dilation, "; expected 1 or more");
+  require((width - 1) * dilation <= kLongest, "dilation", "is ", dilation, ", but with width ",
+          width, " the history is ", (width - 1) * dilation, " inputs; expected at most ",
+          kLongest);
+}
+
+std::span<const DType> ArgumentChecker::allowed_dtypes(DTypes dtypes) {
+  const auto like_or_f32 = [this](DType dtype) {
+    like_or_f32_ = {dtype, DType::kF32};
+    return std::span<const DType>(like_or_f32_).first(dtype == DType::kF32 ? 1 : 2);
+  };
   switch (dtypes) {
     case DTypes::kFloating:
       return kFloatingDTypes;
@@ -252,6 +268,10 @@ std::span<const DType> ArgumentChecker::allowed_dtypes(DTypes dtypes) const {
       return {&weight_dtype, 1};
     case DTypes::kLikeState:
       return {&state_dtype, 1};
+    case DTypes::kLikeWeightOrF32:
+      return like_or_f32(weight_dtype);
+    case DTypes::kLikeStateOrF32:
+      return like_or_f32(state_dtype);
     case DTypes::kIndex:
       return kIndexDTypes;
     case DTypes::kI32:

@@ -46,6 +46,9 @@ struct Extent {
 /// Largest size of an axis: sums and products of a size and a few small numbers fit into 64 bits.
 inline constexpr std::int64_t kMaxSize = std::int64_t{1} << 52;
 
+/// Limit of products of sizes, which strides of 0 and tensors without elements do not bound.
+inline constexpr __int128 kMaxProduct = static_cast<__int128>(1) << 62;
+
 /// Whether two elements of a tensor share memory. Strides whose ranges interleave are searched for
 /// a collision in a bounded number of steps; false then means that none was found.
 [[nodiscard]] bool overlaps_itself(const TensorRef& tensor, Access access);
@@ -198,16 +201,20 @@ class ArgumentChecker : public Checker {
     if (tensor) check(row, *tensor, layout, absent);
   }
 
+  /// Width and dilation of the convolution, once the weight has been checked.
+  void check_width(std::int64_t dilation);
+
   /// Dtypes that other arguments have to share, set once they are known.
   DType x_dtype{}, weight_dtype{}, state_dtype{};
 
  private:
   bool check(const Argument& row, const TensorRef& tensor, std::span<SharedSize* const> sizes);
-  [[nodiscard]] std::span<const DType> allowed_dtypes(DTypes dtypes) const;
+  [[nodiscard]] std::span<const DType> allowed_dtypes(DTypes dtypes);
 
   std::string_view first_;
   Device device_;
   std::array<SharedSize, kSizes> sizes_;
+  std::array<DType, 2> like_or_f32_{};  // of the tensor checked last
 };
 
 }  // namespace shortconv

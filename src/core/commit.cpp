@@ -83,9 +83,8 @@ class CommitChecker : public ArgumentChecker {
     require(p_.slots.present || p_.slot_count >= p_.sequences, "state", "has ", p_.slot_count,
             " slots, but without slots sequence s uses slot s; expected at least ", p_.sequences);
     // Strides of zero allow sizes whose product no backend could count.
-    constexpr __int128 kMost = static_cast<__int128>(1) << 62;
     const __int128 states = static_cast<__int128>(p_.layers) * p_.sequences;
-    require(states < kMost && states * p_.channels < kMost, "intermediate_states",
+    require(states < kMaxProduct && states * p_.channels < kMaxProduct, "intermediate_states",
             "has more than 2^62 elements to commit");
   }
 

@@ -24,6 +24,7 @@ namespace {
 
 std::string_view device_argument(const Problem&) { return "x"; }
 std::string_view device_argument(const CommitProblem&) { return "intermediate_states"; }
+std::string_view device_argument(const BackwardProblem&) { return "x"; }
 
 bool is_empty(const Problem& p) { return p.tokens == 0 || p.channels == 0; }
 bool is_empty(const CommitProblem& p) {
@@ -33,6 +34,8 @@ bool is_empty(const CommitProblem& p) {
 // The checked mode reports on the index tensors of an empty call as well.
 bool is_skipped(const Problem& p) { return is_empty(p) && !p.violations.present; }
 bool is_skipped(const CommitProblem& p) { return is_empty(p); }
+// Without tokens the gradients of weights are 0, and those of states pass through.
+bool is_skipped(const BackwardProblem& p) { return p.channels == 0; }
 
 bool check_in_place(const Problem& p, const TensorPointers& at, Checker& check) {
   if (is_empty(p)) return check.ok();
@@ -40,7 +43,8 @@ bool check_in_place(const Problem& p, const TensorPointers& at, Checker& check) 
                        p.in_place ? "is not x, but the plan works in place"
                                   : "is x, but the plan does not work in place");
 }
-bool check_in_place(const CommitProblem&, const CommitPointers&, Checker& check) {
+template <typename AnyProblem, typename Pointers>
+bool check_in_place(const AnyProblem&, const Pointers&, Checker& check) {
   return check.ok();
 }
 
@@ -138,13 +142,26 @@ CommitPointers pointers(const CommitArgs& args) {
   return pointers;
 }
 
+BackwardPointers pointers(const BackwardArgs& args) {
+  BackwardPointers pointers;
+  visit_backward_tensors(
+      [](const Argument&, const auto& tensor, void*& pointer) { pointer = data_of(tensor); }, args,
+      pointers);
+  return pointers;
+}
+
 Status make_plan(const Problem& problem, Plan& plan) { return PlanAccess::make(problem, plan); }
 Status make_plan(const CommitProblem& problem, CommitPlan& plan) {
   return PlanAccess::make(problem, plan);
 }
 
+Status make_plan(const BackwardProblem& problem, BackwardPlan& plan) {
+  return PlanAccess::make(problem, plan);
+}
+
 std::int64_t workspace_bytes(const Plan& plan) { return PlanAccess::workspace_bytes(plan); }
 std::int64_t workspace_bytes(const CommitPlan& plan) { return PlanAccess::workspace_bytes(plan); }
+std::int64_t workspace_bytes(const BackwardPlan& plan) { return PlanAccess::workspace_bytes(plan); }
 
 Status run(const Plan& plan, const TensorPointers& pointers, void* stream) {
   return PlanAccess::run(plan, pointers, stream);
@@ -153,11 +170,19 @@ Status run(const CommitPlan& plan, const CommitPointers& pointers, void* stream)
   return PlanAccess::run(plan, pointers, stream);
 }
 
+Status run(const BackwardPlan& plan, const BackwardPointers& pointers, void* stream) {
+  return PlanAccess::run(plan, pointers, stream);
+}
+
 Status forward(const ForwardArgs& args, void* stream) {
   return run_once<ForwardOperation>(args, stream);
 }
 Status commit(const CommitArgs& args, void* stream) {
   return run_once<CommitOperation>(args, stream);
+}
+
+Status backward(const BackwardArgs& args, void* stream) {
+  return run_once<BackwardOperation>(args, stream);
 }
 
 std::string to_string(const Plan& plan) { return PlanAccess::text(plan); }

@@ -13,8 +13,6 @@
 namespace shortconv {
 namespace {
 
-constexpr __int128 kMost = static_cast<__int128>(1) << 62;
-
 // Column slices of one wider buffer, such as x and out in a packed projection, interleave without
 // sharing an element. `rows` is the layout of `tensor`, `other_rows` that of `other`.
 template <typename Layout>
@@ -40,7 +38,8 @@ class ForwardChecker : public ArgumentChecker {
   void check_all() {
     check_options();
     if (ok()) check_tensors();
-    if (ok()) check_width();
+    if (ok()) check_width(args_.dilation);
+    if (ok()) set_width();
     if (ok()) check_epilogue();
     if (ok()) check_sequences();
     if (ok()) check_state();
@@ -123,21 +122,13 @@ class ForwardChecker : public ArgumentChecker {
       }
     }
     const __int128 rows = static_cast<__int128>(p_.sequences) * p_.sequence_tokens;
-    require(rows < kMost, "x", "has more than 2^62 rows");
+    require(rows < kMaxProduct, "x", "has more than 2^62 rows");
     p_.tokens = static_cast<std::int64_t>(rows);
   }
 
-  void check_width() {
-    constexpr std::int64_t kLongest = kMaxWidth - 1;
-    const std::int64_t width = value(Size::kWidth), dilation = args_.dilation;
-    require(width >= kMinWidth && width <= kMaxWidth, "weight", "width ", width,
-            " is not supported (", std::int64_t{kMinWidth}, " to ", std::int64_t{kMaxWidth}, ")");
-    require(dilation >= 1, "dilation", "is ", dilation, "; expected 1 or more");
-    require((width - 1) * dilation <= kLongest, "dilation", "is ", dilation, ", but with width ",
-            width, " the history is ", (width - 1) * dilation, " inputs; expected at most ",
-            kLongest);
-    require(dilation == 1 || p_.op != Op::kVerify, "dilation", "is ", dilation,
-            ", but a verify call supports only 1");
+  void set_width() {
+    require(args_.dilation == 1 || p_.op != Op::kVerify, "dilation", "is ",
+            std::int64_t{args_.dilation}, ", but a verify call supports only 1");
     p_.dilation = args_.dilation;
   }
 
@@ -274,7 +265,7 @@ class ForwardChecker : public ArgumentChecker {
     // Strides of 0 allow sizes whose product no backend could count.
     const auto wide = [](std::int64_t size) { return static_cast<__int128>(size); };
     const __int128 blocks = wide(p_.sequences) * (1 + std::max(p_.max_seqlen, p_.sequence_tokens));
-    require(blocks < kMost && blocks * (1 + wide(p_.channels)) < kMost, "x",
+    require(blocks < kMaxProduct && blocks * (1 + wide(p_.channels)) < kMaxProduct, "x",
             "has too many sequences, tokens and channels; expected fewer than 2^62 in all");
   }
 

@@ -265,6 +265,7 @@ extern const Backend kCpuBackend{
     .info = cpu::cpu_info,
     .forward = {.plan = cpu::plan_cpu, .run = cpu::run_cpu, .describe = cpu::describe_cpu},
     .commit = {.plan = cpu::plan_commit, .run = cpu::run_commit, .describe = cpu::describe_commit},
+    .backward = no_kernels<BackwardOperation>(),
     .block_snapshots = cpu::block_snapshots,
     .tree_parents = cpu::tree_parents,
 };

@@ -14,6 +14,7 @@ extern const Backend kReferenceBackend{
     .info = [] { return BackendInfo{"reference", true, "fp64, one thread, for comparison only"}; },
     .forward = {.plan = plan, .run = reference::forward, .describe = describe},
     .commit = {.plan = plan, .run = reference::commit, .describe = describe},
+    .backward = {.plan = plan, .run = reference::backward, .describe = describe},
     .block_snapshots = reference::block_snapshots,
     .tree_parents = reference::tree_parents,
 };

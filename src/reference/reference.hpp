@@ -13,6 +13,8 @@ void report_violations(const Problem& p, const TensorPointers& at);
 
 Status commit(const CommitProblem& p, const PlanStorage&, const CommitPointers& at, void*);
 
+Status backward(const BackwardProblem& p, const PlanStorage&, const BackwardPointers& at, void*);
+
 Status block_snapshots(const BlockSnapshots& p, void*);
 Status tree_parents(const TreeParents& p, void*);
 

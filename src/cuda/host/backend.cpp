@@ -396,6 +396,7 @@ extern const Backend kCudaBackend{
     .commit = {.plan = cuda::plan_commit,
                .run = cuda::run_commit,
                .describe = cuda::describe_commit},
+    .backward = no_kernels<BackwardOperation>(),
     .block_snapshots = cuda::run_block_snapshots,
     .tree_parents = cuda::run_tree_parents,
 };
