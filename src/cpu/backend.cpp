@@ -35,6 +35,8 @@ const char* forced_target() {
   return forced;
 }
 
+}  // namespace
+
 Status check_target(std::string_view chosen) {
   const char* forced = forced_target();
   if (forced == nullptr || chosen == forced) return {};
@@ -42,8 +44,6 @@ Status check_target(std::string_view chosen) {
                                      "' is not available in this build on this machine; '", chosen,
                                      "' would be chosen")};
 }
-
-}  // namespace
 
 const Kernels* select(DType dtype, int width, Activation activation) {
   (void)forced_target();
@@ -265,7 +265,9 @@ extern const Backend kCpuBackend{
     .info = cpu::cpu_info,
     .forward = {.plan = cpu::plan_cpu, .run = cpu::run_cpu, .describe = cpu::describe_cpu},
     .commit = {.plan = cpu::plan_commit, .run = cpu::run_commit, .describe = cpu::describe_commit},
-    .backward = no_kernels<BackwardOperation>(),
+    .backward = {.plan = cpu::plan_backward,
+                 .run = cpu::run_backward,
+                 .describe = cpu::describe_backward},
     .block_snapshots = cpu::block_snapshots,
     .tree_parents = cpu::tree_parents,
 };

@@ -5,6 +5,9 @@
 
 namespace shortconv::cpu {
 
+/// kUnavailable if SHORTCONV_CPU_TARGET asks for another instruction set than the chosen one.
+Status check_target(std::string_view chosen);
+
 /// Threads of a call that moves so many bytes: `wanted`, or as many as the call is worth.
 int thread_limit(int wanted, double bytes);
 
@@ -12,6 +15,11 @@ Status plan_commit(const CommitProblem& problem, PlanStorage& storage);
 Status run_commit(const CommitProblem& problem, const PlanStorage& storage,
                   const CommitPointers& pointers, void* stream);
 std::string describe_commit(const CommitProblem& problem, const PlanStorage& storage);
+
+Status plan_backward(const BackwardProblem& problem, PlanStorage& storage);
+Status run_backward(const BackwardProblem& problem, const PlanStorage& storage,
+                    const BackwardPointers& pointers, void* stream);
+std::string describe_backward(const BackwardProblem& problem, const PlanStorage& storage);
 
 /// Fills the report of the checked mode. Allocates nothing.
 void report_violations(const Problem& p, const TensorPointers& at);

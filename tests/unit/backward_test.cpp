@@ -410,7 +410,7 @@ TEST(BackwardRefusal, NamesTheArgument) {
       "weight: width 65 is not supported (2 to 64)");
   expect_refusal([](Args& a, Layer&) { a.threads = -1; }, "threads: is -1; expected 0 (all)");
   expect_refusal([](Args& a, Layer&) { a.backend = BackendId::kCpu; },
-                 "backend: has no kernel for this operation yet");
+                 "backend: 'cpu' does not support f64; the reference backend does");
 }
 
 TEST(BackwardRefusal, SeqIdxHasNoFinalStates) {
