@@ -12,7 +12,9 @@
 
 #include "commands.hpp"
 #include "common/host.hpp"
+#include "common/json_text.hpp"
 #include "common/names.hpp"
+#include "common/output_file.hpp"
 #include "shortconv/capability.hpp"
 
 namespace shortconv::tools {
@@ -107,9 +109,9 @@ void add_info_command(CLI::App& app) {
       ->excludes(json);
   command->callback([options] {
     if (options->json) {
-      fmt::print("{}\n", info_json().dump(2));
+      write_stdout(dump_json(info_json(), 2) + "\n");
     } else {
-      fmt::print("{}", options->support_table ? support_table() : info_text());
+      write_stdout(options->support_table ? support_table() : info_text());
     }
   });
 }

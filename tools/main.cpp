@@ -1,27 +1,43 @@
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <sstream>
+#include <stdexcept>
 
 #include "commands.hpp"
 #include "common/error.hpp"
 #include "common/host.hpp"
+#include "common/output_file.hpp"
+#include "common/text.hpp"
 
 namespace {
 
+using namespace shortconv::tools;
+
+// Whatever a file, an option or the system put into it.
 int fail(int exit_code, const char* message) {
-  std::fflush(stdout);
-  std::fprintf(stderr, "shortconv: %s\n", message);
+  std::fprintf(stderr, "shortconv: %s\n", printable_lines(message).c_str());
   return exit_code;
 }
 
-}  // namespace
+// A process may be started without some of its standard streams. The next file would get the number
+// of a missing one, and what is meant for the terminal would end up in it. So something takes their
+// place that cannot be read from (0) or written to (1, 2).
+void occupy_closed_streams() {
+  for (int number = STDIN_FILENO; number <= STDERR_FILENO; ++number) {
+    if (fcntl(number, F_GETFD) != -1) continue;
+    if (open("/dev/null", number == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
+  }
+}
 
-int main(int argc, char** argv) {
-  using namespace shortconv::tools;
-
+void run(int argc, char** argv) {
   CLI::App app{"The short causal depthwise convolution of linear-attention layers, on its own."};
   app.name("shortconv");
   app.set_version_flag("--version", "shortconv " + library_version());
@@ -32,20 +48,35 @@ int main(int argc, char** argv) {
   add_bench_command(app);
   add_report_command(app);
   add_doctor_command(app);
-
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help_or_version) {
-    return app.exit(help_or_version);
+    std::ostringstream text;
+    (void)app.exit(help_or_version, text, text);
+    write_stdout(text.view());
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  occupy_closed_streams();
+  // A reader that went away and a file that grows beyond its limit are errors of write().
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
+  try {
+    run(argc, argv);
   } catch (const CLI::ParseError& error) {
     return fail(kExitUsage, error.what());
   } catch (const CommandError& error) {
     return fail(error.exit_code(), error.what());
   } catch (const std::bad_alloc&) {
     return fail(kExitFailed, "there is not enough memory");
+  } catch (const std::length_error&) {  // more than any memory could hold
+    return fail(kExitFailed, "there is not enough memory");
   } catch (const std::exception& error) {
     return fail(kExitFailed, error.what());
   }
-  if (std::fflush(stdout) != 0) return fail(kExitFailed, "the output could not be written");
+  if (std::fclose(stdout) != 0) return fail(kExitFailed, "standard output: cannot be written");
   return 0;
 }

@@ -316,6 +316,62 @@ TEST_F(OutputFile, a_pipe_stays_a_pipe) {
   close(reader);
 }
 
+TEST_F(OutputFile, a_link_to_nothing_stays_a_link) {
+  fs::create_symlink("target.json", folder_ / "link.json");
+  check_writable((folder_ / "link.json").string());
+  write_output((folder_ / "link.json").string(), "new");
+  EXPECT_TRUE(fs::is_symlink(folder_ / "link.json"));
+  EXPECT_TRUE(fs::is_regular_file(folder_ / "target.json"));
+}
+
+// As somebody else may do in a folder that all can write to.
+TEST_F(OutputFile, links_that_were_prepared_are_not_followed) {
+  const fs::path path = folder_ / "result.json", victim = folder_ / "victim";
+  std::ofstream(victim) << "kept";
+  for (const std::string& suffix : {"." + std::to_string(getpid()) + ".tmp", std::string(".tmp")}) {
+    fs::create_symlink(victim, path.string() + suffix);
+  }
+  write_output(path.string(), "new");
+  std::ostringstream content;
+  content << std::ifstream(victim).rdbuf();
+  EXPECT_EQ(content.str(), "kept");
+}
+
+TEST_F(OutputFile, permissions_are_those_of_any_new_file) {
+  const mode_t withheld = umask(0027);
+  const auto mode_of = [&](const fs::path& path) {
+    return static_cast<int>(fs::status(path).permissions());
+  };
+  write_output((folder_ / "new.json").string(), "text");
+  EXPECT_EQ(mode_of(folder_ / "new.json"), 0640);
+  std::ofstream(folder_ / "secret.json") << "old";
+  fs::permissions(folder_ / "secret.json", fs::perms(0600));
+  write_output((folder_ / "secret.json").string(), "text");
+  EXPECT_EQ(mode_of(folder_ / "secret.json"), 0600) << "as it was";
+  EXPECT_EQ(umask(withheld), 0027u);
+}
+
+TEST_F(OutputFile, names_may_be_as_long_as_the_system_allows) {
+  const fs::path path = folder_ / std::string(255, 'x');
+  write_output(path.string(), "text");
+  EXPECT_EQ(fs::file_size(path), 4u);
+}
+
+TEST_F(OutputFile, a_file_that_is_an_input_is_refused) {
+  const std::string input = (folder_ / "in.json").string();
+  const std::string hard = (folder_ / "hard.json").string();
+  const std::string soft = (folder_ / "soft.json").string();
+  std::ofstream(input) << "text";
+  fs::create_hard_link(input, hard);
+  fs::create_symlink("in.json", soft);
+  const std::vector<std::string> inputs{"/dev/null", input};
+  for (const std::string& path : {input, hard, soft}) {
+    EXPECT_THROW(check_writable(path, inputs), CommandError) << path;
+  }
+  EXPECT_NO_THROW(check_writable((folder_ / "out.json").string(), inputs));
+  EXPECT_NO_THROW(check_writable("/dev/null", inputs)) << "nothing is lost there";
+}
+
 TEST_F(OutputFile, a_write_that_fails_leaves_nothing) {
   const fs::path target = folder_ / "taken";
   fs::create_directory(target);

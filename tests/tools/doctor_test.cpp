@@ -77,8 +77,11 @@ TEST(Doctor, every_key_is_read) {
 }
 
 TEST(Doctor, refusals_name_the_place) {
-  expect_refusal("[1, 2]", "batch.json: not a JSON object");
-  expect_refusal("{", "not a JSON object");
+  expect_refusal("[1, 2]", "batch.json:1: expected a JSON object, found an array");
+  expect_refusal("{", "batch.json:1: the JSON value that begins here does not end");
+  expect_refusal("", "batch.json: is empty; expected a JSON object");
+  expect_refusal("{\n  \"tokens\": 3\n  \"slots\": 4}", "batch.json:3: is no JSON at column ");
+  expect_refusal("{\"tokens\": 3,\n\"tokens\": 4}", "batch.json:2: has the key 'tokens' twice");
   expect_refusal("{}", "query_start_loc is missing");
   expect_refusal(R"({"query_start_loc": []})", "query_start_loc is empty");
   expect_refusal(R"({"query_start_loc": 3})",
@@ -107,6 +110,9 @@ TEST(Doctor, refusals_name_the_place) {
       R"({"query_start_loc": [0, 1], "intermediate_slots": [0], "snapshots": [[0, 1, 2]]})",
       "snapshots: ");
   expect_refusal(R"({"query_start_loc": [0, 1], "width": 1})", "width 1 is not supported");
+  expect_refusal(R"({"query_start_loc": [0, 1], "width": -9223372036854775808,
+                     "intermediate_slots": [0]})",
+                 "weight: axis 1 ('width') is -9223372036854775808; sizes are not negative");
   expect_refusal(R"({"query_start_loc": [0, 1], "tokens": -1})", "x: axis 0 ('tokens') is -1");
   expect_refusal(R"({"query_start_loc": [0, 1], "columns": 2})", "state: has 2 columns");
   expect_refusal(R"({"query_start_loc": [0, 1], "base_column": -1})", "base_column");

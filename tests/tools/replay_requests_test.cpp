@@ -84,6 +84,52 @@ TEST_F(RequestFile, json_lines_of_text_are_measured_in_bytes) {
   EXPECT_NE(workload.source.find("4 UTF-8 bytes"), std::string::npos);
 }
 
+TEST_F(RequestFile, csv_may_quote_its_cells) {
+  const Workload workload = load(
+      "\"TIMESTAMP\",\"ContextTokens\",\"GeneratedTokens\"\n"
+      "\"Nov 16, 2023\nin the evening\",\"374\",\"44\"\n"
+      "x,396,109\n");
+  ASSERT_EQ(workload.requests.size(), 2u);
+  EXPECT_EQ(workload.requests[0].prompt_tokens, 374);
+  EXPECT_EQ(workload.requests[0].output_tokens, 44);
+  EXPECT_EQ(refusal("\"ContextTokens\",\"GeneratedTokens\"\n\"1\n\",2\n3,x\n"),
+            ":2: ContextTokens is '1\\x0a', expected a whole number");
+  EXPECT_EQ(refusal("\"ContextTokens,GeneratedTokens\n1,2\n"), ":1: a cell in quotes does not end");
+}
+
+TEST_F(RequestFile, csv_may_have_other_separators) {
+  for (const std::string separator : {";", "\t"}) {
+    const Workload workload =
+        load("ContextTokens" + separator + "GeneratedTokens\n5" + separator + "6\n");
+    ASSERT_EQ(workload.requests.size(), 1u);
+    EXPECT_EQ(workload.requests[0].output_tokens, 6);
+  }
+  EXPECT_EQ(load("\"ContextTokens\";\"GeneratedTokens\"\n5;6\n").requests.size(), 1u);
+  EXPECT_EQ(load("At (s; UTC),ContextTokens,GeneratedTokens\n1,5,6\n").requests.size(), 1u);
+  EXPECT_EQ(load("ContextTokens,GeneratedTokens\r5,6\r").requests.size(), 1u);
+}
+
+TEST_F(RequestFile, json_may_be_one_document) {
+  const std::string requests =
+      "[\n  {\n    \"prompt_tokens\": 7,\n    \"output_tokens\": 3\n  },\n"
+      "  {\"output_tokens\": 0, \"prompt_tokens\": 1}\n]\n";
+  const Workload workload = load(requests);
+  ASSERT_EQ(workload.requests.size(), 2u);
+  EXPECT_EQ(workload.requests[0].prompt_tokens, 7);
+  EXPECT_EQ(workload.requests[1].prompt_tokens, 1);
+  EXPECT_EQ(load("{\n\"prompt_tokens\": 7,\n\"output_tokens\": 3\n}\n{\n\"prompt_tokens\": 1,\n"
+                 "\"output_tokens\": 2}")
+                .requests.size(),
+            2u);
+  EXPECT_EQ(refusal("[\n{\"prompt_tokens\": 7, \"output_tokens\": 3},\n\n{\n\"prompt_tokens\": 0,"
+                    "\n\"output_tokens\": 3}]"),
+            ":4: prompt_tokens is 0, expected at least 1");
+  EXPECT_EQ(refusal("{\"requests\": [\n]}"),
+            ":1: output_tokens is missing, expected prompt_tokens and output_tokens, or question "
+            "and answer");
+  EXPECT_EQ(refusal("[]"), ": no requests in the file");
+}
+
 TEST_F(RequestFile, refusals_name_the_line_and_the_column) {
   EXPECT_EQ(refusal("a,ContextTokens\n1,2\n"),
             ":1: the header has no column GeneratedTokens, expected ContextTokens and "
@@ -106,9 +152,11 @@ TEST_F(RequestFile, refusals_name_the_line_and_the_column) {
 
 TEST_F(RequestFile, refusals_of_json_name_the_line_and_the_key) {
   EXPECT_EQ(refusal("{\"prompt_tokens\": 7, \"output_tokens\": 3}\n{\"prompt_tokens\":\n"),
-            ":2: not a JSON object");
+            ":2: the JSON value that begins here does not end");
   EXPECT_EQ(refusal("{\"prompt_tokens\": 7, \"output_tokens\": 3}\n[1, 2]\n"),
-            ":2: not a JSON object");
+            ":2: a request is not a JSON object");
+  EXPECT_EQ(refusal("{\"prompt_tokens\": 7, \"output_tokens\": 3},\n"),
+            ":1: expected a JSON object, found ','");
   EXPECT_EQ(refusal("{\"prompt_tokens\": 7}\n"),
             ":1: output_tokens is missing, expected prompt_tokens and output_tokens, or question "
             "and answer");

@@ -106,8 +106,9 @@ TEST_F(ReportFiles, ReadsBothKindsOfResult) {
 }
 
 TEST_F(ReportFiles, RefusalsNameTheField) {
-  EXPECT_NE(refusal("{").find("is not JSON"), std::string::npos);
-  EXPECT_NE(refusal("[]").find("expected an object"), std::string::npos);
+  EXPECT_NE(refusal("{").find(":1: the JSON value that begins here does not end"),
+            std::string::npos);
+  EXPECT_NE(refusal("[]").find(":1: expected a JSON object, found an array"), std::string::npos);
   Json json = bench_json();
   json["rows"][0].erase("bytes");
   EXPECT_NE(refusal(json.dump()).find("rows[0].bytes: is missing"), std::string::npos);
@@ -198,6 +199,17 @@ TEST_F(ReportFiles, FilesThatWouldOverwriteEachOtherAreRefused) {
   EXPECT_NE(message.find("two results are called 'result'"), std::string::npos) << message;
 }
 
+TEST_F(ReportFiles, NothingIsWrittenBeforeEverythingIsChecked) {
+  const std::string input = write(replay_json().dump());
+  const fs::path folder = folder_ / "figures";
+  fs::create_directories(folder / "result-schedules.svg");
+  EXPECT_NE(run_report({input, "--svg", folder.string()}).find("it is a directory"),
+            std::string::npos);
+  EXPECT_FALSE(fs::exists(folder / "result-latency.svg"));
+  EXPECT_NE(run_report({input, input, "--svg", (folder_ / "new").string()}), "");
+  EXPECT_FALSE(fs::exists(folder_ / "new"));
+}
+
 TEST_F(ReportFiles, AFolderThatCannotBeMadeIsRefused) {
   const std::string input = write(replay_json().dump());
   const std::string message = run_report({input, "--svg", input + "/below"});
@@ -219,6 +231,33 @@ TEST_F(ReportFiles, FiguresOfNothingAreEmptyNotBroken) {
   const Result replay = read_result(write(json.dump()));
   EXPECT_EQ(latency_figure(replay).find("nan"), std::string::npos);
   EXPECT_EQ(schedule_figure(replay).find("nan"), std::string::npos);
+}
+
+// XML 1.0, 2.2: not even as a reference.
+TEST(EscapeXml, LeavesNothingThatXmlForbids) {
+  EXPECT_EQ(escape_xml("<a href='x'>&\"</a>"), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;&lt;/a&gt;");
+  EXPECT_EQ(escape_xml("tab\tline\nend\r \xc3\xa9 \xf0\x9f\x98\x80"),
+            "tab\tline\nend\r \xc3\xa9 \xf0\x9f\x98\x80");
+  const std::string replaced = "\xef\xbf\xbd";
+  for (const std::string_view forbidden :
+       {std::string_view("\0", 1), std::string_view("\x1b"), std::string_view("\x08"),
+        std::string_view("\x7f"), std::string_view("\xc2\x9b"), std::string_view("\xff"),
+        std::string_view("\xef\xbf\xbe"), std::string_view("\xef\xbf\xbf")}) {
+    EXPECT_EQ(escape_xml(forbidden), replaced) << testing::PrintToString(forbidden);
+  }
+  EXPECT_EQ(escape_xml("\xed\xa0\x80"), replaced + replaced + replaced);
+}
+
+TEST_F(ReportFiles, FiguresOfBadNamesAreGoodXml) {
+  Json json = bench_json();
+  json["rows"][0]["case"] = "a\x1b[31m\x01<";
+  json["rows"][0]["schedule"] = "\x02'";
+  const Result bench = read_result(write(json.dump()));
+  for (const std::string& figure : {bandwidth_figure(bench), copy_share_figure(bench)}) {
+    for (const char c : figure) {
+      ASSERT_TRUE(c == '\n' || static_cast<unsigned char>(c) >= 0x20) << figure;
+    }
+  }
 }
 
 TEST(Scale, CoversItsValuesWithTicksInOrder) {

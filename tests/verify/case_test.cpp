@@ -8,6 +8,7 @@
 
 #include "shortconv/capability.hpp"
 #include "verify/buffers.hpp"
+#include "verify/commit_case.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -55,6 +56,48 @@ TEST(Case, CoversWhatTheLibraryCanDo) {
   for (const std::string_view key : {"bias", "input-gate", "packed", "in-place", "special", "ring",
                                      "older", "snapshots", "tree", "keeps-state", "violations"}) {
     EXPECT_EQ(seen[key].size(), 2u) << key;
+  }
+}
+
+template <typename Make, typename Possible>
+void expect_traits_within(const Make& make, const Possible& possible) {
+  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+    const auto having = traits(make(seed));
+    ASSERT_EQ(having.size(), possible.size());
+    for (std::size_t i = 0; i < having.size(); ++i) {
+      ASSERT_EQ(having[i].first, possible[i].first);
+      EXPECT_NE(std::ranges::find(possible[i].second, having[i].second), possible[i].second.end())
+          << having[i].first << " " << having[i].second;
+    }
+  }
+}
+
+TEST(Case, HasNoValuesButThoseThatItMayHave) {
+  expect_traits_within([](std::uint64_t seed) { return make_case(seed); }, possible_traits());
+  for (const Named<DType>& type : capabilities().dtypes) {
+    expect_traits_within([&](std::uint64_t seed) { return make_fast_case(seed, type.value); },
+                         possible_traits());
+  }
+  expect_traits_within([](std::uint64_t seed) { return make_commit_case(seed); },
+                       possible_commit_traits());
+}
+
+TEST(Case, MayHaveOnlyValuesThatOccur) {
+  constexpr std::uint64_t kMany = 20000;  // dilations of some widths are rare
+  std::map<std::string_view, std::set<std::string>> calls, commits;
+  for (std::uint64_t seed = 0; seed < kMany; ++seed) {
+    for (const auto& [key, value] : traits(make_case(seed))) calls[key].insert(value);
+    for (const auto& [key, value] : traits(make_commit_case(seed))) commits[key].insert(value);
+  }
+  for (const auto& [key, values] : possible_traits()) {
+    for (const std::string& value : values) {
+      EXPECT_TRUE(calls[key].contains(value)) << key << " " << value;
+    }
+  }
+  for (const auto& [key, values] : possible_commit_traits()) {
+    for (const std::string& value : values) {
+      EXPECT_TRUE(commits[key].contains(value)) << key << " " << value;
+    }
   }
 }
 

@@ -5,7 +5,6 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <algorithm>
-#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -19,10 +18,13 @@
 #include "common/arguments.hpp"
 #include "common/error.hpp"
 #include "common/host.hpp"
+#include "common/json_text.hpp"
 #include "common/names.hpp"
 #include "common/output_file.hpp"
 #include "common/progress.hpp"
+#include "common/text.hpp"
 #include "core/thread_count.hpp"
+#include "core/thread_pool.hpp"
 #include "shortconv/capability.hpp"
 
 namespace shortconv::tools {
@@ -33,6 +35,8 @@ using bench::CallOptions;
 using bench::Measurement;
 using bench::Row;
 using bench::Shape;
+
+constexpr int kMostRepeats = 1'000'000;  // days
 
 struct BenchOptions {
   std::vector<std::string> shapes;
@@ -73,8 +77,8 @@ std::vector<const Shape*> chosen_shapes(const std::vector<std::string>& names, b
   for (const std::string& wanted : names) {
     const auto found = std::ranges::find(bench::shapes(), wanted, &Shape::name);
     if (found == bench::shapes().end()) {
-      throw CommandError(kExitUsage,
-                         fmt::format("--shape: no '{}'; there are\n{}", wanted, shape_list()));
+      throw CommandError(kExitUsage, fmt::format("--shape: no {}; there are\n{}", in_quotes(wanted),
+                                                 shape_list()));
     }
     chosen.push_back(&*found);
   }
@@ -87,7 +91,8 @@ CacheModes parse_modes(const std::string& text) {
   if (text.empty() || text == "cold") return {CacheMode::kCold};
   if (text == "warm") return {CacheMode::kWarm};
   if (text == "both") return {CacheMode::kCold, CacheMode::kWarm};
-  throw CommandError(kExitUsage, fmt::format("--mode: '{}' is not one of cold, warm, both", text));
+  throw CommandError(kExitUsage,
+                     fmt::format("--mode: {} is not one of cold, warm, both", in_quotes(text)));
 }
 
 CallOptions call_options(const BenchOptions& options) {
@@ -132,6 +137,11 @@ std::vector<Planned> plan_rows(const BenchOptions& options, CallOptions call) {
   for (const std::string& text : split_commas(options.schedules)) {
     schedules.push_back(parse_name(capabilities().schedules, "--schedule", text));
   }
+  if (schedules.empty()) {
+    throw CommandError(kExitUsage, fmt::format("--schedule: {} names none; expected some of {}",
+                                               in_quotes(options.schedules),
+                                               list_names(capabilities().schedules)));
+  }
   std::vector<Planned> rows;
   for (const Shape* shape : chosen_shapes(options.shapes, call.backend == BackendId::kCuda)) {
     for (const Schedule schedule : schedules) {
@@ -146,7 +156,7 @@ std::vector<Planned> plan_rows(const BenchOptions& options, CallOptions call) {
 
 void run_bench(const BenchOptions& options, const std::vector<std::string>& arguments) {
   if (options.list) {
-    fmt::print("{}", shape_list());
+    write_stdout(shape_list());
     return;
   }
   check_writable(options.json);
@@ -162,19 +172,19 @@ void run_bench(const BenchOptions& options, const std::vector<std::string>& argu
   const bool json_on_stdout = options.json == "-";
   if (!json_on_stdout) {
     const bool other_states = call.dtype_of_states() != call.dtype;
-    fmt::print("{}{}, width {}, {}, {}; medians\n{}{}", options.dtype,
-               other_states ? fmt::format(" with states of {}", options.state_dtype) : "",
-               options.width, options.activation, measurement->place(), measurement->preface(),
-               bench::table_header(on_gpu));
+    write_stdout(
+        fmt::format("{}{}, width {}, {}, {}; medians\n{}{}", options.dtype,
+                    other_states ? fmt::format(" with states of {}", options.state_dtype) : "",
+                    options.width, options.activation, measurement->place(), measurement->preface(),
+                    bench::table_header(on_gpu)));
   }
   Progress progress("bench", std::ssize(planned));
   auto json_rows = nlohmann::ordered_json::array();
   for (std::size_t i = 0; i < planned.size(); ++i) {
     for (const Row& row : measurement->measure(*planned[i].shape, planned[i].options)) {
       json_rows.push_back(bench::to_json(row));
-      if (!json_on_stdout) fmt::print("{}", bench::table_line(row));
+      if (!json_on_stdout) write_stdout(bench::table_line(row));
     }
-    std::fflush(stdout);
     progress.update(static_cast<std::int64_t>(i) + 1);
   }
   if (options.json.empty()) return;
@@ -183,7 +193,7 @@ void run_bench(const BenchOptions& options, const std::vector<std::string>& argu
                                          {"arguments", arguments},
                                          {"host", measurement->describe()},
                                          {"rows", json_rows}};
-  write_output(options.json, result.dump(2) + "\n");
+  write_output(options.json, dump_json(result, 2) + "\n");
 }
 
 constexpr const char* kFooter =
@@ -211,7 +221,7 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--state-dtype", options->state_dtype,
                       "Of states and windows (default: that of the others)");
   command->add_option("--width", options->width, "Taps")
-      ->check(CLI::Range(2, capabilities().max_width))
+      ->check(whole_number(2, capabilities().max_width))
       ->capture_default_str();
   command->add_option("--activation", options->activation)->capture_default_str();
   command->add_option("--schedule", options->schedules, "One or several, with commas")
@@ -220,12 +230,12 @@ void add_bench_command(CLI::App& app) {
   command
       ->add_option("--threads", options->threads,
                    "0: as many as the library finds; small calls use fewer")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number(0, kMaxThreads))
       ->capture_default_str();
   command
       ->add_option("--pitch", options->pitch,
                    "Distance of the rows of x and out as a multiple of their length")
-      ->check(CLI::Range(1.0, 64.0))
+      ->check(real_number(1, 64))
       ->capture_default_str();
   command->add_option("--mode", options->mode, "GPU: cold (default), warm or both");
   command->add_flag("--bias", options->bias, "With a bias, as Mamba has one");
@@ -235,9 +245,12 @@ void add_bench_command(CLI::App& app) {
                     "GPU: calls start while the kernel before is ending");
   command
       ->add_option("--repeats", options->repeats, "0: until it is enough, a second a row or less")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number(0, kMostRepeats))
       ->capture_default_str();
-  command->add_option("--json", options->json, "Also write the rows to FILE; - is stdout, alone");
+  command
+      ->add_option("--json", options->json,
+                   "Also write the rows to FILE; - is standard output, without the table")
+      ->check(file_name());
   command->add_flag("--list", options->list, "Print the shapes and stop");
   command->footer(kFooter);
   command->callback([command, options] { run_bench(*options, given_arguments(*command)); });

@@ -1,6 +1,34 @@
 #include "common/arguments.hpp"
 
+#include <fmt/format.h>
+
+#include <charconv>
+#include <limits>
+#include <system_error>
+
+#include "common/text.hpp"
+
 namespace shortconv::tools {
+namespace {
+
+// `range` is for the message, `shown` for the help.
+template <typename T>
+CLI::Validator number_between(T least, T most, std::string range, std::string shown) {
+  const auto check = [least, most,
+                      range = std::move(range)](const std::string& text) -> std::string {
+    T value{};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const std::size_t first = text.starts_with('-') ? 1 : 0;
+    const bool is_octal = text.size() > first + 1 && text[first] == '0' && text[first + 1] >= '0' &&
+                          text[first + 1] <= '9';  // to CLI11
+    const bool is_number = error == std::errc() && end == text.data() + text.size() && !is_octal;
+    if (is_number && value >= least && value <= most) return "";  // NaN is not
+    return fmt::format("{} is not {}", in_quotes(text), range);
+  };
+  return CLI::Validator(check, std::move(shown));
+}
+
+}  // namespace
 
 std::vector<std::string> given_arguments(const CLI::App& command) {
   std::vector<std::string> arguments{command.get_name()};
@@ -12,6 +40,26 @@ std::vector<std::string> given_arguments(const CLI::App& command) {
     for (const std::string& value : option->results()) arguments.push_back(value);
   }
   return arguments;
+}
+
+CLI::Validator whole_number(std::int64_t least, std::int64_t most) {
+  return number_between(least, most, fmt::format("a whole number from {} to {}", least, most),
+                        fmt::format("{}..{}", least, most));
+}
+
+CLI::Validator real_number(double least, double most) {
+  return number_between(least, most, fmt::format("a number from {} to {}", least, most),
+                        fmt::format("{}..{}", least, most));
+}
+
+CLI::Validator seed_number() {
+  constexpr std::uint64_t kMost = std::numeric_limits<std::uint64_t>::max();
+  return number_between<std::uint64_t>(0, kMost, "a whole number of 64 bits", "");
+}
+
+CLI::Validator file_name() {
+  return CLI::Validator(
+      [](std::string& text) { return std::string(text.empty() ? "the name is empty" : ""); }, "");
 }
 
 }  // namespace shortconv::tools

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/error.hpp"
+#include "common/text.hpp"
 #include "shortconv/capability.hpp"
 
 namespace shortconv::tools {
@@ -28,8 +29,8 @@ template <typename T>
   for (const Named<T>& entry : values) {
     if (entry.name == text) return entry.value;
   }
-  throw CommandError(kExitUsage, std::string(option) + ": '" + std::string(text) +
-                                     "' is not one of " + list_names(values));
+  throw CommandError(kExitUsage, std::string(option) + ": " + in_quotes(text) + " is not one of " +
+                                     list_names(values));
 }
 
 /// Refuses a backend that is not built in or whose device is not there, in its own words.

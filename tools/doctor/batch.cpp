@@ -5,15 +5,14 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
-#include <sstream>
 
 #include "common/error.hpp"
+#include "common/input_file.hpp"
+#include "common/json_text.hpp"
+#include "common/text.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -29,16 +28,16 @@ constexpr std::array<std::string_view, 15> kKeys = {
 // Values from the file, with messages that point at them.
 class Reader {
  public:
-  Reader(const Json& object, const std::string& path) : object_(object), path_(path) {
+  Reader(const Json& object, const std::string& name) : object_(object), name_(name) {
     for (const auto& [key, value] : object.items()) {
       if (std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end()) {
-        fail(fmt::format("unknown key '{}', expected {}", key, fmt::join(kKeys, ", ")));
+        fail(fmt::format("unknown key {}, expected {}", in_quotes(key), fmt::join(kKeys, ", ")));
       }
     }
   }
 
   [[noreturn]] void fail(std::string_view why) const {
-    throw CommandError(kExitUsage, fmt::format("{}: {}", path_, why));
+    throw CommandError(kExitUsage, fmt::format("{}: {}", name_, why));
   }
 
   [[nodiscard]] std::optional<std::int64_t> number(const char* key) const {
@@ -78,8 +77,7 @@ class Reader {
  private:
   static std::string shown(const Json& value) {
     constexpr std::size_t kLongest = 40;
-    const std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-    return text.size() <= kLongest ? text : text.substr(0, kLongest) + "...";
+    return printable(dump_json(value), kLongest);
   }
 
   [[nodiscard]] std::int64_t whole_number(const Json& value, const std::string& place) const {
@@ -107,7 +105,7 @@ class Reader {
   }
 
   const Json& object_;
-  const std::string& path_;
+  const std::string& name_;
 };
 
 // As many as just hold these slots; `size` is the key that says how many there are.
@@ -136,12 +134,9 @@ std::int64_t named_slots(const Batch& batch, const Reader& reader) {
 
 }  // namespace
 
-Batch parse_batch(std::string_view text, const std::string& path) {
-  const Json object = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) {
-    throw CommandError(kExitUsage, fmt::format("{}: not a JSON object", path));
-  }
-  const Reader reader(object, path);
+Batch parse_batch(std::string_view text, const std::string& name) {
+  const Json object = parse_json_object<Json>(text, name);
+  const Reader reader(object, name);
   Batch batch;
   const auto bounds = reader.numbers("query_start_loc");
   if (!bounds) reader.fail("query_start_loc is missing");
@@ -198,14 +193,7 @@ Batch parse_batch(std::string_view text, const std::string& path) {
 }
 
 Batch load_batch(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw CommandError(kExitUsage, fmt::format("{}: {}", path, std::strerror(errno)));
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (file.bad() || text.fail()) {
-    throw CommandError(kExitUsage, fmt::format("{}: cannot be read, or is empty", path));
-  }
-  return parse_batch(text.view(), path);
+  return parse_batch(read_input(path), input_name(path));
 }
 
 }  // namespace shortconv::tools

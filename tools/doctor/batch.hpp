@@ -35,9 +35,10 @@ struct Batch {
   [[nodiscard]] bool writes_state() const { return !intermediate_slots || write_slots; }
 };
 
-/// `path` is for messages. Throws CommandError for whatever is not a batch.
-[[nodiscard]] Batch parse_batch(std::string_view text, const std::string& path);
+/// `name` is for messages. Throws CommandError for whatever is not a batch.
+[[nodiscard]] Batch parse_batch(std::string_view text, const std::string& name);
 
+/// From a file, or standard input for "-".
 [[nodiscard]] Batch load_batch(const std::string& path);
 
 }  // namespace shortconv::tools

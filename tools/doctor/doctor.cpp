@@ -7,11 +7,15 @@
 #include <CLI/Formatter.hpp>
 #include <algorithm>
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "commands.hpp"
+#include "common/arguments.hpp"
 #include "common/error.hpp"
+#include "common/input_file.hpp"
+#include "common/output_file.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::tools {
@@ -20,9 +24,12 @@ namespace {
 using Report = std::array<Diagnosis::Row, kViolations>;
 static_assert(sizeof(Report) == sizeof(std::int64_t) * 2 * kViolations);
 
-// A call on sequences [first, last) of the batch. It has no channels: the report is the same, and
-// no row and no pool has to be there, however large they are.
-Report report_of(const Batch& batch, std::int64_t first, std::int64_t last) {
+using Snapshot = std::array<std::int64_t, 3>;  // sequence, token, slot
+
+// A call on sequences [first, last) of the batch, with these rows of its snapshots. It has no
+// channels: the report is the same, and no row and no pool has to be there, however large they are.
+Report report_of(const Batch& batch, std::int64_t first, std::int64_t last,
+                 std::span<const Snapshot> rows) {
   const auto list = [&](const auto& values, DType dtype, std::int64_t count) {
     const void* data = values.data() + first;  // read only, which a view cannot say
     return TensorRef::contiguous(const_cast<void*>(data), dtype, {count});
@@ -47,8 +54,8 @@ Report report_of(const Batch& batch, std::int64_t first, std::int64_t last) {
     args.pool.cache_seqlens = list(*batch.cache_seqlens, DType::kI64, sequences);
   }
   args.sequences.has_initial_state = list(batch.has_initial_state, DType::kBool, sequences);
-  std::vector<std::array<std::int64_t, 3>> snapshots;  // with numbers of this call
-  for (const auto& [sequence, token, slot] : batch.snapshots) {
+  std::vector<Snapshot> snapshots;  // with numbers of this call
+  for (const auto& [sequence, token, slot] : rows) {
     if (sequence < first || sequence >= last) {
       snapshots.push_back({-1, token, slot});
     } else {
@@ -64,8 +71,8 @@ Report report_of(const Batch& batch, std::int64_t first, std::int64_t last) {
     args.drafts.intermediate_slots = list(*batch.intermediate_slots, DType::kI64, sequences);
     args.drafts.intermediate_states = TensorRef::contiguous(
         nullptr, DType::kF32,
-        {batch.intermediate_slot_count, std::max<std::int64_t>(batch.tokens, 1), batch.width - 1,
-         kChannels});
+        {batch.intermediate_slot_count, std::max<std::int64_t>(batch.tokens, 1),
+         std::max<std::int64_t>(batch.width, 1) - 1, kChannels});
   }
   args.options.violations = TensorRef::contiguous(&report, DType::kI64, {kViolations, 2});
   require(forward(args));
@@ -228,7 +235,7 @@ bool Diagnosis::has(std::int64_t sequence, Violation violation) const {
 
 Diagnosis diagnose(const Batch& batch) {
   Diagnosis diagnosis;
-  diagnosis.report = report_of(batch, 0, batch.sequences());
+  diagnosis.report = report_of(batch, 0, batch.sequences(), batch.snapshots);
   const auto sequences = static_cast<std::size_t>(batch.sequences());
   diagnosis.found.resize(sequences);
   diagnosis.shared_with.resize(sequences, -1);
@@ -236,10 +243,14 @@ Diagnosis diagnose(const Batch& batch) {
   if (!diagnosis.any()) return diagnosis;
   // The report counts. Who it counted comes out of calls on one sequence each, and out of who wrote
   // a slot first.
+  std::vector<Snapshot> by_sequence = batch.snapshots;
+  std::ranges::sort(by_sequence);
   Writers writers;
   for (std::int64_t s = 0; s < batch.sequences(); ++s) {
     const auto at = static_cast<std::size_t>(s);
-    const Report alone = report_of(batch, s, s + 1);
+    const auto its_snapshots =
+        std::ranges::equal_range(by_sequence, s, {}, [](const Snapshot& row) { return row[0]; });
+    const Report alone = report_of(batch, s, s + 1, its_snapshots);
     for (std::size_t v = 0; v < kViolations; ++v) {
       if (alone[v].count > 0) diagnosis.found[at] |= 1u << v;
     }
@@ -290,18 +301,21 @@ void add_doctor_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "doctor-batch", "Check the bounds, slots and offsets of a dumped batch (JSON)");
-  command->add_option("file", options->path, "A JSON object: query_start_loc, slots, ...")
+  command
+      ->add_option("file", options->path,
+                   "A JSON object: query_start_loc, slots, ...; - is standard input")
+      ->check(file_name())
       ->required();
   command
       ->add_option("--limit", options->limit, "Sequences to list; those with violations always are")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number(0, kMostCount))
       ->capture_default_str();
   command->callback([options] {
     const Batch batch = load_batch(options->path);
     const Diagnosis diagnosis = diagnose(batch);
-    fmt::print("{}", doctor_text(batch, diagnosis, options->limit));
+    write_stdout(doctor_text(batch, diagnosis, options->limit));
     if (!diagnosis.any()) return;
-    throw CommandError(kExitFailed, fmt::format("{}: has violations", options->path));
+    throw CommandError(kExitFailed, fmt::format("{}: has violations", input_name(options->path)));
   });
 }
 

@@ -8,6 +8,7 @@
 
 #include "common/error.hpp"
 #include "common/random.hpp"
+#include "common/text.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -59,9 +60,9 @@ std::vector<std::int32_t> DraftTree::accepted_rows(double accept, std::int64_t m
 DraftTree parse_draft_tree(const std::string& option, const std::string& shape) {
   const auto refuse = [&](const std::string& why) {
     throw CommandError(kExitUsage,
-                       fmt::format("{}: '{}' {}; expected how many drafts follow each one of a "
+                       fmt::format("{}: {} {}; expected how many drafts follow each one of a "
                                    "level, level by level, as in 2,2",
-                                   option, shape, why));
+                                   option, in_quotes(shape), why));
   };
   std::vector<std::int64_t> children;
   std::int64_t rows = 1, level = 1;

@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "common/error.hpp"
+#include "common/text.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -54,9 +55,9 @@ std::int64_t parse_layers(const std::string& text, const Model& model) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), layers);
   const bool is_number = error == std::errc() && end == text.data() + text.size();
   if (!is_number || layers < 1 || layers > model.layers) {
-    throw CommandError(kExitUsage, fmt::format("--layers: '{}' is neither 'all' nor a number from "
+    throw CommandError(kExitUsage, fmt::format("--layers: {} is neither 'all' nor a number from "
                                                "1 to {}, the convolution layers of {}",
-                                               text, model.layers, model.name));
+                                               in_quotes(text), model.layers, model.name));
   }
   return layers;
 }
@@ -72,7 +73,8 @@ const Model& find_model(std::string_view name) {
     names += names.empty() ? "" : ", ";
     names += model.name;
   }
-  throw CommandError(kExitUsage, fmt::format("--model: '{}' is not one of {}", name, names));
+  throw CommandError(kExitUsage,
+                     fmt::format("--model: {} is not one of {}", in_quotes(name), names));
 }
 
 LayerConfig configure(const Model& model, DType dtype, std::int64_t ranks,

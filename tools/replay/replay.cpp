@@ -12,17 +12,18 @@
 #include "common/arguments.hpp"
 #include "common/error.hpp"
 #include "common/host.hpp"
+#include "common/json_text.hpp"
 #include "common/names.hpp"
 #include "common/output_file.hpp"
 #include "common/progress.hpp"
+#include "common/text.hpp"
 #include "core/thread_count.hpp"
+#include "core/thread_pool.hpp"
 #include "replay/report.hpp"
 #include "shortconv/capability.hpp"
 
 namespace shortconv::tools {
 namespace {
-
-constexpr std::int64_t kMost = 1'000'000'000;  // of anything that is counted
 
 // Outputs kept for the verification, of all schedules together; the longest and the shortest
 // request are kept even if they exceed it.
@@ -99,7 +100,12 @@ SchedulerOptions chosen_scheduler(const ReplayOptions& options) {
 std::vector<Schedule> chosen_schedules(const ReplayOptions& options) {
   const auto known = capabilities().schedules;
   std::vector<Schedule> schedules{parse_name(known, "--schedule", options.schedule)};
-  for (const std::string& text : split_commas(options.compare)) {
+  const std::vector<std::string> compared = split_commas(options.compare);
+  if (compared.empty() && !options.compare.empty()) {
+    throw CommandError(kExitUsage, fmt::format("--compare: {} names none; expected some of {}",
+                                               in_quotes(options.compare), list_names(known)));
+  }
+  for (const std::string& text : compared) {
     const Schedule schedule = parse_name(known, "--compare", text);
     const bool is_new = std::find(schedules.begin(), schedules.end(), schedule) == schedules.end();
     if (is_new) schedules.push_back(schedule);
@@ -158,7 +164,7 @@ void verify_runs(const ReplaySetup& setup, std::span<const StreamResult> runs,
 }
 
 void replay(const ReplayOptions& options, std::vector<std::string> arguments) {
-  check_writable(options.json);
+  check_writable(options.json, {&options.requests, 1});
   const Workload workload = load_workload(options);
   const Model& model = find_model(options.model);
   const DType dtype = parse_name(capabilities().dtypes, "--dtype", options.dtype);
@@ -211,8 +217,8 @@ void replay(const ReplayOptions& options, std::vector<std::string> arguments) {
   if (!checked.empty()) verify_runs(setup, report.runs, report.verification);
 
   const bool json_on_stdout = options.json == "-";
-  if (!json_on_stdout) fmt::print("{}", to_text(report));
-  if (!options.json.empty()) write_output(options.json, to_json(report).dump(2) + "\n");
+  if (!json_on_stdout) write_stdout(to_text(report));
+  if (!options.json.empty()) write_output(options.json, dump_json(to_json(report), 2) + "\n");
   require_success(report.verification);
 }
 
@@ -237,12 +243,12 @@ constexpr const char* kFooter =
     "outputs within the rounding bound of fp32 against fp64.\n"
     "\n"
     "Requests. A CSV file has a header with the columns ContextTokens and GeneratedTokens, as the\n"
-    "Azure LLM inference traces do. JSON lines have prompt_tokens and output_tokens, or question\n"
-    "and answer (GSM8K), whose lengths are estimated: one token per 4 UTF-8 bytes, rounded up, at\n"
-    "least one. --preset gsm8k ships the lengths of the 1319 questions and answers of GSM8K's "
-    "test\n"
-    "set by that rule. Requests are admitted in the order of the file, as fast as slots allow:\n"
-    "arrival times are ignored, so the engine is always busy.\n"
+    "Azure LLM inference traces do. JSON objects, one after the other or in arrays, have\n"
+    "prompt_tokens and output_tokens, or question and answer (GSM8K), whose lengths are\n"
+    "estimated: one token per 4 UTF-8 bytes, rounded up, at least one. --preset gsm8k ships the\n"
+    "lengths of the 1319 questions and answers of GSM8K's test set by that rule. Requests are\n"
+    "admitted in the order of the file, as fast as slots allow: arrival times are ignored, so the\n"
+    "engine is always busy.\n"
     "\n"
     "Scheduling. While a prompt waits and a slot is free, a call takes prompt tokens up to "
     "--chunk\n"
@@ -291,11 +297,6 @@ constexpr const char* kExamples =
     "  shortconv replay --preset gsm8k --spec 3 --prefix-cache 16\n"
     "  shortconv replay --preset gsm8k --tree 2,2 --accept 0.6\n";
 
-// Without the range in the help, where it would only be noise; a refusal names it.
-CLI::Validator between(std::int64_t least, std::int64_t most) {
-  return CLI::Range(least, most).description("");
-}
-
 }  // namespace
 
 void add_replay_command(CLI::App& app) {
@@ -303,11 +304,13 @@ void add_replay_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("replay", kDescription);
   command->footer(fmt::format("{}\nModels:\n{}\n{}", kFooter, model_list(), kExamples));
 
-  const auto count = between(1, kMost);
+  const auto count = whole_number(1, kMostCount);
   const std::string requests = "Requests";
-  auto* file = command->add_option("--requests", options->requests, "CSV file or JSON lines")
-                   ->type_name("FILE")
-                   ->group(requests);
+  auto* file =
+      command->add_option("--requests", options->requests, "CSV or JSON; - is standard input")
+          ->type_name("FILE")
+          ->check(file_name())
+          ->group(requests);
   command->add_option("--preset", options->preset, "Requests that come with the tool: gsm8k")
       ->type_name("NAME")
       ->group(requests)
@@ -319,7 +322,7 @@ void add_replay_command(CLI::App& app) {
   command
       ->add_option("--max-output", options->limits.output, "Cap on generated tokens of a request")
       ->type_name("N")
-      ->check(between(0, kMost))
+      ->check(whole_number(0, kMostCount))
       ->group(requests);
 
   const std::string layers = "Layers";
@@ -354,7 +357,7 @@ void add_replay_command(CLI::App& app) {
       ->group(scheduling);
   command->add_option("--max-running", scheduler.max_running, "Requests in service at most")
       ->type_name("N")
-      ->check(between(1, 65536))
+      ->check(whole_number(1, 65536))
       ->capture_default_str()
       ->group(scheduling);
   command->add_flag("--mixed", scheduler.mixed, "Let prompts and running requests share calls")
@@ -363,7 +366,7 @@ void add_replay_command(CLI::App& app) {
                     ->add_option("--draft", scheduler.draft,
                                  "Tokens by which a step advances a request, all of them accepted")
                     ->type_name("K")
-                    ->check(between(1, 1024))
+                    ->check(whole_number(1, 1024))
                     ->group(scheduling);
 
   const std::string serving = "Drafts and prefixes";
@@ -371,7 +374,7 @@ void add_replay_command(CLI::App& app) {
       command
           ->add_option("--spec", options->drafts, "Verify a chain of K drafts a step, and commit")
           ->type_name("K")
-          ->check(between(1, 64))
+          ->check(whole_number(1, 64))
           ->excludes(draft)
           ->group(serving);
   command
@@ -385,7 +388,7 @@ void add_replay_command(CLI::App& app) {
       ->add_option("--accept", options->accept,
                    "Probability that a draft is accepted, if the one before it was")
       ->type_name("P")
-      ->check(CLI::Range(0.0, 1.0).description(""))
+      ->check(real_number(0, 1))
       ->default_str("0.7")
       ->group(serving);
   auto* prefixes = command
@@ -396,7 +399,7 @@ void add_replay_command(CLI::App& app) {
                        ->group(serving);
   command->add_option("--prefix-slots", options->prefix_slots, "Slots for these states")
       ->type_name("N")
-      ->check(between(1, 1'000'000))
+      ->check(whole_number(1, 1'000'000))
       ->needs(prefixes)
       ->capture_default_str()
       ->group(serving);
@@ -404,7 +407,7 @@ void add_replay_command(CLI::App& app) {
       ->add_option("--shared", options->shared,
                    "Share of the requests that begin as an earlier one does")
       ->type_name("P")
-      ->check(CLI::Range(0.0, 1.0).description(""))
+      ->check(real_number(0, 1))
       ->needs(prefixes)
       ->capture_default_str()
       ->group(serving);
@@ -430,7 +433,7 @@ void add_replay_command(CLI::App& app) {
       ->group(running);
   command->add_option("--threads", options->threads, "0: as many as the library finds (default)")
       ->type_name("N")
-      ->check(between(0, 4096))
+      ->check(whole_number(0, kMaxThreads))
       ->capture_default_str()
       ->group(running);
 
@@ -440,19 +443,21 @@ void add_replay_command(CLI::App& app) {
                    "Requests to verify, the longest and the shortest first; fewer when their "
                    "outputs exceed 2 GiB; 0: none")
       ->type_name("N")
-      ->check(between(0, kMost))
+      ->check(whole_number(0, kMostCount))
       ->capture_default_str()
       ->group(results);
   command
       ->add_option("--seed", options->seed,
                    "Of inputs, weights, acceptance, shared prompts and the requests to verify")
       ->type_name("N")
+      ->check(seed_number())
       ->capture_default_str()
       ->group(results);
   command
       ->add_option("--json", options->json,
-                   "Write all figures to FILE; '-': to standard output, instead of the tables")
+                   "Write all figures to FILE; - is standard output, instead of the tables")
       ->type_name("FILE")
+      ->check(file_name())
       ->group(results);
 
   command->callback([options, command] { replay(*options, given_arguments(*command)); });

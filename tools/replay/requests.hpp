@@ -29,8 +29,11 @@ struct TextLengths {
 };
 [[nodiscard]] std::span<const TextLengths> gsm8k_lengths();
 
-/// CSV with the columns ContextTokens and GeneratedTokens, or JSON lines with prompt_tokens and
-/// output_tokens or with question and answer. Throws CommandError with file and line.
+inline constexpr std::string_view kTokenRule = "one token per 4 UTF-8 bytes";
+
+/// CSV with the columns ContextTokens and GeneratedTokens, or JSON objects with prompt_tokens and
+/// output_tokens or with question and answer, one after the other or in arrays. Throws CommandError
+/// with file and line.
 [[nodiscard]] Workload load_requests(const std::string& path);
 
 /// Requests that come with the tool: "gsm8k".

@@ -10,12 +10,15 @@
 #include <set>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "commands.hpp"
+#include "common/arguments.hpp"
 #include "common/error.hpp"
-#include "common/host.hpp"
+#include "common/input_file.hpp"
 #include "common/output_file.hpp"
+#include "common/text.hpp"
 #include "report/plots.hpp"
 #include "report/results.hpp"
 #include "report/svg.hpp"
@@ -109,10 +112,10 @@ std::string bench_table(const Result& result) {
 }
 
 std::string section_of(const Result& result) {
-  std::string text =
-      fmt::format("<h2>{}: {}</h2>\n<p><code>shortconv {}</code><br>shortconv {}</p>\n",
-                  result.command == "replay" ? "Replay" : "Bench", escape_xml(result.path),
-                  escape_xml(result.command_line), escape_xml(result.version));
+  std::string text = fmt::format(
+      "<h2>{}: {}</h2>\n<p><code>shortconv {}</code><br>shortconv {}</p>\n",
+      result.command == "replay" ? "Replay" : "Bench", escape_xml(input_name(result.path)),
+      escape_xml(result.command_line), escape_xml(result.version));
   for (const Figure& figure : report::figures_of(result)) {
     text += fmt::format("<h3>{}</h3>\n<figure>\n{}</figure>\n", figure.title, figure.svg);
   }
@@ -135,38 +138,81 @@ std::string page(const std::vector<Result>& results) {
   return text + "</body>\n</html>\n";
 }
 
-// A file of its own for each figure, called after the file of the result.
-void write_figures(const std::string& folder, const std::vector<Result>& results) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw CommandError(kExitUsage, fmt::format("--svg: {}: {}", folder, error.message()));
-  std::set<std::string> written;
-  for (const Result& result : results) {
-    const std::string stem = std::filesystem::path(result.path).stem().string();
-    for (const Figure& figure : report::figures_of(result)) {
-      const std::string path = fmt::format("{}/{}-{}.svg", folder, stem, figure.file_name);
-      if (!written.insert(path).second) {
-        throw CommandError(kExitUsage, fmt::format("--svg: two results are called '{}'", stem));
-      }
-      write_output(path, figure.svg);
-    }
-  }
-}
-
 struct ReportOptions {
   std::vector<std::string> inputs;
   std::string output;
   std::string svg_folder;
 };
 
-void make_report(const ReportOptions& options) {
+struct Output {
+  std::string path;
+  std::string text;
+};
+
+// A file of its own for each figure, called after the file of the result.
+std::vector<Output> figure_files(const std::string& folder, const std::vector<Result>& results) {
+  std::vector<Output> files;
+  std::set<std::string> stems;
+  for (const Result& result : results) {
+    const std::string stem =
+        result.path == "-" ? "stdin" : std::filesystem::path(result.path).stem().string();
+    if (!stems.insert(stem).second) {
+      throw CommandError(kExitUsage,
+                         fmt::format("--svg: two results are called {}", in_quotes(stem)));
+    }
+    for (Figure& figure : report::figures_of(result)) {
+      files.push_back(
+          {fmt::format("{}/{}-{}.svg", folder, stem, figure.file_name), std::move(figure.svg)});
+    }
+  }
+  return files;
+}
+
+void make_folder(const std::string& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (!error) return;
+  throw CommandError(kExitUsage, fmt::format("--svg: {}: {}", printable(folder), error.message()));
+}
+
+// What is given twice, or would be.
+void check_names(const ReportOptions& options) {
   if (options.output.empty() && options.svg_folder.empty()) {
     throw CommandError(kExitUsage, "report: give --output FILE, --svg DIR or both");
   }
-  check_writable(options.output);
+  if (options.svg_folder == "-") {
+    throw CommandError(kExitUsage,
+                       "--svg: - (standard output) takes one file only; expected a folder");
+  }
+  if (std::ranges::count(options.inputs, "-") > 1) {
+    throw CommandError(kExitUsage, "report: - (standard input) is given twice");
+  }
+}
+
+// Everything is read and checked before anything is written.
+void make_report(const ReportOptions& options) {
+  check_names(options);
+  check_writable(options.output, options.inputs);
   std::vector<Result> results;
   for (const std::string& path : options.inputs) results.push_back(report::read_result(path));
-  if (!options.svg_folder.empty()) write_figures(options.svg_folder, results);
+  std::vector<Output> files;
+  if (!options.svg_folder.empty()) {
+    files = figure_files(options.svg_folder, results);
+    make_folder(options.svg_folder);
+  }
+  for (const Output& file : files) {
+    check_writable(file.path, options.inputs);
+    std::error_code ignored;
+    const auto whole = [&](const std::string& path) {
+      return std::filesystem::weakly_canonical(std::filesystem::absolute(path, ignored), ignored);
+    };
+    if (!options.output.empty() && whole(file.path) == whole(options.output)) {
+      throw CommandError(kExitUsage, fmt::format("{}: --output and a figure of --svg are the same "
+                                                 "file",
+                                                 printable(options.output)));
+    }
+  }
+  for (const Output& file : files) write_output(file.path, file.text);
   if (!options.output.empty()) write_output(options.output, page(results));
 }
 
@@ -176,10 +222,14 @@ void add_report_command(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("report", "Make one HTML page from results of replay and bench");
   auto options = std::make_shared<ReportOptions>();
-  command->add_option("results", options->inputs, "Files written with --json")->required();
-  command->add_option("-o,--output", options->output, "The page; - is stdout");
+  command->add_option("results", options->inputs, "Files written with --json; - is standard input")
+      ->check(file_name())
+      ->required();
+  command->add_option("-o,--output", options->output, "The page; - is standard output")
+      ->check(file_name());
   command->add_option("--svg", options->svg_folder, "Write each figure into a file of this folder")
-      ->type_name("DIR");
+      ->type_name("DIR")
+      ->check(file_name());
   command->callback([options] { make_report(*options); });
 }
 

@@ -3,12 +3,13 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <string_view>
 
 #include "common/error.hpp"
+#include "common/input_file.hpp"
+#include "common/json_text.hpp"
+#include "common/text.hpp"
 
 namespace shortconv::tools::report {
 namespace {
@@ -89,7 +90,7 @@ class Node {
       } else if (value.is_string()) {
         facts.emplace_back(label, value.get<std::string>());
       } else {
-        facts.emplace_back(label, value.dump());
+        facts.emplace_back(label, dump_json(value));
       }
     }
   }
@@ -141,23 +142,12 @@ BenchRow read_row(const Node& node) {
           .ratio = node.at("ratio").amount()};
 }
 
-Json parse(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) throw CommandError(kExitUsage, path + ": cannot be read");
-  try {
-    return Json::parse(text.str());
-  } catch (const Json::parse_error& error) {
-    throw CommandError(kExitUsage, fmt::format("{}: is not JSON, at byte {}", path, error.byte));
-  }
-}
-
 }  // namespace
 
 Result read_result(const std::string& path) {
-  const Json json = parse(path);
-  const Node root(json, path, "");
+  const std::string name = input_name(path);
+  const Json json = parse_json_object<Json>(read_input(path), name);
+  const Node root(json, name, "");
   Result result;
   result.path = path;
   result.command = root.at("command").text();
@@ -177,9 +167,9 @@ Result read_result(const std::string& path) {
     for (const Node& row : root.at("rows").items()) result.rows.push_back(read_row(row));
   } else {
     throw CommandError(kExitUsage,
-                       fmt::format("{}: command: '{}' has no results to show; expected replay or "
+                       fmt::format("{}: command: {} has no results to show; expected replay or "
                                    "bench",
-                                   path, result.command));
+                                   name, in_quotes(result.command)));
   }
   return result;
 }

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <initializer_list>
 
+#include "common/text.hpp"
+
 namespace shortconv::tools::report {
 namespace {
 
@@ -48,12 +50,27 @@ double round_step(double range, int most) {
   return 10 * power;
 }
 
+// Whether XML 1.0 lets a character stand in a text.
+bool is_xml(const Character& character) {
+  const char32_t code = character.code;
+  const bool blank = code == '\t' || code == '\n' || code == '\r';
+  const bool control = (code < 0x20 && !blank) || (code >= 0x7f && code < 0xa0);
+  return character.valid && !control && code != 0xfffe && code != 0xffff;
+}
+
 }  // namespace
 
 std::string escape_xml(std::string_view text) {
   std::string escaped;
-  for (const char c : text) {
-    switch (c) {
+  while (!text.empty()) {
+    const Character character = first_character(text);
+    const std::string_view bytes = text.substr(0, character.bytes);
+    text.remove_prefix(character.bytes);
+    if (!is_xml(character)) {
+      escaped += "\xef\xbf\xbd";  // U+FFFD, which stands for what cannot be shown
+      continue;
+    }
+    switch (character.code) {
       case '&':
         escaped += "&amp;";
         break;
@@ -66,8 +83,11 @@ std::string escape_xml(std::string_view text) {
       case '"':
         escaped += "&quot;";
         break;
+      case '\'':
+        escaped += "&#39;";
+        break;
       default:
-        escaped += c;
+        escaped += bytes;
     }
   }
   return escaped;

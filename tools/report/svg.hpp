@@ -9,6 +9,7 @@
 
 namespace shortconv::tools::report {
 
+/// As text or attribute of XML and HTML. What XML 1.0 forbids, even escaped, becomes U+FFFD.
 [[nodiscard]] std::string escape_xml(std::string_view text);
 
 /// "850 ns", "12.3 µs", "3.45 ms", "1.2 s"

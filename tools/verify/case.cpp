@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <set>
+#include <span>
 
 #include "shortconv/capability.hpp"
 
@@ -62,6 +64,35 @@ std::string_view name_of(InitialState initial) {
       break;
   }
   return "by-flag";
+}
+
+using Values = std::vector<std::string>;
+
+template <typename T>
+Values names_of(std::span<const Named<T>> values) {
+  Values names;
+  for (const Named<T>& entry : values) names.emplace_back(entry.name);
+  return names;
+}
+
+// Of an enumeration of this file's, up to its last enumerator.
+template <typename T>
+Values names_up_to(T last) {
+  Values names;
+  for (int i = 0; i <= static_cast<int>(last); ++i) names.emplace_back(name_of(static_cast<T>(i)));
+  return names;
+}
+
+Values possible_dilations() {
+  const int most_distance = capabilities().max_width - 1;
+  std::set<int> dilations;
+  for (int taps = 1; taps <= most_distance; ++taps) {
+    const int most = most_distance / taps;
+    for (const int dilation : {1, 2, 3, 4, most}) dilations.insert(std::min(dilation, most));
+  }
+  Values names;
+  for (const int dilation : dilations) names.push_back(std::to_string(dilation));
+  return names;
 }
 
 }  // namespace
@@ -171,6 +202,43 @@ std::vector<std::pair<std::string_view, std::string>> traits(const Case& problem
       {"keeps-state", yes(problem.state && problem.writes_state())},
       {"violations", yes(problem.violations.has_value())},
       {"special", yes(problem.special_period != 0)},
+  };
+}
+
+TraitValues possible_traits() {
+  const Capabilities& can = capabilities();
+  const Values types = names_of(can.dtypes), yes_or_no{"no", "yes"};
+  Values widths, state_types = types;
+  for (int width = 2; width <= can.max_width; ++width) widths.push_back(std::to_string(width));
+  state_types.emplace_back("none");
+  return {
+      {"op", names_up_to(Op::kVerify)},
+      {"width", widths},
+      {"dtype", types},
+      {"out", types},
+      {"weight", types},
+      {"state", state_types},
+      {"dilation", possible_dilations()},
+      {"activation", names_of(can.activations)},
+      {"epilogue", names_of(can.epilogues)},
+      {"input-gate", yes_or_no},
+      {"bias", yes_or_no},
+      {"layout", names_up_to(Layout::kStrided)},
+      {"packed", yes_or_no},
+      {"schedule", names_of(can.schedules)},
+      {"threads", {"1", "2", "3", "8"}},
+      {"padded-rows", names_of(can.padded_rows)},
+      {"initial-state", names_up_to(InitialState::kByFlag)},
+      {"in-place", yes_or_no},
+      {"older", yes_or_no},
+      {"ring", yes_or_no},
+      {"snapshots", yes_or_no},
+      {"numbered", yes_or_no},
+      {"tree", yes_or_no},
+      {"windows", names_up_to(WindowsKind::kPool)},
+      {"keeps-state", yes_or_no},
+      {"violations", yes_or_no},
+      {"special", yes_or_no},
   };
 }
 

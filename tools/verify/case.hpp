@@ -131,6 +131,10 @@ struct Case {
 /// What a case can be selected by, and its first lines when printed: "width" -> "4" and so on.
 [[nodiscard]] std::vector<std::pair<std::string_view, std::string>> traits(const Case& problem);
 
+/// The same keys with every value that make_case and make_fast_case give them.
+using TraitValues = std::vector<std::pair<std::string_view, std::vector<std::string>>>;
+[[nodiscard]] TraitValues possible_traits();
+
 [[nodiscard]] std::string to_string(const Case& problem);
 
 /// Changes only how the case is stored or scheduled, not what it computes.

@@ -170,14 +170,29 @@ CommitCase make_commit_case(std::uint64_t seed, std::span<const std::uint8_t> ch
   return problem;
 }
 
+namespace {
+
+constexpr std::string_view kForms[] = {"rows", "overlapping", "packed", "packed-windows"};
+
+}  // namespace
+
 std::vector<std::pair<std::string_view, std::string>> traits(const CommitCase& problem) {
-  static constexpr std::string_view kForms[] = {"rows", "overlapping", "packed", "packed-windows"};
   return {{"op", "commit"},
           {"width", std::to_string(problem.width)},
           {"dtype", std::string(name(problem.state.dtype))},
           {"windows", std::string(kForms[static_cast<int>(problem.form)])},
           {"packed", problem.packed() ? "yes" : "no"},
           {"threads", std::to_string(problem.threads)}};
+}
+
+TraitValues possible_commit_traits() {
+  const Capabilities& can = capabilities();
+  std::vector<std::string> widths, types;
+  for (int width = 2; width <= can.max_width; ++width) widths.push_back(std::to_string(width));
+  for (const Named<DType>& type : can.dtypes) types.emplace_back(type.name);
+  return {{"op", {"commit"}},        {"width", widths},
+          {"dtype", types},          {"windows", {std::begin(kForms), std::end(kForms)}},
+          {"packed", {"no", "yes"}}, {"threads", {"1", "2", "3"}}};
 }
 
 std::string to_string(const CommitCase& problem) {

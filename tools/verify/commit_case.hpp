@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "shortconv/plan.hpp"
+#include "verify/case.hpp"
 #include "verify/check.hpp"
 #include "verify/layout.hpp"
 
@@ -40,6 +41,8 @@ struct CommitCase {
 /// As of other cases; "op" is "commit".
 [[nodiscard]] std::vector<std::pair<std::string_view, std::string>> traits(
     const CommitCase& problem);
+
+[[nodiscard]] TraitValues possible_commit_traits();
 
 [[nodiscard]] std::string to_string(const CommitCase& problem);
 
