@@ -119,7 +119,7 @@ typedef struct shortconv_forward_args {
   /* Options. */
   int32_t backend;
   int32_t schedule;
-  int32_t threads; /* CPU: at most so many; 0: OMP_NUM_THREADS or processors, fewer if small */
+  int32_t threads; /* CPU: upper limit; 0: OMP_NUM_THREADS or processors */
   int64_t max_seqlen;
   const shortconv_tensor* block_sequence; /* [blocks] i32, block-list only */
   const shortconv_tensor* block_offset;   /* [blocks] i32, block-list only */

@@ -122,7 +122,7 @@ class _Checked:
         return f"{name}: bad index values (SHORTCONV_CHECK). {' '.join(found)}"
 
     def _at_exit(self) -> None:
-        """Logs what no later call told: nobody could catch an exception here."""
+        """Logs what no later call told; an exception could not be caught here."""
         self._raises = False
         for device in self._devices.values():
             self._tell(device.finished(at_exit=True))

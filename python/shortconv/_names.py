@@ -19,7 +19,7 @@ class _Names:
 
     Args:
       names: {argument of the core: argument of the function}.
-      reversed_from: {argument of the core: number of axes}; with so many axes and more, the
+      reversed_from: {argument of the core: number of axes}; from this number of axes on, the
         function takes the last two in the other order than the core.
     """
 

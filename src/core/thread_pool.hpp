@@ -12,7 +12,7 @@
 
 namespace shortconv {
 
-/// A call uses at most so many. The memory of any machine is busy with fewer.
+/// Largest number of threads of a call. Fewer already saturate the memory of any machine.
 inline constexpr int kMaxThreads = 256;
 
 /// Items of a call, each of which is taken once.

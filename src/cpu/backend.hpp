@@ -8,7 +8,7 @@ namespace shortconv::cpu {
 /// kUnavailable if SHORTCONV_CPU_TARGET asks for another instruction set than the chosen one.
 Status check_target(std::string_view chosen);
 
-/// Threads of a call that moves so many bytes: `wanted`, or as many as the call is worth.
+/// Number of threads for a call that moves `bytes`: `wanted`, or for 0 what the size justifies.
 int thread_limit(int wanted, double bytes);
 
 Status plan_commit(const CommitProblem& problem, PlanStorage& storage);
