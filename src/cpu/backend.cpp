@@ -45,6 +45,11 @@ Status check_target(std::string_view chosen) {
                                      "' would be chosen")};
 }
 
+const BackwardKernels* select(const BackwardProblem& p) {
+  (void)forced_target();
+  return select_backward(p.width, p.dilation, p.activation);
+}
+
 const Kernels* select(DType dtype, int width, Activation activation) {
   (void)forced_target();
   switch (dtype) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/backend.hpp"
+#include "cpu/backward_kernels.hpp"
 
 namespace shortconv::cpu {
 
@@ -16,6 +17,8 @@ Status run_commit(const CommitProblem& problem, const PlanStorage& storage,
                   const CommitPointers& pointers, void* stream);
 std::string describe_commit(const CommitProblem& problem, const PlanStorage& storage);
 
+/// For the widest instruction set of the machine, or the one that SHORTCONV_CPU_TARGET names.
+const BackwardKernels* select(const BackwardProblem& problem);
 Status plan_backward(const BackwardProblem& problem, PlanStorage& storage);
 Status run_backward(const BackwardProblem& problem, const PlanStorage& storage,
                     const BackwardPointers& pointers, void* stream);

@@ -446,8 +446,7 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
               "backend: 'cpu' does not support f64; the reference backend does"};
     }
   }
-  const Choice choice{.kernels = select_backward(p.width, p.dilation, p.activation),
-                      .threads = thread_limit(p.threads, bytes_moved(p))};
+  const Choice choice{.kernels = select(p), .threads = thread_limit(p.threads, bytes_moved(p))};
   if (Status status = check_target(choice.kernels->target); !status.ok()) return status;
   store_choice(storage, choice);
   return {};
