@@ -31,7 +31,7 @@ struct Indices {
     for (std::int64_t s = 0; s < sequences; ++s) {
       indices.bounds.push_back(s);
       indices.read_slots.push_back(s);
-      indices.write_slots.push_back(sequences - 1 - s);
+      indices.write_slots.push_back(s);
       indices.read_offsets.push_back(s % 2);
       indices.flags.push_back(1);
     }

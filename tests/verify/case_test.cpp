@@ -83,7 +83,7 @@ TEST(Case, HasNoValuesButThoseThatItMayHave) {
 }
 
 TEST(Case, MayHaveOnlyValuesThatOccur) {
-  constexpr std::uint64_t kMany = 20000;  // dilations of some widths are rare
+  constexpr std::uint64_t kMany = 100000;  // dilations of some widths are rare
   std::map<std::string_view, std::set<std::string>> calls, commits;
   for (std::uint64_t seed = 0; seed < kMany; ++seed) {
     for (const auto& [key, value] : traits(make_case(seed))) calls[key].insert(value);
