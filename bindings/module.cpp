@@ -62,6 +62,36 @@ constexpr int kShiftFullState = 32;     // shift_full_state; the last width - 1 
 constexpr int kLongerIndices = 64;      // arguments with one number for each sequence may be longer
                                         // than the batch: the first ones belong to it
 
+constexpr int kCheckNegation = 128;  // refuses tensors that torch may negate lazily
+
+/// The only tensors that torch negates lazily are imaginary parts, whose strides are even.
+bool may_be_negated(const TensorRef& tensor) {
+  if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBF16 &&
+      tensor.dtype != DType::kF64) {
+    return false;
+  }
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    if (tensor.shape[axis] > 1 && tensor.strides[axis] % 2 != 0) return false;
+  }
+  return true;
+}
+
+void refuse_negated(const ForwardArgs& args) {
+  visit_forward_tensors(
+      [](const Argument& row, const auto& tensor) {
+        const TensorRef* found = nullptr;
+        if constexpr (requires { tensor.has_value(); }) {
+          if (tensor) found = &*tensor;
+        } else {
+          found = &tensor;
+        }
+        if (found != nullptr && may_be_negated(*found)) {
+          Arguments::refuse("MayBeNegated", row.name, "has even strides only");
+        }
+      },
+      args);
+}
+
 // Leaves tensors with fewer axes unchanged; the core refuses them.
 void exchange_last_axes(TensorRef& tensor, int min_axes) {
   if (tensor.ndim < min_axes) return;
@@ -173,6 +203,7 @@ Status forward_call(Arguments in) {
       Arguments::refuse("TypeError", name, "is not an argument of this call");
     }
   }
+  if ((call & kCheckNegation) != 0) refuse_negated(args);
   apply_layout(call, args);
   const DeviceGuard guard(args.x.device);
   return forward(args, Arguments::stream_of("stream", stream, args.x));

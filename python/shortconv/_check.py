@@ -50,7 +50,8 @@ def _function_name(op: int) -> str:
     return name
 
 
-_INTERNAL = ("shortconv._arrays", "shortconv._check", "shortconv._core", "shortconv.torch")
+_INTERNAL = ("shortconv._arrays", "shortconv._check", "shortconv._core", "shortconv._torch",
+             "shortconv.torch")
 
 
 class _Checked:

@@ -15,6 +15,14 @@ import tvm_ffi
 # Raised where a backend has no kernel for valid arguments; tvm_ffi does not map this name itself.
 tvm_ffi.error.register_error("NotImplementedError", NotImplementedError)
 
+
+
+class MayBeNegated(Exception):
+    """A tensor may be a lazily negated view; see CHECK_NEGATION."""
+
+
+tvm_ffi.error.register_error("MayBeNegated", MayBeNegated)
+
 _module = tvm_ffi.load_module(os.path.join(os.path.dirname(__file__), "_shortconv.so"))
 
 forward = _module.forward
@@ -34,6 +42,10 @@ FLATTENED = 16  # x, out: [batch, tokens, channels] are read as [tokens, channel
 SHIFT_FULL_STATE = 32  # state: its last width - 1 columns are the history; shift_full_state
 # Arguments with one number for each sequence may be longer than the batch; the first ones count.
 LONGER_INDICES = 64
+# Refuses floating tensors with even strides only, as those of all imaginary parts are: torch's
+# lazily negated views among them, whose negation DLPack does not pass. Asking each tensor takes
+# 0.1 us.
+CHECK_NEGATION = 128
 
 
 def named(**arguments: Any) -> List[Any]:

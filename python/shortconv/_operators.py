@@ -172,13 +172,14 @@ def forward(
         return calls.run(
             _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
             has_initial_state, initial_state, activation, null_slot, padded_rows)
-    values = (
-        _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc, has_initial_state,
-        initial_state, activation, null_slot, padded_rows, *rare)
     if calls is not None:
-        return calls.run(*values)
+        return calls.run(
+            _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
+            has_initial_state, initial_state, activation, null_slot, padded_rows, *rare)
     try:
-        _core.forward(*values)
+        _core.forward(
+            _core.FORWARD, x, out, weight, bias, state, read_slots, query_start_loc,
+            has_initial_state, initial_state, activation, null_slot, padded_rows, *rare)
     except BufferError:
         call_again(forward, locals(), "out")
     return out
@@ -264,13 +265,14 @@ def decode(
         return calls.run(
             _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, False,
             activation, null_slot, padded_rows)
-    values = (
-        _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, False,
-        activation, null_slot, padded_rows, *rare)
     if calls is not None:
-        return calls.run(*values)
+        return calls.run(
+            _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, False,
+            activation, null_slot, padded_rows, *rare)
     try:
-        _core.forward(*values)
+        _core.forward(
+            _core.DECODE, x, out, weight, bias, state, read_slots, None, has_initial_state, False,
+            activation, null_slot, padded_rows, *rare)
     except BufferError:
         call_again(decode, locals(), "out")
     return out

@@ -366,7 +366,7 @@ def test_bad_values_are_reported(arrays, random):
     shortconv.forward(arrays.of(p["x"]), arrays.of(p["weight"]), state=arrays.of(p["state"]),
                       read_slots=arrays.of(np.array([1, 5], np.int32)),
                       query_start_loc=arrays.of(p["bounds"]), violations=report)
-    expected = np.array([[0, -1]] * 11)
+    expected = np.array([[0, -1]] * 13)
     expected[2] = [1, 1]
     np.testing.assert_array_equal(arrays.numpy(report), expected)
 
