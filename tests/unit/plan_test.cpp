@@ -49,7 +49,8 @@ TEST(Plan, SaysWhatItWillDo) {
   Plan plan;
   EXPECT_EQ(to_string(plan), "no plan");
   ASSERT_TRUE(make_problem(call.fill(), problem).ok());
-  ASSERT_TRUE(make_plan(problem, plan).ok());
+  const Status made = make_plan(problem, plan);
+  ASSERT_TRUE(made.ok()) << made.message();  // which tests/checks/cpu_target.sh looks for
   EXPECT_EQ(to_string(plan).rfind("cpu: ", 0), 0u) << to_string(plan);
 }
 
