@@ -64,7 +64,7 @@ constexpr int kLongerIndices = 64;      // arguments with one number for each se
 
 constexpr int kCheckNegation = 128;  // refuses tensors that torch may negate lazily
 
-/// The only tensors that torch negates lazily are imaginary parts, whose strides are even.
+/// torch negates imaginary parts of conjugates lazily; their strides are even.
 bool may_be_negated(const TensorRef& tensor) {
   if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBF16 &&
       tensor.dtype != DType::kF64) {

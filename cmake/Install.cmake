@@ -11,7 +11,7 @@ if(BUILD_SHARED_LIBS)
   set(is_static OFF)
 endif()
 
-# For those who link a static library without a C++ compiler.
+# Libraries for linking the static library without a C++ compiler.
 set(cxx_runtime ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
 list(FILTER cxx_runtime INCLUDE REGEX "^(stdc\\+\\+|c\\+\\+|c\\+\\+abi|m)$")
 list(REMOVE_DUPLICATES cxx_runtime)

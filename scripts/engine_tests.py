@@ -50,7 +50,7 @@ def vllm():
     ours = importlib.import_module("shortconv.compat.vllm")
     stand_in("vllm.model_executor.layers.mamba.ops.causal_conv1d",
              causal_conv1d_fn=ours.causal_conv1d_fn, causal_conv1d_update=ours.causal_conv1d_update)
-    # Neither CPU nor XPU, so that no case is left out for what the project's kernels there lack.
+    # Some cases are skipped on CPU and XPU, for kernels that the project lacks there.
     platform = types.SimpleNamespace(
         device_type=DEVICE, is_cuda_alike=lambda: True, is_xpu=lambda: False, is_cpu=lambda: False,
         seed_everything=torch.manual_seed)

@@ -35,7 +35,7 @@ if [ ! -e "$stubs/libc.so" ]; then
     $stubs/librt.so.1 $stubs/libld.so.2))" >"$stubs/libc.so"
 fi
 rm -rf "$folder"/*.whl "$folder/clean"
-# What is not in these libraries is an error here, not on the machine of the user.
+# A symbol that these libraries lack is an error at link time.
 options=("--config-settings=cmake.define.CMAKE_MODULE_LINKER_FLAGS=-L$stubs -Wl,-z,defs")
 for option in "$@"; do options+=("--config-settings=cmake.define.$option"); done
 export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}

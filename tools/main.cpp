@@ -21,15 +21,15 @@ namespace {
 
 using namespace shortconv::tools;
 
-// Whatever a file, an option or the system put into it.
+// The message may contain text of a file, of an option or of the system.
 int fail(int exit_code, const char* message) {
   std::fprintf(stderr, "shortconv: %s\n", printable_lines(message).c_str());
   return exit_code;
 }
 
-// A process may be started without some of its standard streams. The next file would get the number
-// of a missing one, and what is meant for the terminal would end up in it. So something takes their
-// place that cannot be read from (0) or written to (1, 2).
+// If a standard stream is closed, the next opened file would get its number, and messages would be
+// written to that file. /dev/null takes the place of closed streams, opened so that reading from 0
+// and writing to 1 and 2 fail.
 void occupy_closed_streams() {
   for (int number = STDIN_FILENO; number <= STDERR_FILENO; ++number) {
     if (fcntl(number, F_GETFD) != -1) continue;
@@ -61,7 +61,7 @@ void run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   occupy_closed_streams();
-  // A reader that went away and a file that grows beyond its limit are errors of write().
+  // write() returns an error for a closed pipe and for a file beyond its limit.
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);
   try {

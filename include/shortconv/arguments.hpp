@@ -242,7 +242,7 @@ struct CommitArgs : CommitTensors<OptionalTensor, RequiredTensor> {
 
 template <template <Axis...> typename Tensor, template <Axis...> typename Required = Tensor>
 struct BackwardTensors {
-  // Of the forward call.
+  // Inputs of the forward call.
   Required<Axis::kSequence, Axis::kToken, Axis::kChannel> x{};
   Required<Axis::kChannel, Axis::kTap> weight{};
   Tensor<Axis::kChannel> bias{};
@@ -254,7 +254,7 @@ struct BackwardTensors {
   /// With seq_idx those before each row of the batch.
   Tensor<Axis::kSequence, Axis::kColumn, Axis::kChannel> initial_state{};
 
-  // Gradients of its results.
+  // Gradients of the results of the forward call.
   Required<Axis::kSequence, Axis::kToken, Axis::kChannel> grad_out{};  ///< shape of x, any floating
                                                                        ///< dtype
   /// [sequences, history, channels], any floating dtype; absent: zeros. Not with seq_idx, which has

@@ -26,19 +26,11 @@ struct OperationKernels {
   Status (*plan)(const Problem& problem, PlanStorage& choice);
   /// Launches. Pointers have passed check_pointers.
   Status (*run)(const Problem& problem, const PlanStorage& choice, const Pointers& pointers,
-                void* stream) = nullptr;
-  std::string (*describe)(const Problem& problem, const PlanStorage& choice) = nullptr;
+                void* stream);
+  std::string (*describe)(const Problem& problem, const PlanStorage& choice);
   /// Null: none is needed.
   std::int64_t (*workspace_bytes)(const Problem& problem, const PlanStorage& choice) = nullptr;
 };
-
-/// An operation that a backend does not have: no plan can be made.
-template <typename Operation>
-constexpr OperationKernels<Operation> no_kernels() {
-  return {.plan = [](const typename Operation::Problem&, PlanStorage&) {
-    return Status(Code::kUnsupported, "backend: has no kernel for this operation yet");
-  }};
-}
 
 struct Backend {
   BackendId id;

@@ -121,12 +121,7 @@ class BackwardChecker : public ArgumentChecker {
 }  // namespace
 
 Status make_problem(const BackwardArgs& args, BackwardProblem& problem) {
-  BackwardProblem made;
-  BackwardChecker checker(args, made);
-  checker.check_all();
-  if (!checker.ok()) return checker.status();
-  problem = made;
-  return {};
+  return make_checked_problem<BackwardChecker>(args, problem);
 }
 
 }  // namespace shortconv

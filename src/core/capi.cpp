@@ -286,8 +286,8 @@ Status make_plan(const ForwardArgs& args, Plan& plan) {
   return make_plan(problem, plan);
 }
 
-/// Factors of layouts_hash: the first numbers of SplitMix64. Unrelated odd numbers, so that sums of
-/// products collide by accident only.
+/// Factors of layouts_hash: the first numbers of SplitMix64, made odd. With related factors, such
+/// as multiples of one number, different shapes could have equal sums of products.
 constexpr auto kFactors = [] {
   std::array<std::uint64_t, 3 + 2 * SHORTCONV_MAX_DIMS> factors{};
   std::uint64_t state = 0;
@@ -300,8 +300,8 @@ constexpr auto kFactors = [] {
   return factors;
 }();
 
-/// Hash of dtype, device, shape and strides of all tensors: it tells a plan's arguments from others
-/// in some 20 ns, a tenth of what make_problem takes.
+/// Hash of dtype, device, shape and strides of all tensors. It replaces the checks of make_problem
+/// for arguments like those of the plan.
 std::uint64_t layouts_hash(const shortconv_forward_args& args) {
   std::uint64_t hash = 0, row = 0;
   visit_forward_tensors(

@@ -217,4 +217,15 @@ class ArgumentChecker : public Checker {
   std::array<DType, 2> like_or_f32_{};  // of the tensor checked last
 };
 
+/// make_problem of an operation, whose rules are in AnyChecker::check_all.
+template <typename AnyChecker, typename Args, typename AnyProblem>
+[[nodiscard]] Status make_checked_problem(const Args& args, AnyProblem& problem) {
+  AnyProblem made;
+  AnyChecker checker(args, made);
+  checker.check_all();
+  if (!checker.ok()) return checker.status();
+  problem = made;
+  return {};
+}
+
 }  // namespace shortconv

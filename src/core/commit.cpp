@@ -82,7 +82,7 @@ class CommitChecker : public ArgumentChecker {
             " from column ", p_.base_column, " (base_column) on");
     require(p_.slots.present || p_.slot_count >= p_.sequences, "state", "has ", p_.slot_count,
             " slots, but without slots sequence s uses slot s; expected at least ", p_.sequences);
-    // Strides of zero allow sizes whose product no backend could count.
+    // With strides of 0 the product of the sizes could exceed 64 bits.
     const __int128 states = static_cast<__int128>(p_.layers) * p_.sequences;
     require(states < kMaxProduct && states * p_.channels < kMaxProduct, "intermediate_states",
             "has more than 2^62 elements to commit");
@@ -107,12 +107,7 @@ class CommitChecker : public ArgumentChecker {
 }  // namespace
 
 Status make_problem(const CommitArgs& args, CommitProblem& problem) {
-  CommitProblem made;
-  CommitChecker checker(args, made);
-  checker.check_all();
-  if (!checker.ok()) return checker.status();
-  problem = made;
-  return {};
+  return make_checked_problem<CommitChecker>(args, problem);
 }
 
 }  // namespace shortconv

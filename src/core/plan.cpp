@@ -61,6 +61,10 @@ Status check_pointers(const Problem& problem, const Pointers& pointers) {
   return check.status();
 }
 
+constexpr auto kTakeAddress = [](const Argument&, const auto& tensor, void*& pointer) {
+  pointer = data_of(tensor);
+};
+
 template <typename Operation>
 Status run_once(const typename Operation::Args& args, void* stream) {
   typename Operation::Problem problem;
@@ -128,25 +132,17 @@ std::string PlanAccess::text(const OperationPlan<Operation>& plan) {
 
 TensorPointers pointers(const ForwardArgs& args) {
   TensorPointers pointers;
-  visit_forward_tensors(
-      [](const Argument&, const auto& tensor, void*& pointer) { pointer = data_of(tensor); }, args,
-      pointers);
+  visit_forward_tensors(kTakeAddress, args, pointers);
   return pointers;
 }
-
 CommitPointers pointers(const CommitArgs& args) {
   CommitPointers pointers;
-  visit_commit_tensors(
-      [](const Argument&, const auto& tensor, void*& pointer) { pointer = data_of(tensor); }, args,
-      pointers);
+  visit_commit_tensors(kTakeAddress, args, pointers);
   return pointers;
 }
-
 BackwardPointers pointers(const BackwardArgs& args) {
   BackwardPointers pointers;
-  visit_backward_tensors(
-      [](const Argument&, const auto& tensor, void*& pointer) { pointer = data_of(tensor); }, args,
-      pointers);
+  visit_backward_tensors(kTakeAddress, args, pointers);
   return pointers;
 }
 

@@ -262,7 +262,7 @@ class ForwardChecker : public ArgumentChecker {
               "; expected 0 to ", p_.tokens, " (tokens)");
       p_.max_seqlen = longest;
     }
-    // Strides of 0 allow sizes whose product no backend could count.
+    // With strides of 0 the product of the sizes could exceed 64 bits.
     const auto wide = [](std::int64_t size) { return static_cast<__int128>(size); };
     const __int128 blocks = wide(p_.sequences) * (1 + std::max(p_.max_seqlen, p_.sequence_tokens));
     require(blocks < kMaxProduct && blocks * (1 + wide(p_.channels)) < kMaxProduct, "x",
@@ -341,12 +341,7 @@ class ForwardChecker : public ArgumentChecker {
 }  // namespace
 
 Status make_problem(const ForwardArgs& args, Problem& problem) {
-  Problem made;
-  ForwardChecker checker(args, made);
-  checker.check_all();
-  if (!checker.ok()) return checker.status();
-  problem = made;
-  return {};
+  return make_checked_problem<ForwardChecker>(args, problem);
 }
 
 }  // namespace shortconv

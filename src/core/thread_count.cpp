@@ -16,7 +16,7 @@
 namespace shortconv {
 namespace {
 
-// 0 if the kernel does not say.
+// 0 if unknown.
 int affinity_processors() {
   std::array<cpu_set_t, 8> processors;  // the kernel refuses a set of fewer than it may have
   if (sched_getaffinity(0, sizeof processors, processors.data()) != 0) return 0;
@@ -36,7 +36,7 @@ int quota_processors(const std::string& folder, bool version_2) {
   return static_cast<int>(std::min<std::int64_t>((quota - 1) / period + 1, INT_MAX));
 }
 
-// The quotas of a group and of all groups around it hold.
+// A group is limited by its own quota and those of its parents.
 int least_quota(const std::string& root, std::string path, bool version_2) {
   int least = 0;
   for (;;) {

@@ -18,7 +18,7 @@ constexpr std::chrono::microseconds kIdleSpin{50}, kEndSpin{5};
 struct Call {
   void (*function)(void*);
   void* context;
-  int seats;  // threads that may still join
+  int open_threads;  // further threads that may work on it
   std::atomic<int> working{0};
   bool open = false;  // in the list of the pool
   Call* next = nullptr;
@@ -31,7 +31,7 @@ struct Pool {
   pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
   std::atomic<std::uint32_t> posted{0};  // calls so far
-  Call* calls = nullptr;                 // that have seats
+  Call* calls = nullptr;                 // that further threads may work on
   int threads = 0;
   int sleeping = 0;
   int calls_until_retry = 0;  // after a thread could not be created
@@ -84,10 +84,10 @@ void post(Call& call) {
   *link = &call;
   call.open = true;
   pool.posted.fetch_add(1, std::memory_order_relaxed);
-  if (call.seats >= pool.sleeping) {
+  if (call.open_threads >= pool.sleeping) {
     pthread_cond_broadcast(&pool.wake);
   } else {
-    for (int i = 0; i < call.seats; ++i) pthread_cond_signal(&pool.wake);
+    for (int i = 0; i < call.open_threads; ++i) pthread_cond_signal(&pool.wake);
   }
 }
 
@@ -106,7 +106,7 @@ void* work(void*) {
       --pool.sleeping;
       continue;
     }
-    if (--call->seats == 0) close(*call);
+    if (--call->open_threads == 0) close(*call);
     call->working.fetch_add(1, std::memory_order_relaxed);
     pthread_mutex_unlock(&pool.mutex);
     call->function(call->context);
@@ -123,7 +123,7 @@ void* work(void*) {
 void before_fork() { pthread_mutex_lock(&pool.mutex); }
 void after_fork_in_parent() { pthread_mutex_unlock(&pool.mutex); }
 
-// The child has the forking thread only, and the calls of the others are not its own.
+// The child has only the thread that called fork(); calls of other threads do not go on in it.
 void after_fork_in_child() {
   const std::uint32_t posted = pool.posted.load(std::memory_order_relaxed);
   pool.mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -147,7 +147,7 @@ void start_threads(int wanted) {
     if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0) return;
     pool.handles_fork = true;
   }
-  // Signals are for the threads of the application.
+  // New threads inherit the mask: signals are delivered to threads of the application only.
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -177,10 +177,10 @@ struct Shutdown {
 }  // namespace
 
 void run_on_threads(int threads, void (*function)(void*), void* context) noexcept {
-  Call call{.function = function, .context = context, .seats = threads - 1};
+  Call call{.function = function, .context = context, .open_threads = threads - 1};
   {
     const Lock lock;
-    start_threads(call.seats);
+    start_threads(call.open_threads);
     if (pool.threads > 0) post(call);
   }
   function(context);

@@ -1,8 +1,8 @@
 // Threads that share the items of a call: one pool for the process.
 //
-// The calling thread works on its own call. It never waits for a thread of the pool to start, only
-// for those that have joined, so a call ends as well without any: after fork(), which leaves the
-// pool behind; where threads cannot be created; and where they get no processor in time. Calls of
+// The calling thread works on its own call and never waits for a thread of the pool to start, only
+// for threads that have started to work on it. A call therefore ends without any other thread:
+// after fork(), where threads cannot be created, and where they get no processor in time. Calls of
 // several threads share the pool.
 #pragma once
 

@@ -13,6 +13,7 @@
 #include "core/thread_count.hpp"
 #include "core/thread_pool.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/thread_buffers.hpp"
 #include "cpu/worker.hpp"
 
 namespace shortconv {
@@ -183,7 +184,7 @@ Status plan_cpu(const Problem& p, PlanStorage& storage) {
   config.state_kernels = kernels(p.state.dtype);
   config.f32_kernels = kernels(DType::kF32);
   config.form = form_of(p);
-  // Of tensors without elements the sizes are not bounded, and their products could overflow.
+  // Sizes of tensors without elements are not bounded, so their products could overflow.
   if (p.tokens > 0 && p.channels > 0) {
     config.stream = should_stream(p, config.form);
     partition(p, thread_limit(p.threads, bytes_moved(p)), config);
@@ -203,21 +204,16 @@ bool replaces_histories(const Problem& p, const TensorPointers& at) {
   return false;
 }
 
-Status no_scratch() {
-  return {Code::kOutOfMemory, concat("memory: none for the buffers of this thread, ",
-                                     static_cast<std::int64_t>(sizeof(Scratch)), " bytes")};
-}
-
 Status run_cpu(const Problem& p, const PlanStorage& storage, const TensorPointers& at, void*) {
   const auto config = load_choice<CpuConfig>(storage);
   if (p.violations.present) report_violations(p, at);
   if (p.tokens == 0 || p.channels == 0) return {};
-  if (thread_scratch() == nullptr) return no_scratch();
+  if (thread_buffers<Scratch>() == nullptr) return no_thread_buffers<Scratch>();
   const bool replaces = replaces_histories(p, at);
   // A thread of the pool that gets no scratch leaves the items to the others.
   const auto share = [&](std::int64_t items, const auto& process) {
     share_items(config.threads, items, [&](Items& left) {
-      Scratch* const scratch = thread_scratch();
+      Scratch* const scratch = thread_buffers<Scratch>();
       if (scratch == nullptr) return;
       Worker worker(p, config, at, replaces, *scratch);
       for (std::int64_t item = left.take(); item >= 0; item = left.take()) process(worker, item);

@@ -8,13 +8,11 @@
 // x, then in fp64.
 //
 // Bytes moved: x and grad_out once in, grad_x once out, the gates twice. The ceiling is a copy of
-// the same bytes.
+// the same bytes; docs/performance.md has the distance to it.
 #include <hwy/cache_control.h>
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <new>
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
@@ -23,6 +21,8 @@
 #include "cpu/backward_kernels.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/move.hpp"
+#include "cpu/thread_buffers.hpp"
+#include "op/sequence.hpp"
 
 namespace shortconv::cpu {
 namespace {
@@ -47,12 +47,6 @@ struct Buffers {
   alignas(64) FloatRows<kMaxWidth + 1> totals;
   alignas(64) double sums[(kMaxWidth + 1) * kBlockChannels];
 };
-
-Buffers* thread_buffers() {
-  thread_local std::unique_ptr<Buffers> buffers;
-  if (buffers == nullptr) buffers.reset(new (std::nothrow) Buffers);
-  return buffers.get();
-}
 
 /// Conversions of rows.
 struct Conversions {
@@ -86,7 +80,8 @@ class BackwardWorker {
     std::fill_n(b_.sums, (p_.width + 1) * pitch_, 0.0);
     std::int64_t row = 0;  // rows before it are done
     for (std::int64_t s = 0; s < p_.sequences; ++s) {
-      const std::int64_t begin = sequence_begin(s), end = std::max(sequence_begin(s + 1), begin);
+      const std::int64_t begin = sequence_begin(p_, at_, s),
+                         end = std::max(sequence_begin(p_, at_, s + 1), begin);
       clear_rows(row, begin);
       process_sequence(s, begin, end);
       row = std::max(row, end);
@@ -99,24 +94,13 @@ class BackwardWorker {
  private:
   // ---- Sequences ----
 
-  [[nodiscard]] std::int64_t sequence_begin(std::int64_t sequence) const {
-    if (!p_.query_start_loc.present) return sequence * p_.sequence_tokens;
-    const auto& bounds = p_.query_start_loc;
-    return std::clamp<std::int64_t>(
-        load_index(bounds.dtype, at_.query_start_loc, sequence * bounds.sequence_stride), 0,
-        p_.tokens);
-  }
-
-  [[nodiscard]] std::int64_t seq_idx(std::int64_t row) const {
-    return load_index(p_.seq_idx.dtype, at_.seq_idx, row_offset(p_.seq_idx, row));
-  }
-
   void process_sequence(std::int64_t sequence, std::int64_t begin, std::int64_t end) {
     if (!p_.seq_idx.present || begin == end) return process_part({sequence, begin, end, true});
     std::int64_t first = begin;
     for (std::int64_t row = begin; row < end; ++row) {
-      if (row + 1 < end && seq_idx(row + 1) == seq_idx(row)) continue;
-      if (seq_idx(row) < 0) {
+      if (row + 1 < end && seq_idx_of_row(p_, at_, row + 1) == seq_idx_of_row(p_, at_, row))
+        continue;
+      if (seq_idx_of_row(p_, at_, row) < 0) {
         clear_rows(first, row + 1);
         if (first == begin) process_part({sequence, begin, begin, true});
       } else {
@@ -229,12 +213,6 @@ class BackwardWorker {
   // ---- Rows ----
 
   template <typename Layout>
-  [[nodiscard]] std::int64_t row_offset(const Layout& layout, std::int64_t row) const {
-    if (p_.query_start_loc.present) return row * layout.token_stride;
-    return row / p_.sequence_tokens * layout.sequence_stride +
-           row % p_.sequence_tokens * layout.token_stride;
-  }
-  template <typename Layout>
   [[nodiscard]] std::int64_t state_offset(const Layout& layout, std::int64_t sequence,
                                           std::int64_t column) const {
     return sequence * layout.sequence_stride + column * layout.column_stride;
@@ -254,7 +232,7 @@ class BackwardWorker {
     if (layout.channel_stride != 1) return;
     const std::int64_t last = std::min(row + kGroupTokens, p_.tokens);
     for (; row < last; ++row) {
-      const char* line = address(layout, const_cast<void*>(data), row_offset(layout, row));
+      const char* line = address(layout, const_cast<void*>(data), row_offset(p_, row, layout));
       const char* const end = line + count_ * element_bytes(layout.dtype);
       for (; line < end; line += kLine) hwy::Prefetch(line);
     }
@@ -283,7 +261,7 @@ class BackwardWorker {
   }
   template <typename Layout>
   void load_token(const Layout& layout, void* data, std::int64_t row, float* to) const {
-    load_row(layout, data, row_offset(layout, row), to);
+    load_row(layout, data, row_offset(p_, row, layout), to);
   }
 
   /// x, or x * input_gate rounded to the dtype of x.
@@ -309,7 +287,7 @@ class BackwardWorker {
     load_token(p_.grad_out, at_.grad_out, row, b_.rows);
     const float* values = b_.values + token * pitch_;
     for (std::int64_t c = 0; c < count_; ++c) b_.rows[c] *= values[c];
-    store_row(p_.grad_output_gate, at_.grad_output_gate, row_offset(p_.grad_output_gate, row),
+    store_row(p_.grad_output_gate, at_.grad_output_gate, row_offset(p_, row, p_.grad_output_gate),
               b_.rows);
   }
 
@@ -323,7 +301,7 @@ class BackwardWorker {
     if (p_.grad_input_gate.present) {
       load_token(p_.x, at_.x, row, other);
       for (std::int64_t c = 0; c < count_; ++c) other[c] *= gradient[c];
-      store_row(p_.grad_input_gate, at_.grad_input_gate, row_offset(p_.grad_input_gate, row),
+      store_row(p_.grad_input_gate, at_.grad_input_gate, row_offset(p_, row, p_.grad_input_gate),
                 other);
     }
     if (!p_.grad_x.present) return;
@@ -331,14 +309,14 @@ class BackwardWorker {
       load_token(p_.input_gate, at_.input_gate, row, other);
       for (std::int64_t c = 0; c < count_; ++c) gradient[c] *= other[c];
     }
-    store_row(p_.grad_x, at_.grad_x, row_offset(p_.grad_x, row), gradient);
+    store_row(p_.grad_x, at_.grad_x, row_offset(p_, row, p_.grad_x), gradient);
   }
 
   /// Input n < 0 of a part, once all its tokens are known: `done` before the group, `tokens` in it.
   void store_state_gradient(const Part& part, std::int64_t n, std::int64_t done,
                             std::int64_t tokens) {
     if (!part.has_states || !p_.grad_initial_state.present) return;
-    // In the final state as well: finish_part is the one that knows its gradient.
+    // This input is in the final state too; finish_part adds the gradient of that.
     if (tokens > 0 && n >= part.end - part.begin - history_) return;
     chain_row(part, n, done, tokens, b_.rows);
     store_row(p_.grad_initial_state, at_.grad_initial_state,
@@ -362,7 +340,7 @@ class BackwardWorker {
     std::fill_n(b_.rows, pitch_, 0.0f);
     for (std::int64_t row = begin; row < end; ++row) {
       const auto clear = [&](const auto& layout, void* data) {
-        if (layout.present) store_row(layout, data, row_offset(layout, row), b_.rows);
+        if (layout.present) store_row(layout, data, row_offset(p_, row, layout), b_.rows);
       };
       clear(p_.grad_x, at_.grad_x);
       clear(p_.grad_input_gate, at_.grad_input_gate);
@@ -455,13 +433,10 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
 Status run_backward(const BackwardProblem& p, const PlanStorage& storage,
                     const BackwardPointers& at, void*) {
   const auto choice = load_choice<Choice>(storage);
-  if (thread_buffers() == nullptr) {
-    return {Code::kOutOfMemory, concat("memory: none for the buffers of this thread, ",
-                                       static_cast<std::int64_t>(sizeof(Buffers)), " bytes")};
-  }
+  if (thread_buffers<Buffers>() == nullptr) return no_thread_buffers<Buffers>();
   const std::int64_t blocks = (p.channels + kBlockChannels - 1) / kBlockChannels;
   share_items(choice.threads, blocks, [&](Items& items) {
-    Buffers* const buffers = thread_buffers();
+    Buffers* const buffers = thread_buffers<Buffers>();
     if (buffers == nullptr) return;  // leaves the items to the other threads
     BackwardWorker worker(p, at, *choice.kernels, *buffers);
     for (std::int64_t item = items.take(); item >= 0; item = items.take()) worker.process(item);

@@ -76,29 +76,40 @@ HWY_INLINE VecF fused(VecF x, VecF y, VecF z) {
 #endif
 }
 
-/// silu of op/silu.hpp on two vectors, operation by operation.
-HWY_INLINE Pair silu(Pair sum) {
+/// e^-a of op/silu.hpp as the product p * scale, operation by operation. Several vectors at once,
+/// so that their chains of operations overlap.
+template <int kVectors>
+HWY_INLINE void exp_of_minus(const VecF (&a)[kVectors], VecF (&p)[kVectors],
+                             VecF (&scale)[kVectors]) {
   using C = SiluConstants;
   const F32 d;
   const U32 du;
-  const VecF values[2] = {sum.a, sum.b};
-  VecF scale[2], g[2], p[2];
-  for (int i = 0; i < 2; ++i) g[i] = hn::Max(values[i], hn::Set(d, C::kLowest));
-  for (int i = 0; i < 2; ++i) g[i] = hn::Min(g[i], hn::Set(d, C::kHighest));
-  for (int i = 0; i < 2; ++i) {
+  constexpr int n = kVectors;
+  VecF g[n];
+  for (int i = 0; i < n; ++i) g[i] = hn::Max(a[i], hn::Set(d, C::kLowest));
+  for (int i = 0; i < n; ++i) g[i] = hn::Min(g[i], hn::Set(d, C::kHighest));
+  for (int i = 0; i < n; ++i) {
     scale[i] = fused(g[i], hn::Set(d, C::kMinusLog2e), hn::Set(d, C::kRound));
   }
-  for (int i = 0; i < 2; ++i) p[i] = hn::Sub(scale[i], hn::Set(d, C::kRound));
-  for (int i = 0; i < 2; ++i) g[i] = fused(p[i], hn::Set(d, C::kLn2), g[i]);
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < n; ++i) p[i] = hn::Sub(scale[i], hn::Set(d, C::kRound));
+  for (int i = 0; i < n; ++i) g[i] = fused(p[i], hn::Set(d, C::kLn2), g[i]);
+  for (int i = 0; i < n; ++i) {
     scale[i] = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, scale[i])));
   }
-  for (int i = 0; i < 2; ++i) p[i] = fused(g[i], hn::Set(d, C::kC5), hn::Set(d, C::kC4));
-  for (int i = 0; i < 2; ++i) p[i] = fused(g[i], p[i], hn::Set(d, C::kC3));
-  for (int i = 0; i < 2; ++i) p[i] = fused(g[i], p[i], hn::Set(d, C::kC2));
-  for (int i = 0; i < 2; ++i) p[i] = fused(g[i], p[i], hn::Set(d, -1.0f));
-  for (int i = 0; i < 2; ++i) p[i] = fused(g[i], p[i], hn::Set(d, 1.0f));
-  for (int i = 0; i < 2; ++i) p[i] = fused(p[i], scale[i], hn::Set(d, 1.0f));
+  for (int i = 0; i < n; ++i) p[i] = fused(g[i], hn::Set(d, C::kC5), hn::Set(d, C::kC4));
+  for (int i = 0; i < n; ++i) p[i] = fused(g[i], p[i], hn::Set(d, C::kC3));
+  for (int i = 0; i < n; ++i) p[i] = fused(g[i], p[i], hn::Set(d, C::kC2));
+  for (int i = 0; i < n; ++i) p[i] = fused(g[i], p[i], hn::Set(d, -1.0f));
+  for (int i = 0; i < n; ++i) p[i] = fused(g[i], p[i], hn::Set(d, 1.0f));
+}
+
+/// silu of op/silu.hpp on two vectors.
+HWY_INLINE Pair silu(Pair sum) {
+  const VecF one = hn::Set(F32(), 1.0f);
+  const VecF values[2] = {sum.a, sum.b};
+  VecF p[2], scale[2];
+  exp_of_minus(values, p, scale);
+  for (int i = 0; i < 2; ++i) p[i] = fused(p[i], scale[i], one);
   return {hn::Div(values[0], p[0]), hn::Div(values[1], p[1])};
 }
 

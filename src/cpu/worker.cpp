@@ -7,8 +7,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
 
 #include "core/capability.hpp"
 #include "cpu/move.hpp"
@@ -31,12 +29,6 @@ void zero_run(char* to, std::int64_t stride_bytes, std::int64_t bytes, std::int6
 }
 
 }  // namespace
-
-Scratch* thread_scratch() {
-  thread_local std::unique_ptr<Scratch> scratch;
-  if (scratch == nullptr) scratch.reset(new (std::nothrow) Scratch);
-  return scratch.get();
-}
 
 void Worker::process(std::int64_t item) {
   use_channels(item / config_.tiles);

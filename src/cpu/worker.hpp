@@ -66,10 +66,6 @@ struct Scratch {
   alignas(64) float results[kResults];
 };
 
-/// The scratch of the calling thread: allocated by its first call, kept until the thread ends. Null
-/// if there is no memory.
-Scratch* thread_scratch();
-
 class Worker {
  public:
   Worker(const Problem& problem, const CpuConfig& config, const TensorPointers& pointers,

@@ -76,7 +76,8 @@ struct Sequence {
 };
 
 /// First packed row of a sequence; for `sequence` == sequences the end of the last one.
-SHORTCONV_HOST_DEVICE inline std::int64_t sequence_begin(const Problem& p, const TensorPointers& at,
+template <typename AnyProblem, typename Pointers>
+SHORTCONV_HOST_DEVICE inline std::int64_t sequence_begin(const AnyProblem& p, const Pointers& at,
                                                          std::int64_t sequence) {
   if (!p.query_start_loc.present) return sequence * p.sequence_tokens;
   return clamped(load_index(p.query_start_loc, at.query_start_loc, sequence), 0, p.tokens);
@@ -150,8 +151,8 @@ SHORTCONV_HOST_DEVICE inline Sequence sequence_at(const Problem& p, const Tensor
 }
 
 /// Offset of a packed row in a tensor with one row per token, in elements.
-template <typename Layout>
-SHORTCONV_HOST_DEVICE inline std::int64_t row_offset(const Problem& p, std::int64_t row,
+template <typename AnyProblem, typename Layout>
+SHORTCONV_HOST_DEVICE inline std::int64_t row_offset(const AnyProblem& p, std::int64_t row,
                                                      const Layout& layout) {
   if (p.query_start_loc.present) return row * layout.token_stride;
   return row / p.sequence_tokens * layout.sequence_stride +
@@ -169,7 +170,8 @@ SHORTCONV_HOST_DEVICE inline std::int64_t token_offset(const Problem& p, std::in
              : sequence * layout.sequence_stride + token * layout.token_stride;
 }
 
-SHORTCONV_HOST_DEVICE inline std::int64_t seq_idx_of_row(const Problem& p, const TensorPointers& at,
+template <typename AnyProblem, typename Pointers>
+SHORTCONV_HOST_DEVICE inline std::int64_t seq_idx_of_row(const AnyProblem& p, const Pointers& at,
                                                          std::int64_t row) {
   return load_index(p.seq_idx.dtype, at.seq_idx, row_offset(p, row, p.seq_idx));
 }

@@ -91,13 +91,7 @@ class Backward {
   }
 
   [[nodiscard]] std::int64_t seq_idx(std::int64_t row) const {
-    return load_index(p_.seq_idx.dtype, at_.seq_idx, row_offset(p_.seq_idx, row));
-  }
-  template <typename Layout>
-  [[nodiscard]] std::int64_t row_offset(const Layout& layout, std::int64_t row) const {
-    if (p_.query_start_loc.present) return row * layout.token_stride;
-    return row / p_.sequence_tokens * layout.sequence_stride +
-           row % p_.sequence_tokens * layout.token_stride;
+    return load_index(p_.seq_idx.dtype, at_.seq_idx, row_offset(p_, p_.seq_idx, row));
   }
   template <typename Layout>
   [[nodiscard]] double load(const Layout& layout, void* data, std::int64_t offset) const {
@@ -106,13 +100,13 @@ class Backward {
   template <typename Layout>
   [[nodiscard]] double load_row(const Layout& layout, void* data, std::int64_t row,
                                 std::int64_t channel) const {
-    return load(layout, data, row_offset(layout, row) + channel * layout.channel_stride);
+    return load(layout, data, row_offset(p_, layout, row) + channel * layout.channel_stride);
   }
   template <typename Layout>
   void store_row(const Layout& layout, void* data, std::int64_t row, std::int64_t channel,
                  double value) const {
     if (!layout.present) return;
-    const std::int64_t offset = row_offset(layout, row) + channel * layout.channel_stride;
+    const std::int64_t offset = row_offset(p_, layout, row) + channel * layout.channel_stride;
     store_element(layout.dtype, element(layout, data, offset), value);
   }
   template <typename Layout>

@@ -32,16 +32,22 @@ char* element(const Layout& layout, void* data, std::int64_t offset) {
   return static_cast<char*>(data) + offset * element_bytes(layout.dtype);
 }
 
+/// Offset of a packed row. Row r of a dense batch is token r % L of sequence r / L; packed rows
+/// have one stride.
+template <typename AnyProblem, typename Layout>
+std::int64_t row_offset(const AnyProblem& p, const Layout& layout, std::int64_t row) {
+  if (p.query_start_loc.present) return row * layout.token_stride;
+  return row / p.sequence_tokens * layout.sequence_stride +
+         row % p.sequence_tokens * layout.token_stride;
+}
+
 struct TensorViews {
   const Problem& p;
   const TensorPointers& at;
 
-  // Row r of a dense batch is token r % L of sequence r / L; packed rows have one stride.
   template <typename Layout>
   std::int64_t row_offset(const Layout& layout, std::int64_t row) const {
-    if (p.query_start_loc.present) return row * layout.token_stride;
-    return row / p.sequence_tokens * layout.sequence_stride +
-           row % p.sequence_tokens * layout.token_stride;
+    return reference::row_offset(p, layout, row);
   }
   template <typename Layout>
   char* row_element(const Layout& layout, void* data, std::int64_t row,

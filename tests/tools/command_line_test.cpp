@@ -11,6 +11,7 @@
 #include <string>
 
 #include "common/error.hpp"
+#include "folder_test.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -33,17 +34,14 @@ std::string content_of(const fs::path& path) {
   return content.str();
 }
 
-class CommandLine : public testing::Test {
+class CommandLine : public FolderTest {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "shortconv-command-XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
+    FolderTest::SetUp();
     write("batch.json", kBatch);
     write("bench.json", kBench);
     write("requests.json", kRequests);
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   void write(const std::string& name, std::string_view text) {
     std::ofstream(folder_ / name, std::ios::binary) << text;
@@ -77,7 +75,6 @@ class CommandLine : public testing::Test {
         std::distance(fs::directory_iterator(folder_), fs::directory_iterator()));
   }
 
-  fs::path folder_;
   std::string out_, err_;
 };
 

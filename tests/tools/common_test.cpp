@@ -25,6 +25,7 @@
 #include "common/output_file.hpp"
 #include "common/progress.hpp"
 #include "common/statistics.hpp"
+#include "folder_test.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -240,16 +241,8 @@ TEST(Host, describes_what_measurements_depend_on) {
   EXPECT_EQ(host["library_version"], library_version());
 }
 
-class OutputFile : public testing::Test {
+class OutputFile : public FolderTest {
  protected:
-  void SetUp() override {
-    const std::string test = testing::UnitTest::GetInstance()->current_test_info()->name();
-    folder_ = fs::path(testing::TempDir()) / ("output_" + test);
-    fs::remove_all(folder_);
-    fs::create_directory(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   static std::string refusal(const std::string& path) {
     try {
       check_writable(path);
@@ -259,8 +252,6 @@ class OutputFile : public testing::Test {
     }
     return "accepted";
   }
-
-  fs::path folder_;
 };
 
 TEST_F(OutputFile, replaces_the_file_and_leaves_nothing_else) {

@@ -11,6 +11,7 @@
 #include "commands.hpp"
 #include "common/error.hpp"
 #include "common/random.hpp"
+#include "folder_test.hpp"
 
 namespace shortconv::tools {
 namespace {
@@ -294,15 +295,8 @@ TEST(Doctor, marks_agree_with_the_report) {
   }
 }
 
-class DoctorCommand : public testing::Test {
+class DoctorCommand : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "shortconv-doctor-XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   // The exit code of the command on a file with this text.
   int run(std::string_view text, const std::string& options = "") {
     const std::string path = (folder_ / "batch.json").string();
@@ -326,7 +320,6 @@ class DoctorCommand : public testing::Test {
     return code;
   }
 
-  fs::path folder_;
   std::string output_;
 };
 

@@ -12,6 +12,7 @@
 #include "common/json_text.hpp"
 #include "common/text.hpp"
 #include "doctor/batch.hpp"
+#include "folder_test.hpp"
 #include "replay/csv_text.hpp"
 #include "replay/requests.hpp"
 #include "report/results.hpp"
@@ -147,15 +148,8 @@ TEST(CsvInput, broken_quotes_are_refused_with_their_line) {
             "a.csv:2: text follows a cell in quotes");
 }
 
-class InputFile : public testing::Test {
+class InputFile : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "shortconv-input-XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   std::string write(std::string_view text) {
     const std::string path = (folder_ / "input").string();
     std::ofstream(path, std::ios::binary) << text;
@@ -176,8 +170,6 @@ class InputFile : public testing::Test {
   void expect_refusals(std::string_view text, const std::string& message) {
     for (const std::string& refusal : refusals(text)) EXPECT_EQ(refusal, message);
   }
-
-  fs::path folder_;
 };
 
 TEST_F(InputFile, binary_data_is_refused_as_such) {

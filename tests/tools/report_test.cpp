@@ -15,6 +15,7 @@
 
 #include "commands.hpp"
 #include "common/error.hpp"
+#include "folder_test.hpp"
 #include "report/plots.hpp"
 #include "report/results.hpp"
 #include "report/svg.hpp"
@@ -68,15 +69,8 @@ std::string run_report(std::vector<std::string> arguments) {
   return "";
 }
 
-class ReportFiles : public testing::Test {
+class ReportFiles : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "shortconv-report-XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   std::string write(const std::string& text) {
     const std::string path = (folder_ / "result.json").string();
     std::ofstream(path) << text;
@@ -91,8 +85,6 @@ class ReportFiles : public testing::Test {
     }
     return "accepted";
   }
-
-  fs::path folder_;
 };
 
 TEST_F(ReportFiles, ReadsBothKindsOfResult) {

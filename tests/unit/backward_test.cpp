@@ -285,11 +285,21 @@ TEST(Backward, AnySubsetOfGradientsHasTheSameBits) {
     if ((subset & 2) != 0) {
       EXPECT_EQ(some.grad_weight, all.grad_weight);
     }
+    if ((subset & 4) != 0) {
+      EXPECT_EQ(some.grad_bias, all.grad_bias);
+    }
     if ((subset & 8) != 0) {
       EXPECT_EQ(some.grad_state, all.grad_state);
     }
-    for (Numbers* one : {&some.grad_x, &some.grad_weight, &some.grad_state}) {
-      one->assign(one->size(), 0);
+    if ((subset & 16) != 0) {
+      EXPECT_EQ(some.grad_input_gate, all.grad_input_gate);
+    }
+    if ((subset & 32) != 0) {
+      EXPECT_EQ(some.grad_output_gate, all.grad_output_gate);
+    }
+    for (Numbers* one : {&some.grad_x, &some.grad_weight, &some.grad_bias, &some.grad_state,
+                         &some.grad_input_gate, &some.grad_output_gate}) {
+      one->assign(one->size(), kNan);
     }
   }
 }

@@ -4,7 +4,7 @@
 
 namespace shortconv::tools {
 
-/// What messages call an input: its path, or "standard input" for "-".
+/// Name of an input in messages: its path, or "standard input" for "-".
 [[nodiscard]] std::string input_name(const std::string& path);
 
 /// The text of a file, or of standard input for "-", without a byte order mark. Throws CommandError

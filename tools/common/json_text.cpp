@@ -13,13 +13,13 @@
 namespace shortconv::tools {
 namespace {
 
-// Where the parser reads.
+// Position of the parser.
 struct Cursor {
   const char* at;
   std::int64_t line;
 };
 
-// Moves the cursor along, which the parser's own iterators would not tell.
+// Updates the cursor: the parser does not report its position.
 class CursorIterator {
  public:
   using iterator_category = std::input_iterator_tag;
@@ -48,7 +48,8 @@ class CursorIterator {
   Cursor* cursor_;
 };
 
-// Looks at one value before it is made: what is found here costs no memory that grows with depth.
+// Checks a value before it is parsed into memory, so that deep values are refused in constant
+// memory.
 class Check : public nlohmann::json_sax<nlohmann::json> {
  public:
   Check(const Cursor& cursor, std::vector<std::int64_t>& item_lines)

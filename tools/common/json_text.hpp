@@ -23,12 +23,11 @@ class JsonText {
   template <typename Json>
   [[nodiscard]] Json next();
 
-  /// Of the value that next() returned: the line it begins in and, if it is an array, those of its
-  /// items.
+  /// First line of the value that next() returned and, if it is an array, of each item.
   [[nodiscard]] std::int64_t line() const { return line_; }
   [[nodiscard]] const std::vector<std::int64_t>& lines_of_items() const { return item_lines_; }
 
-  /// Of what follows the blanks that at_end() skipped.
+  /// Line of the next text after the blanks that at_end() skipped.
   [[nodiscard]] std::int64_t next_line() const { return next_line_; }
 
   [[noreturn]] void fail(std::int64_t line, std::string_view why) const;
@@ -45,7 +44,7 @@ class JsonText {
   std::vector<std::int64_t> item_lines_;
 };
 
-/// Far more than any file of this tool has.
+/// Files of this tool have 4 levels at most.
 inline constexpr std::size_t kDeepestJson = 64;
 /// nlohmann::ordered_json searches an object's keys one by one.
 inline constexpr std::size_t kMostJsonKeys = 10'000;

@@ -51,7 +51,7 @@ bool is_replaceable(const std::string& path) {
   return !fs::exists(status) || fs::is_regular_file(status);
 }
 
-// Where a link leads, whether or not there is something, so that the link stays one.
+// Target of a symbolic link, existing or not, so that the link itself is not replaced.
 std::string target_of(const std::string& path) {
   constexpr int kMostLinks = 40;  // as Linux has it
   fs::path target = path;
@@ -67,7 +67,7 @@ std::string folder_of(const std::string& path) {
   return folder.empty() ? "." : folder.string();
 }
 
-// Those of the file that is replaced; of a new one, what the process grants.
+// Permissions of the replaced file; for a new file those that the umask leaves.
 mode_t permissions_of(const std::string& target) {
   constexpr mode_t kPermissions = 0777, kNewFile = 0666;
   if (const auto status = status_of(target, -1)) return status->st_mode & kPermissions;
@@ -110,7 +110,7 @@ class Descriptor {
 
 void replace_file(const std::string& path, std::string_view text) {
   const std::string target = target_of(path);
-  // mkstemp makes a file that was not there, under a name that nobody could have prepared.
+  // mkostemp creates a new file with an unpredictable name, so it cannot follow a link.
   std::string temporary = folder_of(target) + "/.shortconv-XXXXXX";
   const int number = mkostemp(temporary.data(), O_CLOEXEC);
   Descriptor file(number, path);

@@ -17,9 +17,8 @@ struct Character {
 /// The character at the start of a text that is not empty.
 [[nodiscard]] Character first_character(std::string_view text);
 
-/// `text` as a terminal may be given it: control characters (which move the cursor and colour),
-/// those that reverse the direction of writing and bytes that are no UTF-8 are written as \x1b or
-/// \u202e. After `most` characters follows "...".
+/// `text` for a terminal: control characters, characters that change the direction of writing and
+/// invalid UTF-8 become escapes such as \x1b or \u202e. Text after `most` characters becomes "...".
 [[nodiscard]] std::string printable(std::string_view text,
                                     std::size_t most = std::numeric_limits<std::size_t>::max());
 

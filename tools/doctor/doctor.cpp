@@ -176,7 +176,7 @@ std::string violations_of(const Diagnosis& diagnosis, std::int64_t sequence) {
   return text;
 }
 
-// The first `limit`, those with violations, and those that write the slot of such a one.
+// The first `limit` sequences, those with violations, and those that write a slot of one of these.
 std::vector<bool> shown_sequences(const Diagnosis& diagnosis, std::int64_t limit) {
   std::vector<bool> shown(diagnosis.found.size());
   for (std::size_t s = 0; s < shown.size(); ++s) {

@@ -18,7 +18,7 @@ class CsvText {
   /// The next record in `cells`, or false at the end.
   [[nodiscard]] bool next(std::vector<std::string>& cells);
 
-  /// In which the record begins.
+  /// Line in which the last record begins.
   [[nodiscard]] std::int64_t line() const { return line_; }
 
   [[noreturn]] void fail(std::string_view why) const;

@@ -18,10 +18,10 @@ namespace {
 
 using Json = nlohmann::json;
 
-// No request of any service comes near; sums over many requests stay far inside 64 bits.
+// Far above real requests, and small enough for sums over many requests in 64 bits.
 constexpr std::int64_t kMaxTokens = 1'000'000'000;
 
-// A place of the input, for messages that point at it.
+// A position in the input, for messages.
 struct Place {
   const std::string& name;
   std::int64_t line;

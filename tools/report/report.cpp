@@ -175,7 +175,7 @@ void make_folder(const std::string& folder) {
   throw CommandError(kExitUsage, fmt::format("--svg: {}: {}", printable(folder), error.message()));
 }
 
-// What is given twice, or would be.
+// Refuses results and output files that are given twice.
 void check_names(const ReportOptions& options) {
   if (options.output.empty() && options.svg_folder.empty()) {
     throw CommandError(kExitUsage, "report: give --output FILE, --svg DIR or both");

@@ -75,7 +75,7 @@ Values names_of(std::span<const Named<T>> values) {
   return names;
 }
 
-// Of an enumeration of this file's, up to its last enumerator.
+// Names of the enumerators from 0 to `last`.
 template <typename T>
 Values names_up_to(T last) {
   Values names;

@@ -1,4 +1,4 @@
-// What `shortconv verify --only` selects cases by.
+// Selection of cases by `shortconv verify --only`.
 #pragma once
 
 #include <string>

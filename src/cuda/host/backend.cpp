@@ -315,6 +315,12 @@ std::string describe_commit(const CommitProblem&, const PlanStorage& storage) {
   return concat("commit, ", config.vectors.blocks > 0 ? "vectors" : "elements");
 }
 
+/// The other members are not called without a plan.
+Status plan_backward(const BackwardProblem&, PlanStorage&) {
+  return {Code::kUnsupported,
+          "backend: 'cuda' does not support backward; the CPU and the reference backend do"};
+}
+
 // Index preparation. The kernel takes `call` by value.
 template <typename Preparation>
 Status launch_preparation(const Preparation& call, std::string_view argument,
@@ -396,7 +402,7 @@ extern const Backend kCudaBackend{
     .commit = {.plan = cuda::plan_commit,
                .run = cuda::run_commit,
                .describe = cuda::describe_commit},
-    .backward = no_kernels<BackwardOperation>(),
+    .backward = {.plan = cuda::plan_backward, .run = nullptr, .describe = nullptr},
     .block_snapshots = cuda::run_block_snapshots,
     .tree_parents = cuda::run_tree_parents,
 };
