@@ -282,7 +282,10 @@ struct BackwardArgs : BackwardTensors<OptionalTensor, RequiredTensor> {
   bool residual = false;                      ///< as in the forward call
   bool accumulate = false;  ///< add to grad_weight and grad_bias, which are f32 then
   BackendId backend = BackendId::kAuto;
-  std::int32_t threads = 0;  ///< CPU: see Options
+  std::int32_t threads = 0;   ///< CPU: see Options
+  void* workspace = nullptr;  ///< for backward(): memory on x's device, aligned to 16 bytes; see
+                              ///< workspace_bytes in plan.hpp
+  std::int64_t workspace_bytes = 0;
 };
 
 }  // namespace shortconv

@@ -18,7 +18,9 @@ struct Backend;
 /// Addresses of one call, in the memory of the plan's device. Absent arguments are null.
 using TensorPointers = ForwardTensors<TensorPointer>;
 using CommitPointers = CommitTensors<TensorPointer>;
-using BackwardPointers = BackwardTensors<TensorPointer>;
+struct BackwardPointers : BackwardTensors<TensorPointer> {
+  void* workspace = nullptr;  ///< workspace_bytes of the plan
+};
 
 [[nodiscard]] SHORTCONV_API TensorPointers pointers(const ForwardArgs& args);
 [[nodiscard]] SHORTCONV_API CommitPointers pointers(const CommitArgs& args);
@@ -70,7 +72,8 @@ static_assert(std::is_trivially_copyable_v<Plan> && std::is_trivially_copyable_v
 [[nodiscard]] SHORTCONV_API Status make_plan(const CommitProblem& problem, CommitPlan& plan);
 [[nodiscard]] SHORTCONV_API Status make_plan(const BackwardProblem& problem, BackwardPlan& plan);
 
-/// Bytes of device memory that a run of the plan needs besides the tensors.
+/// Bytes of memory on the plan's device that a run needs besides the tensors, aligned to 16 bytes.
+/// Their content means nothing before and after a run; runs that may overlap need one each.
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const Plan& plan);
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const CommitPlan& plan);
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const BackwardPlan& plan);

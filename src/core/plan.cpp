@@ -48,8 +48,25 @@ bool check_in_place(const AnyProblem&, const Pointers&, Checker& check) {
   return check.ok();
 }
 
+/// `bytes`: of the workspace that the caller has; -1: not known.
+template <typename Pointers>
+bool check_workspace(const Pointers& pointers, std::int64_t needed, std::int64_t bytes,
+                     Checker& check) {
+  if constexpr (requires { pointers.workspace; }) {
+    constexpr std::uintptr_t kAlignment = 16;
+    const auto address = reinterpret_cast<std::uintptr_t>(pointers.workspace);
+    check.require(needed == 0 || (bytes >= 0 && bytes < needed) || pointers.workspace != nullptr,
+                  "workspace", "is null; expected ", needed, " bytes");
+    check.require(bytes < 0 || bytes >= needed, "workspace", "has ", bytes, " bytes; expected ",
+                  needed);
+    check.require(needed == 0 || address % kAlignment == 0, "workspace",
+                  "address is not a multiple of 16");
+  }
+  return check.ok();
+}
+
 template <typename Problem, typename Pointers>
-Status check_pointers(const Problem& problem, const Pointers& pointers) {
+Status check_pointers(const Problem& problem, const Pointers& pointers, std::int64_t workspace) {
   Checker check;
   visit_tensors(
       [&](const Argument& row, const auto& layout, const auto& pointer) {
@@ -58,12 +75,19 @@ Status check_pointers(const Problem& problem, const Pointers& pointers) {
       },
       problem, pointers);
   check_in_place(problem, pointers, check);
+  check_workspace(pointers, workspace, -1, check);
   return check.status();
 }
 
 constexpr auto kTakeAddress = [](const Argument&, const auto& tensor, void*& pointer) {
   pointer = data_of(tensor);
 };
+
+template <typename Operation>
+std::int64_t workspace_of(const OperationKernels<Operation>& kernels,
+                          const typename Operation::Problem& problem, const PlanStorage& choice) {
+  return kernels.workspace_bytes == nullptr ? 0 : kernels.workspace_bytes(problem, choice);
+}
 
 template <typename Operation>
 Status run_once(const typename Operation::Args& args, void* stream) {
@@ -81,7 +105,13 @@ Status run_once(const typename Operation::Args& args, void* stream) {
   alignas(std::max_align_t) PlanStorage choice;
   if (Status status = kernels.plan(problem, choice); !status.ok()) return status;
   if (is_skipped(problem)) return {};
-  return kernels.run(problem, choice, pointers(args), stream);
+  const typename Operation::Pointers at = pointers(args);
+  if constexpr (requires { args.workspace; }) {
+    Checker check;
+    check_workspace(at, workspace_of(kernels, problem, choice), args.workspace_bytes, check);
+    if (!check.ok()) return check.status();
+  }
+  return kernels.run(problem, choice, at, stream);
 }
 
 }  // namespace
@@ -110,16 +140,19 @@ Status PlanAccess::run(const OperationPlan<Operation>& plan,
                        const typename Operation::Pointers& pointers, void* stream) {
   if (plan.backend_ == nullptr) return {Code::kInvalidArgument, "plan: was not made by make_plan"};
   if (is_skipped(plan.problem_)) return {};
-  if (Status status = check_pointers(plan.problem_, pointers); !status.ok()) return status;
-  return plan.backend_->template kernels<Operation>().run(plan.problem_, plan.storage_, pointers,
-                                                          stream);
+  const OperationKernels<Operation>& kernels = plan.backend_->template kernels<Operation>();
+  if (Status status = check_pointers(plan.problem_, pointers,
+                                     workspace_of(kernels, plan.problem_, plan.storage_));
+      !status.ok()) {
+    return status;
+  }
+  return kernels.run(plan.problem_, plan.storage_, pointers, stream);
 }
 
 template <typename Operation>
 std::int64_t PlanAccess::workspace_bytes(const OperationPlan<Operation>& plan) {
   if (plan.backend_ == nullptr) return 0;
-  const auto bytes = plan.backend_->template kernels<Operation>().workspace_bytes;
-  return bytes == nullptr ? 0 : bytes(plan.problem_, plan.storage_);
+  return workspace_of(plan.backend_->template kernels<Operation>(), plan.problem_, plan.storage_);
 }
 
 template <typename Operation>
@@ -143,6 +176,7 @@ CommitPointers pointers(const CommitArgs& args) {
 BackwardPointers pointers(const BackwardArgs& args) {
   BackwardPointers pointers;
   visit_backward_tensors(kTakeAddress, args, pointers);
+  pointers.workspace = args.workspace;
   return pointers;
 }
 
