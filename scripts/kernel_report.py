@@ -26,6 +26,8 @@ TYPES = {"__half": "f16", "__nv_bfloat16": "bf16", "float": "f32"}
 TRAITS = re.compile(
     r"KernelTraits<(\w+), (\w+), (\w+), (\d+), [^)]*\)(\d+), [^)]*\)(\d+)>(?:, \(?(?:int\))?(\d+))?")
 
+SHAPE = re.compile(r"BackwardShape<(\w+), (\d+), [^)]*\)(\d+), (\w+),")
+
 
 def run(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -45,6 +47,12 @@ def axes(function):
         x, weight, _, width, activation, variant, group = found.groups()
         return {"kernel": name + (f" x{group}" if group else ""), "x": TYPES[x],
                 "weights": TYPES[weight], "width": width, "variant": VARIANTS[int(variant)],
+                "activation": ACTIVATIONS[int(activation)]}
+    found = SHAPE.search(function)
+    if found:
+        x, width, activation, has_epilogue = found.groups()
+        return {"kernel": name, "x": TYPES[x], "weights": "any", "width": width,
+                "variant": "epilogue" if has_epilogue == "true" else "base",
                 "activation": ACTIVATIONS[int(activation)]}
     plain = re.search(r"<(\w+), (\d+)", function)
     return {"kernel": name, "x": TYPES.get(plain.group(1), plain.group(1)) if plain else "any",

@@ -24,6 +24,7 @@ struct Index {
 };
 
 inline constexpr int kWarp = 32;
+inline constexpr int kSharedBytes = 227 * 1024;  // of a block, as on a GPU
 
 /// Whether a thread of the block has executed the PDL wait, or the launch is without PDL.
 inline bool pdl_waited = true;

@@ -23,6 +23,9 @@ inline shortconv::emulated::Index threadIdx, blockIdx, blockDim, gridDim;
 struct alignas(8) float2 {
   float x, y;
 };
+struct alignas(8) uint2 {
+  std::uint32_t x, y;
+};
 struct alignas(16) uint4 {
   std::uint32_t x, y, z, w;
 };

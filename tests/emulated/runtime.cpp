@@ -15,6 +15,7 @@
 #include "block.hpp"
 #include "common/random.hpp"
 #include "core/capability.hpp"
+#include "cuda/host/backward.hpp"
 #include "cuda/host/commit.hpp"
 #include "cuda/host/kernels.hpp"
 #include "cuda/host/policy.hpp"
@@ -22,6 +23,7 @@
 #include "cuda/host/select.hpp"
 #include "cuda/kernel_params.hpp"
 #include "cuda/launch_params.hpp"
+#include "cuda/tuning.hpp"
 #include "device.hpp"
 #include "op/prepare.hpp"
 #include "shortconv/argument_table.hpp"
@@ -59,6 +61,12 @@ class Kernels {
       add("commit", std::to_string(bytes) + " bytes", cuda::commit_kernel(bytes),
           invoke<cuda::CommitKernelParams>);
     }
+    add_backward("f32", cuda::backward_kernel_f32);
+    add_backward("f16", cuda::backward_kernel_f16);
+    add_backward("bf16", cuda::backward_kernel_bf16);
+    add("backward_general", "all", cuda::backward_general_kernel(),
+        invoke<cuda::BackwardGeneralParams>);
+    add("finish_backward", "all", cuda::finish_backward_kernel(), invoke<cuda::BackwardSumParams>);
     add("block_snapshots", "all", cuda::block_snapshots_kernel(), invoke<BlockSnapshots>);
     add("tree_parents", "all", cuda::tree_parents_kernel(), invoke<TreeParents>);
   }
@@ -84,6 +92,17 @@ class Kernels {
           for (const bool f32_weights : {false, true}) {
             add(name, type, kernels(width, activation.value, f32_weights)[row], invoke_row);
           }
+        }
+      }
+    }
+  }
+  void add_backward(std::string_view type, cuda::BackwardKernel (*kernel)(int, Activation, bool)) {
+    for (const bool has_epilogue : {false, true}) {
+      for (int width = 2; width <= cuda::kMaxBackwardWidth; ++width) {
+        for (const auto& activation : kActivations) {
+          add(fmt::format("backward{}, width {}", has_epilogue ? " with epilogue" : "", width),
+              type, kernel(width, activation.value, has_epilogue).function,
+              invoke<cuda::BackwardKernelParams>);
         }
       }
     }
@@ -167,6 +186,11 @@ CommitArgs on_device(CommitArgs args) {
   return args;
 }
 
+BackwardArgs on_device(BackwardArgs args) {
+  visit_backward_tensors(kMove, args);
+  return args;
+}
+
 }  // namespace shortconv::emulated
 
 /// Replaces host/policy.cpp.
@@ -177,8 +201,24 @@ const shortconv::cuda::TuningPolicy& shortconv::cuda::policy_for(const DevicePro
 namespace emulated = shortconv::emulated;
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 132 : 9;
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = 132;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = 9;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = emulated::kSharedBytes;
+      break;
+  }
   return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute, int value) {
+  if (emulated::kernels().find(function) == nullptr) return cudaErrorInvalidDeviceFunction;
+  return value <= emulated::kSharedBytes ? cudaSuccess : cudaErrorLaunchFailure;
 }
 
 cudaError_t cudaGetDevice(int* device) {

@@ -28,5 +28,6 @@ void begin(std::uint64_t seed);
 /// The call with its tensors, unmoved, on the emulated device.
 [[nodiscard]] ForwardArgs on_device(ForwardArgs args);
 [[nodiscard]] CommitArgs on_device(CommitArgs args);
+[[nodiscard]] BackwardArgs on_device(BackwardArgs args);
 
 }  // namespace shortconv::emulated

@@ -41,6 +41,17 @@ __device__ inline T from_f32(float value) {
   }
 }
 
+/// fp64 to fp32, so that a second rounding to a narrower type gives the same as one rounding would:
+/// truncated, with the last bit set if the result is inexact.
+__device__ inline float round_to_odd(double value) {
+  const auto nearest = static_cast<float>(value);
+  if (!(static_cast<double>(nearest) != value)) return nearest;
+  if (value != value) return nearest;
+  std::uint32_t bits = __float_as_uint(nearest);
+  if (fabs(static_cast<double>(nearest)) > fabs(value)) --bits;
+  return __uint_as_float(bits | 1u);
+}
+
 /// Elements 2 * pair and 2 * pair + 1 of a group.
 template <typename T, int kWords>
 __device__ inline float2 unpack_pair(const std::uint32_t (&words)[kWords], int pair) {

@@ -114,6 +114,67 @@ __device__ inline void store_words(void* to, const std::uint32_t (&words)[kWords
   }
 }
 
+/// Copies 16 or 8 bytes from global to shared memory, without registers and without waiting. The
+/// thread sees them after commit_copies and wait_for_copies, its warp after a barrier as well.
+template <int kBytes>
+__device__ inline void copy_async(void* to, const void* from) {
+  const auto shared = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(from) : "memory");
+  } else {
+    static_assert(kBytes == 8);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(from) : "memory");
+  }
+}
+
+/// Ends a group of copies.
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/// Waits until at most the last `kGroups` groups are in flight.
+template <int kGroups>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+/// Loads one or two words from shared memory, aligned to them all.
+template <int kWords>
+__device__ inline void load_shared_words(const void* from, std::uint32_t (&words)[kWords]) {
+  if constexpr (kWords == 2) {
+    const uint2 both = *static_cast<const uint2*>(from);
+    words[0] = both.x;
+    words[1] = both.y;
+  } else {
+    static_assert(kWords == 1);
+    words[0] = *static_cast<const std::uint32_t*>(from);
+  }
+}
+
+/// The shared memory that the launch asks for.
+__device__ inline char* dynamic_shared_memory() {
+  extern __shared__ __align__(16) char shared_memory[];
+  return shared_memory;
+}
+
+/// As store_words of one or two words, predicated, without a branch.
+template <int kWords>
+__device__ inline void store_words_if(bool wanted, void* to, const std::uint32_t (&words)[kWords]) {
+  const auto flag = static_cast<std::uint32_t>(wanted);
+  if constexpr (kWords == 2) {
+    asm volatile(
+        "{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %3, 0;\n"
+        "@wanted st.global.v2.u32 [%0], {%1, %2};\n}" ::"l"(to),
+        "r"(words[0]), "r"(words[1]), "r"(flag)
+        : "memory");
+  } else {
+    static_assert(kWords == 1);
+    asm volatile(
+        "{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %2, 0;\n"
+        "@wanted st.global.u32 [%0], %1;\n}" ::"l"(to),
+        "r"(words[0]), "r"(flag)
+        : "memory");
+  }
+}
+
 /// `from` + rows * row_bytes in one instruction. The compiler would use four.
 template <typename T>
 __device__ inline T* rows_after(T* from, std::int32_t row_bytes, std::int32_t rows) {

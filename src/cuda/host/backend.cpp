@@ -1,5 +1,6 @@
-// The CUDA backend: device attributes and launches. A call launches one kernel, one more after it
-// if snapshots replace histories, and two more before it in the checked mode.
+// The CUDA backend: device attributes and launches; host/backward.cpp has those of backward calls.
+// A call launches one kernel, one more after it if snapshots replace histories, and two more before
+// it in the checked mode.
 //
 // Nothing waits, allocates or changes the current device. The first plan with a kernel loads its
 // code, so that the first run can be inside a stream capture.
@@ -13,7 +14,9 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "cuda/host/backward.hpp"
 #include "cuda/host/commit.hpp"
+#include "cuda/host/launch.hpp"
 #include "cuda/host/prepare.hpp"
 #include "cuda/host/select.hpp"
 #include "cuda/kernel_params.hpp"
@@ -26,22 +29,6 @@
 namespace shortconv {
 namespace cuda {
 namespace {
-
-Status cuda_status(std::string_view what, cudaError_t error) {
-  if (error == cudaSuccess) return {};
-  (void)cudaGetLastError();  // cleared: the error is returned, not left for the caller to find
-  return {Code::kUnavailable, concat(what, ": ", cudaGetErrorString(error))};
-}
-
-// The runtime uses the current device. A plan for another device is refused.
-Status require_current(Device device, std::string_view argument) {
-  int current = -1;
-  if (Status status = cuda_status("device", cudaGetDevice(&current)); !status.ok()) return status;
-  if (current == device.index) return {};
-  return {Code::kInvalidArgument,
-          concat("device: ", argument, " is on cuda:", std::int64_t{device.index},
-                 ", but the current device is cuda:", std::int64_t{current})};
-}
 
 const KernelFunctions& kernels_of(const Problem& p) {
   const bool f32_weights = p.weight.dtype == DType::kF32;
@@ -86,44 +73,6 @@ Status properties_of(int device, DeviceProperties& properties) {
   }
   properties = {.multiprocessors = static_cast<int>(packed >> 32),
                 .architecture = static_cast<int>(packed & 0xffff)};
-  return {};
-}
-
-// Kernels that are loaded, and those with code for PDL, one bit per device. Only a cache: after a
-// lost entry or a collision of two kernels, the attributes are queried again.
-constexpr std::size_t kLoadedSlots = 1024;
-struct Loaded {
-  std::atomic<KernelFunction> function{nullptr};
-  std::atomic<std::uint64_t> devices{0};
-  std::atomic<std::uint64_t> pdl_devices{0};
-};
-std::array<Loaded, kLoadedSlots> loaded;
-
-// The first architecture with PDL. Code compiled for an older one does not wait on any device.
-constexpr int kPdlArchitecture = 90;
-
-Status load(KernelFunction function, int device, bool* has_pdl = nullptr) {
-  Loaded& slot = loaded[(reinterpret_cast<std::uintptr_t>(function) >> 4) % kLoadedSlots];
-  const std::uint64_t bit = std::uint64_t{1} << (device % 64);
-  const bool known = slot.function.load(std::memory_order_acquire) == function;
-  if (known && (slot.devices.load(std::memory_order_acquire) & bit) != 0) {
-    if (has_pdl != nullptr) {
-      *has_pdl = (slot.pdl_devices.load(std::memory_order_relaxed) & bit) != 0;
-    }
-    return {};
-  }
-  cudaFuncAttributes attributes;
-  if (Status status = cuda_status("device", cudaFuncGetAttributes(&attributes, function));
-      !status.ok()) {
-    return status;
-  }
-  const bool compiled_with_pdl = attributes.ptxVersion >= kPdlArchitecture;
-  if (has_pdl != nullptr) *has_pdl = compiled_with_pdl;
-  KernelFunction none = nullptr;
-  if (known || slot.function.compare_exchange_strong(none, function, std::memory_order_acq_rel)) {
-    if (compiled_with_pdl) slot.pdl_devices.fetch_or(bit, std::memory_order_relaxed);
-    slot.devices.fetch_or(bit, std::memory_order_release);
-  }
   return {};
 }
 
@@ -181,55 +130,19 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
   return {};
 }
 
-// A GPU has no unaligned loads: an unaligned element would destroy the CUDA context. The mask
-// avoids some twenty divisions per call.
-bool aligned(const void* address, DType dtype) {
-  const auto bytes = static_cast<std::uintptr_t>(element_bytes(dtype));
-  return (reinterpret_cast<std::uintptr_t>(address) & (bytes - 1)) == 0;
-}
-
-Status refuse_unaligned(std::string_view argument) {
-  if (argument.empty()) return {};
-  return {Code::kInvalidArgument,
-          concat(argument, ": address is not a multiple of the size of its elements")};
-}
-
-template <typename Problem, typename Pointers>
-Status check_alignment(const Problem& problem, const Pointers& pointers) {
-  std::string_view unaligned;
-  visit_tensors(
-      [&](const Argument& row, const auto& layout, const auto& pointer) {
-        if (!aligned(pointer, layout.dtype)) unaligned = row.name;
-      },
-      problem, pointers);
-  return refuse_unaligned(unaligned);
-}
-
-Status launch_kernel(KernelFunction function, std::int64_t blocks, std::int32_t threads,
-                     PdlMode pdl, void** arguments, void* stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &attribute;
-  config.numAttrs = pdl == PdlMode::kOff ? 0 : 1;
-  return cuda_status("launch", cudaLaunchKernelExC(&config, function, arguments));
-}
-
 Status run_violations(GeneralParams& params, void* stream) {
   void* arguments[] = {&params};
   constexpr std::int32_t kWarp = 32;  // one thread per word of the report
   static_assert(2 * kViolations <= kWarp);
-  if (Status status =
-          launch_kernel(clear_report_kernel(), 1, kWarp, PdlMode::kOff, arguments, stream);
+  if (Status status = launch_kernel(
+          {.function = clear_report_kernel(), .blocks = 1, .threads = kWarp}, arguments, stream);
       !status.ok()) {
     return status;
   }
-  return launch_kernel(count_violations_kernel(), violation_blocks(params.problem),
-                       kViolationThreads, PdlMode::kOff, arguments, stream);
+  return launch_kernel({.function = count_violations_kernel(),
+                        .blocks = violation_blocks(params.problem),
+                        .threads = kViolationThreads},
+                       arguments, stream);
 }
 
 Status replace_histories(GeneralParams& params, std::int64_t blocks, void* stream) {
@@ -237,8 +150,9 @@ Status replace_histories(GeneralParams& params, std::int64_t blocks, void* strea
   params.launch.channel_blocks =
       FastDivisor(static_cast<std::uint32_t>(blocks / params.problem.snapshot_count));
   void* arguments[] = {&params};
-  return launch_kernel(replace_histories_kernel(), blocks, kGeneralThreads, PdlMode::kOff,
-                       arguments, stream);
+  return launch_kernel(
+      {.function = replace_histories_kernel(), .blocks = blocks, .threads = kGeneralThreads},
+      arguments, stream);
 }
 
 Status launch_forward(const Problem& p, const KernelConfig& config, const TensorPointers& at,
@@ -248,11 +162,15 @@ Status launch_forward(const Problem& p, const KernelConfig& config, const Tensor
   if (takes_general_params(launch.kernel())) {
     GeneralParams params{p, at, launch.params};
     void* arguments[] = {&params};
-    return launch_kernel(function, launch.blocks, launch.threads, PdlMode::kOff, arguments, stream);
+    return launch_kernel({.function = function, .blocks = launch.blocks, .threads = launch.threads},
+                         arguments, stream);
   }
   KernelParams params = make_kernel_params(p, at, launch.params);
   void* arguments[] = {&params};
-  if (Status status = launch_kernel(function, launch.blocks, launch.threads, launch.params.pdl,
+  if (Status status = launch_kernel({.function = function,
+                                     .blocks = launch.blocks,
+                                     .threads = launch.threads,
+                                     .programmatic = launch.params.pdl != PdlMode::kOff},
                                     arguments, stream);
       !status.ok() || launch.replacing_blocks == 0) {
     return status;
@@ -315,12 +233,6 @@ std::string describe_commit(const CommitProblem&, const PlanStorage& storage) {
   return concat("commit, ", config.vectors.blocks > 0 ? "vectors" : "elements");
 }
 
-/// The other members are not called without a plan.
-Status plan_backward(const BackwardProblem&, PlanStorage&) {
-  return {Code::kUnsupported,
-          "backend: 'cuda' does not support backward; the CPU and the reference backend do"};
-}
-
 // Index preparation. The kernel takes `call` by value.
 template <typename Preparation>
 Status launch_preparation(const Preparation& call, std::string_view argument,
@@ -332,12 +244,9 @@ Status launch_preparation(const Preparation& call, std::string_view argument,
             concat(argument, ": needs ", blocks, " blocks; a grid has at most ", kMaxBlocks)};
   }
   if (blocks == 0) return {};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = static_cast<cudaStream_t>(stream);
   void* arguments[] = {const_cast<Preparation*>(&call)};
-  return cuda_status("launch", cudaLaunchKernelExC(&config, function, arguments));
+  return launch_kernel({.function = function, .blocks = blocks, .threads = threads}, arguments,
+                       stream);
 }
 
 /// One thread per item.
@@ -348,24 +257,24 @@ Status launch_items(const Preparation& call, std::string_view argument, KernelFu
                             stream);
 }
 
-bool aligned(const IndexTensor& tensor) { return aligned(tensor.data, tensor.dtype); }
+bool is_aligned(const IndexTensor& tensor) { return aligned(tensor.data, tensor.dtype); }
 
 Status run_block_snapshots(const BlockSnapshots& call, void* stream) {
   std::string_view argument;
-  if (!aligned(call.query_start_loc)) argument = "query_start_loc";
-  if (!aligned(call.num_computed_tokens)) argument = "num_computed_tokens";
-  if (!aligned(call.block_slots)) argument = "block_slots";
-  if (!aligned(call.snapshots)) argument = "snapshots";
+  if (!is_aligned(call.query_start_loc)) argument = "query_start_loc";
+  if (!is_aligned(call.num_computed_tokens)) argument = "num_computed_tokens";
+  if (!is_aligned(call.block_slots)) argument = "block_slots";
+  if (!is_aligned(call.snapshots)) argument = "snapshots";
   if (Status status = refuse_unaligned(argument); !status.ok()) return status;
   return launch_items(call, "query_start_loc", block_snapshots_kernel(), call.rows, stream);
 }
 
 Status run_tree_parents(const TreeParents& call, void* stream) {
   std::string_view argument;
-  if (!aligned(call.first_child)) argument = "first_child";
-  if (!aligned(call.next_sibling)) argument = "next_sibling";
-  if (!aligned(call.query_start_loc)) argument = "query_start_loc";
-  if (!aligned(call.parents)) argument = "parents";
+  if (!is_aligned(call.first_child)) argument = "first_child";
+  if (!is_aligned(call.next_sibling)) argument = "next_sibling";
+  if (!is_aligned(call.query_start_loc)) argument = "query_start_loc";
+  if (!is_aligned(call.parents)) argument = "parents";
   if (Status status = refuse_unaligned(argument); !status.ok()) return status;
   return launch_items(call, "first_child", tree_parents_kernel(),
                       call.tokens == 0 ? 0 : call.sequences, stream);
@@ -402,7 +311,7 @@ extern const Backend kCudaBackend{
     .commit = {.plan = cuda::plan_commit,
                .run = cuda::run_commit,
                .describe = cuda::describe_commit},
-    .backward = {.plan = cuda::plan_backward, .run = nullptr, .describe = nullptr},
+    .backward = cuda::kBackward,
     .block_snapshots = cuda::run_block_snapshots,
     .tree_parents = cuda::run_tree_parents,
 };

@@ -41,6 +41,11 @@ void store_words(void* to, const std::uint32_t (&words)[kWords]) {
   std::memcpy(to, words, sizeof words);
 }
 
+template <int kWords>
+void store_words_if(bool wanted, void* to, const std::uint32_t (&words)[kWords]) {
+  if (wanted) store_words(to, words);
+}
+
 inline void load_word_if(bool wanted, const void* from, std::uint32_t& word) {
   if (!wanted) return;
   require_alignment(from, sizeof word);
@@ -63,6 +68,29 @@ inline int load_int_evict_last(const void* from) {
   int value = 0;
   load_int_if_evict_last(true, from, value);
   return value;
+}
+
+/// At once: the emulated device does not see a missing wait.
+template <int kBytes>
+void copy_async(void* to, const void* from) {
+  require_alignment(from, kBytes);
+  require_alignment(to, kBytes);
+  std::memcpy(to, from, kBytes);
+}
+inline void commit_copies() {}
+template <int kGroups>
+void wait_for_copies() {}
+
+template <int kWords>
+void load_shared_words(const void* from, std::uint32_t (&words)[kWords]) {
+  require_alignment(from, sizeof words);
+  std::memcpy(words, from, sizeof words);
+}
+
+/// One block runs at a time. As much as a block of a GPU may have.
+inline char* dynamic_shared_memory() {
+  alignas(16) static char memory[emulated::kSharedBytes];
+  return memory;
 }
 
 /// Computed with integers: many addresses are invalid, some computed from null, and never accessed.

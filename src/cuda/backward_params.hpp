@@ -1,0 +1,86 @@
+// Parameters of the backward kernels, and how they divide the tokens.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/kernel_params.hpp"
+#include "cuda/launch_params.hpp"
+#include "op/sequence.hpp"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::cuda {
+
+/// Rows of a token-major tensor.
+struct BackwardRows {
+  void* data = nullptr;  // null: absent
+  std::int64_t sequence_stride_bytes = 0;
+  std::int32_t stride_bytes = 0;  // from one row to the next
+};
+
+/// A tensor [sequences, history, channels] of any floating dtype, strides in elements.
+struct BackwardStates {
+  void* data = nullptr;  // null: absent
+  std::int64_t sequence_stride = 0, column_stride = 0, channel_stride = 0;
+  DType dtype = DType::kF32;
+};
+
+/// Parameters of the kernels for token-major rows.
+struct BackwardKernelParams {
+  FastDivisor channel_blocks;  // block = unit * channel_blocks + channel block
+  std::int32_t channels = 0, tokens = 0;
+  std::int32_t strip_rows = 0;
+  BackwardRows x, grad_out, grad_x;
+  FastDivisor sequence_tokens;  // dense batches
+  bool is_dense = false;        // sequences of sequence_tokens rows, with seq_idx too
+  bool is_packed = true;        // a row follows the one before at the row stride, in all tensors
+  bool copies_16_bytes = true;  // rows of x and grad_out are aligned to 16 bytes, else to 8
+  bool has_states = false;
+  bool has_f32_weights = false;                // else of the type of x
+  std::uint32_t pdl_launch_from = 0xffffffff;  // first block that lets the next kernel start
+  Weights weights;
+  float* partial_sums = nullptr;  // [units, width + 1, channels]; null: not wanted
+  const void* query_start_loc = nullptr;
+  std::int32_t query_start_loc_stride_bytes = 0, sequences = 0;
+  const void* seq_idx = nullptr;
+  std::int64_t seq_idx_sequence_stride = 0, seq_idx_token_stride = 0;
+  DType seq_idx_dtype = DType::kI32;
+  Activation activation = Activation::kNone;
+  bool residual = false;
+  BackwardRows input_gate, output_gate, grad_input_gate, grad_output_gate;
+  BackwardStates initial_state, grad_final_state, grad_initial_state;
+};
+
+/// Parameters of the general kernel, in 64 bits.
+struct BackwardGeneralParams {
+  BackwardProblem problem;
+  BackwardPointers pointers;
+  FastDivisor channel_blocks;  // block = unit * channel_blocks + channel block
+  std::int64_t strip_rows = 0;
+};
+
+inline constexpr int kSumThreads = 256;
+inline constexpr int kSumColumns = 128;  // channels of a block
+
+/// Parameters of the kernel after them. The partial sums, [units, width + 1, channels], are the
+/// workspace.
+struct BackwardSumParams {
+  BackwardProblem problem;
+  BackwardPointers pointers;
+  FastDivisor channel_blocks;        // block = row * channel_blocks + channel block
+  FastDivisor state_channel_blocks;  // then sequence * state_channel_blocks + channel block
+  std::uint32_t sum_blocks = 0;
+  std::int64_t units = 0;
+};
+
+/// How the rows are divided into partial sums: by the shape alone, so that the gradients of weights
+/// have the same bits on every device, for any strides and in every kernel. A strip is summed up in
+/// the order of its rows in fp32; the strips of a unit, and then the units, in fp64.
+struct BackwardPartition {
+  std::int64_t strip_rows = 0;
+  std::int64_t units = 0;
+  std::int32_t unit_strips = 0;
+
+  friend bool operator==(const BackwardPartition&, const BackwardPartition&) = default;
+};
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,109 @@
+// Backward calls of the CUDA backend: one kernel for the rows, and one after it, whose launch
+// overlaps the end of the first, for the gradients of weights.
+#include "cuda/host/backward.hpp"
+
+#include "core/check.hpp"
+#include "cuda/host/launch.hpp"
+#include "cuda/tuning.hpp"
+
+namespace shortconv::cuda {
+namespace {
+
+Status check_dtypes(const BackwardProblem& p) {
+  DType refused = DType::kF32;
+  visit_tensors(
+      [&](const Argument&, const auto& layout) {
+        if (layout.present && layout.dtype == DType::kF64) refused = DType::kF64;
+      },
+      p);
+  if (refused != DType::kF64) return {};
+  return {Code::kUnsupported,
+          "backend: 'cuda' does not support f64; expected the reference backend"};
+}
+
+/// Shared memory that a block may have.
+Status shared_bytes_of(int device, int& bytes) {
+  return cuda_status(
+      "device", cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+}
+
+Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
+  if (Status status = check_dtypes(p); !status.ok()) return status;
+  if (Status status = require_current(p.device, "x"); !status.ok()) return status;
+  BackwardConfig config;
+  if (Status status = select_backward(p, config); !status.ok()) return status;
+  int shared_bytes = 0;
+  if (Status status = shared_bytes_of(p.device.index, shared_bytes); !status.ok()) return status;
+  if (config.strips.most_shared_bytes > shared_bytes) config.strips = {};
+  for (const BackwardLaunch* launch : {&config.strips, &config.general}) {
+    if (launch->blocks == 0) continue;
+    if (Status status = load(launch->function, p.device.index, nullptr, launch->most_shared_bytes);
+        !status.ok()) {
+      return status;
+    }
+  }
+  if (config.finish_blocks > 0) {
+    if (Status status = load(finish_backward_kernel(), p.device.index); !status.ok()) return status;
+  }
+  store_choice(storage, config);
+  return {};
+}
+
+Status launch_rows(const BackwardProblem& p, const BackwardConfig& config,
+                   const BackwardPointers& at, void* stream) {
+  const std::int32_t threads = 32 * config.partition.unit_strips;
+  bool copies_16_bytes = false;
+  if (allows_strips(config, at, copies_16_bytes)) {
+    BackwardKernelParams params = make_backward_params(p, at, config);
+    params.copies_16_bytes = copies_16_bytes;
+    void* arguments[] = {&params};
+    return launch_kernel({.function = config.strips.function,
+                          .blocks = config.strips.blocks,
+                          .threads = threads,
+                          .shared_bytes = config.strips.shared_bytes},
+                         arguments, stream);
+  }
+  BackwardGeneralParams params{p, at, config.general.channel_blocks, config.partition.strip_rows};
+  void* arguments[] = {&params};
+  return launch_kernel(
+      {.function = config.general.function, .blocks = config.general.blocks, .threads = threads},
+      arguments, stream);
+}
+
+Status run_backward(const BackwardProblem& p, const PlanStorage& storage,
+                    const BackwardPointers& at, void* stream) {
+  const auto config = load_choice<BackwardConfig>(storage);
+  if (Status status = check_alignment(p, at); !status.ok()) return status;
+  if (Status status = require_current(p.device, "x"); !status.ok()) return status;
+  if (config.general.blocks > 0) {
+    if (Status status = launch_rows(p, config, at, stream); !status.ok()) return status;
+  }
+  if (config.finish_blocks == 0) return {};
+  BackwardSumParams params = make_sum_params(p, at, config);
+  void* arguments[] = {&params};
+  return launch_kernel({.function = finish_backward_kernel(),
+                        .blocks = config.finish_blocks,
+                        .threads = kSumThreads,
+                        .programmatic = config.general.blocks > 0},
+                       arguments, stream);
+}
+
+std::string describe_backward(const BackwardProblem&, const PlanStorage& storage) {
+  const auto config = load_choice<BackwardConfig>(storage);
+  if (config.general.blocks == 0) return "backward, empty";
+  return concat("backward, ", config.strips.blocks > 0 ? "strips" : "general", " of ",
+                config.partition.strip_rows, " rows");
+}
+
+std::int64_t backward_workspace_bytes(const BackwardProblem& p, const PlanStorage&) {
+  return partial_sum_bytes(p);
+}
+
+}  // namespace
+
+const OperationKernels<BackwardOperation> kBackward{.plan = plan_backward,
+                                                    .run = run_backward,
+                                                    .describe = describe_backward,
+                                                    .workspace_bytes = backward_workspace_bytes};
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,71 @@
+// BackwardProblem -> BackwardConfig: the launches of a backward call. Pure functions of the
+// problem, tested without a GPU.
+#pragma once
+
+#include "core/backend.hpp"
+#include "cuda/backward_params.hpp"
+#include "cuda/host/kernels.hpp"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::cuda {
+
+/// An instance of backward_strips.
+struct BackwardKernel {
+  KernelFunction function = nullptr;
+  std::int32_t columns = 0;      // channels of a block
+  std::int32_t strip_bytes = 0;  // of shared memory
+};
+
+struct BackwardLaunch {
+  KernelFunction function = nullptr;
+  std::int64_t blocks = 0;  // 0: not possible, or there are no rows
+  std::int32_t shared_bytes = 0;
+  std::int32_t most_shared_bytes = 0;  // of this kernel for any shape
+  FastDivisor channel_blocks;
+};
+
+/// What a plan keeps. The addresses of a call decide between `strips` and `general`.
+struct BackwardConfig {
+  BackwardPartition partition;
+  std::int32_t row_alignment = 0;  // of x, grad_out and gates: 16 or 8 bytes; of the others 8
+  BackwardLaunch strips;
+  BackwardLaunch general;
+  std::int64_t finish_blocks = 0;  // of the kernel after it; 0: it is not needed
+};
+
+/// The partial sums of a shape.
+[[nodiscard]] BackwardPartition backward_partition(std::int64_t tokens, std::int64_t channels);
+
+[[nodiscard]] constexpr bool wants_sums(const BackwardProblem& p) {
+  return p.grad_weight.present || p.grad_bias.present;
+}
+
+/// Bytes of the partial sums.
+[[nodiscard]] std::int64_t partial_sum_bytes(const BackwardProblem& problem);
+
+/// Everything. Fails for grids that a GPU cannot have.
+[[nodiscard]] Status select_backward(const BackwardProblem& problem, BackwardConfig& config);
+
+/// Whether these addresses allow `strips`, with copies of 16 bytes or of 8.
+[[nodiscard]] bool allows_strips(const BackwardConfig& config, const BackwardPointers& pointers,
+                                 bool& copies_16_bytes);
+
+[[nodiscard]] BackwardKernelParams make_backward_params(const BackwardProblem& problem,
+                                                        const BackwardPointers& pointers,
+                                                        const BackwardConfig& config);
+[[nodiscard]] BackwardSumParams make_sum_params(const BackwardProblem& problem,
+                                                const BackwardPointers& pointers,
+                                                const BackwardConfig& config);
+
+/// The instance for widths of 2 to kMaxBackwardWidth, by the type of x; without a function for
+/// others.
+BackwardKernel backward_kernel_f32(int width, Activation activation, bool has_epilogue);
+BackwardKernel backward_kernel_f16(int width, Activation activation, bool has_epilogue);
+BackwardKernel backward_kernel_bf16(int width, Activation activation, bool has_epilogue);
+KernelFunction backward_general_kernel();  // takes BackwardGeneralParams
+KernelFunction finish_backward_kernel();   // takes BackwardSumParams
+
+/// backward.cpp.
+extern const OperationKernels<BackwardOperation> kBackward;
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,80 @@
+// Backward calls on token-major rows: the gradients of x, of gates and of initial states, and
+// partial sums of those of weight and bias, which backward_sums.cuh adds up.
+//
+// Threads: a warp processes 2 or 4 adjacent channels a lane, 128 or 256 bytes of a row, in a strip
+// of up to 128 rows, one row after the other (device/backward_strip.cuh). The warps of a block have
+// adjacent strips of the same channels. Strips follow from the shape alone (host/backward.hpp), so
+// the sums do too.
+//
+// Bytes moved: x and grad_out once in, grad_x once out, gates and their gradients once; of every
+// 128 rows width - 1 of grad_out and twice as many of x again; the partial sums, about 1% of the
+// rest. Ceiling: a copy of the same bytes. A batch of rows is computed while the next ones are on
+// their way to shared memory: copies that need no registers keep enough bytes in flight with 16
+// warps a multiprocessor, whose windows, sums and weights take up to 128 registers.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/backward_params.hpp"
+#include "cuda/device/backward_strip.cuh"
+#include "cuda/device/memory.cuh"
+#include "cuda/tuning.hpp"
+
+namespace shortconv::cuda {
+
+/// Adds up the strips of a block in fp64, in order, and stores the sums as fp32. `sums` has
+/// [strips][rows][columns].
+__device__ inline void store_unit_sums(const float* sums, int strips, int rows, int columns,
+                                       int wanted_columns, float* to, std::int64_t to_stride) {
+  for (int i = static_cast<int>(threadIdx.x); i < rows * columns;
+       i += static_cast<int>(blockDim.x)) {
+    const int row = i / columns, column = i % columns;
+    if (column >= wanted_columns) continue;
+    double sum = 0;
+    for (int strip = 0; strip < strips; ++strip)
+      sum += sums[(strip * rows + row) * columns + column];
+    to[row * to_stride + column] = static_cast<float>(sum);
+  }
+}
+
+template <typename Shape>
+__global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
+    backward_strips(const __grid_constant__ BackwardKernelParams params) {
+  using Strip = BackwardStrip<Shape>;
+  constexpr int kColumns = 32 * Shape::kGroup, kRows = Shape::kWidth + 1;
+  static_assert(kRows * kColumns * sizeof(float) <= Strip::Ring::kBytes,
+                "the sums replace the rows in shared memory");
+  if (blockIdx.x >= params.pdl_launch_from) pdl_launch_dependents();
+  const std::uint32_t unit = params.channel_blocks.divide(blockIdx.x);
+  const int channel =
+      static_cast<int>(blockIdx.x - unit * params.channel_blocks.divisor()) * kColumns;
+  const int warp = static_cast<int>(threadIdx.x / 32), strips = static_cast<int>(blockDim.x / 32);
+  const std::int64_t first = (std::int64_t{unit} * strips + warp) * std::int64_t{params.strip_rows};
+  char* memory = dynamic_shared_memory();
+  typename Shape::Window weight_sums = {};
+  typename Shape::Values bias_sums = {};
+  if (first < params.tokens) {
+    const int end = min(static_cast<int>(first) + params.strip_rows, params.tokens);
+    Strip strip(params, memory + warp * Strip::Ring::kBytes, static_cast<int>(first), end, channel);
+    strip.run(weight_sums, bias_sums);
+  }
+  if (params.partial_sums == nullptr) return;
+  wait_for_copies<0>();
+  __syncthreads();
+  auto* sums = reinterpret_cast<float*>(memory);
+  const int column = static_cast<int>(threadIdx.x % 32) * Shape::kGroup;
+#pragma unroll
+  for (int c = 0; c < Shape::kGroup; ++c) {
+#pragma unroll
+    for (int k = 0; k < Shape::kWidth; ++k) {
+      sums[(warp * kRows + k) * kColumns + column + c] = weight_sums[k][c];
+    }
+    sums[(warp * kRows + Shape::kWidth) * kColumns + column + c] = bias_sums[c];
+  }
+  __syncthreads();
+  store_unit_sums(sums, strips, kRows, kColumns, params.channels - channel,
+                  params.partial_sums + std::int64_t{unit} * kRows * params.channels + channel,
+                  params.channels);
+}
+
+}  // namespace shortconv::cuda

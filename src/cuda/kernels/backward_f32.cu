@@ -1,0 +1,11 @@
+// Instances of the kernel of backward.cuh for rows of fp32.
+#include "cuda/host/backward.hpp"
+#include "cuda/kernels/backward_instances.cuh"
+
+namespace shortconv::cuda {
+
+BackwardKernel backward_kernel_f32(int width, Activation activation, bool has_epilogue) {
+  return select_backward_instance<F32>(width, activation, has_epilogue);
+}
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,133 @@
+// The second kernel of a backward call: adds up the partial sums of the gradients of weight and
+// bias, and passes the gradients of states of empty sequences through.
+//
+// Threads: a block adds up one row, a tap or the bias, of 128 channels. Its 8 warps take the units
+// in 8 runs, in order, in fp64; then 128 threads add the runs, in order, and round once. Blocks
+// after those take a sequence and 256 channels each.
+//
+// Bytes moved: the partial sums once, about 0.5% of those of the call. The launch overlaps the end
+// of the first kernel, so its latency is what counts: a thread has 16 loads in flight.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/backward_params.hpp"
+#include "cuda/device/memory.cuh"
+#include "cuda/device/token.cuh"
+
+namespace shortconv::cuda {
+
+inline constexpr int kSumRuns = kSumThreads / 32;
+inline constexpr int kLaneColumns = kSumColumns / 32;  // of a lane, 32 apart
+
+__device__ inline void store_gradient_sum(DType dtype, void* to, std::int64_t index, double sum,
+                                          bool accumulate) {
+  if (dtype == DType::kF32) {
+    auto* element = static_cast<float*>(to) + index;
+    *element = static_cast<float>(accumulate ? sum + static_cast<double>(*element) : sum);
+  } else {
+    store_f32(dtype, to, index, round_to_odd(sum));
+  }
+}
+
+/// Units [begin, end) of the lane's columns, in order. Columns beyond the last one are 0.
+__device__ inline void sum_units(const float* from, std::int64_t stride, std::int64_t columns,
+                                 std::int64_t begin, std::int64_t end,
+                                 double (&sums)[kLaneColumns]) {
+  constexpr int kInFlight = 4;
+  for (std::int64_t unit = begin; unit < end; unit += kInFlight) {
+    float values[kInFlight][kLaneColumns];
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i) {
+#pragma unroll
+      for (int c = 0; c < kLaneColumns; ++c) {
+        values[i][c] =
+            unit + i < end && 32 * c < columns ? from[(unit + i) * stride + 32 * c] : 0.0f;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i) {
+#pragma unroll
+      for (int c = 0; c < kLaneColumns; ++c) sums[c] += static_cast<double>(values[i][c]);
+    }
+  }
+}
+
+__device__ inline void store_weight_gradient(const BackwardSumParams& params, int row,
+                                             std::int64_t channel, double sum) {
+  const auto& weight = params.problem.grad_weight;
+  const auto& bias = params.problem.grad_bias;
+  if (row < params.problem.width) {
+    if (!weight.present) return;
+    store_gradient_sum(weight.dtype, params.pointers.grad_weight,
+                       channel * weight.channel_stride + row * weight.tap_stride, sum,
+                       params.problem.accumulate);
+  } else {
+    store_gradient_sum(bias.dtype, params.pointers.grad_bias, channel * bias.channel_stride, sum,
+                       params.problem.accumulate);
+  }
+}
+
+__device__ inline void add_partial_sums(const BackwardSumParams& params, std::uint32_t block,
+                                        double (&runs)[kSumRuns][kSumColumns]) {
+  const std::int64_t channels = params.problem.channels;
+  const std::uint32_t row = params.channel_blocks.divide(block);
+  const std::int64_t first =
+      std::int64_t{block - row * params.channel_blocks.divisor()} * kSumColumns;
+  const int lane = static_cast<int>(threadIdx.x % 32), run = static_cast<int>(threadIdx.x / 32);
+  double sums[kLaneColumns] = {};
+  sum_units(static_cast<const float*>(params.pointers.workspace) + row * channels + first + lane,
+            (params.problem.width + 1) * channels, channels - first - lane,
+            params.units * run / kSumRuns, params.units * (run + 1) / kSumRuns, sums);
+#pragma unroll
+  for (int c = 0; c < kLaneColumns; ++c) runs[run][32 * c + lane] = sums[c];
+  __syncthreads();
+  const int column = static_cast<int>(threadIdx.x);
+  if (column >= kSumColumns || first + column >= channels) return;
+  double sum = 0;
+  for (int i = 0; i < kSumRuns; ++i) sum += runs[i][column];
+  store_weight_gradient(params, static_cast<int>(row), first + column, sum);
+}
+
+/// The gradient of the initial state of a sequence without tokens is that of its final state. So it
+/// is where the sequence begins with padding, of which no final state is asked for: zeros.
+__device__ inline void pass_state_gradient(const BackwardSumParams& params, std::uint32_t block) {
+  const BackwardProblem& p = params.problem;
+  const BackwardPointers& at = params.pointers;
+  const std::uint32_t sequence = params.state_channel_blocks.divide(block);
+  const std::int64_t channel =
+      std::int64_t{block - sequence * params.state_channel_blocks.divisor()} * kSumThreads +
+      threadIdx.x;
+  if (channel >= p.channels) return;
+  const std::int64_t begin = sequence_begin(p, at, sequence);
+  const bool is_empty = sequence_begin(p, at, std::int64_t{sequence} + 1) <= begin;
+  const bool is_padding = !is_empty && p.seq_idx.present && seq_idx_of_row(p, at, begin) < 0;
+  if (!is_empty && !is_padding) return;
+  const auto& to = p.grad_initial_state;
+  const auto& from = p.grad_final_state;
+  const std::int64_t history = std::int64_t{p.width - 1} * p.dilation;
+  for (std::int64_t column = 0; column < history; ++column) {
+    const float gradient =
+        from.present ? load_f32(from.dtype, at.grad_final_state,
+                                sequence * from.sequence_stride + column * from.column_stride +
+                                    channel * from.channel_stride)
+                     : 0.0f;
+    store_f32(
+        to.dtype, at.grad_initial_state,
+        sequence * to.sequence_stride + column * to.column_stride + channel * to.channel_stride,
+        gradient);
+  }
+}
+
+__global__ void __launch_bounds__(kSumThreads)
+    finish_backward(const __grid_constant__ BackwardSumParams params) {
+  __shared__ double runs[kSumRuns][kSumColumns];
+  pdl_wait();
+  if (blockIdx.x < params.sum_blocks) {
+    add_partial_sums(params, blockIdx.x, runs);
+  } else {
+    pass_state_gradient(params, blockIdx.x - params.sum_blocks);
+  }
+}
+
+}  // namespace shortconv::cuda
