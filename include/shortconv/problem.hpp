@@ -170,4 +170,7 @@ struct BackwardProblem : BackwardTensors<TensorLayout> {
 /// As make_problem.
 [[nodiscard]] SHORTCONV_API Status make_problem(const BackwardArgs& args, BackwardProblem& problem);
 
+/// As to_string.
+SHORTCONV_API std::string to_string(const BackwardProblem& problem);
+
 }  // namespace shortconv

@@ -150,6 +150,44 @@ typedef struct shortconv_commit_args {
   int32_t threads; /* as of shortconv_forward_args */
 } shortconv_commit_args;
 
+/* The gradients of a forward call whose states are functional. Null = absent. BackwardArgs,
+ * arguments.hpp, defines shapes and semantics. */
+typedef struct shortconv_backward_args {
+  uint32_t struct_size; /* sizeof(shortconv_backward_args) */
+  int32_t dilation;     /* 0 counts as 1; this and the next two as in the forward call */
+  int32_t activation;
+  int32_t residual;   /* 0 or 1 */
+  int32_t accumulate; /* 0 or 1: add to grad_weight and grad_bias, which are f32 then */
+  int32_t backend;
+  int32_t threads;  /* as of shortconv_forward_args */
+  int32_t reserved; /* 0 */
+
+  /* Inputs of the forward call. */
+  const shortconv_tensor* x;               /* [tokens, channels] or [sequences, tokens, channels] */
+  const shortconv_tensor* weight;          /* [channels, width] */
+  const shortconv_tensor* bias;            /* [channels] */
+  const shortconv_tensor* input_gate;      /* shape and dtype of x */
+  const shortconv_tensor* output_gate;     /* shape and dtype of x */
+  const shortconv_tensor* query_start_loc; /* [sequences + 1] i32 or i64 */
+  const shortconv_tensor* seq_idx;         /* [sequences, tokens] or [tokens], i32 or i64 */
+  const shortconv_tensor* initial_state;   /* [sequences, (width - 1) * dilation, channels] */
+
+  /* Gradients of its results. */
+  const shortconv_tensor* grad_out;         /* shape of x */
+  const shortconv_tensor* grad_final_state; /* [sequences, (width - 1) * dilation, channels] */
+
+  /* Gradients to compute. */
+  const shortconv_tensor* grad_x;             /* shape and dtype of x */
+  const shortconv_tensor* grad_weight;        /* shape of weight; its dtype or f32 */
+  const shortconv_tensor* grad_bias;          /* [channels]; dtype of weight or f32 */
+  const shortconv_tensor* grad_initial_state; /* shape of initial_state; its dtype or f32 */
+  const shortconv_tensor* grad_input_gate;    /* shape and dtype of x */
+  const shortconv_tensor* grad_output_gate;   /* shape and dtype of x */
+
+  void* workspace;         /* on the device of x, aligned to 16 bytes */
+  int64_t workspace_bytes; /* at least shortconv_backward_workspace_bytes */
+} shortconv_backward_args;
+
 /* A list of snapshots from block tables. BlockSnapshotsArgs, prepare.hpp, defines shapes and
  * semantics. */
 typedef struct shortconv_block_snapshots_args {
@@ -179,6 +217,11 @@ typedef struct shortconv_plan {
   uint64_t opaque[192];
 } shortconv_plan;
 
+/* As shortconv_plan, of a backward call. */
+typedef struct shortconv_backward_plan {
+  uint64_t opaque[192];
+} shortconv_backward_plan;
+
 /* "major.minor.patch" */
 SHORTCONV_API const char* shortconv_version(void);
 
@@ -195,6 +238,16 @@ SHORTCONV_API int shortconv_run(const shortconv_plan* plan, const shortconv_forw
 
 /* Validates, plans and runs. */
 SHORTCONV_API int shortconv_forward(const shortconv_forward_args* args, void* stream);
+
+/* The same for gradients. Planning does not look at the workspace, so that a plan says how many
+ * bytes a run needs; runs that may overlap need a workspace each. */
+SHORTCONV_API int shortconv_plan_backward(const shortconv_backward_args* args,
+                                          shortconv_backward_plan* plan);
+SHORTCONV_API int shortconv_backward_workspace_bytes(const shortconv_backward_plan* plan,
+                                                     int64_t* bytes);
+SHORTCONV_API int shortconv_run_backward(const shortconv_backward_plan* plan,
+                                         const shortconv_backward_args* args, void* stream);
+SHORTCONV_API int shortconv_backward(const shortconv_backward_args* args, void* stream);
 
 /* Validates, plans and runs a commit. */
 SHORTCONV_API int shortconv_commit(const shortconv_commit_args* args, void* stream);

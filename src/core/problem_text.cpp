@@ -47,6 +47,23 @@ void visit_fields(const Problem& p, const Visit& visit) {
   visit("intermediate_tokens", p.intermediate_tokens);
 }
 
+template <typename Visit>
+void visit_fields(const BackwardProblem& p, const Visit& visit) {
+  visit("backend", p.backend);
+  visit("device_type", p.device.type);
+  visit("device", p.device.index);
+  visit("activation", p.activation);
+  visit("epilogue", p.epilogue);
+  visit("accumulate", p.accumulate);
+  visit("width", p.width);
+  visit("dilation", p.dilation);
+  visit("threads", p.threads);
+  visit("tokens", p.tokens);
+  visit("channels", p.channels);
+  visit("sequences", p.sequences);
+  visit("sequence_tokens", p.sequence_tokens);
+}
+
 template <typename Visit, Axis... kAxes>
 void visit_strides(const TensorLayout<kAxes...>& layout, const Visit& visit) {
   (visit(layout.*Stride<kAxes>::kMember), ...);
@@ -55,32 +72,14 @@ void visit_strides(const TensorLayout<kAxes...>& layout, const Visit& visit) {
 template <typename T>
 concept HasName = requires(T value) { name(value); };
 
-}  // namespace
-
-std::size_t hash(const Problem& problem) {
-  std::uint64_t mixed = 0xcbf29ce484222325ull;  // FNV-1a over whole fields, with a final shift
-  const auto mix = [&](auto field) {
-    mixed = (mixed ^ static_cast<std::uint64_t>(field)) * 0x100000001b3ull;
-    mixed ^= mixed >> 29;
-  };
-  visit_fields(problem, [&](std::string_view, auto field) { mix(field); });
-  visit_tensors(
-      [&](const Argument&, const auto& layout) {
-        mix(layout.present);
-        mix(layout.dtype);
-        visit_strides(layout, mix);
-      },
-      problem);
-  return static_cast<std::size_t>(mixed);
-}
-
-std::string to_string(const Problem& problem) {
+template <typename AnyProblem>
+std::string text_of(const AnyProblem& problem) {
   std::string text;
   const auto add = [&](std::string_view label, std::string_view value) {
     text += concat(text.empty() ? "" : " ", label, "=", value);
   };
   std::vector<std::int64_t> defaults;
-  visit_fields(Problem{}, [&](std::string_view, auto field) {
+  visit_fields(AnyProblem{}, [&](std::string_view, auto field) {
     defaults.push_back(static_cast<std::int64_t>(field));
   });
   std::size_t index = 0;
@@ -105,5 +104,27 @@ std::string to_string(const Problem& problem) {
       problem);
   return text;
 }
+
+}  // namespace
+
+std::size_t hash(const Problem& problem) {
+  std::uint64_t mixed = 0xcbf29ce484222325ull;  // FNV-1a over whole fields, with a final shift
+  const auto mix = [&](auto field) {
+    mixed = (mixed ^ static_cast<std::uint64_t>(field)) * 0x100000001b3ull;
+    mixed ^= mixed >> 29;
+  };
+  visit_fields(problem, [&](std::string_view, auto field) { mix(field); });
+  visit_tensors(
+      [&](const Argument&, const auto& layout) {
+        mix(layout.present);
+        mix(layout.dtype);
+        visit_strides(layout, mix);
+      },
+      problem);
+  return static_cast<std::size_t>(mixed);
+}
+
+std::string to_string(const Problem& problem) { return text_of(problem); }
+std::string to_string(const BackwardProblem& problem) { return text_of(problem); }
 
 }  // namespace shortconv

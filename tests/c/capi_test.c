@@ -314,6 +314,73 @@ static void moves_older_columns_along(void) {
   CHECK(strstr(shortconv_last_error(), "shift_full_state: is 2; expected 0 or 1") != NULL);
 }
 
+/* out[t] = x[t - 1] + 2 x[t] of one sequence, with the gradients 1, 10, 100 of out. */
+static void computes_gradients(void) {
+  float x[3] = {1, 2, 3}, w[2] = {1, 2}, b[1] = {5}, state[1] = {7}, gy[3] = {1, 10, 100};
+  float gf[1] = {1000}, gx[3] = {0}, gw[2] = {0}, gb[1] = {0}, gs[1] = {0};
+  shortconv_tensor tx = tensor(x, SHORTCONV_F32, 3, 1), tgx = tensor(gx, SHORTCONV_F32, 3, 1);
+  shortconv_tensor tw = tensor(w, SHORTCONV_F32, 1, 2), tgw = tensor(gw, SHORTCONV_F32, 1, 2);
+  shortconv_tensor tb = tensor(b, SHORTCONV_F32, 1, 1), tgb = tensor(gb, SHORTCONV_F32, 1, 1);
+  shortconv_tensor ts = tensor(state, SHORTCONV_F32, 1, 1), tgs = tensor(gs, SHORTCONV_F32, 1, 1);
+  shortconv_tensor tgf = tensor(gf, SHORTCONV_F32, 1, 1), tgy = tensor(gy, SHORTCONV_F32, 3, 1);
+  shortconv_backward_args args = {.struct_size = sizeof args, .x = &tx, .weight = &tw};
+  shortconv_backward_plan plan;
+  int64_t bytes = -1;
+  tb.ndim = tgb.ndim = 1;
+  ts.ndim = tgs.ndim = tgf.ndim = 3; /* [1 sequence, history of 1, 1 channel] */
+  ts.shape[2] = ts.strides[2] = 1;
+  memcpy(tgs.shape, ts.shape, sizeof ts.shape), memcpy(tgs.strides, ts.strides, sizeof ts.strides);
+  memcpy(tgf.shape, ts.shape, sizeof ts.shape), memcpy(tgf.strides, ts.strides, sizeof ts.strides);
+  args.bias = &tb, args.initial_state = &ts, args.grad_out = &tgy, args.grad_final_state = &tgf;
+  args.grad_x = &tgx, args.grad_weight = &tgw, args.grad_bias = &tgb,
+  args.grad_initial_state = &tgs;
+  CHECK(shortconv_backward(&args, NULL) == SHORTCONV_OK);
+  CHECK(gx[0] == 12 && gx[1] == 120 && gx[2] == 1200 && gs[0] == 1);
+  CHECK(gw[0] == 7 + 10 + 200 && gw[1] == 1 + 20 + 300 && gb[0] == 111);
+
+  args.accumulate = 1, args.grad_x = NULL;
+  memset(&plan, 0, sizeof plan);
+  CHECK(shortconv_run_backward(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "plan: was not made by shortconv_plan_backward") != NULL);
+  CHECK(shortconv_backward_workspace_bytes(&plan, &bytes) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(shortconv_plan_backward(&args, &plan) == SHORTCONV_OK);
+  CHECK(shortconv_backward_workspace_bytes(&plan, &bytes) == SHORTCONV_OK && bytes == 0);
+  CHECK(shortconv_backward_workspace_bytes(&plan, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "bytes: is null") != NULL);
+  CHECK(shortconv_run_backward(&plan, &args, NULL) == SHORTCONV_OK);
+  CHECK(gw[0] == 2 * 217 && gw[1] == 2 * 321 && gb[0] == 222);
+}
+
+static void refuses_gradients_with_a_text(void) {
+  float data[24] = {0};
+  shortconv_tensor tx = tensor(data, SHORTCONV_F32, 3, 2);
+  shortconv_tensor tw = tensor(data + 8, SHORTCONV_F32, 2, 2),
+                   tgx = tensor(data + 12, SHORTCONV_F32, 3, 2);
+  shortconv_backward_args args = {.struct_size = sizeof args, .x = &tx, .weight = &tw};
+  shortconv_backward_plan plan;
+  CHECK(shortconv_backward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "grad_out: is null") != NULL);
+  args.grad_out = &tx, args.grad_x = &tgx;
+  CHECK(shortconv_plan_backward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(shortconv_plan_backward(&args, &plan) == SHORTCONV_OK);
+  tgx.strides[0] = 3;
+  CHECK(shortconv_run_backward(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "tokens=3") != NULL);
+  tgx.strides[0] = 2;
+  args.workspace_bytes = -1;
+  CHECK(shortconv_run_backward(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "workspace: has -1 bytes; expected 0") != NULL);
+  args.workspace_bytes = 0;
+  args.grad_bias = &tgx;
+  CHECK(shortconv_backward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "grad_bias: is given, but bias is absent") != NULL);
+  args.grad_bias = NULL;
+  args.accumulate = 2;
+  CHECK(shortconv_backward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "accumulate: is 2; expected 0 or 1") != NULL);
+  CHECK(shortconv_backward(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
+}
+
 static void plans_block_lists(void) {
   const int64_t lengths[5] = {1, 9, 2, 17, 4};
   int32_t sequence[8], offset[8];
@@ -338,6 +405,8 @@ int main(void) {
   tells_sequences_apart_by_numbers();
   appends_to_a_ring_and_takes_a_snapshot();
   moves_older_columns_along();
+  computes_gradients();
+  refuses_gradients_with_a_text();
   plans_block_lists();
   printf("%d failures\n", failures);
   return failures != 0;

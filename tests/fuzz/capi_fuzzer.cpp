@@ -7,6 +7,7 @@
 // -max_total_time=600
 #include <fuzzer/FuzzedDataProvider.h>
 
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -216,6 +217,84 @@ void commit(FuzzedDataProvider& data) {
   if (ran == SHORTCONV_INTERNAL) std::abort();
 }
 
+void backward(FuzzedDataProvider& data) {
+  Arguments make(data);
+  constexpr std::int32_t kFloats[] = {SHORTCONV_F32, SHORTCONV_F16, SHORTCONV_BF16, SHORTCONV_F64};
+  constexpr std::int32_t kInts[] = {SHORTCONV_I32, SHORTCONV_I64};
+  const auto small = [&](int high) { return data.ConsumeIntegralInRange<std::int64_t>(0, high); };
+  const auto one_in = [&](int n) { return data.ConsumeIntegralInRange<int>(0, n - 1) == 0; };
+  const std::int64_t tokens = small(24), channels = small(70), width = 2 + small(7);
+  const std::int64_t batch = small(4), dilation = one_in(4) ? small(3) : 1;
+  const bool dense = one_in(3), ragged = !dense && !one_in(4);
+  const std::int64_t sequences = dense ? batch : ragged ? small(6) : 1;
+  const std::vector<std::int64_t> rows =
+      dense ? std::vector{batch, tokens, channels} : std::vector{tokens, channels};
+  const std::vector<std::int64_t> states = {sequences, (width - 1) * (dilation == 0 ? 1 : dilation),
+                                            channels};
+  const auto x_dtype = data.PickValueInArray(kFloats),
+             weight_dtype = data.PickValueInArray(kFloats);
+  const auto or_f32 = [&](std::int32_t dtype) {
+    return data.ConsumeBool() ? dtype : SHORTCONV_F32;
+  };
+  const auto maybe = [&](const std::vector<std::int64_t>& sizes,
+                         std::int32_t dtype) -> const shortconv_tensor* {
+    return data.ConsumeBool() ? make.tensor(sizes, dtype) : nullptr;
+  };
+
+  shortconv_backward_args args{};
+  args.struct_size = one_in(64) ? data.ConsumeIntegral<std::uint32_t>() % sizeof args : sizeof args;
+  args.dilation = static_cast<std::int32_t>(dilation);
+  args.activation = data.ConsumeIntegralInRange<int>(0, 1);
+  args.residual = one_in(8) ? data.ConsumeIntegralInRange<int>(-1, 2) : 0;
+  args.accumulate = data.ConsumeIntegralInRange<int>(0, 1);
+  args.backend = data.ConsumeIntegralInRange<int>(0, 3);
+  args.threads = data.ConsumeIntegralInRange<int>(-1, 2);
+  args.x = make.tensor(rows, x_dtype);
+  args.weight = make.tensor({channels, width}, weight_dtype);
+  args.bias = maybe({channels}, weight_dtype);
+  args.input_gate = one_in(4) ? make.tensor(rows, x_dtype) : nullptr;
+  args.output_gate = one_in(4) ? make.tensor(rows, x_dtype) : nullptr;
+  if (ragged) {
+    shortconv_tensor* bounds = make.tensor({sequences + 1}, data.PickValueInArray(kInts));
+    make.fill_indices(bounds, -2, tokens + 2);
+    args.query_start_loc = bounds;
+  } else if (one_in(3)) {
+    shortconv_tensor* numbers = make.tensor(
+        dense ? std::vector{batch, tokens} : std::vector{tokens}, data.PickValueInArray(kInts));
+    make.fill_indices(numbers, -2, 3);
+    args.seq_idx = numbers;
+  }
+  args.initial_state = maybe(states, data.PickValueInArray(kFloats));
+  args.grad_out = make.tensor(rows, data.PickValueInArray(kFloats));
+  args.grad_final_state = one_in(3) ? make.tensor(states, data.PickValueInArray(kFloats)) : nullptr;
+  args.grad_x = maybe(rows, x_dtype);
+  args.grad_weight = maybe({channels, width}, or_f32(weight_dtype));
+  if (args.bias != nullptr) args.grad_bias = maybe({channels}, or_f32(weight_dtype));
+  if (args.initial_state != nullptr) {
+    args.grad_initial_state = maybe(states, or_f32(args.initial_state->dtype));
+  }
+  if (args.input_gate != nullptr) args.grad_input_gate = maybe(rows, x_dtype);
+  if (args.output_gate != nullptr) args.grad_output_gate = maybe(rows, x_dtype);
+
+  shortconv_backward_plan plan{};
+  std::int64_t bytes = 0;
+  const int planned = shortconv_plan_backward(&args, &plan);
+  if (planned != SHORTCONV_OK && shortconv_last_error()[0] == '\0') std::abort();
+  if (planned == SHORTCONV_INTERNAL) std::abort();
+  if (planned != SHORTCONV_OK) {
+    if (shortconv_backward(&args, nullptr) == SHORTCONV_OK) std::abort();
+    return;
+  }
+  if (shortconv_backward_workspace_bytes(&plan, &bytes) != SHORTCONV_OK) std::abort();
+  std::vector<std::max_align_t> workspace(static_cast<std::size_t>(bytes) / 16 + 1);
+  args.workspace = workspace.data();
+  args.workspace_bytes = bytes;
+  if (shortconv_run_backward(&plan, &args, nullptr) != SHORTCONV_OK) {
+    std::fprintf(stderr, "planned, but not run: %s\n", shortconv_last_error());
+    std::abort();
+  }
+}
+
 void forward(FuzzedDataProvider& data) {
   Arguments make(data);
   constexpr std::int32_t kFloats[] = {SHORTCONV_F32, SHORTCONV_F16, SHORTCONV_BF16, SHORTCONV_F64};
@@ -363,12 +442,16 @@ void forward(FuzzedDataProvider& data) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
   FuzzedDataProvider data(bytes, size);
-  switch (data.ConsumeIntegralInRange<int>(0, 5)) {
+  switch (data.ConsumeIntegralInRange<int>(0, 7)) {
     case 0:
       prepare(data);
       break;
     case 1:
       commit(data);
+      break;
+    case 2:
+    case 3:
+      backward(data);
       break;
     default:
       forward(data);
