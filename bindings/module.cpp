@@ -240,6 +240,76 @@ Status commit_call(Arguments in) {
   return commit(args, Arguments::stream_of("stream", stream, args.intermediate_states));
 }
 
+void read_workspace(const TVMFFIAny& value, BackwardArgs& args) {
+  std::optional<TensorRef> memory;
+  Arguments::read("workspace", value, memory);
+  if (!memory) return;
+  if (memory->ndim != 1 || memory->dtype != DType::kU8 ||
+      (memory->shape[0] > 1 && memory->strides[0] != 1)) {
+    Arguments::refuse("ValueError", "workspace", "is not a contiguous array of bytes (uint8)");
+  }
+  if (memory->device != args.x.device) {
+    Arguments::refuse("ValueError", "workspace", "is on another device than x");
+  }
+  args.workspace = memory->data;
+  args.workspace_bytes = memory->shape[0];
+}
+
+/// The first arguments come in this order; the others follow as name and value. Without a workspace
+/// a call that needs one does not run, but returns its bytes.
+Status backward_call(Arguments in, TVMFFIAny* result) {
+  const Capabilities& known = capabilities();
+  BackwardArgs args;
+  in.tensor("grad_out", args.grad_out);
+  in.tensor("x", args.x);
+  in.tensor("weight", args.weight);
+  in.tensor("bias", args.bias);
+  in.tensor("grad_x", args.grad_x);
+  in.tensor("grad_weight", args.grad_weight);
+  in.tensor("grad_bias", args.grad_bias);
+  args.activation = in.named("activation", known.activations, Activation::kNone);
+  TVMFFIAny stream{}, workspace{};
+  while (in.has_more()) {
+    const std::string_view name = in.text("name of an argument");
+    if (name == "residual") {
+      args.residual = in.flag(name);
+    } else if (name == "accumulate") {
+      args.accumulate = in.flag(name);
+    } else if (name == "dilation") {
+      args.dilation = in.small_integer(name);
+    } else if (name == "backend") {
+      args.backend = in.named(name, known.backends, BackendId::kAuto);
+    } else if (name == "threads") {
+      args.threads = in.small_integer(name);
+    } else if (name == "workspace") {
+      workspace = in.next();
+    } else if (name == "stream") {
+      stream = in.next();
+    } else if (!read_named_tensor(name, in.next(), [&](const auto& visit) {
+                 visit_backward_tensors(visit, args);
+               })) {
+      Arguments::refuse("TypeError", name, "is not an argument of this call");
+    }
+  }
+  read_workspace(workspace, args);
+  void* const queue = Arguments::stream_of("stream", stream, args.x);
+  const DeviceGuard guard(args.x.device);
+  BackwardProblem problem;
+  if (Status status = make_problem(args, problem); !status.ok()) return status;
+  BackwardPlan plan;
+  if (Status status = make_plan(problem, plan); !status.ok()) return status;
+  const std::int64_t needed = workspace_bytes(plan);
+  const bool is_missing = needed > args.workspace_bytes;
+  if (is_missing && args.workspace != nullptr) {
+    Arguments::refuse("ValueError", "workspace",
+                      "has " + std::to_string(args.workspace_bytes) + " bytes; expected " +
+                          std::to_string(needed));
+  }
+  result->type_index = kTVMFFIInt;
+  result->v_int64 = is_missing ? needed : 0;
+  return is_missing ? Status{} : run(plan, pointers(args), queue);
+}
+
 Status block_snapshots_call(Arguments in) {
   BlockSnapshotsArgs args;
   in.tensor("query_start_loc", args.query_start_loc);
@@ -306,16 +376,23 @@ std::string capabilities_json() {
          "}";
 }
 
-/// The tensor arguments of the forward call, for the schema of the torch operator.
-std::string arguments_json() {
+/// The tensor arguments of an operation, for the schema of its torch operator.
+std::string arguments_json(Arguments in) {
   std::string rows;
-  ForwardArgs args;
-  visit_forward_tensors(
-      [&](const Argument& row, const auto&) {
-        rows += (rows.empty() ? "" : ", ") + std::string("{\"name\": ") + quoted(row.name) +
-                ", \"written\": " + (is_written(row.access) ? "true" : "false") + "}";
-      },
-      args);
+  const auto add = [&](const Argument& row, const auto&) {
+    rows += (rows.empty() ? "" : ", ") + std::string("{\"name\": ") + quoted(row.name) +
+            ", \"written\": " + (is_written(row.access) ? "true" : "false") + "}";
+  };
+  const std::string_view operation = in.text("operation");
+  if (operation == "forward") {
+    ForwardArgs args;
+    visit_forward_tensors(add, args);
+  } else if (operation == "backward") {
+    BackwardArgs args;
+    visit_backward_tensors(add, args);
+  } else {
+    Arguments::refuse("ValueError", "operation", "is not 'forward' or 'backward'");
+  }
   return "[" + rows + "]";
 }
 
@@ -355,6 +432,11 @@ SHORTCONV_API int __tvm_ffi_commit(void*, const TVMFFIAny* arguments, std::int32
   return guarded([&] { return commit_call({arguments, count}); });
 }
 
+SHORTCONV_API int __tvm_ffi_backward(void*, const TVMFFIAny* arguments, std::int32_t count,
+                                     TVMFFIAny* result) {
+  return guarded([&] { return backward_call({arguments, count}, result); });
+}
+
 SHORTCONV_API int __tvm_ffi_block_snapshots(void*, const TVMFFIAny* arguments, std::int32_t count,
                                             TVMFFIAny*) {
   return guarded([&] { return block_snapshots_call({arguments, count}); });
@@ -369,8 +451,9 @@ SHORTCONV_API int __tvm_ffi_capabilities(void*, const TVMFFIAny*, std::int32_t, 
   return guarded([&] { return return_text(capabilities_json(), result); });
 }
 
-SHORTCONV_API int __tvm_ffi_arguments(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {
-  return guarded([&] { return return_text(arguments_json(), result); });
+SHORTCONV_API int __tvm_ffi_arguments(void*, const TVMFFIAny* arguments, std::int32_t count,
+                                      TVMFFIAny* result) {
+  return guarded([&] { return return_text(arguments_json({arguments, count}), result); });
 }
 
 SHORTCONV_API int __tvm_ffi_violations(void*, const TVMFFIAny*, std::int32_t, TVMFFIAny* result) {

@@ -1,10 +1,11 @@
-"""Short causal depthwise convolution for serving.
+"""Short causal depthwise convolution for serving and training.
 
     import shortconv
     y = shortconv.forward(x, weight, bias, state=state, query_start_loc=bounds, activation="silu")
     y = shortconv.decode(x, weight, bias, state=state, read_slots=slots, activation="silu")
 
-shortconv.torch has the same functions for torch.compile, shortconv.reference computes them in
+shortconv.torch has the same functions for torch.compile, and the convolution with gradients.
+shortconv.reference computes them in
 double precision, and shortconv.compat has the functions of other libraries.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, List
 
 if TYPE_CHECKING:
     from shortconv import reference
+    from shortconv._backward import Gradients, backward
     from shortconv._operators import (
         block_snapshots,
         commit,
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "block_snapshots", "capabilities", "commit", "decode", "forward", "reference",
-    "tree_parents", "verify"]
+    "Gradients", "backward", "block_snapshots", "capabilities", "commit", "decode", "forward",
+    "reference", "tree_parents", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -34,10 +36,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'shortconv' has no attribute {name!r}")
     import importlib
 
-    core, operators, reference = (
+    core, operators, backward, reference = (
         importlib.import_module(f"shortconv.{module}")
-        for module in ("_core", "_operators", "reference"))
-    functions = {one: getattr(operators, one) for one in __all__ if hasattr(operators, one)}
+        for module in ("_core", "_operators", "_backward", "reference"))
+    functions = {one: getattr(module, one) for module in (operators, backward) for one in __all__
+                 if hasattr(module, one)}
     globals().update(functions, reference=reference, __version__=core.version())
     return globals()[name]
 

@@ -63,6 +63,35 @@ def _kind_of(array_type: type) -> Kind:
 kinds = _Kinds()
 
 
+def new_like(name: str, array: Any) -> Any:
+    """An array like `array` for the argument `name`.
+
+    Raises:
+      TypeError: its library is not known.
+    """
+    make, _ = kinds[type(array)]
+    if make is _cannot_allocate:
+        raise TypeError(f"{name}: cannot make an array like {type(array).__module__}."
+                        f"{type(array).__qualname__}; pass {name}=")
+    return make(array)
+
+
+def empty_bytes(array: Any, count: int) -> Any:
+    """`count` bytes on the device of `array`.
+
+    Raises:
+      TypeError: its library is not known.
+    """
+    for base in type(array).__mro__:
+        library = base.__module__.partition(".")[0]
+        if library == "torch":
+            torch = sys.modules["torch"]
+            return torch.empty(count, dtype=torch.uint8, device=array.device)
+        if library in ("numpy", "cupy"):
+            return sys.modules[library].empty(count, "uint8")
+    raise TypeError(f"workspace: the call needs {count} bytes; pass workspace=")
+
+
 _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", ctypes.pythonapi))
 
@@ -119,19 +148,23 @@ def _passable(name: str, array: Any, is_written: bool) -> Any:
 
 
 @functools.lru_cache(maxsize=None)
-def _written_by_the_core() -> FrozenSet[str]:
+def _written_by_the_core(operation: str) -> FrozenSet[str]:
     from shortconv import _core
 
-    return frozenset(one["name"] for one in json.loads(_core.arguments()) if one["written"])
+    rows = json.loads(_core.arguments(operation))
+    return frozenset(one["name"] for one in rows if one["written"])
 
 
 def _written(operator: str, arguments: Dict[str, Any], result: str) -> FrozenSet[str]:
+    if operator == "backward":
+        return _written_by_the_core(operator) | {"workspace"}
     if result != "out":
         return frozenset({result})
     keeps_state = arguments.get("seq_idx") is not None or (
         operator == "verify" and arguments["write_slots"] is None
         and not arguments["update_state"])
-    return _written_by_the_core() - {"state"} if keeps_state else _written_by_the_core()
+    written = _written_by_the_core("forward")
+    return written - {"state"} if keeps_state else written
 
 
 def call_again(operator: Callable[..., Any], arguments: Dict[str, Any], result: str) -> None:
@@ -140,7 +173,7 @@ def call_again(operator: Callable[..., Any], arguments: Dict[str, Any], result: 
     Args:
       operator: a function of _operators.
       arguments: its arguments by name, among other names.
-      result: the argument that it returns.
+      result: the argument that it returns; "gradients" of backward.
 
     Raises:
       ValueError: an array is read-only but written, or cannot be passed at all.

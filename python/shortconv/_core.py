@@ -4,6 +4,9 @@
 read_slots, query_start_loc, has_initial_state, initial_state, activation, null_slot, padded_rows.
 Arguments at the end may be omitted. All others follow as pairs of name and value, in any order.
 Layouts are added to op.
+
+`backward` takes grad_out, x, weight, bias, grad_x, grad_weight, grad_bias, activation by position.
+It returns 0, or without a workspace the bytes that it needs: then it did not run.
 """
 
 import importlib
@@ -26,6 +29,7 @@ tvm_ffi.error.register_error("MayBeNegated", MayBeNegated)
 _module = tvm_ffi.load_module(os.path.join(os.path.dirname(__file__), "_shortconv.so"))
 
 forward = _module.forward
+backward = _module.backward
 commit = _module.commit
 block_snapshots = _module.block_snapshots
 tree_parents = _module.tree_parents

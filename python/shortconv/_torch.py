@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from shortconv import _core, _names, _operators
+from shortconv._arrays import empty_bytes
 
 # Looked up once: these are in every call.
 _is_compiling = torch.compiler.is_dynamo_compiling  # others, export included, trace with modes
@@ -42,7 +43,8 @@ _library = torch.library.Library("shortconv", "DEF")
 
 # ---- Schemas ----
 
-_ARGUMENTS = json.loads(_core.arguments())
+_ARGUMENTS = json.loads(_core.arguments("forward"))
+_BACKWARD_ARGUMENTS = json.loads(_core.arguments("backward"))
 
 
 def _schema() -> str:
@@ -65,7 +67,23 @@ def _schema() -> str:
     return f"run({', '.join(common)}, *, {', '.join(rare)}) -> ()"
 
 
+def _backward_schema() -> str:
+    """Schema of shortconv::backward: the arguments of _core.backward except the stream."""
+    aliases = iter("abcdefgh")
+    tensors = {
+        argument["name"]: f"Tensor({next(aliases)}!)?" if argument["written"] else "Tensor?"
+        for argument in _BACKWARD_ARGUMENTS}
+    common = [f"{tensors.pop(name).rstrip('?')} {name}" for name in ("grad_out", "x", "weight")]
+    common += [f"{tensors.pop(name)} {name}=None" for name in (
+        "bias", "grad_x", "grad_weight", "grad_bias")]
+    rare = [f"{tensor} {name}=None" for name, tensor in tensors.items()]
+    rare += ["bool residual=False", "bool accumulate=False", "int dilation=1", "str? backend=None",
+             "int threads=0", f"Tensor({next(aliases)}!)? workspace=None"]
+    return f"backward({', '.join(common)}, str? activation=None, *, {', '.join(rare)}) -> ()"
+
+
 _library.define(_schema())
+_library.define(_backward_schema())
 _library.define(
     "commit(Tensor intermediate_states, Tensor(a!) state, Tensor accepted, int width, *,"
     " int? rows_per_token=None, Tensor? slots=None, Tensor? second_slots=None,"
@@ -85,6 +103,7 @@ _library.define("no_backward(Tensor gradient) -> Tensor")
 
 _WRITTEN = {
     "run": {argument["name"] for argument in _ARGUMENTS if argument["written"]},
+    "backward": {argument["name"] for argument in _BACKWARD_ARGUMENTS if argument["written"]},
     "commit": {"state"}, "block_snapshots": {"snapshots"}, "tree_parents": {"parents"},
     "depend": {"written"}}
 
@@ -92,14 +111,14 @@ _WRITTEN = {
 class _Operator:
     """A torch operator, the function of the core that it calls, and the names of its arguments."""
 
-    def __init__(self, name: str, core: Callable[..., None]) -> None:
+    def __init__(self, name: str, core: Callable[..., Any]) -> None:
         self.core = core
         self.overload = getattr(torch.ops.shortconv, name).default
         arguments = self.overload._schema.arguments
         self.names = [argument.name for argument in arguments]
         self.positional = sum(not argument.kwarg_only for argument in arguments)
         self.written = _WRITTEN[name]
-        self.result = "out" if name == "run" else next(iter(self.written))
+        self.results = {"out"} if name == "run" else self.written
 
     def tensors(self, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> Dict[str, Tensor]:
         named = itertools.chain(zip(self.names, arguments), options.items())
@@ -114,6 +133,13 @@ class _Operator:
         """The written tensors among the arguments of the core."""
         tensors = self.tensors(*self.split(values))
         return [one for name, one in tensors.items() if name in self.written]
+
+
+def run_backward(*values: Any) -> None:
+    """_core.backward, with a workspace if it needs one."""
+    needed = _core.backward(*values)
+    if needed:
+        _core.backward(*values, "workspace", empty_bytes(values[1], needed))
 
 
 def _kernel(operator: _Operator) -> Callable[..., None]:
@@ -189,7 +215,7 @@ def _depend(operator: _Operator, tensors: Dict[str, Tensor]) -> None:
             raise NotImplementedError(f"{name}: is a leaf that requires a gradient, but the call "
                                       f"writes it, and shortconv {_NO_BACKWARD}")
     for name in written:
-        if name in inputs or name == operator.result:
+        if name in inputs or name in operator.results:
             one = tensors[name]
             _Depend.apply(one, *[other for other in inputs.values() if other is not one])
 
@@ -213,15 +239,16 @@ def _refuse_backward(gradient: Tensor) -> Tensor:
 
 
 _OPERATORS = {name: _Operator(name, core) for name, core in (
-    ("run", _core.forward), ("commit", _core.commit), ("block_snapshots", _core.block_snapshots),
-    ("tree_parents", _core.tree_parents), ("depend", None))}
+    ("run", _core.forward), ("backward", run_backward), ("commit", _core.commit),
+    ("block_snapshots", _core.block_snapshots), ("tree_parents", _core.tree_parents),
+    ("depend", None))}
 _RUN = _OPERATORS["run"]
-for _name in ("run", "commit", "block_snapshots", "tree_parents"):
+for _name in ("run", "backward", "commit", "block_snapshots", "tree_parents"):
     for _key in ("CPU", "CUDA"):
         _library.impl(_name, _kernel(_OPERATORS[_name]), _key)
     torch.library.register_fake(f"shortconv::{_name}", _fake(_OPERATORS[_name]), lib=_library)
 # The operators for index tensors have no gradients.
-for _name in ("run", "commit", "depend"):
+for _name in ("run", "backward", "commit", "depend"):
     _library.impl(_name, _autograd(_OPERATORS[_name]), "Autograd", with_keyset=True)
 _library.impl("depend", lambda written, inputs: None, "CompositeExplicitAutograd")
 _library.impl("no_backward", _refuse_backward, "CompositeExplicitAutograd")
@@ -392,6 +419,10 @@ def run(
 def _written_by(pairs: Tuple[Any, ...]) -> List[Tensor]:
     return [value for name, value in zip(pairs[::2], pairs[1::2])
             if name in _RUN.written and isinstance(value, Tensor)]
+
+
+def backward(*values: Any) -> None:
+    _call(_OPERATORS["backward"], values)
 
 
 def commit(*values: Any) -> None:

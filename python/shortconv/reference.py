@@ -1,14 +1,14 @@
 """The operators in double precision, element by element: the reference for all other backends.
 
-Arguments, results and errors are those of shortconv.forward, decode, verify and commit. Arrays are
-on the CPU; f64 is supported as well. Slow.
+Arguments, results and errors are those of shortconv.forward, decode, verify, commit and backward.
+Arrays are on the CPU; f64 is supported as well. Slow.
 
 Source: src/reference, the executable form of docs/specification.md.
 """
 
 from typing import Any, Optional
 
-from shortconv import _operators
+from shortconv import _backward, _operators
 from shortconv._operators import A, Array
 
 
@@ -30,3 +30,9 @@ def verify(x: A, weight: Array, bias: Optional[Array] = None, **arguments: Any) 
 def commit(intermediate_states: Array, state: A, accepted: Array, **arguments: Any) -> A:
     """shortconv.commit with backend="reference"."""
     return _operators.commit(intermediate_states, state, accepted, backend="reference", **arguments)
+
+
+def backward(grad_out: Array, x: Array, weight: Array, bias: Optional[Array] = None,
+             **arguments: Any) -> _backward.Gradients:
+    """shortconv.backward with backend="reference"."""
+    return _backward.backward(grad_out, x, weight, bias, backend="reference", **arguments)

@@ -18,7 +18,10 @@ PACKAGE = pathlib.Path(shortconv.__file__).parent
 def call(function, **arguments):
     """A small valid call of `function` with some arguments replaced."""
     indices = np.zeros((2, 3), np.int32)
-    if function is shortconv.block_snapshots:
+    if function is shortconv.backward:
+        valid = {"grad_out": np.zeros((2, 3, 8), np.float32), "x": np.zeros((2, 3, 8), np.float32),
+                 "weight": np.zeros((8, 4), np.float32)}
+    elif function is shortconv.block_snapshots:
         valid = {"query_start_loc": np.zeros(3, np.int32), "tokens": 0, "block_size": 4,
                  "num_computed_tokens": np.zeros(2, np.int32), "block_slots": indices,
                  "snapshots": indices.copy()}
@@ -33,8 +36,8 @@ def call(function, **arguments):
     return function(**{**valid, **arguments})
 
 
-FUNCTIONS = [shortconv.forward, shortconv.decode, shortconv.verify, shortconv.commit,
-             shortconv.block_snapshots, shortconv.tree_parents]
+FUNCTIONS = [shortconv.forward, shortconv.decode, shortconv.verify, shortconv.backward,
+             shortconv.commit, shortconv.block_snapshots, shortconv.tree_parents]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -50,12 +53,14 @@ def test_every_argument_reaches_its_place(function):
         "backend": ("abacus", ValueError), "activation": ("relu", ValueError),
         "padded_rows": ("nan", ValueError), "stream": ("s", TypeError),
         "rows_per_token": (77, ValueError), "width": (1, ValueError), "null_slot": ("n", TypeError),
-        "initial_state": ("all", TypeError), "update_state": ("yes", TypeError),
+        "update_state": ("yes", TypeError),
         "programmatic_launch": ("yes", TypeError), "tokens": (-1, ValueError),
         "block_size": (0, ValueError), "residual": ("yes", TypeError),
-        "shift_full_state": ("yes", TypeError),
+        "shift_full_state": ("yes", TypeError), "accumulate": ("yes", TypeError),
         "dilation": (0, ValueError),
     }
+    if function is not shortconv.backward:
+        bad["initial_state"] = ("all", TypeError)
     named = {"base_column": "state"}  # state has too few columns
     for name in inspect.signature(function).parameters:
         value, error = bad.get(name, (object(), TypeError))  # others take arrays
@@ -120,7 +125,7 @@ def test_the_core_is_loaded_at_first_use():
     code = """
 import sys
 import shortconv
-assert "forward" in dir(shortconv) and not hasattr(shortconv, "backward")
+assert "forward" in dir(shortconv) and not hasattr(shortconv, "derivative")
 assert not {"numpy", "torch", "tvm_ffi", "json", "shortconv._core"} & {*sys.modules}
 from shortconv import decode
 assert shortconv.forward is vars(shortconv)["forward"]  # later calls do not ask for it again
@@ -135,6 +140,8 @@ def test_type_checkers_refuse_what_is_not_an_array(tmp_path):
         "shortconv.decode(x, x, state=x).sum() + len(shortconv.__version__)": "",
         "shortconv.verify(x, x, state=x, parents=i).sum()": "",
         "shortconv.commit(x, x, i, width=4).sum()": "",
+        "shortconv.backward(x, x, x, grad_bias=False).weight.sum()": "",
+        "shortconv.backward(x, x, x, grad_x='new')": 'incompatible type "str"',
         "shortconv.block_snapshots(i, i, i, tokens=1, block_size=1, snapshots=i).sum()": "",
         "shortconv.tree_parents(i, i, i).sum()": "",
         "shortconv.reference.forward(x, x, x).sum()": "",

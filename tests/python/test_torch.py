@@ -192,7 +192,8 @@ def test_the_compiled_operators_take_every_argument():
 
     operators = shortconv.forward, shortconv.decode, shortconv.verify
     assert schema(torch.ops.shortconv.run) == names(*operators) | {"op"}
-    for function in (shortconv.commit, shortconv.block_snapshots, shortconv.tree_parents):
+    for function in (shortconv.backward, shortconv.commit, shortconv.block_snapshots,
+                     shortconv.tree_parents):
         assert schema(getattr(torch.ops.shortconv, function.__name__)) == names(function)
 
 

@@ -356,12 +356,29 @@ def test_operators_pass_the_checks_of_torch(device, needs_gradient):
         operators.run.default, (0, a["x"], a["out"], weight, a["bias"]),
         {"state": a["state"], "initial_state": True, "activation": "silu"})
     if not needs_gradient:
+        torch.library.opcheck(
+            operators.backward.default, (
+                a["out"], a["x"], weight, a["bias"], torch.empty_like(a["x"]), None,
+                torch.empty_like(a["bias"]), "silu"), {"grad_final_state": a["state"][:1]})
         torch.library.opcheck(operators.commit.default, (
             torch.zeros(1, 2, 9, 8, device=device), a["state"][None], slots, 4))
         torch.library.opcheck(
             operators.tree_parents.default, (index, index.clone(), None, index.clone()))
         torch.library.opcheck(operators.block_snapshots.default, (
             slots.new_zeros(3), slots, index, 0, 4, index.clone()))
+
+
+def test_a_compiled_backward_call_equals_eager(device):
+    a = forward_arguments(device)
+
+    def call(grad_out, x):
+        return shortconv.backward(grad_out, x, a["weight"], a["bias"], activation="silu")
+
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    for tokens in (6, 9):
+        grad_out, x = torch.randn(2, tokens, 8, device=device)
+        for one, other in zip(compiled(grad_out, x), call(grad_out, x)):
+            assert (one is None and other is None) or torch.equal(one, other)
 
 
 def test_arrays_of_other_libraries_beside_torch_tensors():
