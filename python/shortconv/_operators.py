@@ -3,8 +3,9 @@
 Arrays are torch tensors, CuPy or numpy arrays, or any other arrays with DLPack. Nothing is copied,
 and any strides are accepted. Floating dtypes are f32, f16 and bf16 (f64: only shortconv.reference),
 index dtypes i32 and i64. Arrays are on the device of x. No function waits for the device, and the
-host needs no lengths. There are no gradients yet: where torch tensors require them, the backward
-pass of the output raises NotImplementedError. To torch, states do not depend on inputs.
+host needs no lengths. The operators write in place and have no gradients: where torch tensors
+require them, the backward pass of the output raises NotImplementedError. shortconv.backward and
+shortconv.torch.short_conv have them. To torch, states do not depend on inputs.
 
 numpy arrays may be read-only where they are only read, and of ml_dtypes.bfloat16. numpy passes
 neither through DLPack, so that such a call is tried twice, which takes tens of microseconds.

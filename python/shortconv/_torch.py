@@ -5,8 +5,9 @@ calls go through torch's dispatcher, as shortconv::run, shortconv::commit and so
 torch.compile, in traces and modes, with subclasses, lazily negated tensors and gradients. The
 operators declare what they write; the dispatcher refuses what has no kernel.
 
-There are no gradients yet: where inputs require them, the backward pass raises. States that a call
-writes do not depend on its inputs, as far as torch knows.
+These operators have no gradients, because they write in place (_training.py has those that do):
+where inputs require them, the backward pass raises. States that a call writes do not depend on its
+inputs, as far as torch knows.
 
 Source: https://docs.pytorch.org/docs/stable/library.html for Library.define and Library.impl.
 """
@@ -171,8 +172,8 @@ def _fake(operator: _Operator) -> Callable[..., None]:
     return call
 
 
-_NO_BACKWARD = ("has no backward pass yet; call it under torch.no_grad(), or use another "
-                "implementation for training")
+_NO_BACKWARD = ("has no backward pass here, because the call works in place; use "
+                "shortconv.torch.short_conv for training, or call it under torch.no_grad()")
 
 
 class _Depend(torch.autograd.Function):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-NO_BACKWARD = "has no backward pass yet"
+NO_BACKWARD = "has no backward pass here"
 
 
 @pytest.fixture(params=DEVICES)
