@@ -1,4 +1,5 @@
-"""shortconv.compat.fla on the grid of flash-linear-attention's tests, without gradients."""
+"""shortconv.compat.fla on the grid of flash-linear-attention's tests, without gradients, which
+test_compat_gradients.py has."""
 
 import itertools
 
@@ -165,14 +166,6 @@ def test_states_of_another_type_and_short_sequences(device, tokens, dtype):
     packed, states = causal_conv1d(x.reshape(1, 2 * tokens, 32), weight, None, None, initial, True,
                                    cu_seqlens=bounds)
     assert torch.equal(packed.view(y.shape), y) and torch.equal(states, kept)
-
-
-def test_states_have_no_gradient_either(device):
-    x, weight = make(device, torch.float32, 1, 3, 8), make(device, torch.float32, 8, 4)
-    with torch.enable_grad():
-        _, final = causal_conv1d(x.requires_grad_(), weight, output_final_state=True)
-        with pytest.raises(NotImplementedError, match="no backward pass"):
-            final.sum().backward()
 
 
 def test_packed_with_as_many_tokens_as_sequences(device):

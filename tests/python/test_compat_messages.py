@@ -220,23 +220,10 @@ DIFFERENTIABLE = {
         x, w, b, conv_states=s, has_initial_state=torch.ones(2).bool()), (2, DIM, 3)),
     "sglang dispatcher update": (lambda x, w, b, s: dispatcher.causal_conv1d_update(
         x.clone(), s, w, b), (2, DIM)),
-    "causal-conv1d": (lambda x, w, b, s: causal_conv1d.causal_conv1d_fn(
-        x, w, b, initial_states=s), (2, DIM, 5)),
-    "causal-conv1d final": (lambda x, w, b, s: sum(one.sum() for one in (
-        causal_conv1d.causal_conv1d_fn(x, w, b, initial_states=s, return_final_states=True))),
-        (2, DIM, 5)),
-    "causal-conv1d seq_idx": (lambda x, w, b, s: causal_conv1d.causal_conv1d_fn(
-        x, w, b, torch.zeros(2, 5).int(), s), (2, DIM, 5)),
     "causal-conv1d update": (lambda x, w, b, s: causal_conv1d.causal_conv1d_update(x, s, w, b),
                              (2, DIM)),
-    "fla": (lambda x, w, b, s: fla.causal_conv1d(
-        x, w, b, initial_state=s)[0], (2, 5, DIM)),
-    "fla final": (lambda x, w, b, s: fla.causal_conv1d(
-        x, w, b, initial_state=s, output_final_state=True)[0], (2, 5, DIM)),
     "fla residual": (lambda x, w, b, s: fla.causal_conv1d_update(x, s, x.detach(), w, b)[0],
                      (2, DIM)),
-    "fla layer": (lambda x, w, b, s: fla.short_convolution(
-        x, w, b, residual=x.detach(), cache=s, cu_seqlens=ints(0, 1, 2))[0], (1, 2, DIM)),
     "fla update": (lambda x, w, b, s: fla.causal_conv1d_update(x, s, None, w, b)[0], (2, DIM)),
 }
 
@@ -250,11 +237,3 @@ def test_the_backward_pass_is_refused(case, argument):
     given[argument].requires_grad_()
     with pytest.raises(NotImplementedError, match="no backward pass"):
         call(*given).sum().backward()
-
-
-def test_final_states_have_no_wrong_gradient():
-    states = pool(2).requires_grad_()
-    _, final = causal_conv1d.causal_conv1d_fn(
-        rows(2, 5).mT, weight(), initial_states=states, return_final_states=True)
-    with pytest.raises(NotImplementedError, match="no backward pass"):
-        final.sum().backward()

@@ -51,6 +51,12 @@ def rolling_states(conv_state: Tensor, width: int, tokens: int) -> Tensor:
         (slots, tokens, width - 1, channels), (slot, column, column, channel))
 
 
+def needs_gradient(*tensors: Optional[Tensor]) -> bool:
+    """Whether a call with these tensors is differentiated."""
+    return torch.is_grad_enabled() and any(
+        one is not None and one.requires_grad for one in tensors)
+
+
 def width_of(weight: Tensor) -> int:
     """The width of a weight [channels, width].
 

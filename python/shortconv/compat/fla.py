@@ -1,19 +1,27 @@
 """causal_conv1d, causal_conv1d_update and ShortConvolution.forward of flash-linear-attention.
 
 Caches are [sequences, channels, width]: the newest `width` inputs, of which the convolution reads
-the last width - 1. install() replaces the original functions, except for calls that need a gradient
-or context parallelism.
+the last width - 1. causal_conv1d and short_convolution have gradients; then nothing is updated in
+place. install() replaces the original functions, except for calls with context parallelism, or with
+gradients on a device that does not have them.
 
 Source: https://github.com/fla-org/flash-linear-attention, fla/modules/causal_conv1d of 0.6.
 """
 
 import functools
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, FrozenSet, Optional, Tuple
 
+from shortconv import _core
 from shortconv import torch as conv
 from shortconv._core import DECODE, FLATTENED, FORWARD, SHIFT_FULL_STATE, STATE_CHANNELS_FIRST
 from shortconv._names import argument_names
-from shortconv.compat._common import Tensor, install_functions, silu_or_none
+from shortconv.compat._common import (
+    Tensor,
+    install_functions,
+    last_inputs,
+    needs_gradient,
+    silu_or_none,
+)
 from shortconv.torch import torch
 
 
@@ -72,7 +80,8 @@ def causal_conv1d(
       backend, cu_seqlens_cpu, chunk_indices: accepted, without effect.
 
     Returns:
-      y, contiguous, dtype of x, and the final states [sequences, channels, width] or None.
+      y, contiguous, dtype of x, and the final states [sequences, channels, width] or None. Both
+      have gradients.
 
     Raises:
       ValueError: a bad argument; the message names it.
@@ -95,6 +104,15 @@ def causal_conv1d(
         shape = x.shape
         x = x.reshape(shape[0], shape[1], weight.shape[0])
     added = residual is not None and not adds_x  # afterwards, to an unrounded result
+    if needs_gradient(x, weight, bias, residual, initial_state):
+        y = _with_gradients(x, weight, bias, initial_state, activation, cu_seqlens, adds_x,
+                            torch.float32 if added else None)
+        if added:
+            y = (y + residual.reshape(x.shape)).to(x.dtype)
+        final = None
+        if output_final_state:
+            final = _final_states(x, weight.shape[1], initial_state, cu_seqlens)
+        return (y if shape is None else y.view(shape)), final
     out = _contiguous_like(x, torch.float32 if added else None)
     final = None
     if output_final_state:
@@ -103,9 +121,6 @@ def causal_conv1d(
             op | STATE_CHANNELS_FIRST, x, out, weight, bias, final, None, cu_seqlens, None,
             initial_state is not None, activation, cache_seqlens=cache_seqlens, residual=adds_x)
         final = final.to(x.dtype)
-        if torch.is_grad_enabled():
-            y = conv.refuse_gradient(y, initial_state)
-            final = conv.refuse_gradient(final, x, initial_state)
     elif initial_state is None and not adds_x:
         y = conv.run(op, x, out, weight, bias, None, None, cu_seqlens, None, False, activation)
     else:
@@ -118,13 +133,52 @@ def causal_conv1d(
         y = conv.run(
             op | STATE_CHANNELS_FIRST, x, out, weight, bias, state, None, cu_seqlens, None,
             state is not None, activation, write_slots=write_slots, base_column=1, residual=adds_x)
-        if torch.is_grad_enabled():
-            y = conv.refuse_gradient(y, initial_state)
     if added:  # rounded once
         y = (y + residual.reshape(x.shape)).to(x.dtype)
     if shape is not None:
         y = y.view(shape)
     return y, final
+
+
+def _with_gradients(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor], initial_state: Optional[Tensor],
+    activation: Optional[str], cu_seqlens: Optional[Tensor], residual: bool,
+    out_dtype: Optional[torch.dtype],
+) -> Tensor:
+    """causal_conv1d of [batch, tokens, channels] without final states.
+
+    Raises:
+      ValueError: initial_state has another shape.
+    """
+    sequences = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+    shape = (sequences, x.shape[2], weight.shape[1])
+    if initial_state is not None and tuple(initial_state.shape) != shape:
+        raise ValueError(f"initial_state: is of shape {tuple(initial_state.shape)}; expected "
+                         f"{shape} (sequences, channels, width)")
+    history = None if initial_state is None else initial_state[:, :, 1:].transpose(1, 2)
+    y = conv.short_conv(
+        x if cu_seqlens is None else x[0], weight, bias, activation=activation, residual=residual,
+        query_start_loc=cu_seqlens, initial_state=history, out_dtype=out_dtype)
+    return (y if cu_seqlens is None else y[None]).contiguous()
+
+
+def _final_states(x: Tensor, width: int, initial_state: Optional[Tensor],
+                  cu_seqlens: Optional[Tensor]) -> Tensor:
+    """The newest `width` inputs of each sequence, [sequences, channels, width], in torch operators:
+    the core keeps width - 1 of them, and a loss rarely depends on states."""
+    before = None if initial_state is None else initial_state.transpose(1, 2).to(x.dtype)
+    if cu_seqlens is None:
+        if before is None:
+            before = x.new_zeros(x.shape[0], width, x.shape[2])
+        newest = x[:, max(x.shape[1] - width, 0) :]
+        return torch.cat([before, newest], 1)[:, -width:].transpose(1, 2).contiguous()
+    final = last_inputs(x[0], cu_seqlens, width)
+    if before is not None:  # of sequences with fewer than `width` tokens
+        columns = torch.arange(width, device=x.device) + cu_seqlens.diff()[:, None]
+        before = before.gather(
+            1, columns.clamp(max=width - 1).long()[..., None].expand(-1, -1, x.shape[2]))
+        final = torch.where((columns < width)[..., None], before, final)
+    return final.transpose(1, 2).contiguous()
 
 
 def _circular_buffers(x: Tensor, width: int, initial_state: Optional[Tensor],
@@ -248,11 +302,26 @@ def short_convolution(
     return y, (cache if output_final_state else None)
 
 
-def _unless_gradient(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+def _without_gradients() -> FrozenSet[str]:
+    """Types of devices whose backend does not have gradients."""
+    missing = set()
+    for device in ("cpu", "cuda"):
+        if device == "cuda" and not torch.cuda.is_available():
+            continue
+        rows = torch.ones(2, 2, device=device)
+        try:
+            _core.backward(rows, rows, rows)  # plans a call; nothing is written
+        except NotImplementedError:
+            missing.add(device)
+    return frozenset(missing)
+
+
+def _where_supported(without_gradients: FrozenSet[str], original: Callable[..., Any],
+                     ours: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(ours)
     def call(*arguments: Any, **named: Any) -> Any:
         tensors = [one for one in (*arguments, *named.values()) if isinstance(one, Tensor)]
-        training = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+        training = needs_gradient(*tensors) and tensors[0].device.type in without_gradients
         if training or named.get("cp_context") is not None:
             return original(*arguments, **named)
         return ours(*arguments, **named)
@@ -272,4 +341,5 @@ def install() -> Callable[[], None]:
     ours = {"causal_conv1d": causal_conv1d, "causal_conv1d_update": causal_conv1d_update}
     return install_functions(
         {"fla.modules.causal_conv1d.ops": ours, "fla.modules.conv.causal_conv1d": ours,
-         "fla.modules.convolution": ours}, _unless_gradient)
+         "fla.modules.convolution": ours},
+        functools.partial(_where_supported, _without_gradients()))

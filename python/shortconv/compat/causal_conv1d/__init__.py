@@ -2,7 +2,7 @@
 
 install() makes `import causal_conv1d` find this package and its submodules, so that transformers,
 mamba and others use it. All strides and all widths up to 64 are accepted, also where the original
-requires channel-last x or multiples of 8. There are no gradients.
+requires channel-last x or multiples of 8. causal_conv1d_fn has gradients.
 
 Source: https://github.com/Dao-AILab/causal-conv1d, the interface of 1.7.
 """

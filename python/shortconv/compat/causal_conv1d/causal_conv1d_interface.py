@@ -8,11 +8,12 @@ from typing import Any, Optional, Tuple, Union
 from shortconv import torch as conv
 from shortconv._core import CHANNELS_FIRST, DECODE, FORWARD, SHIFT_FULL_STATE, STATE_CHANNELS_FIRST
 from shortconv._names import argument_names
-from shortconv.compat._common import Tensor, silu_or_none, width_of
+from shortconv.compat._common import Tensor, needs_gradient, silu_or_none, width_of
 from shortconv.torch import torch
 
 
-@argument_names({"state": "initial_states", "read_slots": "slot numbers"},
+@argument_names({"state": "initial_states", "initial_state": "initial_states",
+                 "read_slots": "slot numbers"},
                 reversed_from={"x": 3, "state": 3})
 def causal_conv1d_fn(
     x: Tensor,
@@ -33,22 +34,25 @@ def causal_conv1d_fn(
         and negative numbers are padding, whose outputs are 0.
       initial_states: [batch, channels, width - 1], of the first sequence of each row.
       return_final_states: also return the final states. Cannot be combined with seq_idx.
-      final_states_out: [batch, channels, width - 1], written; may be initial_states.
+      final_states_out: [batch, channels, width - 1], written; may be initial_states, unless these
+        are needed for gradients.
       activation: None, "silu" or "swish".
 
     Returns:
       out, memory layout of x; with return_final_states (out, final states [batch, channels,
-      width - 1]).
+      width - 1]). Both have gradients.
 
     Raises:
       ValueError: a bad argument; the message names it.
-      NotImplementedError: another activation is given. The backward pass of the results raises it,
-        too.
+      NotImplementedError: another activation is given.
     """
     activation = silu_or_none(activation)
+    if seq_idx is not None and return_final_states:
+        raise ValueError("return_final_states: cannot be combined with seq_idx")
+    if needs_gradient(x, weight, bias, initial_states):
+        return _with_gradients(x, weight, bias, seq_idx, initial_states, return_final_states,
+                               final_states_out, activation)
     if seq_idx is not None:
-        if return_final_states:
-            raise ValueError("return_final_states: cannot be combined with seq_idx")
         return conv.run(
             FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
             initial_states, None, None, None, initial_states is not None, activation,
@@ -60,23 +64,42 @@ def causal_conv1d_fn(
     out = conv.run(
         FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST, x, torch.empty_like(x), weight, bias,
         state, None, None, None, initial_states is not None, activation)
-    if torch.is_grad_enabled():
-        out = conv.refuse_gradient(out, initial_states)
-        if return_final_states:
-            state = conv.refuse_gradient(state, x, initial_states)
     return (out, state) if return_final_states else out
 
 
-def _states(x: Tensor, width: int, initial: Optional[Tensor], final: Optional[Tensor]) -> Tensor:
-    """The tensor that receives the final states, with the initial states in it."""
+def _with_gradients(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor], seq_idx: Optional[Tensor],
+    initial_states: Optional[Tensor], return_final_states: bool,
+    final_states_out: Optional[Tensor], activation: Optional[str],
+) -> Union[Tensor, Tuple[Tensor, Tensor]]:
+    _check_states(x, width_of(weight), initial_states,
+                  final_states_out if return_final_states else None)
+    initial = None if initial_states is None else initial_states.transpose(1, 2)
+    result = conv.short_conv(
+        x.transpose(1, 2), weight, bias, seq_idx=seq_idx, initial_state=initial,
+        return_final_state=return_final_states, activation=activation)
+    if not return_final_states:
+        return result.transpose(1, 2)
+    out, final = (one.transpose(1, 2) for one in result)
+    final = final.to(x.dtype) if final_states_out is None else final_states_out.copy_(final)
+    return out, final
+
+
+def _check_states(x: Tensor, width: int, initial: Optional[Tensor],
+                  final: Optional[Tensor]) -> None:
     if x.dim() != 3:
         raise ValueError(f"x: is of shape {tuple(x.shape)}; expected [batch, channels, tokens]")
-    batch, channels, tokens = x.shape
-    shape = (batch, channels, width - 1)
+    shape = (*x.shape[:2], width - 1)
     for name, given in (("initial_states", initial), ("final_states_out", final)):
         if given is not None and tuple(given.shape) != shape:
             raise ValueError(f"{name}: is of shape {tuple(given.shape)}; expected {shape} (batch, "
                              "channels, width - 1)")
+
+
+def _states(x: Tensor, width: int, initial: Optional[Tensor], final: Optional[Tensor]) -> Tensor:
+    """The tensor that receives the final states, with the initial states in it."""
+    _check_states(x, width, initial, final)
+    batch, channels, tokens = x.shape
     if final is None:
         final = x.new_empty(batch, width - 1, channels).transpose(1, 2)
     if initial is None:
