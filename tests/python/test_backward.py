@@ -161,6 +161,25 @@ def test_a_cut_sequence_has_the_same_bits(arrays, random):
         np.testing.assert_array_equal(grad_state, arrays.numpy(whole.initial_state))
 
 
+def test_bits_do_not_depend_on_strides_and_threads(arrays, random):
+    bounds, p = problem(random, [70, 9, 130], 300, 4)
+    given = {"query_start_loc": arrays.of(bounds), "activation": "silu"}
+    whole = shortconv.backward(**{name: arrays.of(one) for name, one in p.items()}, **given)
+
+    def wide(one):  # every other element, of rows that are not aligned
+        memory = np.zeros((*one.shape[:-1], 2 * one.shape[-1] + 1), one.dtype)[..., 1::2]
+        memory[...] = one
+        return memory
+
+    for layout in (np.asfortranarray, wide):
+        for threads in (1, 2):
+            other = shortconv.backward(
+                **{name: arrays.of(layout(one)) for name, one in p.items()}, **given,
+                threads=threads)
+            for one, expected in zip(other, whole):
+                np.testing.assert_array_equal(arrays.numpy(one), arrays.numpy(expected))
+
+
 def test_errors_name_the_argument(arrays, random):
     bounds, p = problem(random, [5, 8], 8, 4)
     given = {name: arrays.of(one) for name, one in p.items()}

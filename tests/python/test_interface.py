@@ -99,12 +99,20 @@ def test_capabilities_equal_what_calls_accept():
     assert all(row["detail"] for row in known["backends"])
 
 
-def test_examples_of_the_readme():
-    readme = pathlib.Path(__file__).parents[2] / "README.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.M | re.S)
-    assert blocks
-    for block in blocks:
-        exec(block, {})
+def examples():
+    """The Python programs of the README and of docs/training.md."""
+    root = pathlib.Path(__file__).parents[2]
+    blocks = [block for page in ("README.md", "docs/training.md") for block in re.findall(
+        r"^```python\n(.*?)^```", (root / page).read_text(), re.M | re.S)]
+    assert len(blocks) == 4
+    return blocks
+
+
+@pytest.mark.parametrize("block", examples())
+def test_examples_of_the_documents(block):
+    if "import torch" in block:
+        pytest.importorskip("torch")
+    exec(block, {})
 
 
 def test_version():
