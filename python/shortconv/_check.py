@@ -45,13 +45,15 @@ def _function_name(op: int) -> str:
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.partition(".")[0] == "shortconv" and module not in _INTERNAL:
-            name = f"{module}.{frame.f_code.co_name}".replace("._operators", "")
+            name = f"{_PUBLIC.get(module, module)}.{frame.f_code.co_name}"
         frame = frame.f_back
     return name
 
 
 _INTERNAL = ("shortconv._arrays", "shortconv._check", "shortconv._core", "shortconv._torch",
              "shortconv.torch")
+_PUBLIC = {"shortconv._operators": "shortconv", "shortconv._training": "shortconv.torch",
+           "shortconv._layer": "shortconv.torch.ShortConv1d"}
 
 
 class _Checked:

@@ -190,6 +190,9 @@ Status convert(const shortconv_backward_args* from, BackwardArgs& to) {
   Status status;
   visit_backward_tensors(ConvertTensor(status), args, to);
   if (!status.ok()) return status;
+  if (args.workspace_bytes < 0) {
+    return invalid(concat("workspace_bytes: is ", args.workspace_bytes, "; expected 0 or more"));
+  }
   if (args.dilation != 0) to.dilation = args.dilation;
   to.threads = args.threads;
   to.workspace = args.workspace;

@@ -370,6 +370,8 @@ static void refuses_gradients_with_a_text(void) {
   args.workspace_bytes = -1;
   CHECK(shortconv_run_backward(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
   CHECK(strstr(shortconv_last_error(), "workspace: has -1 bytes; expected 0") != NULL);
+  CHECK(shortconv_backward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
+  CHECK(strstr(shortconv_last_error(), "workspace_bytes: is -1; expected 0 or more") != NULL);
   args.workspace_bytes = 0;
   args.grad_bias = &tgx;
   CHECK(shortconv_backward(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);

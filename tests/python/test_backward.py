@@ -205,6 +205,41 @@ def test_a_workspace_is_taken_though_the_cpu_needs_none(random):
     assert (memory == 7).all() and np.isfinite(grads.x).all()
 
 
+@pytest.fixture
+def needing_a_workspace(monkeypatch):
+    """A core whose gradients need 100 bytes, and a list of the sizes that it was given."""
+    sizes = []
+
+    def needing(*values):
+        pairs = dict(zip(values[8::2], values[9::2]))
+        if "workspace" not in pairs:
+            return 100
+        sizes.append(pairs["workspace"].nbytes)
+        return backward(*values)
+
+    backward = _core.backward
+    monkeypatch.setattr(_core, "backward", needing)
+    return sizes
+
+
+def test_a_workspace_is_allocated_if_it_is_needed(arrays, random, needing_a_workspace):
+    _, p = problem(random, [5], 8, 4)
+    kept = {name: arrays.of(p[name]) for name in ("x", "weight", "grad_out")}
+    grads = shortconv.backward(**kept)
+    expected = expected_of({name: p[name] for name in kept}, [0, 5], None)
+    assert_gradients(arrays, grads, expected)
+    memory = arrays.of(np.zeros(200, np.uint8))
+    shortconv.backward(**kept, workspace=memory)
+    assert needing_a_workspace == [100, 200]
+    if arrays.kind == "torch-cpu":
+        from shortconv.torch import short_conv
+
+        x = kept["x"].requires_grad_()
+        short_conv(x, kept["weight"]).backward(kept["grad_out"])
+        np.testing.assert_array_equal(x.grad.numpy(), grads.x.numpy())
+        assert needing_a_workspace == [100, 200, 100]
+
+
 def test_read_only_arrays_and_bf16(random):
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     bounds, p = problem(random, [5, 8], 8, 4)

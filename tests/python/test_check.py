@@ -46,6 +46,19 @@ def call(arrays, bounds, **others):
                              query_start_loc=arrays.of(np.array(bounds, np.int32)), **others)
 
 
+@needs_torch
+def test_the_convolution_with_gradients_is_checked(raising):
+    from shortconv.torch import ShortConv1d, short_conv
+
+    bounds, layer = torch.tensor([0, 11], dtype=torch.int32), ShortConv1d(8, 4)
+    x = torch.ones(10, 8, requires_grad=True)
+    calls = {"short_conv": lambda: short_conv(x, torch.ones(8, 4), query_start_loc=bounds),
+             "ShortConv1d.forward": lambda: layer(x, query_start_loc=bounds)}
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"^shortconv.torch.{name}: bad index values .*outsid"):
+            call()
+
+
 @pytest.mark.parametrize("case", BAD_BOUNDS)
 def test_bad_bounds(arrays, raising, case):
     bounds, message = BAD_BOUNDS[case]
