@@ -34,6 +34,12 @@ _library.define("short_conv_backward(Tensor? grad_out, Tensor? grad_final_state,
 
 def _state_shape(x: Tensor, weight: Tensor, query_start_loc: Optional[Tensor],
                  dilation: int) -> Tuple[int, int, int]:
+    if x.dim() not in (2, 3):
+        raise ValueError(f"x: is of shape {tuple(x.shape)}; expected [tokens, channels] or [batch, "
+                         "tokens, channels]")
+    if query_start_loc is not None and query_start_loc.dim() != 1:
+        raise ValueError(f"query_start_loc: is of shape {tuple(query_start_loc.shape)}; expected "
+                         "[sequences + 1]")
     sequences = x.shape[0] if x.dim() == 3 else 1
     if query_start_loc is not None:
         sequences = query_start_loc.shape[0] - 1
@@ -69,7 +75,9 @@ def _convolve(
     if return_final_state and seq_idx is not None:
         raise ValueError("return_final_state: cannot be combined with seq_idx, which has no final "
                          "states")
-    shape = _state_shape(x, weight, query_start_loc, dilation)
+    shape = (0, 0, 0)
+    if return_final_state or initial_state is not None:
+        shape = _state_shape(x, weight, query_start_loc, dilation)
     if initial_state is not None and tuple(initial_state.shape) != shape:
         raise ValueError(f"initial_state: is of shape {tuple(initial_state.shape)}; expected "
                          f"{shape} (sequences, (width - 1) * dilation, channels)")
@@ -320,6 +328,10 @@ def short_conv(
 
 
 def _call(arguments: Tuple[Any, ...]) -> Tuple[Tensor, Tensor]:
+    for name, one in zip(("x", "weight"), arguments):
+        if not isinstance(one, Tensor):
+            raise TypeError(f"{name}: is {type(one).__module__}.{type(one).__qualname__}; expected "
+                            "a torch tensor")
     if calls.forward_ad._current_level >= 0 and any(
             calls._has_forward_gradient(one) for one in arguments if isinstance(one, Tensor)):
         raise NotImplementedError("shortconv: has no forward-mode gradients")

@@ -371,6 +371,9 @@ def test_errors_name_the_argument():
         "initial_state: is of shape .1, 3, 4.; expected .1, 2, 4.": {
             "initial_state": torch.zeros(1, 3, 4)},
         "initial_state: dtype i32": {"initial_state": torch.zeros(1, 2, 4, dtype=torch.int32)},
+        "x: is of shape .4,.; expected": {"x": x[0], "return_final_state": True},
+        "query_start_loc: is of shape .1, 2.": {
+            "query_start_loc": bounds[None], "return_final_state": True},
         "dilation: is 0": {"dilation": 0},
         "activation: is 'relu'": {"activation": "relu"},
         "residual: cannot be combined": {"residual": True, "input_gate": x.detach()},
@@ -381,6 +384,8 @@ def test_errors_name_the_argument():
     for message, arguments in refused.items():
         with pytest.raises(ValueError, match=f"^{message}"):
             short_conv(**{"x": x, "weight": weight, **arguments})
+    with pytest.raises(TypeError, match="^weight: is numpy.ndarray; expected a torch tensor"):
+        short_conv(x, weight.numpy())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available() or has_gradients("cuda"),
