@@ -1,8 +1,22 @@
-"""Dtypes, tolerances and devices shared by the tests of shortconv.compat."""
+"""Dtypes, tolerances and devices shared by the tests with torch."""
 
+import shortconv
 import torch
 
+
+def has_gradients(device):
+    """Whether the backend of a device has gradients: CUDA does not have them yet."""
+    one = torch.ones(2, 2, device=device)
+    try:
+        shortconv.backward(one, one, one)
+    except NotImplementedError:
+        return False
+    return True
+
+
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+DEVICES_WITH_GRADIENTS = list(filter(has_gradients, DEVICES))
 
 # (rtol, atol) of causal-conv1d, SGLang and vLLM for outputs; states are compared bit for bit.
 TOLERANCES = {

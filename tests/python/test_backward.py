@@ -15,6 +15,17 @@ ACTIVATIONS = [None, *shortconv.capabilities()["activations"]]
 ROWS = ("x", "input_gate", "output_gate")
 
 
+@pytest.fixture
+def arrays(arrays):
+    """Those on devices whose backend has gradients."""
+    if arrays.kind == "torch-cuda":
+        from grids import has_gradients
+
+        if not has_gradients("cuda"):
+            pytest.skip("the CUDA backend has no gradients")
+    return arrays
+
+
 def problem(random, lengths, channels, width, dilation=1, dtype=np.float32):
     bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     tokens, states = (bounds[-1], channels), (len(lengths), (width - 1) * dilation, channels)
@@ -207,13 +218,13 @@ def test_a_workspace_is_taken_though_the_cpu_needs_none(random):
 
 @pytest.fixture
 def needing_a_workspace(monkeypatch):
-    """A core whose gradients need 100 bytes, and a list of the sizes that it was given."""
+    """A core whose gradients need a MiB, and a list of the sizes that it was given."""
     sizes = []
 
     def needing(*values):
         pairs = dict(zip(values[8::2], values[9::2]))
         if "workspace" not in pairs:
-            return 100
+            return 1 << 20
         sizes.append(pairs["workspace"].nbytes)
         return backward(*values)
 
@@ -228,16 +239,16 @@ def test_a_workspace_is_allocated_if_it_is_needed(arrays, random, needing_a_work
     grads = shortconv.backward(**kept)
     expected = expected_of({name: p[name] for name in kept}, [0, 5], None)
     assert_gradients(arrays, grads, expected)
-    memory = arrays.of(np.zeros(200, np.uint8))
+    memory = arrays.of(np.zeros(2 << 20, np.uint8))
     shortconv.backward(**kept, workspace=memory)
-    assert needing_a_workspace == [100, 200]
+    assert needing_a_workspace == [1 << 20, 2 << 20]
     if arrays.kind == "torch-cpu":
         from shortconv.torch import short_conv
 
         x = kept["x"].requires_grad_()
         short_conv(x, kept["weight"]).backward(kept["grad_out"])
         np.testing.assert_array_equal(x.grad.numpy(), grads.x.numpy())
-        assert needing_a_workspace == [100, 200, 100]
+        assert needing_a_workspace == [1 << 20, 2 << 20, 1 << 20]
 
 
 def test_read_only_arrays_and_bf16(random):

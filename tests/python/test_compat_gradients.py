@@ -6,8 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import shortconv  # noqa: E402
-from grids import DEVICES, TOLERANCES, assert_outputs, pick  # noqa: E402
+from grids import DEVICES_WITH_GRADIENTS, TOLERANCES, assert_outputs, pick  # noqa: E402
 from shortconv.compat import fla  # noqa: E402
 from shortconv.compat.causal_conv1d.causal_conv1d_interface import (  # noqa: E402
     causal_conv1d_fn,
@@ -21,18 +20,7 @@ from shortconv.compat.causal_conv1d.cpp_functions import (  # noqa: E402
 types = pytest.mark.parametrize("dtype", list(TOLERANCES))
 widths = pytest.mark.parametrize("width", [2, 3, 4])
 
-
-def has_gradients(device):
-    """Whether the backend of a device has gradients: CUDA does not have them yet."""
-    one = torch.ones(2, 2, device=device)
-    try:
-        shortconv.backward(one, one, one)
-    except NotImplementedError:
-        return False
-    return True
-
-
-pytestmark = pytest.mark.parametrize("device", list(filter(has_gradients, DEVICES)))
+pytestmark = pytest.mark.parametrize("device", DEVICES_WITH_GRADIENTS)
 
 
 @pytest.fixture(autouse=True)

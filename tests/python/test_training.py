@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import shortconv  # noqa: E402
+from grids import DEVICES_WITH_GRADIENTS  # noqa: E402
 from shortconv import _core  # noqa: E402
 from shortconv.torch import ShortConv1d, short_conv  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -29,21 +29,7 @@ def seed():
     torch._dynamo.reset()
 
 
-def has_gradients(device):
-    """Whether the backend of a device has gradients: CUDA does not have them yet."""
-    one = torch.ones(2, 2, device=device)
-    try:
-        shortconv.backward(one, one, one)
-    except NotImplementedError:
-        return False
-    return True
-
-
-def devices():
-    return ["cpu"] + (["cuda"] if torch.cuda.is_available() and has_gradients("cuda") else [])
-
-
-@pytest.fixture(params=devices())
+@pytest.fixture(params=DEVICES_WITH_GRADIENTS)
 def device(request):
     return request.param
 
@@ -388,7 +374,7 @@ def test_errors_name_the_argument():
         short_conv(x, weight.numpy())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available() or has_gradients("cuda"),
+@pytest.mark.skipif(not torch.cuda.is_available() or "cuda" in DEVICES_WITH_GRADIENTS,
                     reason="for a GPU whose backend has no gradients")
 def test_missing_gradients_on_a_gpu_are_told():
     x = torch.randn(6, 4, device="cuda", requires_grad=True)
