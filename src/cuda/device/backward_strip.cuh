@@ -74,9 +74,10 @@ class BackwardStrip {
   __device__ void run(Window& weight_sums, Values& bias_sums) {
 #pragma unroll 1
     for (int batch = 0; batch < kAhead; ++batch) ring_.issue();
-    load_weights();
-    enter();
+    Entry entry;
+    load_entry(entry);
     const Segments segments(params_, first_ - kHistory, end_ - first_ + 2 * kHistory + 1);
+    use_entry(entry);
     find_segment(segments);
     int begin = segments.next_begin(first_);  // the next first row of a segment
     int row = first_;
@@ -105,27 +106,62 @@ class BackwardStrip {
  private:
   // ---- Weights and windows ----
 
-  template <typename TWeight>
-  __device__ void load_weights_of(const Weights& weights) {
-    Taps<TWeight, kWidth, kGroup> taps;
-    taps.load(weights, min(channel_, params_.channels - kGroup));
+  /// What the strip loads before its first row. All loads are issued before the first is used.
+  struct Entry {
+    Taps<T, kWidth, kGroup> weights;
+    Taps<F32, kWidth, kGroup> f32_weights;
+    Words x[kWidth], gates[kWidth];  // history rows before the first
+  };
+
+  __device__ void load_entry(Entry& entry) const {
+    const int channel = min(channel_, params_.channels - kGroup);
+    const std::int64_t channel_bytes = std::int64_t{channel} * static_cast<int>(sizeof(T));
+    if (params_.has_f32_weights) {
+      entry.f32_weights.load(params_.weights, channel);
+    } else {
+      entry.weights.load(params_.weights, channel);
+    }
 #pragma unroll
-    for (int pair = 0; pair < kGroup / 2; ++pair) {
-      bias_[2 * pair] = taps.bias(pair).x;
-      bias_[2 * pair + 1] = taps.bias(pair).y;
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        taps_[k][2 * pair] = taps.tap(k, pair).x;
-        taps_[k][2 * pair + 1] = taps.tap(k, pair).y;
+    for (int j = 1; j < kWidth; ++j) {
+      const int row = max(first_ - kWidth + j, 0);
+      load_words(row_at(params_, params_.x, row) + channel_bytes, entry.x[j]);
+      if constexpr (Shape::kHasEpilogue) {
+        if (params_.input_gate.data == nullptr) continue;
+        load_words(row_at(params_, params_.input_gate, row) + channel_bytes, entry.gates[j]);
       }
     }
   }
 
-  __device__ void load_weights() {
+  template <typename TWeight>
+  __device__ void set_weights(const Taps<TWeight, kWidth, kGroup>& weights) {
+#pragma unroll
+    for (int pair = 0; pair < kGroup / 2; ++pair) {
+      bias_[2 * pair] = weights.bias(pair).x;
+      bias_[2 * pair + 1] = weights.bias(pair).y;
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        taps_[k][2 * pair] = weights.tap(k, pair).x;
+        taps_[k][2 * pair + 1] = weights.tap(k, pair).y;
+      }
+    }
+  }
+
+  /// Weights, and the window before the first row, as if it were in its sequence.
+  __device__ void use_entry(const Entry& entry) {
     if (params_.has_f32_weights) {
-      load_weights_of<F32>(params_.weights);
+      set_weights(entry.f32_weights);
     } else {
-      load_weights_of<T>(params_.weights);
+      set_weights(entry.weights);
+    }
+#pragma unroll
+    for (int j = 1; j < kWidth; ++j) {
+      unpack(entry.x[j], inputs_[j]);
+      if constexpr (Shape::kHasEpilogue) {
+        if (params_.input_gate.data == nullptr) continue;
+        Values gate;
+        unpack(entry.gates[j], gate);
+        apply_input_gate(gate, inputs_[j]);
+      }
     }
   }
 
@@ -157,14 +193,6 @@ class BackwardStrip {
     for (int c = 0; c < kGroup; ++c) {
       x[c] = to_f32(from_f32<T>(rounded_product(x[c], gate[c])));
     }
-  }
-
-  __device__ void load_global(const BackwardRows& rows, int row, Values& values) const {
-    Words words;
-    const int first = min(channel_, params_.channels - kGroup);
-    load_words(row_at(params_, rows, row) + std::int64_t{first} * static_cast<int>(sizeof(T)),
-               words);
-    unpack(words, values);
   }
 
   __device__ void load_ring(int tensor, int i, Values& values) const {
@@ -199,22 +227,6 @@ class BackwardStrip {
     if (!params_.has_states) return;
     sequence_ = segments.sequence_of(row);
     if (params_.seq_idx != nullptr && row % params_.sequence_tokens.divisor() != 0) sequence_ = -1;
-  }
-
-  /// The windows before the first row, as if they were in its sequence.
-  __device__ void enter() {
-#pragma unroll
-    for (int j = 1; j < kWidth; ++j) {
-      const int row = max(first_ - kWidth + j, 0);
-      load_global(params_.x, row, inputs_[j]);
-      if constexpr (Shape::kHasEpilogue) {
-        if (params_.input_gate.data != nullptr) {
-          Values gate;
-          load_global(params_.input_gate, row, gate);
-          apply_input_gate(gate, inputs_[j]);
-        }
-      }
-    }
   }
 
   /// The segment of the row before the first one, and its windows.
