@@ -38,7 +38,8 @@ struct Activated {
 };
 
 /// a * s and s * (1 + a * (1 - s)), with s = 1 / (1 + e) and e = exp(-a), computed as in silu.
-/// 1 - s would cancel, so it is e * s. Below -88 e would overflow; the slope is 0 there.
+/// 1 - s would cancel, so it is e * s. Below -88 e would overflow; from -87.4 on down the slope is
+/// 0.
 __device__ inline Activated silu_slope(float a) {
   constexpr float kMinusLog2e = -1.44269504f;
   constexpr float kMinusLn2 = -0.693147182f;
