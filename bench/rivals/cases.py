@@ -28,6 +28,12 @@ class Case:
         return (2 * sum(self.lengths) + read + states) * self.channels * element
 
 
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of x and y of a forward pass; of x and both gradients of a backward pass."""
+        return 5 * sum(self.lengths) * self.channels * 2
+
+
 def skewed() -> List[int]:
     """One sequence of 4096 tokens and 136 short ones; 8192 tokens in total."""
     short = [1 + (7 * index) % 60 for index in range(136)]
@@ -51,6 +57,8 @@ PREFILL = [
 DECODE = [Case(f"decode {batch} x {channels}", [1] * batch, channels)
           for batch, channels in ((1, 8192), (32, 8192), (64, 8192), (128, 8192), (256, 8192),
                                   (512, 8192), (256, 2048), (512, 2048))]
+TRAINING = [*PREFILL[:7], Case("32768 x 4096, 1", [32768], 4096), PREFILL[7], PREFILL[10],
+            Case("1319 x 2048, 5", [200, 511, 3, 604, 1], 2048)]
 TINY = [Case("5 x 64, 2 sequences", [2, 3], 64), Case("decode 2 x 64", [1, 1], 64)]
 
 
@@ -66,6 +74,7 @@ class Buffers:
         self.case = case
         self.x = random(tokens, channels)  # token-major, as projections write it
         self.out = torch.empty_like(self.x)
+        self.grad_out = random(tokens, channels)
         self.weight = random(channels, WIDTH)
         self.bias: Optional[torch.Tensor] = None
         self.state = random(2 * sequences, WIDTH - 1, channels)  # [slots, columns, channels]

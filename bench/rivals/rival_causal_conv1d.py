@@ -23,3 +23,8 @@ def decode(functions, b):
     state = b.state.transpose(1, 2)
     return lambda: functions.causal_conv1d_update(b.x, state, b.weight, b.bias, "silu",
                                                   conv_state_indices=b.slots)
+
+
+def training(functions, b):
+    call = prefill(functions, b)
+    return lambda: call().transpose(1, 2)[0]

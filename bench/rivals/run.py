@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """This library and others, on the same memory: GPU time, its ratio to a copy, host time.
 
-    bench/rivals/run.py [--json FILE] [--only NAMES] [--device cuda|cpu] [--tiny]
+    bench/rivals/run.py [--json FILE] [--only NAMES] [--device cuda|cpu] [--tiny] [--training]
 
-bf16, width 4, SiLU, no bias, token-major x.
+bf16, width 4, SiLU, no bias, token-major x. --training: forward and backward pass through autograd,
+gradients of x and weight, without states; the copy moves x and out, then x, the gradient of out and
+that of x.
 
 GPU time: median of the replays of a CUDA graph with many calls over rotating buffers, so that no
 call finds its data in the cache. copy: copy_ of as many bytes as the call must move, in the same
@@ -15,13 +17,14 @@ absent; their packages are on PyPI.
 """
 
 import argparse
+import functools
 import gc
 import importlib
 import json
 import sys
 
 import torch
-from cases import DECODE, PREFILL, TINY, Buffers
+from cases import DECODE, PREFILL, TINY, TRAINING, Buffers
 from measure import COLD_BYTES, gpu_us, host_us
 
 RIVALS = ["shortconv", "sglang", "vllm", "causal_conv1d", "fla", "torch"]
@@ -43,23 +46,41 @@ def load(only):
     return found, absent
 
 
-def copy_call(case, device):
-    source = torch.zeros(case.moved_bytes // 2, dtype=torch.uint8, device=device)
+def copy_call(moved_bytes, device):
+    source = torch.zeros(moved_bytes // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
 
-def measured(case, rivals, device):
+def training(rival, functions, buffers):
+    """Forward and backward pass, or None if the rival has none for this case."""
+    x, weight = buffers.x.requires_grad_(), buffers.weight.requires_grad_()
+    with torch.enable_grad():
+        convolve = rival.training(functions, buffers) if hasattr(rival, "training") else None
+    if convolve is None:
+        return None
+
+    def call():
+        with torch.enable_grad():
+            return torch.autograd.grad(convolve(), (x, weight), buffers.grad_out)
+
+    return call
+
+
+def measured(case, rivals, device, trains):
     """List of (row with GPU time, call for the host timing or None), one per rival."""
     on_gpu = device == "cuda"
-    count = max(2, min(64, COLD_BYTES // case.moved_bytes)) if on_gpu else 1
+    moved_bytes = case.trained_bytes if trains else case.moved_bytes
+    count = max(2, min(64, COLD_BYTES // moved_bytes)) if on_gpu else 1
     buffers = [Buffers(case, device) for _ in range(count)]
-    copies = [copy_call(case, device) for _ in range(count)]
+    copies = [copy_call(moved_bytes, device) for _ in range(count)]
     copy_us = gpu_us(copies) if on_gpu else None
     row = {"case": case.name, "rival": "copy", "copy_us": copy_us, "gpu_us": copy_us}
     timed = [(row, copies[0])]
     for label, rival, functions in rivals:
         make = rival.decode if case.decode else rival.prefill
+        if trains:
+            make = functools.partial(training, rival)
         row = {"case": case.name, "rival": label, "copy_us": copy_us}
         call = None
         try:
@@ -92,6 +113,7 @@ def main():
     parser.add_argument("--only", help="names of rivals, with commas")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="two small cases")
+    parser.add_argument("--training", action="store_true", help="forward and backward pass")
     options = parser.parse_args()
     rivals, absent = load(options.only and options.only.split(","))
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
@@ -101,8 +123,11 @@ def main():
 
     timed = []
     with torch.no_grad():
-        for case in TINY if options.tiny else PREFILL + DECODE:
-            timed += measured(case, rivals, options.device)
+        cases = TRAINING if options.training else PREFILL + DECODE
+        if options.tiny:
+            cases = [case for case in TINY if not (options.training and case.decode)]
+        for case in cases:
+            timed += measured(case, rivals, options.device, options.training)
             gc.collect()
         can_run = [(row, call) for row, call in timed if call is not None]
         host = host_us([call for _, call in can_run], options.device)
