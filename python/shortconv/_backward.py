@@ -52,7 +52,7 @@ def backward(
     """Computes the gradients of a forward call, from those of its results.
 
     The states of that call are functional: the initial state goes in, a final state comes out, and
-    nothing is updated in place. CUDA does not have gradients yet.
+    nothing is updated in place.
 
     Args:
       grad_out: shape of x, any floating dtype; the gradient of the result.
@@ -78,7 +78,7 @@ def backward(
     Raises:
       TypeError: an argument has the wrong type.
       ValueError: the arguments contradict each other or the specification.
-      NotImplementedError: the backend does not have gradients.
+      NotImplementedError: the backend does not support the dtypes or sizes.
       RuntimeError: the backend or its device is not available.
     """
     calls = calls_of[type(x)]

@@ -283,7 +283,7 @@ def short_conv(
     """Convolves a ragged or dense batch, with gradients; nothing is updated in place.
 
     Gradients of x, weight, bias, initial_state and the gates are computed where they are needed.
-    There is no double backward, and CUDA has no gradients yet.
+    There is no double backward.
 
     Args:
       x: [batch, tokens, channels], or packed [tokens, channels] with query_start_loc (one sequence
