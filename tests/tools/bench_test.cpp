@@ -54,6 +54,24 @@ TEST(BenchShapes, HaveTheSizesOfTheirNames) {
   EXPECT_EQ(find("decode-512x2048").channels, 2048);
 }
 
+TEST(BenchShapes, OfGradientsAreNamedAfterTheirCalls) {
+  for (const Shape& shape : shapes()) {
+    EXPECT_EQ(shape.gradients, shape.name.starts_with("back-")) << shape.name;
+  }
+  EXPECT_EQ(find("back-32768x4096").tokens(), 32768);
+  EXPECT_EQ(find("back-32768x4096").channels, 4096);
+  EXPECT_EQ(find("back-8x1024").lengths, find("8x1024").lengths);
+  EXPECT_EQ(find("back-skewed").lengths, find("skewed").lengths);
+  EXPECT_EQ(find("back-channel-major").layout, Layout::kChannelMajor);
+  EXPECT_TRUE(find("back-gated-8192x2048").gated);
+  EXPECT_TRUE(find("back-states-8x1024").states);
+  const Shape& documents = find("back-seq-idx");
+  EXPECT_TRUE(documents.seq_idx);
+  EXPECT_EQ(documents.tokens(), 8192);
+  EXPECT_EQ(documents.sequences(), 64);
+  EXPECT_EQ(std::set(documents.lengths.begin(), documents.lengths.end()).size(), 64u);
+}
+
 TEST(BenchShapes, ResumeDecodesAndEverySecondPrefill) {
   const auto resumed = [](const Shape& shape) {
     std::int64_t count = 0;
@@ -71,9 +89,12 @@ TEST(BenchShapes, ResumeDecodesAndEverySecondPrefill) {
 TEST(BenchShapes, VeryLargeOnesAreForGpus) {
   for (const Shape& shape : shapes()) {
     const bool large = shape.tokens() > 16384 || shape.commit_layers > 4 ||
-                       (shape.op == Op::kDecode && shape.tokens() > 256);
+                       (shape.op == Op::kDecode && shape.tokens() > 256) ||
+                       (shape.gradients && shape.tokens() * shape.channels > 8192 * 2048);
     EXPECT_EQ(shape.gpu_only, large) << shape.name;
   }
+  EXPECT_FALSE(find("back-8192x2048").gpu_only);
+  EXPECT_FALSE(find("back-gated-8192x2048").gpu_only);
 }
 
 TEST(CallLayout, CountsInputsOutputsAndStatesOncePerDirection) {
@@ -162,6 +183,83 @@ TEST(CallLayout, CountsOneIntermediateStateASequenceAndLayerOfACommit) {
   EXPECT_EQ(args.state.shape[1], 3);
 }
 
+TEST(CallLayout, CountsRowsAndStatesOfABackwardCallButNoWeights) {
+  Shape shape{
+      .name = "small", .description = "", .channels = 16, .lengths = {4, 4, 4}, .gradients = true};
+  for (const double pitch : {1.0, 1.5}) {
+    const CallLayout layout(shape, {.pitch = pitch, .has_bias = true});
+    EXPECT_EQ(layout.moved_bytes(), 3 * 12 * 16 * 2);  // x and grad_out read, grad_x written
+    EXPECT_EQ(layout.touched_bytes(), layout.moved_bytes());
+    EXPECT_EQ(layout.grad_x_elements(), 12 * 16 * pitch);
+    EXPECT_EQ(layout.state_elements() + layout.state_gradient_elements(), 0);
+  }
+  shape.states = true;
+  const CallLayout with_states(shape, {.state_dtype = DType::kF32});
+  EXPECT_EQ(with_states.moved_bytes(), 3 * 12 * 16 * 2 + 3 * 3 * 3 * 16 * 4);
+  EXPECT_EQ(with_states.state_gradient_elements(), 3 * 3 * 16);
+  shape.states = false;
+  shape.gated = true;  // both gates read, their gradients written
+  EXPECT_EQ(CallLayout(shape, {.width = 7}).moved_bytes(), 7 * 12 * 16 * 2);
+  EXPECT_EQ(CallLayout(shape, {.width = 7}).grad_x_elements(), 3 * 12 * 16);
+}
+
+TEST(CallLayout, DividesTheRowsOfABackwardCallAsItsShapeSays) {
+  Shape shape{
+      .name = "small", .description = "", .channels = 16, .lengths = {2, 3}, .gradients = true};
+  BackwardArgs args = CallLayout(shape, {}).backward_arguments({}, {});
+  EXPECT_EQ(args.query_start_loc->shape[0], 3);
+  EXPECT_FALSE(args.seq_idx || args.initial_state || args.bias || args.input_gate);
+  EXPECT_EQ(args.grad_weight->dtype, DType::kF32);
+  shape.seq_idx = true;
+  args = CallLayout(shape, {}).backward_arguments({}, {});
+  EXPECT_FALSE(args.query_start_loc);
+  EXPECT_EQ(args.seq_idx->shape[0], 5);
+  EXPECT_EQ(CallLayout(shape, {}).seq_idx(), (std::vector<std::int32_t>{0, 0, 1, 1, 1}));
+  shape.seq_idx = false;
+  shape.lengths = {5};
+  EXPECT_FALSE(CallLayout(shape, {}).backward_arguments({}, {}).query_start_loc);
+}
+
+TEST(CallLayout, GradientsOfGatesFollowThatOfX) {
+  const Shape shape{.name = "small",
+                    .description = "",
+                    .channels = 16,
+                    .lengths = {12},
+                    .gated = true,
+                    .gradients = true};
+  std::vector<std::uint16_t> x(3 * 12 * 16), grad_x(3 * 12 * 16);
+  const BackwardArgs args =
+      CallLayout(shape, {}).backward_arguments({.x = x.data(), .grad_x = grad_x.data()}, {});
+  EXPECT_EQ(args.output_gate->data, x.data() + 32);
+  EXPECT_EQ(args.x.strides[0], 48);
+  EXPECT_EQ(args.grad_input_gate->data, grad_x.data() + 12 * 16);
+  EXPECT_EQ(args.grad_output_gate->data, grad_x.data() + 2 * 12 * 16);
+  EXPECT_EQ(args.grad_x->strides[0], 16);
+  EXPECT_EQ(args.grad_out.strides[0], 16);
+}
+
+TEST(CallLayout, WeightsMayHaveATypeOfTheirOwn) {
+  for (const bool gradients : {false, true}) {
+    const Shape shape{.name = "small",
+                      .description = "",
+                      .channels = 16,
+                      .lengths = {4, 4, 4},
+                      .gradients = gradients};
+    const CallOptions options{.weight_dtype = DType::kF32, .has_bias = true};
+    const CallLayout layout(shape, options);
+    EXPECT_EQ(layout.moved_bytes(), CallLayout(shape, {}).moved_bytes());
+    EXPECT_EQ(layout.arguments({}, {}).x.dtype, DType::kBF16);
+    EXPECT_EQ(layout.arguments({}, {}).weight.dtype, DType::kF32);
+    EXPECT_EQ(layout.arguments({}, {}).bias->dtype, DType::kF32);
+    EXPECT_EQ(layout.backward_arguments({}, {}).x.dtype, DType::kBF16);
+    EXPECT_EQ(layout.backward_arguments({}, {}).weight.dtype, DType::kF32);
+    EXPECT_EQ(layout.backward_arguments({}, {}).bias->dtype, DType::kF32);
+    CpuCall call(shape, options);
+    call.prepare();
+    EXPECT_NO_THROW(call.run());
+  }
+}
+
 TEST(CallLayout, PitchIsTheDistanceOfRowsAsTheyLieInMemory) {
   Shape shape{.name = "small", .description = "", .channels = 16, .lengths = {5}};
   ForwardArgs args = CallLayout(shape, {.pitch = 1.5}).arguments({}, {});
@@ -188,6 +286,23 @@ TEST(CpuCall, RunsEveryShapeInSmallWithEverySchedule) {
         call.prepare();
         EXPECT_NO_THROW(call.run()) << shape.name << " " << name;
       }
+    }
+  }
+}
+
+TEST(CpuCall, RunsGradientsWithEveryOption) {
+  for (Shape shape : shapes()) {
+    if (!shape.gradients) continue;
+    shape.channels = 24;
+    for (const auto& [dtype, name] : capabilities().dtypes) {
+      CpuCall call(shape, {.dtype = dtype,
+                           .weight_dtype = DType::kF32,
+                           .width = 7,
+                           .activation = Activation::kNone,
+                           .pitch = 1.5,
+                           .has_bias = true});
+      call.prepare();
+      EXPECT_NO_THROW(call.run()) << shape.name << " " << name;
     }
   }
 }
@@ -224,7 +339,20 @@ TEST(GpuSets, HoldTheTensorsAndACopyOfAsManyBytes) {
       EXPECT_LT(places.copied, layout.moved_bytes() / 2 + 17);
       EXPECT_GE(places.copy_target, places.copied);
       EXPECT_GE(places.bytes, places.copy_target + places.copied);
-      for (const std::int64_t place : {places.out, places.state, places.copy_target}) {
+      EXPECT_GE(places.grad_x, places.windows + 2 * layout.window_elements());
+      EXPECT_GE(places.grad_final_state, places.grad_x + 2 * layout.grad_x_elements());
+      EXPECT_GE(places.grad_initial_state,
+                places.grad_final_state + 2 * layout.state_gradient_elements());
+      EXPECT_GE(places.bytes, places.grad_initial_state + 2 * layout.state_gradient_elements());
+      EXPECT_GE(3 * places.third, layout.moved_bytes());
+      EXPECT_LT(3 * places.third, layout.moved_bytes() + 3 * 17);
+      EXPECT_GE(places.second_read, places.third);
+      EXPECT_GE(places.combined, places.second_read + places.third);
+      EXPECT_GE(places.bytes, places.combined + places.third);
+      EXPECT_EQ(places.third % 16, 0);
+      for (const std::int64_t place :
+           {places.out, places.state, places.windows, places.grad_x, places.grad_final_state,
+            places.grad_initial_state, places.copy_target, places.second_read, places.combined}) {
         EXPECT_EQ(place % 256, 0) << shape.name;
       }
       EXPECT_EQ(places.copied % 16, 0);
@@ -246,31 +374,37 @@ Row gpu_row() {
 
 TEST(BenchTable, LinesAreAsWideAsTheirHeaderAndFitAPage) {
   Row row = gpu_row();
-  EXPECT_EQ(table_line(row).size(), table_header(true).size());
-  EXPECT_LE(table_line(row).size(), 121u);  // with the line's end
+  EXPECT_EQ(table_line(row, Columns::kGpu).size(), table_header(Columns::kGpu).size());
+  EXPECT_LE(table_line(row, Columns::kGpu).size(), 121u);  // with the line's end
+  // Of gradients the lines may be longer.
+  const std::size_t longer = table_header(Columns::kGpuWithTwoReads).size();
+  EXPECT_EQ(table_line(row, Columns::kGpuWithTwoReads).size(), longer);
+  row.gpu->two_reads_us = 12.5;
+  EXPECT_EQ(table_line(row, Columns::kGpuWithTwoReads).size(), longer);
+  EXPECT_TRUE(table_line(row, Columns::kGpuWithTwoReads).ends_with(" 12.50\n"));
   row.gpu.reset();
-  EXPECT_EQ(table_line(row).size(), table_header(false).size());
-  EXPECT_LE(table_line(row).size(), 121u);
-  for (const Shape& shape : shapes()) EXPECT_LE(shape.name.size(), 15u) << shape.name;
+  EXPECT_EQ(table_line(row, Columns::kCpu).size(), table_header(Columns::kCpu).size());
+  EXPECT_LE(table_line(row, Columns::kCpu).size(), 121u);
+  for (const Shape& shape : shapes()) EXPECT_LE(shape.name.size(), 20u) << shape.name;
 }
 
 TEST(BenchTable, MarksColdRowsWhoseSetsFitTheCache) {
   Row row = gpu_row();
-  EXPECT_EQ(table_line(row).find("cold*"), std::string::npos);
+  EXPECT_EQ(table_line(row, Columns::kGpu).find("cold*"), std::string::npos);
   row.gpu->past_cache = false;
-  EXPECT_NE(table_line(row).find("cold*"), std::string::npos);
+  EXPECT_NE(table_line(row, Columns::kGpu).find("cold*"), std::string::npos);
   row.gpu->mode = CacheMode::kWarm;
-  EXPECT_EQ(table_line(row).find('*'), std::string::npos);
+  EXPECT_EQ(table_line(row, Columns::kGpu).find('*'), std::string::npos);
 }
 
 TEST(BenchTable, JsonHasWhatAReportReadsAndTheGpusTimes) {
   Row row = gpu_row();
   const auto json = to_json(row);
   for (const char* key :
-       {"case",          "schedule", "dtype",     "tokens",        "channels", "sequences",
-        "threads",       "bytes",    "run_us",    "host_us",       "copy_us",  "gb_per_s",
-        "copy_gb_per_s", "ratio",    "pitch",     "mode",          "sets",     "calls_per_graph",
-        "empty_us",      "plan_us",  "launch_us", "bare_launch_us"}) {
+       {"case",          "schedule", "dtype",   "tokens",    "channels",      "sequences",
+        "threads",       "bytes",    "run_us",  "host_us",   "copy_us",       "gb_per_s",
+        "copy_gb_per_s", "ratio",    "pitch",   "mode",      "sets",          "calls_per_graph",
+        "weight_dtype",  "empty_us", "plan_us", "launch_us", "bare_launch_us"}) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
   EXPECT_EQ(json["copy_plus_us"], 3);
@@ -278,6 +412,9 @@ TEST(BenchTable, JsonHasWhatAReportReadsAndTheGpusTimes) {
   EXPECT_FALSE(json.contains("overlapped_copy_us"));
   row.gpu->overlapped_copy_us = 29;
   EXPECT_EQ(to_json(row)["overlapped_copy_us"], 29);
+  EXPECT_FALSE(json.contains("two_reads_us"));
+  row.gpu->two_reads_us = 31;
+  EXPECT_EQ(to_json(row)["two_reads_us"], 31);
   row.gpu.reset();
   EXPECT_FALSE(to_json(row).contains("mode"));
 }
@@ -302,6 +439,7 @@ TEST(BenchCommand, RefusesWhatItCannotMeasure) {
   EXPECT_TRUE(refusal("--shape 1x1").starts_with("--shape: no '1x1'; there are\n"));
   EXPECT_TRUE(refusal("--schedule none").starts_with("--schedule: 'none' is not one of"));
   EXPECT_TRUE(refusal("--backend gpu").starts_with("--backend: 'gpu' is not one of"));
+  EXPECT_TRUE(refusal("--weight-dtype f8").starts_with("--weight-dtype: 'f8' is not one of"));
 }
 
 TEST(BenchCommand, SaysWhyThereIsNoCuda) {

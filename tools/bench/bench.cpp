@@ -32,6 +32,7 @@ namespace {
 
 using bench::CacheMode;
 using bench::CallOptions;
+using bench::Columns;
 using bench::Measurement;
 using bench::Row;
 using bench::Shape;
@@ -42,6 +43,7 @@ struct BenchOptions {
   std::vector<std::string> shapes;
   std::string dtype = "bf16";
   std::string state_dtype;
+  std::string weight_dtype;
   int width = 4;
   std::string activation = "silu";
   std::string schedules = "flat";
@@ -60,7 +62,7 @@ struct BenchOptions {
 std::string shape_list() {
   std::string text;
   for (const Shape& shape : bench::shapes()) {
-    text += fmt::format("  {:<15} {:>5} tokens x {:>5} channels: {}{}\n", shape.name,
+    text += fmt::format("  {:<20} {:>5} tokens x {:>5} channels: {}{}\n", shape.name,
                         shape.tokens(), shape.channels, shape.description,
                         shape.gpu_only ? " (on a CPU only if named)" : "");
   }
@@ -101,6 +103,9 @@ CallOptions call_options(const BenchOptions& options) {
       .dtype = parse_name(can.dtypes, "--dtype", options.dtype),
       .state_dtype = parse_name(can.dtypes, "--state-dtype",
                                 options.state_dtype.empty() ? options.dtype : options.state_dtype),
+      .weight_dtype =
+          parse_name(can.dtypes, "--weight-dtype",
+                     options.weight_dtype.empty() ? options.dtype : options.weight_dtype),
       .width = options.width,
       .activation = parse_name(can.activations, "--activation", options.activation),
       .schedule = Schedule::kFlat,
@@ -145,13 +150,30 @@ std::vector<Planned> plan_rows(const BenchOptions& options, CallOptions call) {
   std::vector<Planned> rows;
   for (const Shape* shape : chosen_shapes(options.shapes, call.backend == BackendId::kCuda)) {
     for (const Schedule schedule : schedules) {
-      const bool choice = shape->op == Op::kForward && shape->snapshots() == 0;
+      const bool choice = shape->op == Op::kForward && !shape->gradients && shape->snapshots() == 0;
       if (!choice && schedule != schedules.front()) continue;  // has no schedule to choose
       call.schedule = choice ? schedule : Schedule::kFlat;
       rows.push_back({shape, call});
     }
   }
   return rows;
+}
+
+Columns columns_of(const std::vector<Planned>& rows, bool on_gpu) {
+  if (!on_gpu) return Columns::kCpu;
+  const auto has_gradients = [](const Planned& row) { return row.shape->gradients; };
+  return std::ranges::any_of(rows, has_gradients) ? Columns::kGpuWithTwoReads : Columns::kGpu;
+}
+
+std::string dtypes_text(const CallOptions& call) {
+  std::string text(shortconv::name(call.dtype));
+  if (call.dtype_of_states() != call.dtype) {
+    text += fmt::format(" with states of {}", shortconv::name(call.dtype_of_states()));
+  }
+  if (call.dtype_of_weights() != call.dtype) {
+    text += fmt::format(" with weights of {}", shortconv::name(call.dtype_of_weights()));
+  }
+  return text;
 }
 
 void run_bench(const BenchOptions& options, const std::vector<std::string>& arguments) {
@@ -170,20 +192,18 @@ void run_bench(const BenchOptions& options, const std::vector<std::string>& argu
                                      options.repeats);
 
   const bool json_on_stdout = options.json == "-";
+  const Columns columns = columns_of(planned, on_gpu);
   if (!json_on_stdout) {
-    const bool other_states = call.dtype_of_states() != call.dtype;
-    write_stdout(
-        fmt::format("{}{}, width {}, {}, {}; medians\n{}{}", options.dtype,
-                    other_states ? fmt::format(" with states of {}", options.state_dtype) : "",
-                    options.width, options.activation, measurement->place(), measurement->preface(),
-                    bench::table_header(on_gpu)));
+    write_stdout(fmt::format("{}, width {}, {}, {}; medians\n{}{}", dtypes_text(call),
+                             options.width, options.activation, measurement->place(),
+                             measurement->preface(), bench::table_header(columns)));
   }
   Progress progress("bench", std::ssize(planned));
   auto json_rows = nlohmann::ordered_json::array();
   for (std::size_t i = 0; i < planned.size(); ++i) {
     for (const Row& row : measurement->measure(*planned[i].shape, planned[i].options)) {
       json_rows.push_back(bench::to_json(row));
-      if (!json_on_stdout) write_stdout(bench::table_line(row));
+      if (!json_on_stdout) write_stdout(bench::table_line(row, columns));
     }
     progress.update(static_cast<std::int64_t>(i) + 1);
   }
@@ -197,7 +217,8 @@ void run_bench(const BenchOptions& options, const std::vector<std::string>& argu
 }
 
 constexpr const char* kFooter =
-    R"(copy us: a copy that moves the same bytes (inputs, outputs and states once each way).
+    R"(copy us: a copy that moves the same bytes (inputs, outputs and states once each way). Shapes back-...
+are gradients: of x, of the weights in fp32, and of all that the shape has besides.
 
 On a CPU. run us: the call alone. host us: lists of the schedule, checks and plan, before it. The
 copy takes turns with the call and has the same threads. x copy: copy time / run time. The buffers
@@ -207,6 +228,7 @@ On a GPU. run us and copy us: of one among many in a graph. cold: they take turn
 that are together more than three times the level-2 cache (cold*: would be, if 64 sets were enough);
 warm: all on the same. ratio: run / copy, +us: run - copy. plan us: time of the host for lengths and
 lists of the schedule, where it needs them, checks and plan; launch us: for the call itself.
+2 reads us, of gradients: a pass that reads two arrays, writes one and moves the same bytes.
 )";
 
 }  // namespace
@@ -216,10 +238,11 @@ void add_bench_command(CLI::App& app) {
       app.add_subcommand("bench", "Measure named shapes beside a copy of the same bytes");
   auto options = std::make_shared<BenchOptions>();
   command->add_option("--shape", options->shapes, "One or more of --list (default: all)");
-  command->add_option("--dtype", options->dtype, "Of x, out and the weights")
-      ->capture_default_str();
+  command->add_option("--dtype", options->dtype, "Of x and out")->capture_default_str();
   command->add_option("--state-dtype", options->state_dtype,
-                      "Of states and windows (default: that of the others)");
+                      "Of states and windows (default: that of x)");
+  command->add_option("--weight-dtype", options->weight_dtype,
+                      "Of weights and bias (default: that of x)");
   command->add_option("--width", options->width, "Taps")
       ->check(whole_number(2, capabilities().max_width))
       ->capture_default_str();

@@ -29,6 +29,7 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
     has_initial_state_.push_back(shape.resumed(s) ? 1 : 0);
     parents_.insert(parents_.end(), shape.parents.begin(), shape.parents.end());
     if (is_commit()) accepted_.push_back(static_cast<std::int32_t>(s % length));
+    if (shape.seq_idx) seq_idx_.insert(seq_idx_.end(), length, static_cast<std::int32_t>(s));
     if (shape.rings) ring_positions_.push_back(static_cast<std::int32_t>(1000 + 7 * s));
     if (shape.snapshot_tokens == 0) continue;
     for (std::int64_t token = shape.snapshot_tokens; token <= length;
@@ -44,6 +45,10 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
 std::int64_t CallLayout::moved_bytes() const {
   const std::int64_t state_bytes = element_bytes(options_.dtype_of_states());
   if (is_commit()) return 2 * state_elements() * state_bytes;
+  if (is_backward()) {
+    const std::int64_t backward_rows = (2 * parts_of_x() + 1) * shape_.tokens() * shape_.channels;
+    return backward_rows * element_bytes(options_.dtype) + 3 * state_elements() * state_bytes;
+  }
   const std::int64_t resumed = std::ranges::count(has_initial_state_, 1);
   const std::int64_t final_states = shape_.op == Op::kVerify ? 0 : shape_.sequences();
   const std::int64_t written =
@@ -57,7 +62,7 @@ std::int64_t CallLayout::moved_bytes() const {
 }
 
 std::int64_t CallLayout::touched_bytes() const {
-  if (is_commit()) return moved_bytes();
+  if (is_commit() || is_backward()) return moved_bytes();
   const std::int64_t rows = (parts_of_x() + 1) * shape_.tokens() * shape_.channels;
   return rows * element_bytes(options_.dtype) +
          (state_elements() + window_elements()) * element_bytes(options_.dtype_of_states());
@@ -72,7 +77,7 @@ TensorRef CallLayout::rows(void* data, Device device, std::int64_t part, std::in
 }
 
 ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const {
-  const DType dtype = options_.dtype, state_dtype = options_.dtype_of_states();
+  const DType state_dtype = options_.dtype_of_states();
   const std::int64_t sequences = shape_.sequences();
   const std::int64_t channels = shape_.channels;
   const std::int64_t history = options_.width - 1;
@@ -85,9 +90,10 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
     args.input_gate = rows(memory.x, device, 1, parts_of_x());
     args.epilogue.output_gate = rows(memory.x, device, 2, parts_of_x());
   }
-  args.weight = TensorRef::contiguous(memory.weight, dtype, {channels, options_.width}, device);
+  args.weight = TensorRef::contiguous(memory.weight, options_.dtype_of_weights(),
+                                      {channels, options_.width}, device);
   if (options_.has_bias) {
-    args.bias = TensorRef::contiguous(memory.bias, dtype, {channels}, device);
+    args.bias = TensorRef::contiguous(memory.bias, options_.dtype_of_weights(), {channels}, device);
   }
   args.pool.state =
       shape_.state_layout == StateLayout::kChannelInnermost
@@ -146,6 +152,54 @@ CommitArgs CallLayout::commit_arguments(const CallMemory& memory, Device device)
   args.accepted = TensorRef::contiguous(memory.accepted, DType::kI32, {sequences}, device);
   args.width = options_.width;
   args.rows_per_token = static_cast<std::int32_t>(history);
+  args.backend = options_.backend;
+  args.threads = options_.threads;
+  return args;
+}
+
+BackwardArgs CallLayout::backward_arguments(const CallMemory& memory, Device device) const {
+  const std::int64_t sequences = shape_.sequences(), channels = shape_.channels;
+  const std::int64_t parts = parts_of_x();
+  BackwardArgs args;
+  args.x = rows(memory.x, device, 0, parts);
+  args.grad_out = rows(memory.out, device, 0, 1);
+  // One after the other: tensors that are written may not lie between each other's rows.
+  const auto row_gradient = [&](std::int64_t number) {
+    const std::int64_t offset = number * out_elements() * element_bytes(options_.dtype);
+    return rows(static_cast<std::byte*>(memory.grad_x) + offset, device, 0, 1);
+  };
+  args.grad_x = row_gradient(0);
+  if (shape_.gated) {
+    args.input_gate = rows(memory.x, device, 1, parts);
+    args.output_gate = rows(memory.x, device, 2, parts);
+    args.grad_input_gate = row_gradient(1);
+    args.grad_output_gate = row_gradient(2);
+  }
+  const DType weight_dtype = options_.dtype_of_weights();
+  args.weight =
+      TensorRef::contiguous(memory.weight, weight_dtype, {channels, options_.width}, device);
+  args.grad_weight =
+      TensorRef::contiguous(memory.grad_weight, DType::kF32, {channels, options_.width}, device);
+  if (options_.has_bias) {
+    args.bias = TensorRef::contiguous(memory.bias, weight_dtype, {channels}, device);
+    args.grad_bias = TensorRef::contiguous(memory.grad_bias, DType::kF32, {channels}, device);
+  }
+  if (shape_.seq_idx) {
+    args.seq_idx = TensorRef::contiguous(memory.seq_idx, DType::kI32, {shape_.tokens()}, device);
+  } else if (sequences > 1) {
+    args.query_start_loc =
+        TensorRef::contiguous(memory.query_start_loc, DType::kI32, {sequences + 1}, device);
+  }
+  if (shape_.states) {
+    const auto states = [&](void* data) {
+      return TensorRef::contiguous(data, options_.dtype_of_states(),
+                                   {sequences, options_.width - 1, channels}, device);
+    };
+    args.initial_state = states(memory.state);
+    args.grad_final_state = states(memory.grad_final_state);
+    args.grad_initial_state = states(memory.grad_initial_state);
+  }
+  args.activation = options_.activation;
   args.backend = options_.backend;
   args.threads = options_.threads;
   return args;

@@ -13,7 +13,8 @@ namespace shortconv::tools::bench {
 
 struct CallOptions {
   DType dtype = DType::kBF16;
-  std::optional<DType> state_dtype = {};  // of states and windows; as dtype if not given
+  std::optional<DType> state_dtype = {};   // of states and windows; as dtype if not given
+  std::optional<DType> weight_dtype = {};  // of weights and bias; as dtype if not given
   int width = 4;
   Activation activation = Activation::kSilu;
   Schedule schedule = Schedule::kFlat;
@@ -25,11 +26,12 @@ struct CallOptions {
   bool programmatic_launch = false;  // GPU
 
   [[nodiscard]] DType dtype_of_states() const { return state_dtype.value_or(dtype); }
+  [[nodiscard]] DType dtype_of_weights() const { return weight_dtype.value_or(dtype); }
 };
 
 struct CallMemory {
   void* x = nullptr;
-  void* out = nullptr;
+  void* out = nullptr;  // of a backward call: grad_out
   void* weight = nullptr;
   void* bias = nullptr;
   void* state = nullptr;
@@ -42,6 +44,12 @@ struct CallMemory {
   void* snapshots = nullptr;
   void* violations = nullptr;
   void* accepted = nullptr;
+  void* seq_idx = nullptr;
+  void* grad_x = nullptr;
+  void* grad_weight = nullptr;
+  void* grad_bias = nullptr;
+  void* grad_final_state = nullptr;
+  void* grad_initial_state = nullptr;
 };
 
 class CallLayout {
@@ -54,13 +62,23 @@ class CallLayout {
   [[nodiscard]] std::int64_t x_elements() const { return parts_of_x() * out_elements(); }
   [[nodiscard]] std::int64_t weight_elements() const { return shape_.channels * options_.width; }
   [[nodiscard]] std::int64_t bias_elements() const { return shape_.channels; }
+  /// With the gradients of the gates, which lie behind it.
+  [[nodiscard]] std::int64_t grad_x_elements() const { return is_backward() ? x_elements() : 0; }
+  /// Of the gradient of the final states, and as many of that of the initial ones.
+  [[nodiscard]] std::int64_t state_gradient_elements() const {
+    return is_backward() ? state_elements() : 0;
+  }
   [[nodiscard]] std::int64_t state_elements() const {
+    if (is_backward() && !shape_.states) return 0;
     return layers() * (shape_.sequences() + shape_.snapshots()) * slot_elements();
   }
   [[nodiscard]] std::int64_t window_elements() const {
     return shape_.op == Op::kVerify ? layers() * shape_.tokens() * slot_elements() : 0;
   }
   [[nodiscard]] bool is_commit() const { return shape_.commit_layers > 0; }
+  [[nodiscard]] bool is_backward() const { return shape_.gradients; }
+  /// The number of each row's sequence; empty for calls that have bounds.
+  [[nodiscard]] const std::vector<std::int32_t>& seq_idx() const { return seq_idx_; }
   /// Of each sequence of a commit; empty for calls.
   [[nodiscard]] const std::vector<std::int32_t>& accepted() const { return accepted_; }
   /// Of all draft tokens; empty for chains.
@@ -82,8 +100,9 @@ class CallLayout {
   /// What a call moves: inputs, outputs, states and windows, each counted once per direction;
   /// snapshots twice, for their inputs are read again; of rings the tokens alone are written, of
   /// states with an older column the history alone is read. A commit reads and writes one window a
-  /// sequence and layer.
-  /// Weights stay in cache.
+  /// sequence and layer. A backward call reads x, gates, grad_out and states, and writes the
+  /// gradients of the first two and of the initial states.
+  /// Weights, their gradients and partial sums of them stay in cache.
   [[nodiscard]] std::int64_t moved_bytes() const;
 
   /// What a call leaves in a cache: x, out and states, each counted once, without gaps.
@@ -92,6 +111,8 @@ class CallLayout {
   /// Without the lists or the length that its schedule asks for.
   [[nodiscard]] ForwardArgs arguments(const CallMemory& memory, Device device) const;
   [[nodiscard]] CommitArgs commit_arguments(const CallMemory& memory, Device device) const;
+  /// Without a workspace.
+  [[nodiscard]] BackwardArgs backward_arguments(const CallMemory& memory, Device device) const;
 
  private:
   [[nodiscard]] std::int64_t layers() const { return is_commit() ? shape_.commit_layers : 1; }
@@ -113,6 +134,7 @@ class CallLayout {
   std::vector<std::int32_t> ring_positions_;
   std::vector<std::int32_t> snapshots_;
   std::vector<std::int32_t> accepted_;
+  std::vector<std::int32_t> seq_idx_;
 };
 
 }  // namespace shortconv::tools::bench

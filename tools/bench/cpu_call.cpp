@@ -17,14 +17,22 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
       has_initial_state_(layout_.has_initial_state()),
       x_(options.dtype, layout_.x_elements(), options.threads),
       out_(options.dtype, layout_.out_elements(), options.threads),
-      weight_(options.dtype, layout_.weight_elements(), options.threads),
-      bias_(options.dtype, layout_.bias_elements(), options.threads),
+      weight_(options.dtype_of_weights(), layout_.weight_elements(), options.threads),
+      bias_(options.dtype_of_weights(), layout_.bias_elements(), options.threads),
       state_(options.dtype_of_states(), layout_.state_elements(), options.threads),
       windows_(options.dtype_of_states(), layout_.window_elements(), options.threads),
+      grad_x_(options.dtype, layout_.grad_x_elements(), options.threads),
+      grad_weight_(DType::kF32, layout_.weight_elements(), options.threads),
+      grad_bias_(DType::kF32, layout_.bias_elements(), options.threads),
+      grad_final_state_(options.dtype_of_states(), layout_.state_gradient_elements(),
+                        options.threads),
+      grad_initial_state_(options.dtype_of_states(), layout_.state_gradient_elements(),
+                          options.threads),
       parents_(layout_.parents()),
       ring_positions_(layout_.cache_seqlens()),
       snapshots_(layout_.snapshots()),
       accepted_(layout_.accepted()),
+      seq_idx_(layout_.seq_idx()),
       violations_(2 * kViolations) {
   const CallMemory memory{.x = x_.data(),
                           .out = out_.data(),
@@ -39,41 +47,46 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
                           .cache_seqlens = ring_positions_.data(),
                           .snapshots = snapshots_.data(),
                           .violations = violations_.data(),
-                          .accepted = accepted_.data()};
+                          .accepted = accepted_.data(),
+                          .seq_idx = seq_idx_.data(),
+                          .grad_x = grad_x_.data(),
+                          .grad_weight = grad_weight_.data(),
+                          .grad_bias = grad_bias_.data(),
+                          .grad_final_state = grad_final_state_.data(),
+                          .grad_initial_state = grad_initial_state_.data()};
   if (layout_.is_commit()) {
-    commit_args_ = layout_.commit_arguments(memory, {});
+    commit_.add_set(layout_.commit_arguments(memory, {}));
+  } else if (layout_.is_backward()) {
+    backward_.add_set(layout_.backward_arguments(memory, {}));
   } else {
-    args_ = layout_.arguments(memory, {});
+    forward_.add_set(layout_.arguments(memory, {}));
   }
 }
 
 void CpuCall::prepare() {
-  if (layout_.is_commit()) {
-    CommitProblem problem;
-    require(make_problem(commit_args_, problem));
-    require(make_plan(problem, commit_plan_));
-    return;
-  }
-  if (args_.options.schedule == Schedule::kBlockList) {
+  if (layout_.is_commit()) return commit_.prepare();
+  if (layout_.is_backward()) return backward_.prepare();
+  Options& options = forward_.args.options;
+  if (options.schedule == Schedule::kBlockList) {
     BlockList list;
     require(plan_block_list(lengths_, list));
     block_sequence_ = std::move(list.sequence);
     block_offset_ = std::move(list.offset);
-    args_.options.block_sequence =
+    options.block_sequence =
         TensorRef::contiguous(block_sequence_.data(), DType::kI32, {std::ssize(block_sequence_)});
-    args_.options.block_offset =
+    options.block_offset =
         TensorRef::contiguous(block_offset_.data(), DType::kI32, {std::ssize(block_offset_)});
-  } else if (args_.options.schedule == Schedule::kSequenceGrid) {
-    args_.options.max_seqlen = *std::max_element(lengths_.begin(), lengths_.end());
+  } else if (options.schedule == Schedule::kSequenceGrid) {
+    options.max_seqlen = *std::max_element(lengths_.begin(), lengths_.end());
   }
-  Problem problem;
-  require(make_problem(args_, problem));
-  require(make_plan(problem, plan_));
+  forward_.prepare();
+  forward_.addresses = {pointers(forward_.args)};
 }
 
 void CpuCall::run() const {
-  require(layout_.is_commit() ? shortconv::run(commit_plan_, pointers(commit_args_))
-                              : shortconv::run(plan_, pointers(args_)));
+  if (layout_.is_commit()) return commit_.run(0, nullptr);
+  if (layout_.is_backward()) return backward_.run(0, nullptr);
+  forward_.run(0, nullptr);
 }
 
 }  // namespace shortconv::tools::bench

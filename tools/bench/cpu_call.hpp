@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bench/call_layout.hpp"
+#include "bench/planned_call.hpp"
 #include "bench/random_buffer.hpp"
 #include "shortconv/plan.hpp"
 
@@ -25,17 +26,18 @@ class CpuCall {
 
  private:
   CallLayout layout_;
-  ForwardArgs args_;
-  Plan plan_;
-  CommitArgs commit_args_;  // in their place, of a commit
-  CommitPlan commit_plan_;
+  // One of them is used.
+  PlannedCall<ForwardOperation> forward_;
+  PlannedCall<CommitOperation> commit_;
+  PlannedCall<BackwardOperation> backward_;
   std::vector<std::int64_t> lengths_;
   std::vector<std::int32_t> query_start_loc_;
   std::vector<std::int32_t> read_slots_;
   std::vector<std::uint8_t> has_initial_state_;
   std::vector<std::int32_t> block_sequence_, block_offset_;
   RandomBuffer x_, out_, weight_, bias_, state_, windows_;
-  std::vector<std::int32_t> parents_, ring_positions_, snapshots_, accepted_;
+  RandomBuffer grad_x_, grad_weight_, grad_bias_, grad_final_state_, grad_initial_state_;
+  std::vector<std::int32_t> parents_, ring_positions_, snapshots_, accepted_, seq_idx_;
   std::vector<std::int64_t> violations_;
 };
 

@@ -54,16 +54,25 @@ SetPlaces place_set(const CallLayout& layout, const CallOptions& options) {
   places.copied = round_up((layout.moved_bytes() + 1) / 2, kVector);
   places.copy_target = round_up(places.copied, kAlignment);
   places.windows = places.state + round_up(layout.state_elements() * state_bytes, kAlignment);
-  places.bytes = std::max(places.windows + layout.window_elements() * state_bytes,
-                          places.copy_target + places.copied);
+  const std::int64_t state_gradient =
+      round_up(layout.state_gradient_elements() * state_bytes, kAlignment);
+  places.grad_x = places.windows + round_up(layout.window_elements() * state_bytes, kAlignment);
+  places.grad_final_state =
+      places.grad_x + round_up(layout.grad_x_elements() * row_bytes, kAlignment);
+  places.grad_initial_state = places.grad_final_state + state_gradient;
+  places.third = round_up((layout.moved_bytes() + 2) / 3, kVector);
+  places.second_read = round_up(places.third, kAlignment);
+  places.combined = 2 * places.second_read;
+  places.bytes = std::max({places.grad_initial_state + state_gradient,
+                           places.copy_target + places.copied, places.combined + places.third});
   return places;
 }
 
 GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t cache_bytes)
     : layout_(shape, options),
       places_(place_set(layout_, options)),
-      weight_(layout_.weight_elements() * element_bytes(options.dtype)),
-      bias_(layout_.bias_elements() * element_bytes(options.dtype)),
+      weight_(layout_.weight_elements() * element_bytes(options.dtype_of_weights())),
+      bias_(layout_.bias_elements() * element_bytes(options.dtype_of_weights())),
       query_start_loc_(on_gpu(layout_.query_start_loc())),
       read_slots_(on_gpu(layout_.read_slots())),
       has_initial_state_(on_gpu(layout_.has_initial_state())),
@@ -72,23 +81,33 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
       snapshots_(on_gpu(layout_.snapshots())),
       violations_(2 * kViolations * element_bytes(DType::kI64)),
       accepted_(on_gpu(layout_.accepted())),
+      seq_idx_(on_gpu(layout_.seq_idx())),
+      grad_weight_(layout_.weight_elements() * element_bytes(DType::kF32)),
+      grad_bias_(layout_.bias_elements() * element_bytes(DType::kF32)),
       fetched_(query_start_loc_.bytes()),
       lengths_(shape.lengths) {
   const std::vector<std::byte> table = random_table(options.dtype);
-  fill_random(weight_, table);
-  fill_random(bias_, table);
+  const std::vector<std::byte> weight_table = random_table(options.dtype_of_weights());
+  fill_random(weight_, weight_table);
+  fill_random(bias_, weight_table);
   const int sets = number_of_sets(layout_.touched_bytes(), places_.bytes, cache_bytes);
   for (int set = 0; set < sets; ++set) {
     fill_random(sets_.emplace_back(places_.bytes), table);
     if (layout_.is_commit()) {
-      const CommitArgs args = layout_.commit_arguments(memory_of(sets_.back()), kGpu);
-      commit_addresses_.push_back(pointers(args));
-      if (set == 0) commit_args_ = args;
-      continue;
+      commit_.add_set(layout_.commit_arguments(memory_of(sets_.back()), kGpu));
+    } else if (layout_.is_backward()) {
+      backward_.add_set(layout_.backward_arguments(memory_of(sets_.back()), kGpu));
+    } else {
+      forward_.add_set(arguments_of(sets_.back()));
     }
-    const ForwardArgs args = arguments_of(sets_.back());
-    addresses_.push_back(pointers(args));
-    if (set == 0) args_ = args;
+  }
+  if (layout_.is_backward()) add_workspaces();
+}
+
+void GpuCall::add_workspaces() {
+  backward_.prepare();
+  for (BackwardPointers& set : backward_.addresses) {
+    set.workspace = workspaces_.emplace_back(workspace_bytes(backward_.plan)).data();
   }
 }
 
@@ -107,7 +126,13 @@ CallMemory GpuCall::memory_of(const GpuBuffer& set) const {
           .cache_seqlens = ring_positions_.data(),
           .snapshots = snapshots_.data(),
           .violations = violations_.data(),
-          .accepted = accepted_.data()};
+          .accepted = accepted_.data(),
+          .seq_idx = seq_idx_.data(),
+          .grad_x = memory + places_.grad_x,
+          .grad_weight = grad_weight_.data(),
+          .grad_bias = grad_bias_.data(),
+          .grad_final_state = memory + places_.grad_final_state,
+          .grad_initial_state = memory + places_.grad_initial_state};
 }
 
 ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
@@ -148,25 +173,21 @@ void GpuCall::send_block_list(void* stream) {
 
 void GpuCall::prepare(const GpuStream& stream) {
   if (prepare_waits()) fetch_lengths(stream);
-  if (args_.options.schedule == Schedule::kBlockList) send_block_list(stream.handle());
-  if (args_.options.schedule == Schedule::kSequenceGrid) {
-    args_.options.max_seqlen = *std::ranges::max_element(lengths_);
+  if (layout_.is_commit()) return commit_.prepare();
+  if (layout_.is_backward()) return backward_.prepare();
+  Options& options = forward_.args.options;
+  if (options.schedule == Schedule::kBlockList) send_block_list(stream.handle());
+  if (options.schedule == Schedule::kSequenceGrid) {
+    options.max_seqlen = *std::ranges::max_element(lengths_);
   }
-  if (layout_.is_commit()) {
-    CommitProblem problem;
-    require(make_problem(commit_args_, problem));
-    require(make_plan(problem, commit_plan_));
-    return;
-  }
-  Problem problem;
-  require(make_problem(args_, problem));
-  require(make_plan(problem, plan_));
+  forward_.prepare();
 }
 
 void GpuCall::run(int set, void* stream) const {
   const auto at = static_cast<std::size_t>(set);
-  require(layout_.is_commit() ? shortconv::run(commit_plan_, commit_addresses_[at], stream)
-                              : shortconv::run(plan_, addresses_[at], stream));
+  if (layout_.is_commit()) return commit_.run(at, stream);
+  if (layout_.is_backward()) return backward_.run(at, stream);
+  forward_.run(at, stream);
 }
 
 void GpuCall::copy(int set, void* stream) const {
@@ -177,6 +198,12 @@ void GpuCall::copy(int set, void* stream) const {
 void GpuCall::overlapped_copy(int set, void* stream) const {
   auto* memory = static_cast<std::byte*>(sets_[static_cast<std::size_t>(set)].data());
   gpu_overlapped_copy(memory + places_.copy_target, memory, places_.copied, stream);
+}
+
+void GpuCall::combine(int set, void* stream) const {
+  auto* memory = static_cast<std::byte*>(sets_[static_cast<std::size_t>(set)].data());
+  gpu_combine(memory + places_.combined, memory, memory + places_.second_read, places_.third,
+              stream);
 }
 
 }  // namespace shortconv::tools::bench

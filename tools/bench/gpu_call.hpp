@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bench/call_layout.hpp"
+#include "bench/planned_call.hpp"
 #include "common/gpu.hpp"
 #include "shortconv/plan.hpp"
 
@@ -22,8 +23,14 @@ struct SetPlaces {
   std::int64_t out = 0;
   std::int64_t state = 0;
   std::int64_t windows = 0;
+  std::int64_t grad_x = 0;
+  std::int64_t grad_final_state = 0;
+  std::int64_t grad_initial_state = 0;
   std::int64_t copy_target = 0;
   std::int64_t copied = 0;
+  std::int64_t second_read = 0;  // of a pass that reads two arrays, this one and that at 0,
+  std::int64_t combined = 0;     // and writes one, of `third` bytes each, as many as the call moves
+  std::int64_t third = 0;
   std::int64_t bytes = 0;
 };
 [[nodiscard]] SetPlaces place_set(const CallLayout& layout, const CallOptions& options);
@@ -40,32 +47,36 @@ class GpuCall {
   /// What a caller does on the host for each batch before it can launch. A schedule that needs
   /// lengths gets them where they are, on the GPU, and so waits for the stream.
   void prepare(const GpuStream& stream);
-  [[nodiscard]] bool prepare_waits() const { return args_.options.schedule != Schedule::kFlat; }
+  [[nodiscard]] bool prepare_waits() const {
+    return forward_.args.options.schedule != Schedule::kFlat;
+  }
 
-  /// The call, or the copy, on one of the sets.
+  /// The call, or a yardstick, on one of the sets.
   void run(int set, void* stream) const;
   void copy(int set, void* stream) const;
   void overlapped_copy(int set, void* stream) const;
+  void combine(int set, void* stream) const;
 
  private:
   [[nodiscard]] CallMemory memory_of(const GpuBuffer& set) const;
   [[nodiscard]] ForwardArgs arguments_of(const GpuBuffer& set);
+  void add_workspaces();
   void fetch_lengths(const GpuStream& stream);
   void send_block_list(void* stream);
 
   CallLayout layout_;
   SetPlaces places_;
   GpuBuffer weight_, bias_, query_start_loc_, read_slots_, has_initial_state_, parents_,
-      ring_positions_, snapshots_, violations_, accepted_, block_list_;
+      ring_positions_, snapshots_, violations_, accepted_, seq_idx_, grad_weight_, grad_bias_,
+      block_list_;
   PinnedBuffer fetched_, sent_;
   std::vector<GpuBuffer> sets_;
-  std::vector<TensorPointers> addresses_;  // of each set
+  std::vector<GpuBuffer> workspaces_;  // of each set
   std::vector<std::int64_t> lengths_;
-  ForwardArgs args_;  // with the first set
-  Plan plan_;
-  std::vector<CommitPointers> commit_addresses_;  // in their place, of a commit
-  CommitArgs commit_args_;
-  CommitPlan commit_plan_;
+  // One of them is used.
+  PlannedCall<ForwardOperation> forward_;
+  PlannedCall<CommitOperation> commit_;
+  PlannedCall<BackwardOperation> backward_;
 };
 
 }  // namespace shortconv::tools::bench

@@ -29,6 +29,8 @@ struct GpuTimes {
   double empty_us = 0;  // an empty kernel in place of each call
   // Of calls that may overlap with their neighbours: a copy that does too.
   std::optional<double> overlapped_copy_us = {};
+  // Of backward calls: a pass that reads two arrays and writes one, and moves as many bytes.
+  std::optional<double> two_reads_us = {};
 };
 
 /// Microseconds are medians.

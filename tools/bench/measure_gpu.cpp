@@ -123,7 +123,14 @@ void GpuMeasurement::measure_mode(const GpuCall& call, CacheMode mode, Row& row)
     });
   }
 
-  std::vector<double> run, copy, overlapped_copy;
+  std::optional<GpuGraph> two_reads_graph;
+  if (call.layout().is_backward()) {
+    two_reads_graph.emplace(stream_, [&](void* stream) {
+      for (int i = 0; i < calls; ++i) call.combine(i % sets, stream);
+    });
+  }
+
+  std::vector<double> run, copy, overlapped_copy, two_reads;
   double spent = 0;
   const int fewest = repeats_ > 0 ? repeats_ : kFewest;
   const int most = repeats_ > 0 ? repeats_ : kMost;
@@ -131,15 +138,18 @@ void GpuMeasurement::measure_mode(const GpuCall& call, CacheMode mode, Row& row)
     const double run_graph_us = run_graph.replay();
     const double copy_graph_us = copy_graph.replay();
     const double overlapped_graph_us = overlapped_graph ? overlapped_graph->replay() : 0;
+    const double two_reads_graph_us = two_reads_graph ? two_reads_graph->replay() : 0;
     if (i < 0) continue;
     run.push_back(run_graph_us / calls);
     copy.push_back(copy_graph_us / calls);
     overlapped_copy.push_back(overlapped_graph_us / calls);
+    two_reads.push_back(two_reads_graph_us / calls);
     spent += run_graph_us + copy_graph_us;
   }
   row.run_us = median(std::move(run));
   row.copy_us = median(std::move(copy));
   if (overlapped_graph) row.gpu->overlapped_copy_us = median(std::move(overlapped_copy));
+  if (two_reads_graph) row.gpu->two_reads_us = median(std::move(two_reads));
   row.gpu->mode = mode;
   row.gpu->sets = sets;
   row.gpu->calls = calls;

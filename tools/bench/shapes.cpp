@@ -29,6 +29,14 @@ std::vector<std::int64_t> skewed() {
   return lengths;
 }
 
+/// 64 documents of 2 to 254 tokens, 8192 in all.
+std::vector<std::int64_t> documents() {
+  constexpr std::int64_t kDocuments = 64;
+  std::vector<std::int64_t> lengths;
+  for (std::int64_t i = 0; i < kDocuments; ++i) lengths.push_back(2 + 4 * (i * 37 % kDocuments));
+  return lengths;
+}
+
 std::vector<std::int64_t> mixed() {
   std::vector<std::int64_t> lengths = equal(64, 1);
   lengths.insert(lengths.begin(), 8192 - 64);
@@ -215,6 +223,43 @@ Shape commit_shape(std::int64_t layers, std::int64_t sequences, std::int64_t tok
   return shape;
 }
 
+/// The gradients of a shape.
+Shape backward_shape(Shape shape) {
+  constexpr std::int64_t kMostOnCpu = std::int64_t{8192} * 2048;
+  shape.name = "back-" + shape.name;
+  shape.description += ": gradients";
+  shape.gradients = true;
+  shape.gpu_only = shape.tokens() * shape.channels > kMostOnCpu;
+  return shape;
+}
+
+void add_backward_shapes(std::vector<Shape>& all) {
+  const auto copy_of = [&](std::string_view name) {
+    return *std::ranges::find(all, name, &Shape::name);
+  };
+  std::vector<Shape> added = {backward_shape({.name = "32768x4096",
+                                              .description = "one long sequence",
+                                              .channels = 4096,
+                                              .lengths = {32768}}),
+                              backward_shape({.name = "seq-idx",
+                                              .description = "64 documents of 2 to 254 tokens",
+                                              .channels = 8192,
+                                              .lengths = documents(),
+                                              .seq_idx = true})};
+  for (const std::string_view name :
+       {"8192x8192", "32768x8192", "8x1024", "64x128", "256x32", "skewed", "8192x2048", "4096x4096",
+        "1024x8192", "1319x2048", "channel-major"}) {
+    added.push_back(backward_shape(copy_of(name)));
+  }
+  added.push_back(backward_shape(gated_shape(copy_of("8192x2048"), "8192x2048")));
+  Shape states = copy_of("8x1024");
+  states.name = "states-" + states.name;
+  states.description += ", with states";
+  states.states = true;
+  added.push_back(backward_shape(states));
+  all.insert(all.end(), added.begin(), added.end());
+}
+
 std::vector<Shape> make_shapes() {
   std::vector<Shape> all = prefill_shapes();
   for (const StateLayout layout : {StateLayout::kChannelInnermost, StateLayout::kWindowInnermost}) {
@@ -252,6 +297,7 @@ std::vector<Shape> make_shapes() {
   }
   all.push_back(commit_shape(4, 64, 4));
   all.push_back(commit_shape(48, 64, 4));
+  add_backward_shapes(all);
   return all;
 }
 

@@ -35,6 +35,9 @@ struct Shape {
   std::int64_t snapshot_tokens = 0;        // a snapshot after every so many tokens; 0: none
   bool checked = false;                    // with a report of the checked mode
   std::int64_t commit_layers = 0;  // a commit of that many layers after such a verify call; 0: none
+  bool gradients = false;          // a backward call: gradients of x and of the weights
+  bool seq_idx = false;            // of a backward call: row numbers in place of bounds
+  bool states = false;    // of a backward call: initial states, and gradients of both states
   bool gpu_only = false;  // left out where a CPU would take long; there, it has to be named
 
   [[nodiscard]] std::int64_t sequences() const { return std::ssize(lengths); }

@@ -15,48 +15,58 @@ double gigabytes_per_second(std::int64_t bytes, double us) {
 
 std::string cpu_line(const Row& row) {
   return fmt::format(
-      "{:<15} {:<13} {:>6} {:>6} {:>9} {:>9.2f} {:>9.1f} {:>9.1f} {:>9.1f} {:>7.1f} {:>7.1f} "
-      "{:>7.2f}\n",
+      "{:<20} {:<13} {:>6} {:>5} {:>8} {:>8.2f} {:>9.1f} {:>8.1f} {:>9.1f} {:>6.1f} {:>6.1f} "
+      "{:>6.2f}\n",
       row.shape->name, shortconv::name(row.options.schedule), row.shape->tokens(),
       row.shape->sequences(), row.shape->channels, megabytes(row), row.run_us, row.host_us,
       row.copy_us, gigabytes_per_second(row.bytes, row.run_us),
       gigabytes_per_second(row.bytes, row.copy_us), 1 / row.ratio());
 }
 
-std::string gpu_line(const Row& row) {
+std::string gpu_line(const Row& row, bool with_two_reads) {
   const bool kept = row.gpu->mode == CacheMode::kCold && !row.gpu->past_cache;
-  return fmt::format(
-      "{:<15} {:<13} {:<5} {:>6} {:>5} {:>8} {:>7.2f} {:>8.2f} {:>8.2f} {:>6.3f} {:>7.2f} "
-      "{:>7.2f} {:>9.2f}\n",
+  std::string line = fmt::format(
+      "{:<20} {:<13} {:<5} {:>6} {:>5} {:>8} {:>7.2f} {:>7.2f} {:>7.2f} {:>6.3f} {:>7.2f} "
+      "{:>7.2f} {:>9.2f}",
       row.shape->name, shortconv::name(row.options.schedule),
       fmt::format("{}{}", name(row.gpu->mode), kept ? "*" : ""), row.shape->tokens(),
       row.shape->sequences(), row.shape->channels, megabytes(row), row.run_us, row.copy_us,
       row.ratio(), row.run_us - row.copy_us, row.gpu->plan_us, row.gpu->launch_us);
+  if (with_two_reads) {
+    line += row.gpu->two_reads_us ? fmt::format(" {:>10.2f}", *row.gpu->two_reads_us)
+                                  : fmt::format(" {:>10}", "");
+  }
+  return line + "\n";
 }
 
 }  // namespace
 
 std::string_view name(CacheMode mode) { return mode == CacheMode::kCold ? "cold" : "warm"; }
 
-std::string table_header(bool on_gpu) {
-  if (on_gpu) {
+std::string table_header(Columns columns) {
+  if (columns == Columns::kCpu) {
     return fmt::format(
-        "{:<15} {:<13} {:<5} {:>6} {:>5} {:>8} {:>7} {:>8} {:>8} {:>6} {:>7} {:>7} {:>9}\n", "case",
-        "schedule", "mode", "tokens", "seqs", "channels", "MB", "run us", "copy us", "ratio", "+us",
-        "plan us", "launch us");
+        "{:<20} {:<13} {:>6} {:>5} {:>8} {:>8} {:>9} {:>8} {:>9} {:>6} {:>6} {:>6}\n", "case",
+        "schedule", "tokens", "seqs", "channels", "MB", "run us", "host us", "copy us", "GB/s",
+        "copy", "x copy");
   }
-  return fmt::format("{:<15} {:<13} {:>6} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7}\n",
-                     "case", "schedule", "tokens", "seqs", "channels", "MB", "run us", "host us",
-                     "copy us", "GB/s", "copy", "x copy");
+  return fmt::format(
+      "{:<20} {:<13} {:<5} {:>6} {:>5} {:>8} {:>7} {:>7} {:>7} {:>6} {:>7} {:>7} {:>9}{}\n", "case",
+      "schedule", "mode", "tokens", "seqs", "channels", "MB", "run us", "copy us", "ratio", "+us",
+      "plan us", "launch us", columns == Columns::kGpu ? "" : " 2 reads us");
 }
 
-std::string table_line(const Row& row) { return row.gpu ? gpu_line(row) : cpu_line(row); }
+std::string table_line(const Row& row, Columns columns) {
+  return columns == Columns::kCpu ? cpu_line(row)
+                                  : gpu_line(row, columns == Columns::kGpuWithTwoReads);
+}
 
 nlohmann::ordered_json to_json(const Row& row) {
   nlohmann::ordered_json json = {{"case", row.shape->name},
                                  {"schedule", shortconv::name(row.options.schedule)},
                                  {"dtype", shortconv::name(row.options.dtype)},
                                  {"state_dtype", shortconv::name(row.options.dtype_of_states())},
+                                 {"weight_dtype", shortconv::name(row.options.dtype_of_weights())},
                                  {"width", row.options.width},
                                  {"activation", shortconv::name(row.options.activation)},
                                  {"pitch", row.options.pitch},
@@ -86,6 +96,7 @@ nlohmann::ordered_json to_json(const Row& row) {
                  {"launch_us", row.gpu->launch_us},
                  {"bare_launch_us", row.gpu->bare_launch_us}});
     if (row.gpu->overlapped_copy_us) json["overlapped_copy_us"] = *row.gpu->overlapped_copy_us;
+    if (row.gpu->two_reads_us) json["two_reads_us"] = *row.gpu->two_reads_us;
   }
   return json;
 }

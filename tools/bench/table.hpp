@@ -11,8 +11,10 @@ namespace shortconv::tools::bench {
 
 [[nodiscard]] std::string_view name(CacheMode mode);
 
-[[nodiscard]] std::string table_header(bool on_gpu);
-[[nodiscard]] std::string table_line(const Row& row);
+enum class Columns { kCpu, kGpu, kGpuWithTwoReads };
+
+[[nodiscard]] std::string table_header(Columns columns);
+[[nodiscard]] std::string table_line(const Row& row, Columns columns);
 
 /// Both kinds of row have the fields that `shortconv report` reads.
 [[nodiscard]] nlohmann::ordered_json to_json(const Row& row);

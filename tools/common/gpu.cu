@@ -53,6 +53,14 @@ __global__ void copy_vectors_overlapped(uint4* __restrict__ dst, const uint4* __
   if (at < vectors) dst[at] = src[at];
 }
 
+__global__ void combine_vectors(uint4* __restrict__ dst, const uint4* __restrict__ a,
+                                const uint4* __restrict__ b, std::int64_t vectors) {
+  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (at >= vectors) return;
+  const uint4 one = a[at], other = b[at];
+  dst[at] = make_uint4(one.x ^ other.x, one.y ^ other.y, one.z ^ other.z, one.w ^ other.w);
+}
+
 __global__ void do_nothing() {}
 
 template <std::int64_t kBytes>
@@ -99,7 +107,8 @@ void load_kernels() {
   for (const void* kernel :
        {reinterpret_cast<const void*>(copy_vectors),
         reinterpret_cast<const void*>(copy_vectors_overlapped),
-        reinterpret_cast<const void*>(do_nothing), reinterpret_cast<const void*>(spin)}) {
+        reinterpret_cast<const void*>(combine_vectors), reinterpret_cast<const void*>(do_nothing),
+        reinterpret_cast<const void*>(spin)}) {
     check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel");
   }
 }
@@ -274,6 +283,14 @@ void gpu_copy(void* dst, const void* src, std::int64_t bytes, void* stream) {
   if (vectors == 0) return;
   launch("a copy", stream, (vectors + kThreads - 1) / kThreads, kThreads, copy_vectors,
          static_cast<uint4*>(dst), static_cast<const uint4*>(src), vectors);
+}
+
+void gpu_combine(void* dst, const void* a, const void* b, std::int64_t bytes, void* stream) {
+  const std::int64_t vectors = bytes / kVectorBytes;
+  if (vectors == 0) return;
+  launch("a combination of two arrays", stream, (vectors + kThreads - 1) / kThreads, kThreads,
+         combine_vectors, static_cast<uint4*>(dst), static_cast<const uint4*>(a),
+         static_cast<const uint4*>(b), vectors);
 }
 
 void gpu_overlapped_copy(void* dst, const void* src, std::int64_t bytes, void* stream) {

@@ -115,6 +115,10 @@ void gpu_copy(void* dst, const void* src, std::int64_t bytes, void* stream);
 /// while the kernel before is ending, and its last blocks let the next one start.
 void gpu_overlapped_copy(void* dst, const void* src, std::int64_t bytes, void* stream);
 
+/// A second yardstick: dst = a xor b, which reads two arrays of `bytes` and writes one, in the same
+/// way as gpu_copy.
+void gpu_combine(void* dst, const void* a, const void* b, std::int64_t bytes, void* stream);
+
 /// A kernel that does nothing, to know what a launch costs.
 void gpu_empty_kernel(void* stream);
 

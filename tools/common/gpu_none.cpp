@@ -39,6 +39,7 @@ double GpuGraph::replay() const { refuse(); }
 
 void gpu_copy(void*, const void*, std::int64_t, void*) { refuse(); }
 void gpu_overlapped_copy(void*, const void*, std::int64_t, void*) { refuse(); }
+void gpu_combine(void*, const void*, const void*, std::int64_t, void*) { refuse(); }
 void gpu_empty_kernel(void*) { refuse(); }
 void gpu_launch_baseline(std::int64_t, void*) { refuse(); }
 void gpu_delay(double, void*) { refuse(); }
