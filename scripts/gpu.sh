@@ -47,18 +47,24 @@ bench() {
 }
 main=(--shape 8192x8192 8x1024 64x128 256x32 skewed decode-256)
 if has bench; then
-  bench bf16 --schedule flat
-  bench overlapped --programmatic-launch
+  mapfile -t gradients < <("$shortconv" bench --list | awk '$1 ~ /^back-/ { print $1 }')
+  mapfile -t others < <("$shortconv" bench --list | awk '$1 !~ /^back-/ { print $1 }')
+  bench bf16 --schedule flat --shape "${others[@]}"
+  bench overlapped --programmatic-launch --shape "${others[@]}"
   bench schedules --schedule sequence-grid,block-list,flat --shape 8192x8192 8x1024 64x128 256x32 1024x8 skewed mixed \
     8192x2048 8x1024x2048 64x128x2048 4096x4096 1024x8192 64x4 16x4
   bench warm --mode warm --shape 1024x8192 64x4 16x4 decode-1 decode-8 decode-32 decode-64
-  bench slots-in-order --slots-in-order
+  bench slots-in-order --slots-in-order --shape "${others[@]}"
   bench gates --width 3 --activation none --programmatic-launch --shape gated-8192x8192 gated-8x1024 gated-64x128 \
     gated-64x1 gated-256x1
   bench bias --bias "${main[@]}"
   for width in 2 3 5 6 7 8; do bench "width-$width" --width "$width" "${main[@]}"; done
   for dtype in f16 f32; do bench "$dtype" --dtype "$dtype" "${main[@]}" decode-256-ds; done
   bench f32-states --state-dtype f32 "${main[@]}"
+  bench backward --shape "${gradients[@]}"
+  for dtype in f16 f32; do bench "backward-$dtype" --dtype "$dtype" --shape "${gradients[@]}"; done
+  bench backward-f32-weights --weight-dtype f32 --bias --shape "${gradients[@]}"
+  bench backward-gates --width 7 --activation none --shape back-8192x2048 back-gated-8192x2048
   for pitch in 1.5 2; do bench "pitch-$pitch" --pitch "$pitch" "${main[@]}"; done
 fi
 

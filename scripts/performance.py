@@ -107,6 +107,20 @@ def commits(results):
     return markdown(["commit", "us", "copy us", "ratio", "over the copy, us"], lines)
 
 
+def backward(results):
+    others = [by_case(results, f"backward-{name}") for name in ("f16", "f32", "f32-weights")]
+    lines = []
+    for case, row in by_case(results, "backward").items():
+        shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
+        two_reads = row["two_reads_us"]
+        lines.append([case.removeprefix("back-"), shape] + timing(row) +
+                     [f"{two_reads:.2f}", f'{row["run_us"] / two_reads:.3f}'] +
+                     [f'{other[case]["ratio"]:.3f}' for other in others])
+    header = ["gradients of", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us",
+              "two reads, one write, us", "ratio", "f16: ratio", "f32: ratio", "weights of f32, bias: ratio"]
+    return markdown(header, lines)
+
+
 def checked(results):
     cases = by_case(results, "bf16")
     lines = []
@@ -207,8 +221,8 @@ def replay(results):
     return markdown(header, lines)
 
 
-TABLES = {f.__name__: f for f in (prefill, decode, states, gates, drafts, commits, checked, overlapped, schedules,
-                                  variants, rivals, warm, host, replay)}
+TABLES = {f.__name__: f for f in (prefill, decode, states, gates, drafts, commits, backward, checked, overlapped,
+                                  schedules, variants, rivals, warm, host, replay)}
 
 
 def main():
