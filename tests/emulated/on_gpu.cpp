@@ -68,4 +68,9 @@ Status commit_on_gpu(CommitArgs arguments, const std::vector<const TensorBuffer*
   return commit(emulated::on_device(arguments));
 }
 
+Status backward_on_gpu(BackwardArgs arguments, const std::vector<const TensorBuffer*>& buffers) {
+  const Guards guards(buffers);
+  return backward(emulated::on_device(arguments));
+}
+
 }  // namespace shortconv::tools::verify

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "shortconv/capability.hpp"
+#include "verify/backward_case.hpp"
 #include "verify/buffers.hpp"
 #include "verify/commit_case.hpp"
 
@@ -80,14 +81,17 @@ TEST(Case, HasNoValuesButThoseThatItMayHave) {
   }
   expect_traits_within([](std::uint64_t seed) { return make_commit_case(seed); },
                        possible_commit_traits());
+  expect_traits_within([](std::uint64_t seed) { return make_backward_case(seed); },
+                       possible_backward_traits());
 }
 
 TEST(Case, MayHaveOnlyValuesThatOccur) {
   constexpr std::uint64_t kMany = 100000;  // dilations of some widths are rare
-  std::map<std::string_view, std::set<std::string>> calls, commits;
+  std::map<std::string_view, std::set<std::string>> calls, commits, gradients;
   for (std::uint64_t seed = 0; seed < kMany; ++seed) {
     for (const auto& [key, value] : traits(make_case(seed))) calls[key].insert(value);
     for (const auto& [key, value] : traits(make_commit_case(seed))) commits[key].insert(value);
+    for (const auto& [key, value] : traits(make_backward_case(seed))) gradients[key].insert(value);
   }
   for (const auto& [key, values] : possible_traits()) {
     for (const std::string& value : values) {
@@ -97,6 +101,11 @@ TEST(Case, MayHaveOnlyValuesThatOccur) {
   for (const auto& [key, values] : possible_commit_traits()) {
     for (const std::string& value : values) {
       EXPECT_TRUE(commits[key].contains(value)) << key << " " << value;
+    }
+  }
+  for (const auto& [key, values] : possible_backward_traits()) {
+    for (const std::string& value : values) {
+      EXPECT_TRUE(gradients[key].contains(value)) << key << " " << value;
     }
   }
 }

@@ -9,6 +9,7 @@
 
 #include "common/error.hpp"
 #include "common/gpu.hpp"
+#include "shortconv/argument_table.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -137,6 +138,14 @@ Status commit_on_gpu(CommitArgs arguments, const std::vector<const TensorBuffer*
       move(*tensor, arena);
     }
     return commit(arguments, arena.stream());
+  });
+}
+
+Status backward_on_gpu(BackwardArgs arguments, const std::vector<const TensorBuffer*>& buffers) {
+  return run_on_gpu(buffers, [&](const Arena& arena) {
+    visit_backward_tensors([&](const Argument&, auto& tensor) { move(tensor, arena); }, arguments);
+    arguments.workspace = arena.address_of(arguments.workspace);
+    return backward(arguments, arena.stream());
   });
 }
 

@@ -14,4 +14,8 @@ namespace shortconv::tools::verify {
 [[nodiscard]] Status commit_on_gpu(CommitArgs arguments,
                                    const std::vector<const TensorBuffer*>& buffers);
 
+/// The same of a backward call; its workspace is one of the tensors.
+[[nodiscard]] Status backward_on_gpu(BackwardArgs arguments,
+                                     const std::vector<const TensorBuffer*>& buffers);
+
 }  // namespace shortconv::tools::verify
