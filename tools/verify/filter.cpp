@@ -4,9 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "common/error.hpp"
 #include "common/text.hpp"
+#include "verify/backward_case.hpp"
 #include "verify/case.hpp"
 #include "verify/commit_case.hpp"
 
@@ -40,23 +42,40 @@ bool is_possible(const TraitValues& possible, const Filter& filter) {
   });
 }
 
+/// The keys of all kinds of cases, with the values that any kind gives them.
+TraitValues merged(std::initializer_list<TraitValues> kinds) {
+  TraitValues all;
+  for (const TraitValues& kind : kinds) {
+    for (const auto& [key, values] : kind) {
+      auto known = std::ranges::find(all, key, [](const auto& trait) { return trait.first; });
+      if (known == all.end()) known = all.insert(all.end(), {key, {}});
+      for (const std::string& value : values) {
+        if (!contains(known->second, value)) known->second.push_back(value);
+      }
+    }
+  }
+  return all;
+}
+
+std::string keys_of(const TraitValues& possible) {
+  std::vector<std::string_view> keys;
+  for (const auto& [key, values] : possible) keys.push_back(key);
+  return fmt::format("{}", fmt::join(keys, ", "));
+}
+
 }  // namespace
 
 Filter parse_filter(const std::vector<std::string>& only) {
-  const TraitValues of_calls = possible_traits(), of_commits = possible_commit_traits();
+  const TraitValues of_calls = possible_traits(), of_commits = possible_commit_traits(),
+                    of_gradients = possible_backward_traits();
+  const TraitValues possible = merged({of_calls, of_commits, of_gradients});
   Filter filter;
   for (const std::string& text : only) {
     const std::size_t equals = text.find('=');
     const std::string key = text.substr(0, equals);
-    std::vector<std::string> values = values_of(of_calls, key);  // has every key
+    const std::vector<std::string> values = values_of(possible, key);
     if (equals == std::string::npos || values.empty()) {
-      std::vector<std::string_view> keys;
-      for (const auto& [name, ignored] : of_calls) keys.push_back(name);
-      refuse(fmt::format("{} is not KEY=VALUE with one of {}", in_quotes(text),
-                         fmt::join(keys, ", ")));
-    }
-    for (const std::string& value : values_of(of_commits, key)) {
-      if (!contains(values, value)) values.push_back(value);
+      refuse(fmt::format("{} is not KEY=VALUE with one of {}", in_quotes(text), keys_of(possible)));
     }
     const std::string value = text.substr(equals + 1);
     if (!contains(values, value)) {
@@ -68,11 +87,10 @@ Filter parse_filter(const std::vector<std::string>& only) {
     }
     filter.emplace_back(key, value);
   }
-  if (!is_possible(of_calls, filter) && !is_possible(of_commits, filter)) {
-    refuse(
-        fmt::format("no case has all of {}; commits have only op, width, dtype, windows, "
-                    "packed and threads",
-                    fmt::join(only, ", ")));
+  if (!is_possible(of_calls, filter) && !is_possible(of_commits, filter) &&
+      !is_possible(of_gradients, filter)) {
+    refuse(fmt::format("no case has all of {}; commits have only {}; gradients (op=backward) {}",
+                       fmt::join(only, ", "), keys_of(of_commits), keys_of(of_gradients)));
   }
   return filter;
 }

@@ -22,8 +22,10 @@
 #include "common/progress.hpp"
 #include "common/random.hpp"
 #include "shortconv/capability.hpp"
+#include "verify/backward_case.hpp"
 #include "verify/case.hpp"
 #include "verify/check.hpp"
+#include "verify/check_backward.hpp"
 #include "verify/commit_case.hpp"
 #include "verify/filter.hpp"
 #include "verify/paths.hpp"
@@ -33,15 +35,16 @@ namespace {
 
 using verify::Verdict;
 
-// One in so many seeds stands for a commit.
+// One in so many seeds stands for a commit, and two for gradients.
 constexpr std::uint64_t kCommits = 12;
 
-using Case = std::variant<verify::Case, verify::CommitCase>;
+using Case = std::variant<verify::Case, verify::CommitCase, verify::BackwardCase>;
 
 // Half of the others are as engines have them: fast kernels take little else.
 Case make_case(std::uint64_t seed) {
   const std::uint64_t kind = mix(seed ^ kCommits);
   if (kind % kCommits == 0) return verify::make_commit_case(seed);
+  if (kind % kCommits <= 2) return verify::make_backward_case(seed);
   if (kind % 2 == 0) return verify::make_case(seed);
   const auto types = capabilities().dtypes;
   return verify::make_fast_case(seed, types[kind / 2 % types.size()].value);
@@ -99,12 +102,12 @@ struct Totals {
 
 // A share, because the further checks of a case take several times as long as the case. From its
 // seed, so that a repetition does the same.
-bool is_checked_further(const verify::Case& problem) { return mix(~problem.seed) % 4 == 0; }
+bool is_checked_further(std::uint64_t case_seed) { return mix(~case_seed) % 4 == 0; }
 
 Verdict check(const verify::Case& problem, BackendId backend, Totals& totals) {
   Verdict verdict = verify::check_case(problem, backend);
   if (verdict.unsupported) return verdict;
-  if (is_checked_further(problem)) {
+  if (is_checked_further(problem.seed)) {
     if (!verdict.failure) verdict.failure = verify::check_paths(problem, backend);
     if (!verdict.failure) verdict.failure = verify::check_bad_values(problem, backend);
   }
@@ -116,6 +119,14 @@ Verdict check(const verify::Case& problem, BackendId backend, Totals& totals) {
 
 Verdict check(const verify::CommitCase& problem, BackendId backend, Totals&) {
   return verify::check_commit(problem, backend);
+}
+
+Verdict check(const verify::BackwardCase& problem, BackendId backend, Totals&) {
+  Verdict verdict = verify::check_backward(problem, backend);
+  if (verdict.unsupported || !is_checked_further(problem.seed)) return verdict;
+  if (!verdict.failure) verdict.failure = verify::check_backward_paths(problem, backend);
+  if (!verdict.failure) verdict.failure = verify::check_bad_values(problem, backend);
+  return verdict;
 }
 
 void run_one(const Case& problem, BackendId backend, Totals& totals) {
