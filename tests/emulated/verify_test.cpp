@@ -12,8 +12,10 @@
 
 #include "runtime.hpp"
 #include "shortconv/capability.hpp"
+#include "verify/backward_case.hpp"
 #include "verify/case.hpp"
 #include "verify/check.hpp"
+#include "verify/check_backward.hpp"
 #include "verify/commit_case.hpp"
 #include "verify/paths.hpp"
 
@@ -144,6 +146,39 @@ TEST(Commits, AgreeWithTheReference) {
     const auto failure = failure_of(check_commit(problem, BackendId::kCuda));
     ASSERT_FALSE(failure.has_value()) << *failure << "\n" << to_string(problem);
   });
+}
+
+/// The kernels of each type and width with and without an epilogue, the general one, and the one
+/// that adds up partial sums.
+bool computes_gradients(const emulated::KernelUse& use) {
+  return use.name.starts_with("backward") || use.name == "finish_backward";
+}
+
+/// check(case) returns a description of the failure.
+template <typename Check>
+void check_gradients_of(std::uint64_t count, const Check& check) {
+  check_seeds(count, computes_gradients, [&](std::uint64_t seed) {
+    const BackwardCase problem = make_backward_case(seed);
+    const std::optional<std::string> failure = check(problem);
+    ASSERT_FALSE(failure.has_value()) << *failure << "\n" << to_string(problem);
+  });
+}
+
+TEST(Gradients, AreWithinTheBounds) {
+  check_gradients_of(1500, [](const BackwardCase& problem) {
+    return failure_of(check_backward(problem, BackendId::kCuda));
+  });
+}
+
+TEST(Gradients, HaveTheSameBitsOnEveryPath) {
+  check_gradients_of(500, [](const BackwardCase& problem) {
+    return check_backward_paths(problem, BackendId::kCuda);
+  });
+}
+
+TEST(Gradients, TolerateInvalidValues) {
+  check_gradients_of(
+      800, [](const BackwardCase& problem) { return check_bad_values(problem, BackendId::kCuda); });
 }
 
 }  // namespace
