@@ -164,9 +164,21 @@ void check_gradients_of(std::uint64_t count, const Check& check) {
   });
 }
 
+std::int64_t launches_of_the_general_kernel() {
+  for (const emulated::KernelUse& use : emulated::kernel_uses()) {
+    if (use.name == "backward_general") return use.launches;
+  }
+  return -1;
+}
+
 TEST(Gradients, AreWithinTheBounds) {
   check_gradients_of(1500, [](const BackwardCase& problem) {
-    return failure_of(check_backward(problem, BackendId::kCuda));
+    const std::int64_t before = launches_of_the_general_kernel();
+    auto failure = failure_of(check_backward(problem, BackendId::kCuda));
+    if (!failure && problem.is_fast && launches_of_the_general_kernel() != before) {
+      failure = "the general kernel computes a call for which there is a fast one";
+    }
+    return failure;
   });
 }
 

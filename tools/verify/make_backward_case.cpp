@@ -28,12 +28,14 @@ TensorSpec lay_out_freely(Random& random, DType dtype, const std::vector<std::in
                   .reversal = odd ? 0.3 : 0});
 }
 
-/// Channels innermost, aligned, perhaps with gaps between rows that keep the alignment.
+/// Channels innermost, aligned to 8 bytes at least, perhaps with gaps between rows that keep that.
 TensorSpec lay_out_aligned(Random& random, DType dtype, std::vector<std::int64_t> shape) {
   const std::int64_t channels = shape.back();
   shape.back() += random.chance(0.5) ? 0 : random.pick({4, 8, 16});
   TensorSpec spec = dense(dtype, std::move(shape));
   spec.shape.back() = channels;
+  if (random.chance(0.2)) spec.origin = 8 / element_bytes(dtype);
+  spec.elements += spec.origin;
   return spec;
 }
 
