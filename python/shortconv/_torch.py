@@ -269,12 +269,20 @@ def _needs_gradient(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
+# Of tensors whose data are somewhere else.
+_WRAPPER_KEYS = [getattr(torch._C.DispatchKey, key) for key in (
+    "Functionalize", "FuncTorchBatched", "FuncTorchGradWrapper", "Python", "ZeroTensor",
+    "Conjugate", "Negative")]
+
+
 def _is_ordinary(value: Any) -> bool:
-    """False for tensors without memory that look plain: those of torch.func, meta tensors, ..."""
+    """False for tensors that look plain, but have no memory of their own or another layout."""
     if not isinstance(value, Tensor):
         return True
-    keys = torch._C._dispatch_keys
-    return not (value.is_meta or keys(value) - keys(torch.empty(0, device=value.device)))
+    if value.layout != torch.strided or value.is_nested or value.is_quantized:
+        return False
+    keys = torch._C._dispatch_keys(value)
+    return not (value.is_meta or any(map(keys.has, _WRAPPER_KEYS)))
 
 
 def _on(stream: Any, tensor: Tensor) -> ContextManager[Any]:

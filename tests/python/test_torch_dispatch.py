@@ -390,3 +390,20 @@ def test_arrays_of_other_libraries_beside_torch_tensors():
     assert torch.equal(shortconv.forward(x, weight.numpy()), expected)
     bounds = np.array([0, 6], np.int32)
     assert torch.equal(shortconv.forward(x, weight, query_start_loc=bounds), expected)
+
+
+def test_errors_of_plain_tensors_are_not_tried_again(monkeypatch):
+    """A checked call would have told about bad values in the first attempt."""
+    from shortconv import _torch
+
+    attempts = []
+
+    def refuse(*arguments):
+        attempts.append(arguments)
+        raise ValueError("x: is refused")
+
+    monkeypatch.setattr(_torch, "_core_forward", refuse)
+    monkeypatch.setattr(_torch._RUN, "core", refuse)
+    with pytest.raises(ValueError, match="^x: is refused$"):
+        shortconv.forward(torch.ones(10, 8), torch.ones(8, 4))
+    assert len(attempts) == 1
