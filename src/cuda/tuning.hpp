@@ -97,23 +97,6 @@ constexpr int channels_first_blocks(std::size_t element_bytes) {
   return element_bytes == 2 ? 8 : 5;
 }
 
-// Backward: threads of the largest block, and blocks of a multiprocessor for __launch_bounds__: at
-// most 128 registers. With 102, which spill, 8192 x 8192 takes 150 us instead of 113.
-inline constexpr int kBackwardThreads = 256;
-inline constexpr int kBackwardBlocks = 2;
-/// Batches of rows in the ring of a warp. 8192 x 8192 in units of 4 strips takes 113.4 us with 3,
-/// 114.7 with 2; 4 are equal.
-constexpr int backward_stages(std::size_t element_bytes, bool has_epilogue) {
-  return has_epilogue && element_bytes == 2 ? 4 : 3;
-}
-/// Adjacent channels of a thread: 4 take up to 128 registers at width 4. With 2, which cost more
-/// instructions an element, 8192 x 8192 takes 133 us instead of 114.
-constexpr int backward_group(std::size_t element_bytes, int width, bool has_epilogue) {
-  return element_bytes == 2 && width <= 4 && !has_epilogue ? 4 : 2;
-}
-/// Widths up to this one have kernels of their own.
-inline constexpr int kMaxBackwardWidth = 8;
-
 inline constexpr int kGeneralThreads = 128;
 
 /// The checked mode: sequences of a block. Not tuned.

@@ -15,6 +15,7 @@
 #define __device__
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define __maxnreg__(...)
 #define __noinline__
 #define __shared__ static  // one block runs at a time
 

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "cuda/backward_params.hpp"
+#include "cuda/backward_tuning.hpp"
 #include "cuda/device/activation.cuh"
 #include "cuda/device/backward_rows.cuh"
 #include "cuda/device/backward_segments.cuh"
@@ -34,6 +35,7 @@ struct BackwardShape {
   static constexpr bool kHasEpilogue = kWithEpilogue;
   static constexpr int kWidth = kTaps, kHistory = kTaps - 1;
   static constexpr int kGroup = kChannels;  // channels of a thread
+  static constexpr int kRegisters = backward_registers(kTaps, kChannels);
   static constexpr int kTensors = kWithEpilogue ? 4 : 2;
   static constexpr int kStages = kBatches;
   /// Rows of a batch: a multiple of the width, so that a window is back in its order after it.

@@ -4,7 +4,6 @@
 
 #include "core/check.hpp"
 #include "cuda/host/launch.hpp"
-#include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
 namespace {

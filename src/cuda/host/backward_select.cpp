@@ -1,9 +1,9 @@
 #include <algorithm>
 
 #include "core/check.hpp"
+#include "cuda/backward_tuning.hpp"
 #include "cuda/host/backward.hpp"
 #include "cuda/host/select.hpp"
-#include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
 namespace {

@@ -10,7 +10,8 @@
 // 128 rows width - 1 of grad_out and twice as many of x again; the partial sums, about 1% of the
 // rest. Ceiling: a copy of the same bytes. A batch of rows is computed while the next ones are on
 // their way to shared memory: copies that need no registers keep enough bytes in flight with 16
-// warps a multiprocessor, whose windows, sums and weights take up to 128 registers.
+// warps a multiprocessor at width 4, whose windows, sums and weights take 128 registers, and with 8
+// at width 8.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,6 @@
 #include "cuda/backward_params.hpp"
 #include "cuda/device/backward_strip.cuh"
 #include "cuda/device/memory.cuh"
-#include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
 
@@ -38,7 +38,7 @@ __device__ inline void store_unit_sums(const float* sums, int strips, int rows, 
 }
 
 template <typename Shape>
-__global__ void __launch_bounds__(kBackwardThreads, kBackwardBlocks)
+__global__ void __maxnreg__(Shape::kRegisters)
     backward_strips(const __grid_constant__ BackwardKernelParams params) {
   using Strip = BackwardStrip<Shape>;
   constexpr int kColumns = 32 * Shape::kGroup, kRows = Shape::kWidth + 1;

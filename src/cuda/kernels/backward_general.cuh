@@ -12,9 +12,9 @@
 
 #include "core/history.hpp"
 #include "cuda/backward_params.hpp"
+#include "cuda/backward_tuning.hpp"
 #include "cuda/device/activation.cuh"
 #include "cuda/device/token.cuh"
-#include "cuda/tuning.hpp"
 #include "op/epilogue.hpp"
 #include "op/sequence.hpp"
 

@@ -7,7 +7,6 @@
 
 #include "cuda/host/backward.hpp"
 #include "cuda/kernels/backward.cuh"
-#include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
 
@@ -16,9 +15,9 @@ inline constexpr int kBackwardWidths = kMaxBackwardWidth - kMinBackwardWidth + 1
 
 template <typename T, int kWidth, CompiledActivation kActivation, bool kHasEpilogue>
 BackwardKernel backward_instance() {
-  using Shape = BackwardShape<T, kWidth, kActivation, kHasEpilogue,
-                              backward_group(sizeof(T), kWidth, kHasEpilogue),
-                              backward_stages(sizeof(T), kHasEpilogue)>;
+  using Shape =
+      BackwardShape<T, kWidth, kActivation, kHasEpilogue, backward_group(sizeof(T), kHasEpilogue),
+                    backward_stages(sizeof(T), kHasEpilogue)>;
   return {reinterpret_cast<KernelFunction>(&backward_strips<Shape>), 32 * Shape::kGroup,
           RowRing<Shape>::kBytes};
 }

@@ -1,0 +1,34 @@
+// Compile-time constants of the backward kernels that were measured rather than derived, each with
+// its measurement: H200, 8192 x 8192 bf16, width 4, SiLU, gradients of x and weight, cold, unless
+// stated otherwise. The copy of the same bytes takes 97 us.
+#pragma once
+
+#include <cstddef>
+
+namespace shortconv::cuda {
+
+inline constexpr int kBackwardThreads = 256;  // of the largest block
+
+/// Widths up to this one have kernels of their own.
+inline constexpr int kMaxBackwardWidth = 8;
+
+/// Adjacent channels of a thread. 2 cost more instructions an element than 4: 133 us instead of
+/// 114; width 5 145 instead of 136.
+constexpr int backward_group(std::size_t element_bytes, bool has_epilogue) {
+  return element_bytes == 2 && !has_epilogue ? 4 : 2;
+}
+
+/// Maximum registers of a thread, so many that windows, sums and weights do not spill. Width 4 with
+/// 102, which spills: 150 us instead of 113.
+constexpr int backward_registers(int width, int group) {
+  if (group == 2 || width <= 4) return 128;
+  return width <= 6 ? 168 : 240;
+}
+
+/// Batches of rows in the ring of a warp. With 4 strips in a unit 113.4 us with 3, 114.7 with 2, as
+/// many with 4. The rings of 8 warps must fit into 227 KB.
+constexpr int backward_stages(std::size_t element_bytes, bool has_epilogue) {
+  return has_epilogue && element_bytes == 2 ? 4 : 3;
+}
+
+}  // namespace shortconv::cuda
