@@ -17,7 +17,8 @@ namespace {
 using tests::BackwardCase;
 using tests::BackwardResults;
 
-/// The tensors of a call in device memory. They start `offset` bytes after an aligned address.
+/// The tensors of a call in device memory. Those of floating type start `offset` bytes after an
+/// aligned address.
 class DeviceCall {
  public:
   explicit DeviceCall(const BackwardArgs& host, std::int64_t offset = 0) : host_(host), args(host) {
@@ -74,6 +75,7 @@ class DeviceCall {
 
   void move(const TensorRef& from, TensorRef& to, std::int64_t offset) {
     const std::size_t bytes = bytes_of(from);
+    if (from.dtype == DType::kI32 || from.dtype == DType::kI64) offset = 0;
     memory_.push_back(std::make_unique<DeviceMemory>(static_cast<std::int64_t>(bytes) + 16));
     to.data = static_cast<char*>(memory_.back()->data()) + offset;
     to.device = kGpu;
