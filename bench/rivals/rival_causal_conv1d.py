@@ -27,4 +27,4 @@ def decode(functions, b):
 
 def training(functions, b):
     call = prefill(functions, b)
-    return lambda: call().transpose(1, 2)[0]
+    return lambda: call().transpose(1, 2).squeeze(0)

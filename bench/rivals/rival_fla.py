@@ -31,6 +31,6 @@ def training(functions, b):
 
     def convolve():
         out = call()
-        return (out[0] if isinstance(out, tuple) else out)[0]
+        return (out[0] if isinstance(out, tuple) else out).squeeze(0)
 
     return convolve

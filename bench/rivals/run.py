@@ -2,6 +2,7 @@
 """This library and others, on the same memory: GPU time, its ratio to a copy, host time.
 
     bench/rivals/run.py [--json FILE] [--only NAMES] [--device cuda|cpu] [--tiny] [--training]
+                        [--cases PARTS]
 
 bf16, width 4, SiLU, no bias, token-major x. --training: forward and backward pass through autograd,
 gradients of x and weight, without states; the copy moves x and out, then x, the gradient of out and
@@ -113,6 +114,7 @@ def main():
     parser.add_argument("--only", help="names of rivals, with commas")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="two small cases")
+    parser.add_argument("--cases", help="parts of the names of cases, with commas")
     parser.add_argument("--training", action="store_true", help="forward and backward pass")
     options = parser.parse_args()
     rivals, absent = load(options.only and options.only.split(","))
@@ -126,7 +128,8 @@ def main():
         cases = TRAINING if options.training else PREFILL + DECODE
         if options.tiny:
             cases = [case for case in TINY if not (options.training and case.decode)]
-        for case in cases:
+        parts = options.cases.split(",") if options.cases else [""]
+        for case in (case for case in cases if any(part in case.name for part in parts)):
             timed += measured(case, rivals, options.device, options.training)
             gc.collect()
         can_run = [(row, call) for row, call in timed if call is not None]
