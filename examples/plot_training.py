@@ -25,6 +25,7 @@ def read_runs(paths: Sequence[Path]) -> Dict[str, Run]:
     seen: Counter = Counter()
     for path in paths:
         run = json.loads(path.read_text(encoding="utf-8"))
+        run["options"].pop("log_every", None)  # changes nothing
         first = next(iter(runs.values()), run)
         for key in ("device", "options", "text_sha256"):
             if run[key] != first[key]:

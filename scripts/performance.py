@@ -115,10 +115,19 @@ def backward(results):
         two_reads = row["two_reads_us"]
         lines.append([case.removeprefix("back-"), shape] + timing(row) +
                      [f"{two_reads:.2f}", f'{row["run_us"] / two_reads:.3f}'] +
-                     [f'{other[case]["ratio"]:.3f}' for other in others])
+                     [f'{other[case]["ratio"]:.3f}' if case in other else "" for other in others])
     header = ["gradients of", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us",
               "two reads, one write, us", "ratio", "f16: ratio", "f32: ratio", "weights of f32, bias: ratio"]
     return markdown(header, lines)
+
+
+def backward_variants(results):
+    lines = []
+    for name in (*(f"width-{width}" for width in (2, 3, 5, 6, 7, 8)), "pitch-1.5", "pitch-2", "gates"):
+        for case, row in by_case(results, f"backward-{name}").items():
+            what = "width 7, no activation" if name == "gates" else name.replace("-", " ")
+            lines.append([what, case.removeprefix("back-")] + timing(row))
+    return markdown(["variant", "gradients of", "us", "copy us", "ratio", "over the copy, us"], lines)
 
 
 def checked(results):
@@ -221,7 +230,7 @@ def replay(results):
     return markdown(header, lines)
 
 
-TABLES = {f.__name__: f for f in (prefill, decode, states, gates, drafts, commits, backward, checked, overlapped,
+TABLES = {f.__name__: f for f in (prefill, decode, states, gates, drafts, commits, backward, backward_variants, checked, overlapped,
                                   schedules, variants, rivals, warm, host, replay)}
 
 
