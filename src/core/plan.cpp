@@ -1,6 +1,8 @@
 // Problem -> Plan -> run, the same for every operation.
 #include "shortconv/plan.hpp"
 
+#include <optional>
+
 #include "core/backend.hpp"
 #include "core/check.hpp"
 #include "shortconv/argument_table.hpp"
@@ -48,19 +50,21 @@ bool check_in_place(const AnyProblem&, const Pointers&, Checker& check) {
   return check.ok();
 }
 
-/// `bytes`: of the workspace that the caller has; -1: not known.
+/// `bytes`: of the workspace, if the caller says how many it has.
 template <typename Pointers>
-bool check_workspace(const Pointers& pointers, std::int64_t needed, std::int64_t bytes,
-                     Checker& check) {
+bool check_workspace(const Pointers& pointers, std::int64_t needed,
+                     std::optional<std::int64_t> bytes, Checker& check) {
   if constexpr (requires { pointers.workspace; }) {
     constexpr std::uintptr_t kAlignment = 16;
-    const auto address = reinterpret_cast<std::uintptr_t>(pointers.workspace);
-    check.require(needed == 0 || (bytes >= 0 && bytes < needed) || pointers.workspace != nullptr,
-                  "workspace", "is null; expected ", needed, " bytes");
-    check.require(bytes < 0 || bytes >= needed, "workspace", "has ", bytes, " bytes; expected ",
-                  needed);
-    check.require(needed == 0 || address % kAlignment == 0, "workspace",
-                  "address is not a multiple of 16");
+    if (bytes) {
+      check.require(*bytes >= needed, "workspace", "has ", *bytes, " bytes; expected ", needed);
+    }
+    if (needed > 0) {
+      check.require(pointers.workspace != nullptr, "workspace", "is null; expected ", needed,
+                    " bytes");
+      check.require(reinterpret_cast<std::uintptr_t>(pointers.workspace) % kAlignment == 0,
+                    "workspace", "address is not a multiple of 16");
+    }
   }
   return check.ok();
 }
@@ -75,7 +79,7 @@ Status check_pointers(const Problem& problem, const Pointers& pointers, std::int
       },
       problem, pointers);
   check_in_place(problem, pointers, check);
-  check_workspace(pointers, workspace, -1, check);
+  check_workspace(pointers, workspace, std::nullopt, check);
   return check.status();
 }
 

@@ -2,6 +2,8 @@
 // overlaps the end of the first, for the gradients of weights.
 #include "cuda/host/backward.hpp"
 
+#include <algorithm>
+
 #include "core/check.hpp"
 #include "cuda/host/launch.hpp"
 
@@ -33,7 +35,8 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
   if (Status status = select_backward(p, config); !status.ok()) return status;
   int shared_bytes = 0;
   if (Status status = shared_bytes_of(p.device.index, shared_bytes); !status.ok()) return status;
-  if (config.strips.most_shared_bytes > shared_bytes) config.strips = {};
+  if (config.strips.shared_bytes > shared_bytes) config.strips = {};
+  config.strips.most_shared_bytes = std::min(config.strips.most_shared_bytes, shared_bytes);
   for (const BackwardLaunch* launch : {&config.strips, &config.general}) {
     if (launch->blocks == 0) continue;
     if (Status status = load(launch->function, p.device.index, nullptr, launch->most_shared_bytes);
@@ -42,7 +45,10 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
     }
   }
   if (config.finish_blocks > 0) {
-    if (Status status = load(finish_backward_kernel(), p.device.index); !status.ok()) return status;
+    if (Status status = load(finish_backward_kernel(), p.device.index, &config.finish_overlaps);
+        !status.ok()) {
+      return status;
+    }
   }
   store_choice(storage, config);
   return {};
@@ -83,7 +89,7 @@ Status run_backward(const BackwardProblem& p, const PlanStorage& storage,
   return launch_kernel({.function = finish_backward_kernel(),
                         .blocks = config.finish_blocks,
                         .threads = kSumThreads,
-                        .programmatic = config.general.blocks > 0},
+                        .programmatic = config.finish_overlaps && config.general.blocks > 0},
                        arguments, stream);
 }
 

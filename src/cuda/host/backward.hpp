@@ -31,6 +31,7 @@ struct BackwardConfig {
   BackwardLaunch strips;
   BackwardLaunch general;
   std::int64_t finish_blocks = 0;  // of the kernel after it; 0: it is not needed
+  bool finish_overlaps = false;    // that kernel has code for PDL, so it may start early
 };
 
 /// The partial sums of a shape.
