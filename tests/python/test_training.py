@@ -432,3 +432,19 @@ def test_the_layer_learns():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 1e-4 * losses[0]
+
+
+def test_channels_first_rows_give_the_same_bits(device):
+    inputs, options = tensors(dtype=torch.bfloat16, channels=8, device=device)
+    grad_out = torch.randn(2, 9, 8).to(device, torch.bfloat16)
+
+    def gradients(layout):
+        copies = {name: layout(one.detach()).requires_grad_() for name, one in inputs.items()}
+        out = short_conv(**copies, **options)
+        return torch.autograd.grad(out, list(copies.values()), layout(grad_out))
+
+    def channels_first(one):
+        return one.transpose(-1, -2).contiguous().transpose(-1, -2) if one.dim() == 3 else one
+
+    for one, other in zip(gradients(torch.clone), gradients(channels_first)):
+        assert torch.equal(one, other)
