@@ -35,14 +35,19 @@ constexpr std::int64_t kEnough = 8 / kShare;
 /// The kernels that a test must launch.
 using KernelFilter = std::function<bool(const emulated::KernelUse&)>;
 
+bool is_backward(const emulated::KernelUse& use) { return use.name.starts_with("backward"); }
+
+/// Of forward calls.
 KernelFilter all_of(DType dtype) {
-  return [=](const emulated::KernelUse& use) { return use.instances == name(dtype); };
+  return [=](const emulated::KernelUse& use) {
+    return use.instances == name(dtype) && !is_backward(use);
+  };
 }
 
 /// Trees have one path only, verify.
 KernelFilter all_but_trees_of(DType dtype) {
   return [=](const emulated::KernelUse& use) {
-    return use.instances == name(dtype) && !use.name.starts_with("trees");
+    return all_of(dtype)(use) && !use.name.starts_with("trees");
   };
 }
 
@@ -151,7 +156,7 @@ TEST(Commits, AgreeWithTheReference) {
 /// The kernels of each type and width with and without an epilogue, the general one, and the one
 /// that adds up partial sums.
 bool computes_gradients(const emulated::KernelUse& use) {
-  return use.name.starts_with("backward") || use.name == "finish_backward";
+  return is_backward(use) || use.name == "finish_backward";
 }
 
 /// check(case) returns a description of the failure.
