@@ -12,7 +12,7 @@ from shortconv._operators import Array
 
 
 class Gradients(NamedTuple):
-    """Gradients of the inputs of a forward call; None where they were not asked for."""
+    """Gradients of the inputs of a forward call; None for those that were not computed."""
 
     x: Any
     weight: Any

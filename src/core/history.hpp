@@ -12,5 +12,8 @@ namespace shortconv {
 SHORTCONV_HOST_DEVICE constexpr std::int32_t history_of(const Problem& p) {
   return (p.width - 1) * p.dilation;
 }
+SHORTCONV_HOST_DEVICE constexpr std::int32_t history_of(const BackwardProblem& p) {
+  return (p.width - 1) * p.dilation;
+}
 
 }  // namespace shortconv

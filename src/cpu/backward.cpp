@@ -16,6 +16,7 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
+#include "core/history.hpp"
 #include "core/thread_pool.hpp"
 #include "cpu/backend.hpp"
 #include "cpu/backward_kernels.hpp"
@@ -398,7 +399,7 @@ class BackwardWorker {
   const BackwardKernels& kernels_;
   Buffers& b_;
   const Conversions conversions_;
-  const std::int64_t history_ = std::int64_t{p_.width - 1} * p_.dilation;
+  const std::int64_t history_ = history_of(p_);
   std::int64_t channel_ = 0, count_ = 0;  // of the block
   std::int64_t pitch_ = 0;                // of the rows of the buffers
 };

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/history.hpp"
 #include "reference/reference.hpp"
 #include "reference/tensor_views.hpp"
 
@@ -240,7 +241,7 @@ class Backward {
 
   const BackwardProblem& p_;
   const BackwardPointers& at_;
-  const std::int64_t history_ = std::int64_t{p_.width - 1} * p_.dilation;
+  const std::int64_t history_ = history_of(p_);
   std::vector<Part> parts_;
 };
 

@@ -129,7 +129,6 @@ struct BackwardCase {
       if (!memory.bytes.empty()) tensor = memory.ref();
     };
     use(copy.x, x);
-    copy.x.data = static_cast<char*>(copy.x.data) + x_offset;
     use(copy.weight, weight);
     use(copy.bias, bias);
     use(copy.input_gate, input_gate);
@@ -160,7 +159,6 @@ struct BackwardCase {
   DType x_dtype{}, weight_dtype{}, grad_out_dtype{};
   std::int64_t width = 0, channels = 0, sequences = 0, length = 0;
   bool is_token_major = false;
-  std::int64_t x_offset = 0;  // of x in its memory, in bytes
 
  private:
   static DType any_dtype(tools::Random& random) {

@@ -35,7 +35,7 @@ namespace {
 
 using verify::Verdict;
 
-// One in so many seeds stands for a commit, and two for gradients.
+// Of this many seeds, one makes a commit case and two make gradient cases.
 constexpr std::uint64_t kCommits = 12;
 
 using Case = std::variant<verify::Case, verify::CommitCase, verify::BackwardCase>;

@@ -56,8 +56,7 @@ class Segments {
   /// The first row from `row` on with begins(row), or a number above all rows.
   __device__ int next_begin(int row) const { return base_ + begins_.next(row - base_); }
 
-  /// The sequence whose initial state comes before `row`, which begins a segment; -1: none. With
-  /// `ends` the sequence of the row before it, whose final state comes after that.
+  /// The sequence that has `row`; -1: none begins at or before it.
   __device__ int sequence_of(int row) const {
     if (params_.is_dense) {
       return static_cast<int>(

@@ -10,7 +10,8 @@
 // sequence in them or in their windows: rows of the other sequence count as 0 in the window, and
 // are left out of the gradients of x. All else goes row by row: states, padding, sequences shorter
 // than a batch. Each row of x is stored by the strip that has it, and the gradient of an initial
-// state by the strip with the first row of its sequence.
+// state by the strip with the first row of its sequence. One class, longer than others: all of its
+// functions work on the same registers.
 #pragma once
 
 #include <cstdint>

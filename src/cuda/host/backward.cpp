@@ -11,13 +11,13 @@ namespace shortconv::cuda {
 namespace {
 
 Status check_dtypes(const BackwardProblem& p) {
-  DType refused = DType::kF32;
+  bool has_f64 = false;
   visit_tensors(
       [&](const Argument&, const auto& layout) {
-        if (layout.present && layout.dtype == DType::kF64) refused = DType::kF64;
+        if (layout.present && layout.dtype == DType::kF64) has_f64 = true;
       },
       p);
-  if (refused != DType::kF64) return {};
+  if (!has_f64) return {};
   return {Code::kUnsupported,
           "backend: 'cuda' does not support f64; expected the reference backend"};
 }

@@ -143,8 +143,8 @@ Weights weights_of(const BackwardProblem& p, const BackwardPointers& at) {
 }  // namespace
 
 BackwardPartition backward_partition(std::int64_t tokens, std::int64_t channels) {
-  // So many strips of 128 channels that all multiprocessors of a large GPU are busy, unless strips
-  // become short: each reads up to 3 * (width - 1) rows again.
+  // At least 2048 strips of 128 channels keep a large GPU busy. Strips do not become shorter than
+  // 16 rows: each of them reads up to 3 * (width - 1) rows again.
   constexpr std::int64_t kStrips = 2048;
   const std::int64_t groups = divide_up(channels, 128);
   std::int64_t rows = kMaxStripRows;

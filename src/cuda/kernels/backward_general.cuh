@@ -24,12 +24,7 @@ class GeneralStrip {
  public:
   __device__ GeneralStrip(const BackwardProblem& p, const BackwardPointers& at, std::int64_t first,
                           std::int64_t end, std::int64_t channel)
-      : p_(p),
-        at_(at),
-        first_(first),
-        end_(end),
-        channel_(channel),
-        history_((p.width - 1) * p.dilation) {}
+      : p_(p), at_(at), first_(first), end_(end), channel_(channel), history_(history_of(p)) {}
 
   __device__ void run() {
     bias_ = p_.bias.present ? load_f32(p_.bias.dtype, at_.bias, channel_ * p_.bias.channel_stride)

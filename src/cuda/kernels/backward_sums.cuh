@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "core/history.hpp"
 #include "cuda/backward_params.hpp"
 #include "cuda/device/memory.cuh"
 #include "cuda/device/token.cuh"
@@ -89,8 +90,9 @@ __device__ inline void add_partial_sums(const BackwardSumParams& params, std::ui
   store_weight_gradient(params, static_cast<int>(row), first + column, sum);
 }
 
-/// The gradient of the initial state of a sequence without tokens is that of its final state. So it
-/// is where the sequence begins with padding, of which no final state is asked for: zeros.
+/// The gradient of the initial state of a sequence without tokens is that of its final state. If
+/// seq_idx marks the first row of a sequence as padding, nothing reads the initial state, and its
+/// gradient is 0.
 __device__ inline void pass_state_gradient(const BackwardSumParams& params, std::uint32_t block) {
   const BackwardProblem& p = params.problem;
   const BackwardPointers& at = params.pointers;
@@ -105,8 +107,7 @@ __device__ inline void pass_state_gradient(const BackwardSumParams& params, std:
   if (!is_empty && !is_padding) return;
   const auto& to = p.grad_initial_state;
   const auto& from = p.grad_final_state;
-  const std::int64_t history = std::int64_t{p.width - 1} * p.dilation;
-  for (std::int64_t column = 0; column < history; ++column) {
+  for (std::int64_t column = 0; column < history_of(p); ++column) {
     const float gradient =
         from.present ? load_f32(from.dtype, at.grad_final_state,
                                 sequence * from.sequence_stride + column * from.column_stride +
