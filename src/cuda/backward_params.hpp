@@ -61,15 +61,25 @@ struct BackwardGeneralParams {
 inline constexpr int kSumThreads = 256;
 inline constexpr int kSumColumns = 128;  // channels of a block
 
-/// Parameters of the kernel after them. The partial sums, [units, width + 1, channels], are the
-/// workspace.
+/// The gradient of the weights or of the bias; strides in elements.
+struct BackwardSum {
+  void* data = nullptr;  // null: not wanted
+  std::int64_t channel_stride = 0, tap_stride = 0;
+  DType dtype = DType::kF32;
+};
+
+/// Parameters of the kernel after them: those of every call first, as in KernelParams.
 struct BackwardSumParams {
+  FastDivisor channel_blocks;  // block = row * channel_blocks + channel block
+  std::uint32_t sum_blocks = 0;
+  std::int32_t width = 0;
+  std::int64_t channels = 0, units = 0;
+  const float* partial_sums = nullptr;  // [units, width + 1, channels]
+  BackwardSum weight, bias;
+  bool accumulate = false;
+  FastDivisor state_channel_blocks;  // after sum_blocks: sequence * these + channel block
   BackwardProblem problem;
   BackwardPointers pointers;
-  FastDivisor channel_blocks;        // block = row * channel_blocks + channel block
-  FastDivisor state_channel_blocks;  // then sequence * state_channel_blocks + channel block
-  std::uint32_t sum_blocks = 0;
-  std::int64_t units = 0;
 };
 
 /// How the rows are divided into partial sums: by the shape alone, so that the gradients of weights
@@ -77,8 +87,7 @@ struct BackwardSumParams {
 /// the order of its rows in fp32; the strips of a unit, and then the units, in fp64.
 struct BackwardPartition {
   std::int64_t strip_rows = 0;
-  std::int64_t units = 0;
-  std::int32_t unit_strips = 0;
+  std::int64_t units = 0;  // of kUnitStrips strips
 
   friend bool operator==(const BackwardPartition&, const BackwardPartition&) = default;
 };

@@ -7,7 +7,9 @@
 
 namespace shortconv::cuda {
 
-inline constexpr int kBackwardThreads = 256;  // of the largest block
+/// Strips of a unit, which are the warps of a block.
+inline constexpr int kUnitStrips = 8;
+inline constexpr int kBackwardThreads = 32 * kUnitStrips;
 
 /// Widths up to this one have kernels of their own.
 inline constexpr int kMaxBackwardWidth = 8;

@@ -96,13 +96,16 @@ class Kernels {
       }
     }
   }
-  void add_backward(std::string_view type, cuda::BackwardKernel (*kernel)(int, Activation, bool)) {
+  void add_backward(std::string_view type,
+                    cuda::BackwardKernel (*kernel)(const cuda::BackwardFeatures&)) {
     for (const bool has_epilogue : {false, true}) {
       for (int width = 2; width <= cuda::kMaxBackwardWidth; ++width) {
         for (const auto& activation : kActivations) {
-          add(fmt::format("backward{}, width {}", has_epilogue ? " with epilogue" : "", width),
-              type, kernel(width, activation.value, has_epilogue).function,
-              invoke<cuda::BackwardKernelParams>);
+          for (const bool has_bias : {false, true}) {
+            add(fmt::format("backward{}, width {}", has_epilogue ? " with epilogue" : "", width),
+                type, kernel({width, activation.value, has_bias, has_epilogue}).function,
+                invoke<cuda::BackwardKernelParams>);
+          }
         }
       }
     }

@@ -14,7 +14,7 @@
 //   one reciprocal for two elements                     77.5
 //   no activation                                       67.5
 //
-// The derivative takes the same two and eight others.
+// The derivative takes the same two and seven others.
 #pragma once
 
 #include "core/capability.hpp"
@@ -38,18 +38,18 @@ struct Activated {
 };
 
 /// a * s and s * (1 + a * (1 - s)), with s = 1 / (1 + e) and e = exp(-a), computed as in silu.
-/// 1 - s would cancel, so it is e * s. Below -88 e would overflow; from -87.4 on down the slope is
-/// 0.
+/// 1 - s would cancel, so it is e * s. Below -88.7 e is infinite and s is 0: saturation turns the
+/// NaN of their product into 0, and the slope is 0, as from -87.4 on down.
 __device__ inline Activated silu_slope(float a) {
   constexpr float kMinusLog2e = -1.44269504f;
   constexpr float kMinusLn2 = -0.693147182f;
-  const float limited = max_or_nan(a, -88.0f);
-  const float t = __fmul_rd(limited, kMinusLog2e);
-  const float c = multiply_add_saturated(t, kMinusLn2, -limited);
+  const float t = __fmul_rd(a, kMinusLog2e);
+  const float c = multiply_add_saturated(t, kMinusLn2, -a);
   const float power = exp2_approximate(t);
   const float e = __fmaf_rn(power, c, power);
   const float s = reciprocal_approximate(__fadd_rn(e, 1.0f));
-  return {__fmul_rn(a, s), __fmaf_rn(limited, __fmul_rn(__fmul_rn(e, s), s), s)};
+  const float rest = multiply_add_saturated(e, s, 0.0f);
+  return {__fmul_rn(a, s), __fmaf_rn(a, __fmul_rn(rest, s), s)};
 }
 
 __device__ inline Activated activate_with_slope(Activation activation, float sum) {

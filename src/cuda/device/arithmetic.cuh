@@ -21,11 +21,4 @@ __device__ inline float multiply_add_saturated(float a, float b, float c) {
   return result;
 }
 
-/// NaN if one of the two is.
-__device__ inline float max_or_nan(float a, float b) {
-  float result;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
-  return result;
-}
-
 }  // namespace shortconv::cuda

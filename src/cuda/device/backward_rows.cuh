@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/backward_params.hpp"
+#include "cuda/device/backward_segments.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/memory.cuh"
 
@@ -22,8 +23,9 @@ __device__ inline char* row_at(const BackwardKernelParams& params, const Backwar
 }
 
 /// The rows of a strip, in batches, on their way from global memory through a ring of kStages
-/// batches in shared memory. A warp has a ring; only its own lanes read it. Lanes beyond the last
-/// channels copy the last ones.
+/// batches in shared memory. A batch ends with its segment, so it may have fewer rows than kBatch.
+/// A warp has a ring; only its own lanes read it. Lanes beyond the last channels copy the last
+/// ones.
 template <typename Shape>
 class RowRing {
  public:
@@ -38,118 +40,113 @@ class RowRing {
   /// Rows [first, limit) of the channels from `channel` on.
   __device__ RowRing(const BackwardKernelParams& params, char* memory, int first, int limit,
                      int channel)
-      : params_(params), memory_(memory), next_(first), limit_(limit) {
+      : params_(params), next_(first), run_end_(first), limit_(limit) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int chunk = params.copies_16_bytes ? 16 : 8;
     const int lanes = kRowBytes / chunk;  // of a row
     const int offset = lane % lanes * chunk;
     lane_row_ = lane / lanes;
-    lane_offset_ = lane_row_ * kRowBytes + offset;
     channel_bytes_ = min(channel * static_cast<int>(sizeof(T)) + offset,
                          params.channels * static_cast<int>(sizeof(T)) - chunk);
-    lane_x_ = lane_source(params.x);
-    lane_grad_out_ = lane_source(params.grad_out);
+    to_ = shared_address(memory) + (lane_row_ * kRowBytes + offset);
+    from_ = shared_address(memory) + lane * static_cast<int>(sizeof(Words));
+    to_end_ = to_ + kBytes;
+    from_end_ = from_ + kBytes;
+    opaque(to_), opaque(from_), opaque(to_end_), opaque(from_end_);
   }
 
   /// Issues the copies of the next batch, if it has rows, and ends their group.
-  __device__ void issue() {
-    if (params_.is_packed && next_ + kBatch <= limit_) {
-      if (params_.copies_16_bytes) {
-        issue_packed<16>();
-      } else {
-        issue_packed<8>();
-      }
+  __device__ void issue(const Segments& segments) {
+    if (next_ + kBatch <= whole_end_) {
+      issue_rows<16>([](const char* from, int stride, int r) { return nth_row(from, stride, r); });
     } else if (next_ < limit_) {
-      if (params_.copies_16_bytes) {
-        issue_any<16>();
-      } else {
-        issue_any<8>();
-      }
+      issue_rest(segments);
     }
     commit_copies();
-    next_ += kBatch;
+    next_ = min(next_ + kBatch, run_end_);
     lane_x_ = nth_row(lane_x_, params_.x.stride_bytes, kBatch);
     lane_grad_out_ = nth_row(lane_grad_out_, params_.grad_out.stride_bytes, kBatch);
-    to_ = following(to_);
+    to_ = following(to_, to_end_);
   }
 
   /// Goes on to the next batch for load.
-  __device__ void advance() { from_ = following(from_); }
+  __device__ void advance() { from_ = following(from_, from_end_); }
 
   /// The thread's channels of row `row` of the current batch; negative rows are in the one before
   /// it.
   __device__ void load(int tensor, int row, Words& words) const {
-    int stage = from_;
+    SharedAddress from = from_ + (tensor * kTensorBytes + row * kRowBytes);
     if (row < 0) {
-      stage = stage == 0 ? kBytes - kStageBytes : stage - kStageBytes;
-      row += kBatch;
+      from -= kStageBytes - kBatch * kRowBytes;
+      if (from_ == from_end_ - kBytes) from += kBytes;
     }
-    load_shared_words(memory_ + stage + tensor * kTensorBytes + row * kRowBytes +
-                          (threadIdx.x % 32) * sizeof(Words),
-                      words);
+    load_shared_words(from, words);
   }
 
  private:
-  __device__ static int following(int stage) {
-    return stage == kBytes - kStageBytes ? 0 : stage + kStageBytes;
+  __device__ static SharedAddress following(SharedAddress stage, SharedAddress end) {
+    stage += kStageBytes;
+    return stage == end ? end - kBytes : stage;
   }
 
+  /// What the lane copies of the next batch's first rows.
   __device__ const char* lane_source(const BackwardRows& rows) const {
-    return rows_after(static_cast<const char*>(rows.data), rows.stride_bytes, next_ + lane_row_) +
-           channel_bytes_;
+    return rows_after(row_at(params_, rows, next_), rows.stride_bytes, lane_row_) + channel_bytes_;
   }
 
-  template <int kChunk>
-  __device__ void issue_packed() {
-    issue_tensor<kChunk>(0, [&](int r) { return nth_row(lane_x_, params_.x.stride_bytes, r); });
-    issue_tensor<kChunk>(
-        1, [&](int r) { return nth_row(lane_grad_out_, params_.grad_out.stride_bytes, r); });
+  /// Any batch, which may be the first of a segment, perhaps of another sequence, or its last one,
+  /// whose last row replaces those beyond it.
+  __device__ void issue_rest(const Segments& segments) {
+    if (next_ == run_end_) {
+      run_end_ = min(segments.next_begin(next_ + 1), limit_);
+      if (params_.copies_16_bytes) whole_end_ = run_end_;
+      lane_x_ = lane_source(params_.x);
+      lane_grad_out_ = lane_source(params_.grad_out);
+    }
+    const int last = run_end_ - 1 - next_ - lane_row_;
+    const auto row_of = [&](const char* from, int stride, int r) {
+      return rows_after(from, stride, min(r, last));
+    };
+    if (params_.copies_16_bytes) {
+      issue_rows<16>(row_of);
+    } else {
+      issue_rows<8>(row_of);
+    }
+  }
+
+  /// The lane copies row_of(from, stride, r) to row r + lane_row_ of the batch, for each tensor.
+  template <int kChunk, typename RowOf>
+  __device__ void issue_rows(const RowOf& row_of) {
+    issue_tensor<kChunk>(0, lane_x_, params_.x.stride_bytes, row_of);
+    issue_tensor<kChunk>(1, lane_grad_out_, params_.grad_out.stride_bytes, row_of);
     if constexpr (Shape::kHasEpilogue) {
       const auto issue_gate = [&](const BackwardRows& rows, int tensor) {
         if (rows.data == nullptr) return;
-        const char* source = lane_source(rows);
-        issue_tensor<kChunk>(tensor, [&](int r) { return nth_row(source, rows.stride_bytes, r); });
+        issue_tensor<kChunk>(tensor, lane_source(rows), rows.stride_bytes, row_of);
       };
       issue_gate(params_.input_gate, 2);
       issue_gate(params_.output_gate, 3);
     }
   }
 
-  /// The last existing row replaces those beyond it.
-  template <int kChunk>
-  __device__ void issue_any() {
-    const auto issue_rows = [&](const BackwardRows& rows, int tensor) {
-      if (rows.data == nullptr) return;
-      issue_tensor<kChunk>(tensor, [&](int r) {
-        return row_at(params_, rows, min(next_ + r + lane_row_, limit_ - 1)) + channel_bytes_;
-      });
-    };
-    issue_rows(params_.x, 0);
-    issue_rows(params_.grad_out, 1);
-    if constexpr (Shape::kHasEpilogue) {
-      issue_rows(params_.input_gate, 2);
-      issue_rows(params_.output_gate, 3);
-    }
-  }
-
-  /// The lane copies source_of(r) to row r + lane_row_ of the batch.
-  template <int kChunk, typename SourceOf>
-  __device__ void issue_tensor(int tensor, const SourceOf& source_of) {
+  template <int kChunk, typename RowOf>
+  __device__ void issue_tensor(int tensor, const char* from, int stride, const RowOf& row_of) {
     constexpr int kRows = 32 * kChunk / kRowBytes;  // of one instruction
 #pragma unroll
     for (int r = 0; r < kBatch; r += kRows) {
       if (kBatch % kRows != 0 && r + lane_row_ >= kBatch) continue;
-      copy_async<kChunk>(memory_ + to_ + tensor * kTensorBytes + r * kRowBytes + lane_offset_,
-                         source_of(r));
+      copy_async<kChunk>(to_ + (tensor * kTensorBytes + r * kRowBytes), row_of(from, stride, r));
     }
   }
 
   const BackwardKernelParams& params_;
-  char* memory_;
-  int from_ = 0, to_ = 0;                // stages of the current and of the next batch, in bytes
-  const char *lane_x_, *lane_grad_out_;  // of the next batch, if rows are packed
-  int next_, limit_;
-  int lane_row_, lane_offset_, channel_bytes_;
+  // Addresses in shared memory of the lane's part of the current and of the next batch, and of
+  // where they begin again.
+  SharedAddress from_, to_, from_end_, to_end_;
+  const char *lane_x_ = nullptr, *lane_grad_out_ = nullptr;  // of the next batch
+  int next_, run_end_, limit_;  // the next row, the end of its segment, and that of the rows
+  int whole_end_ = -kBatch;     // as run_end_; batches before it are copied without tests
+  int lane_row_, channel_bytes_;
 };
 
 }  // namespace shortconv::cuda

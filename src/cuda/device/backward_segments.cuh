@@ -16,6 +16,8 @@ class RowMask {
     if (static_cast<int>(threadIdx.x % 32) == word) bits_ |= bits;
   }
   __device__ std::uint32_t& own_word() { return bits_; }
+  /// Positions before the first row or after the last one are left out.
+  __device__ void set(int position) { set_word(position >> 5, 1u << (position & 31)); }
 
   /// Equal `position` in all lanes.
   __device__ bool test(int position) const {
@@ -48,7 +50,7 @@ class Segments {
     if (params.is_dense) add_dense(words);
     if (params.query_start_loc != nullptr) add_packed(words);
     if (params.seq_idx != nullptr) add_seq_idx(words);
-    add_begin(words, true, params.tokens);
+    begins_.set(params.tokens - base);
   }
 
   __device__ bool begins(int row) const { return begins_.test(row - base_); }
@@ -90,7 +92,8 @@ class Segments {
     return low - 1;
   }
 
-  __device__ void add_begin(int words, bool wanted, int row) {
+  /// Marks the row of each lane.
+  __device__ void add_begins(int words, bool wanted, int row) {
     const int position = row - base_;
     for (int word = 0; word < words; ++word) {
       const bool here = wanted && position >> 5 == word && position >= 0;
@@ -120,20 +123,28 @@ class Segments {
     }
   }
 
+  /// A small batch takes one load, without a search.
   __device__ void add_packed(int words) {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    const int begin = begin_of(0), end = begin_of(params_.sequences);
+    const int lane = static_cast<int>(threadIdx.x % 32), sequences = params_.sequences;
+    const int last = base_ + 32 * words;
+    int begin = 0, end = 0;
+    if (sequences < 32) {
+      const int row = begin_of(min(lane, sequences));
+      begin = __shfl_sync(kFullWarp, row, 0);
+      end = __shfl_sync(kFullWarp, row, sequences);
+      add_begins(words, lane <= sequences && row < last, row);
+    } else {
+      begin = begin_of(0), end = begin_of(sequences);
+      for (int sequence = max(find_last_begin(base_), 0); sequence <= sequences; sequence += 32) {
+        const int number = sequence + lane;
+        const int row = begin_of(min(number, sequences));
+        add_begins(words, number <= sequences && row < last, row);
+        if (__shfl_sync(kFullWarp, row, 31) >= last) break;
+      }
+    }
+    begins_.set(-base_);
     add_padding(base_, begin);
     add_padding(max(end, begin), params_.tokens);
-    const int last = base_ + 32 * words;
-    for (int sequence = max(find_last_begin(base_), 0); sequence <= params_.sequences;
-         sequence += 32) {
-      const int number = sequence + lane;
-      const int row = begin_of(min(number, params_.sequences));
-      add_begin(words, number <= params_.sequences && row < last, row);
-      if (__shfl_sync(kFullWarp, row, 31) >= last) break;
-    }
-    add_begin(words, base_ <= 0, 0);
   }
 
   __device__ std::int64_t seq_idx_of(int row) const {
@@ -148,14 +159,24 @@ class Segments {
   }
 
   __device__ void add_seq_idx(int words) {
+    constexpr int kInFlight = 4;  // words
     const int lane = static_cast<int>(threadIdx.x % 32);
-    for (int word = 0; word < words; ++word) {
-      const int row = base_ + 32 * word + lane;
-      const bool inside = row >= 0 && row < params_.tokens;
-      const std::int64_t number = inside ? seq_idx_of(row) : 0;
-      const bool begins = inside && row > 0 && seq_idx_of(row - 1) != number;
-      begins_.set_word(word, __ballot_sync(kFullWarp, begins));
-      padding_.set_word(word, __ballot_sync(kFullWarp, inside && number < 0));
+    for (int first = 0; first < words; first += kInFlight) {
+      std::int64_t numbers[kInFlight], before[kInFlight];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        const int row = min(max(base_ + 32 * (first + i) + lane, 0), params_.tokens - 1);
+        numbers[i] = seq_idx_of(row);
+        before[i] = seq_idx_of(max(row - 1, 0));
+      }
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        const int row = base_ + 32 * (first + i) + lane;
+        const bool inside = row >= 0 && row < params_.tokens;
+        const bool begins = inside && numbers[i] != before[i];
+        begins_.set_word(first + i, __ballot_sync(kFullWarp, begins));
+        padding_.set_word(first + i, __ballot_sync(kFullWarp, inside && numbers[i] < 0));
+      }
     }
   }
 

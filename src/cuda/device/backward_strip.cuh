@@ -5,13 +5,13 @@
 // of weight and bias, and the last term of the gradient of x[t - history], which is stored. After
 // the last row, g of `history` more rows completes the gradients of the last ones.
 //
-// Rows come in batches, in which the windows do not move. Inner batches are in one sequence with
-// their windows. Edge batches are those at the ends of the strip and those with one first row of a
-// sequence in them or in their windows: rows of the other sequence count as 0 in the window, and
-// are left out of the gradients of x. All else goes row by row: states, padding, sequences shorter
-// than a batch. Each row of x is stored by the strip that has it, and the gradient of an initial
-// state by the strip with the first row of its sequence. One class, longer than others: all of its
-// functions work on the same registers.
+// Rows come in batches, in which the windows do not move. Batches begin anew with each segment,
+// whose windows begin with zeros, so no row of a whole batch has to be tested: the gradients that
+// its first rows complete are not stored if they are those of rows before the segment. All else
+// goes row by row: the rest of a segment, the rows after the strip, states, padding. Each row of x
+// is stored by the strip that has it, and the gradient of an initial state by the strip with the
+// first row of its sequence. One class, longer than others: all of its functions work on the same
+// registers.
 #pragma once
 
 #include <cstdint>
@@ -28,11 +28,12 @@
 
 namespace shortconv::cuda {
 
-template <typename Input, int kTaps, CompiledActivation kAct, bool kWithEpilogue, int kChannels,
-          int kBatches>
+template <typename Input, int kTaps, CompiledActivation kAct, bool kWithBias, bool kWithEpilogue,
+          int kChannels, int kBatches>
 struct BackwardShape {
   using T = Input;
   static constexpr CompiledActivation kActivation = kAct;
+  static constexpr bool kHasBias = kWithBias;  // or the gradient of one
   static constexpr bool kHasEpilogue = kWithEpilogue;
   static constexpr int kWidth = kTaps, kHistory = kTaps - 1;
   static constexpr int kGroup = kChannels;  // channels of a thread
@@ -75,34 +76,48 @@ class BackwardStrip {
   /// Adds the gradients of the weights, oldest tap first, and of the bias, of the rows of the
   /// strip.
   __device__ void run(Window& weight_sums, Values& bias_sums) {
-#pragma unroll 1
-    for (int batch = 0; batch < kAhead; ++batch) ring_.issue();
     Entry entry;
     load_entry(entry);
     const Segments segments(params_, first_ - kHistory, end_ - first_ + 2 * kHistory + 1);
+#pragma unroll 1
+    for (int batch = 0; batch < kAhead; ++batch) ring_.issue(segments);
     use_entry(entry);
     find_segment(segments);
     int begin = segments.next_begin(first_);  // the next first row of a segment
     int row = first_;
     while (true) {
-      for (; is_inner(row, begin); row += kBatch) {
-        receive_batch();
-        process_inner_batch(row, weight_sums, bias_sums);
-        ring_.advance();
+      if (row == begin) {
+        if (row >= end_) return;
+        begin_segment(segments, row);
+        begin = segments.next_begin(row + 1);
       }
-      if (row >= end_ + kHistory) return;
-      receive_batch();
-      if (is_edge(segments, begin, row)) {
-        const bool begins = begin < row + kBatch;
-        const int edge = begins ? begin : segment_;
-        process_edge_batch(row, edge - row, weight_sums, bias_sums);
-        segment_ = edge;
-        if (begins) begin = segments.next_begin(begin + 1);
-      } else if (!process_rows(segments, begin, row, weight_sums, bias_sums)) {
-        return;
+      if (takes_batches(row)) {
+        const int last = min(begin, end_) - kBatch;
+        char* to = first_gradient(row);
+        for (; row <= last; row += kBatch) {
+          receive_batch(segments);
+          process_batch<kBatch, true>(row, to, weight_sums, bias_sums);
+          to = nth_row(to, params_.grad_x.stride_bytes, kBatch);
+          ring_.advance();
+        }
+        if (row == begin) {
+          finish_segment(row, 0);
+          continue;
+        }
+        if (row == end_ && begin >= end_ + kHistory) {
+          receive_batch(segments);
+          process_batch<kHistory, false>(row, to, weight_sums, bias_sums);
+          return;
+        }
       }
+      if (row >= limit_) return;
+      receive_batch(segments);
+      const int rows = min(min(begin, limit_) - row, kBatch);
+#pragma unroll 1
+      for (int i = 0; i < rows; ++i) process_row(i, row + i, weight_sums, bias_sums);
+      row += rows;
+      if (row == begin) finish_segment(row, rows);
       ring_.advance();
-      row += kBatch;
     }
   }
 
@@ -168,10 +183,10 @@ class BackwardStrip {
     }
   }
 
-  __device__ void receive_batch() {
+  __device__ void receive_batch(const Segments& segments) {
     wait_for_copies<kAhead - 1>();
     __syncwarp();
-    ring_.issue();
+    ring_.issue(segments);
   }
 
   __device__ static void unpack(const Words& words, Values& values) {
@@ -225,6 +240,15 @@ class BackwardStrip {
     }
   }
 
+  /// Gradient of the final state of the sequence.
+  __device__ void load_final(int column, Values& values) const {
+#pragma unroll
+    for (int c = 0; c < kGroup; ++c) {
+      values[c] = load_f32(params_.grad_final_state.dtype, params_.grad_final_state.data,
+                           state_index(params_.grad_final_state, column, c));
+    }
+  }
+
   /// With seq_idx only the first part of a row of the batch has an initial state.
   __device__ void find_states(const Segments& segments, int row) {
     if (!params_.has_states) return;
@@ -251,11 +275,10 @@ class BackwardStrip {
     }
   }
 
-  /// Whether rows [row, row + kBatch) and the windows before them are in one sequence, inside of
-  /// the strip, in packed rows.
-  __device__ bool is_inner(int row, int begin) const {
-    return row >= max(first_, segment_) + kHistory && row <= min(begin, end_) - kBatch &&
-           !padding_ && params_.is_packed;
+  /// Whether process_batch can take the rows from `row` on. The first rows of a sequence with a
+  /// state also complete the gradients of its columns.
+  __device__ bool takes_batches(int row) const {
+    return !padding_ && (!params_.has_states || row >= segment_ + kHistory);
   }
 
   /// Row t is the first of a sequence, of a part with one seq_idx, or of padding.
@@ -266,19 +289,6 @@ class BackwardStrip {
     owns_begin_ = true;
 #pragma unroll
     for (int j = 1; j < kWidth; ++j) load_initial(j - 1, inputs_[j]);
-  }
-
-  /// Whether process_edge_batch can take the rows from `row` on: at most one segment begins among
-  /// them or in their windows, without a state, and no row is padding. The gradients of the segment
-  /// before it that wait for the next batch must find such a batch there.
-  __device__ bool is_edge(const Segments& segments, int begin, int row) const {
-    if (padding_) return false;
-    if (begin >= row + kBatch) return !params_.has_states || segment_ <= row - kHistory;
-    if (params_.has_states || segment_ > row - kHistory) return false;
-    if (begin >= params_.tokens) return true;
-    if (segments.is_padding(begin)) return false;
-    const bool waits = begin > row + kBatch - kHistory;
-    return segments.next_begin(begin + 1) >= row + (waits ? 2 * kBatch : kBatch);
   }
 
   // ---- Stores ----
@@ -330,12 +340,18 @@ class BackwardStrip {
     }
   }
 
-  /// Stores the gradient of an input of the segment: a row, which is row i of the batch, or one of
-  /// the initial state.
+  /// Whether the strip stores the gradient of this row, which is not after it, or of the column of
+  /// an initial state at its place.
+  __device__ bool is_wanted(int row) const {
+    return (row >= stored_ && row < end_) || (params_.has_states && row < segment_);
+  }
+
+  /// Stores the gradient of an input of the segment, if is_wanted: a row, which is row i of the
+  /// batch, or one of the initial state.
   __device__ void store_gradient(int row, int i, Values& gradient) const {
     if (row < segment_) {
       store_state_gradient(kHistory + row - segment_, gradient);
-    } else if (row >= first_ && row < end_) {
+    } else {
       store_input_gradient(row, i, gradient);
     }
   }
@@ -348,18 +364,13 @@ class BackwardStrip {
     if (padding_) return;
 #pragma unroll
     for (int back = kHistory; back > 0; --back) {
-      Values gradient;
-#pragma unroll
-      for (int c = 0; c < kGroup; ++c) {
-        gradient[c] = !has_column(params_.grad_final_state)
-                          ? 0.0f
-                          : load_f32(params_.grad_final_state.dtype, params_.grad_final_state.data,
-                                     state_index(params_.grad_final_state, kHistory - back, c));
-      }
+      if (!is_wanted(t - back)) continue;
+      Values gradient = {};
+      if (has_column(params_.grad_final_state)) load_final(kHistory - back, gradient);
 #pragma unroll
       for (int k = kWidth - back; k < kWidth; ++k) {
         const int age = back - kHistory + k;
-        if (t - age < segment_) continue;
+        if (params_.has_states && t - age < segment_) continue;
 #pragma unroll
         for (int c = 0; c < kGroup; ++c) {
           gradient[c] = __fmaf_rn(taps_[k][c], grads_[kWidth - age][c], gradient[c]);
@@ -392,7 +403,7 @@ class BackwardStrip {
     [[maybe_unused]] Values gate_gradient;
 #pragma unroll
     for (int c = 0; c < kGroup; ++c) {
-      float sum = bias_[c];
+      float sum = Shape::kHasBias ? bias_[c] : 0.0f;
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         sum = __fmaf_rn(taps_[k][c], inputs_[(oldest + k) % kWidth][c], sum);
@@ -421,25 +432,33 @@ class BackwardStrip {
         weight_sums[k][c] =
             __fmaf_rn(grad[c], inputs_[(oldest + k) % kWidth][c], weight_sums[k][c]);
       }
-      bias_sums[c] = __fadd_rn(bias_sums[c], grad[c]);
+      if constexpr (Shape::kHasBias) bias_sums[c] = __fadd_rn(bias_sums[c], grad[c]);
     }
   }
 
-  /// Rows [row, row + kBatch), for is_inner.
-  __device__ void process_inner_batch(int row, Window& weight_sums, Values& bias_sums) {
+  /// Where the gradients go that the batch from `row` on completes: those of the rows from row -
+  /// kHistory on.
+  __device__ char* first_gradient(int row) const {
+    if (params_.grad_x.data == nullptr) return nullptr;
+    return rows_after(row_at(params_, params_.grad_x, row), params_.grad_x.stride_bytes,
+                      -kHistory) +
+           std::int64_t{channel_} * static_cast<int>(sizeof(T));
+  }
+
+  /// Rows [row, row + kRows) of one segment. Those after the strip only complete gradients of x.
+  template <int kRows, bool kInStrip>
+  __device__ void process_batch(int row, char* to, Window& weight_sums, Values& bias_sums) {
     const bool stores = inside_ && params_.grad_x.data != nullptr;
-    char* to = rows_after(static_cast<char*>(params_.grad_x.data), params_.grad_x.stride_bytes,
-                          row - kHistory) +
-               channel_ * static_cast<int>(sizeof(T));
+    const bool stores_earlier = row != stored_;  // the rows before the batch
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       const int newest = i % kWidth, oldest = (newest + 1) % kWidth;
       Row loaded;
       load_row(i, loaded);
 #pragma unroll
       for (int c = 0; c < kGroup; ++c) inputs_[newest][c] = loaded.x[c];
       sum_gradient(loaded, oldest, row + i, grads_[newest]);
-      add_to_sums(grads_[newest], oldest, weight_sums, bias_sums);
+      if constexpr (kInStrip) add_to_sums(grads_[newest], oldest, weight_sums, bias_sums);
       Values gradient = {};
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
@@ -449,66 +468,15 @@ class BackwardStrip {
               __fmaf_rn(taps_[k][c], grads_[(newest + kWidth - k) % kWidth][c], gradient[c]);
         }
       }
+      const bool is_stored = i >= kHistory || stores_earlier;
       if constexpr (Shape::kHasEpilogue) {
-        store_input_gradient(row + i - kHistory, i - kHistory, gradient);
+        if (is_stored) store_input_gradient(row + i - kHistory, i - kHistory, gradient);
       } else {
         Words words;
         pack(gradient, words);
-        store_words_if(stores, nth_row(to, params_.grad_x.stride_bytes, i), words);
+        store_words_if(stores && is_stored, nth_row(to, params_.grad_x.stride_bytes, i), words);
       }
     }
-  }
-
-  /// Rows [row, row + kBatch), for is_edge. A segment begins at row `edge` of the batch, which may
-  /// be in the windows before it; rows may be outside of the strip, and those that do not exist
-  /// have any values.
-  __device__ void process_edge_batch(int row, int edge, Window& weight_sums, Values& bias_sums) {
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int newest = i % kWidth, oldest = (newest + 1) % kWidth;
-      Row loaded;
-      load_row(i, loaded);
-      const bool begins = i == edge;
-#pragma unroll
-      for (int c = 0; c < kGroup; ++c) {
-#pragma unroll
-        for (int k = 0; k < kWidth; ++k) inputs_[k][c] = begins ? 0 : inputs_[k][c];
-        inputs_[newest][c] = loaded.x[c];
-      }
-      sum_gradient(loaded, oldest, row + i, grads_[newest]);
-      if (row + i < end_) add_to_sums(grads_[newest], oldest, weight_sums, bias_sums);
-      const int stored = i - kHistory;
-      Values gradient = {};
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        if (stored < edge && i - k >= edge) continue;
-#pragma unroll
-        for (int c = 0; c < kGroup; ++c) {
-          gradient[c] =
-              __fmaf_rn(taps_[k][c], grads_[(newest + kWidth - k) % kWidth][c], gradient[c]);
-        }
-      }
-      if (row + stored >= stored_ && row + stored < end_) {
-        store_input_gradient(row + stored, stored, gradient);
-      }
-    }
-  }
-
-  /// The rows of a batch, one by one. False if no row of the strip waits for further ones.
-  __device__ bool process_rows(const Segments& segments, int& begin, int row, Window& weight_sums,
-                               Values& bias_sums) {
-    for (int i = 0; i < kBatch; ++i) {
-      const int t = row + i;
-      if (t == begin) {
-        finish_segment(t, i);
-        if (t >= end_) return false;
-        begin_segment(segments, t);
-        begin = segments.next_begin(t + 1);
-      }
-      if (t >= limit_) return false;
-      process_row(i, t, weight_sums, bias_sums);
-    }
-    return true;
   }
 
   /// Row t, which is row i of the batch. The windows move by one row.
@@ -537,10 +505,11 @@ class BackwardStrip {
     for (int c = 0; c < kGroup; ++c) inputs_[kHistory][c] = loaded.x[c];
     sum_gradient(loaded, 0, t, grads_[kHistory]);
     if (t < end_) add_to_sums(grads_[kHistory], 0, weight_sums, bias_sums);
+    if (!is_wanted(t - kHistory)) return;
     Values gradient = {};
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      if (t - k < segment_) continue;
+      if (params_.has_states && t - k < segment_) continue;
 #pragma unroll
       for (int c = 0; c < kGroup; ++c) {
         gradient[c] = __fmaf_rn(taps_[k][c], grads_[kHistory - k][c], gradient[c]);
@@ -553,7 +522,7 @@ class BackwardStrip {
   const int first_, end_, limit_;  // rows of the strip, and rows that are read
   const int channel_;
   const bool inside_;
-  int stored_;  // gradients of rows before it are stored, or not of the strip
+  int stored_;  // the gradients of the rows before it are stored, or those of other strips
   Ring ring_;
   Window taps_;
   Values bias_;

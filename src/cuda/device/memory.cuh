@@ -114,16 +114,20 @@ __device__ inline void store_words(void* to, const std::uint32_t (&words)[kWords
   }
 }
 
+using SharedAddress = std::uint32_t;
+__device__ inline SharedAddress shared_address(const void* shared) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+}
+
 /// Copies 16 or 8 bytes from global to shared memory, without registers and without waiting. The
 /// thread sees them after commit_copies and wait_for_copies, its warp after a barrier as well.
 template <int kBytes>
-__device__ inline void copy_async(void* to, const void* from) {
-  const auto shared = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
+__device__ inline void copy_async(SharedAddress to, const void* from) {
   if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(from) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
   } else {
     static_assert(kBytes == 8);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(from) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
   }
 }
 
@@ -138,14 +142,38 @@ __device__ inline void wait_for_copies() {
 
 /// Loads one or two words from shared memory, aligned to them all.
 template <int kWords>
-__device__ inline void load_shared_words(const void* from, std::uint32_t (&words)[kWords]) {
+__device__ inline void load_shared_words(SharedAddress from, std::uint32_t (&words)[kWords]) {
   if constexpr (kWords == 2) {
-    const uint2 both = *static_cast<const uint2*>(from);
-    words[0] = both.x;
-    words[1] = both.y;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(words[0]), "=r"(words[1])
+                 : "r"(from)
+                 : "memory");
   } else {
     static_assert(kWords == 1);
-    words[0] = *static_cast<const std::uint32_t*>(from);
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(words[0]) : "r"(from) : "memory");
+  }
+}
+
+/// Two or four adjacent floats in shared memory, aligned to them all.
+template <int kCount>
+__device__ inline void store_shared(float* to, const float (&values)[kCount]) {
+  if constexpr (kCount == 4) {
+    *reinterpret_cast<float4*>(to) = {values[0], values[1], values[2], values[3]};
+  } else {
+    static_assert(kCount == 2);
+    *reinterpret_cast<float2*>(to) = {values[0], values[1]};
+  }
+}
+
+template <int kCount>
+__device__ inline void load_shared(const float* from, float (&values)[kCount]) {
+  if constexpr (kCount == 4) {
+    const float4 all = *reinterpret_cast<const float4*>(from);
+    values[0] = all.x, values[1] = all.y, values[2] = all.z, values[3] = all.w;
+  } else {
+    static_assert(kCount == 2);
+    const float2 both = *reinterpret_cast<const float2*>(from);
+    values[0] = both.x, values[1] = both.y;
   }
 }
 
@@ -210,6 +238,7 @@ __device__ inline void opaque(T*& address) {
   asm volatile("" : "+l"(address));
   __builtin_assume(__isGlobal(address));
 }
+__device__ inline void opaque(std::uint32_t& number) { asm volatile("" : "+r"(number)); }
 __device__ inline void opaque(std::int64_t& number) { asm volatile("" : "+l"(number)); }
 
 /// Hides from the compiler that a number is equal in all lanes. Otherwise the assembler moves what

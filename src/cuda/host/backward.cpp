@@ -2,9 +2,8 @@
 // overlaps the end of the first, for the gradients of weights.
 #include "cuda/host/backward.hpp"
 
-#include <algorithm>
-
 #include "core/check.hpp"
+#include "cuda/backward_tuning.hpp"
 #include "cuda/host/launch.hpp"
 
 namespace shortconv::cuda {
@@ -36,10 +35,9 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
   int shared_bytes = 0;
   if (Status status = shared_bytes_of(p.device.index, shared_bytes); !status.ok()) return status;
   if (config.strips.shared_bytes > shared_bytes) config.strips = {};
-  config.strips.most_shared_bytes = std::min(config.strips.most_shared_bytes, shared_bytes);
   for (const BackwardLaunch* launch : {&config.strips, &config.general}) {
     if (launch->blocks == 0) continue;
-    if (Status status = load(launch->function, p.device.index, nullptr, launch->most_shared_bytes);
+    if (Status status = load(launch->function, p.device.index, nullptr, launch->shared_bytes);
         !status.ok()) {
       return status;
     }
@@ -56,7 +54,6 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
 
 Status launch_rows(const BackwardProblem& p, const BackwardConfig& config,
                    const BackwardPointers& at, void* stream) {
-  const std::int32_t threads = 32 * config.partition.unit_strips;
   bool copies_16_bytes = false;
   if (allows_strips(config, at, copies_16_bytes)) {
     BackwardKernelParams params = make_backward_params(p, at, config);
@@ -64,15 +61,16 @@ Status launch_rows(const BackwardProblem& p, const BackwardConfig& config,
     void* arguments[] = {&params};
     return launch_kernel({.function = config.strips.function,
                           .blocks = config.strips.blocks,
-                          .threads = threads,
+                          .threads = kBackwardThreads,
                           .shared_bytes = config.strips.shared_bytes},
                          arguments, stream);
   }
   BackwardGeneralParams params{p, at, config.general.channel_blocks, config.partition.strip_rows};
   void* arguments[] = {&params};
-  return launch_kernel(
-      {.function = config.general.function, .blocks = config.general.blocks, .threads = threads},
-      arguments, stream);
+  return launch_kernel({.function = config.general.function,
+                        .blocks = config.general.blocks,
+                        .threads = kBackwardThreads},
+                       arguments, stream);
 }
 
 Status run_backward(const BackwardProblem& p, const PlanStorage& storage,

@@ -9,6 +9,14 @@
 
 namespace shortconv::cuda {
 
+/// What an instance of backward_strips computes.
+struct BackwardFeatures {
+  int width = 0;
+  Activation activation = Activation::kNone;
+  bool has_bias = false;      // or its gradient
+  bool has_epilogue = false;  // or gates
+};
+
 /// An instance of backward_strips.
 struct BackwardKernel {
   KernelFunction function = nullptr;
@@ -20,7 +28,6 @@ struct BackwardLaunch {
   KernelFunction function = nullptr;
   std::int64_t blocks = 0;  // 0: not possible, or there are no rows
   std::int32_t shared_bytes = 0;
-  std::int32_t most_shared_bytes = 0;  // of this kernel for any shape
   FastDivisor channel_blocks;
 };
 
@@ -60,9 +67,9 @@ struct BackwardConfig {
 
 /// The instance for widths of 2 to kMaxBackwardWidth, by the type of x; without a function for
 /// others.
-BackwardKernel backward_kernel_f32(int width, Activation activation, bool has_epilogue);
-BackwardKernel backward_kernel_f16(int width, Activation activation, bool has_epilogue);
-BackwardKernel backward_kernel_bf16(int width, Activation activation, bool has_epilogue);
+BackwardKernel backward_kernel_f32(const BackwardFeatures& features);
+BackwardKernel backward_kernel_f16(const BackwardFeatures& features);
+BackwardKernel backward_kernel_bf16(const BackwardFeatures& features);
 KernelFunction backward_general_kernel();  // takes BackwardGeneralParams
 KernelFunction finish_backward_kernel();   // takes BackwardSumParams
 

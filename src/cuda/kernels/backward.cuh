@@ -22,18 +22,26 @@
 
 namespace shortconv::cuda {
 
-/// Adds up the strips of a block in fp64, in order, and stores the sums as fp32. `sums` has
-/// [strips][rows][columns].
-__device__ inline void store_unit_sums(const float* sums, int strips, int rows, int columns,
-                                       int wanted_columns, float* to, std::int64_t to_stride) {
-  for (int i = static_cast<int>(threadIdx.x); i < rows * columns;
-       i += static_cast<int>(blockDim.x)) {
-    const int row = i / columns, column = i % columns;
-    if (column >= wanted_columns) continue;
-    double sum = 0;
-    for (int strip = 0; strip < strips; ++strip)
-      sum += sums[(strip * rows + row) * columns + column];
-    to[row * to_stride + column] = static_cast<float>(sum);
+/// Adds up the strips of a block in fp64, in order, and stores the sums as fp32 from `channel` on
+/// to the rows of `to`. `sums` has [kUnitStrips][kRows][kColumns]; a warp takes a row.
+template <int kRows, int kGroup>
+__device__ inline void store_unit_sums(const float* sums, float* to, int channel, int channels) {
+  constexpr int kColumns = 32 * kGroup;
+  const int column = static_cast<int>(threadIdx.x % 32) * kGroup;
+  for (int row = static_cast<int>(threadIdx.x / 32); row < kRows; row += kUnitStrips) {
+    double sum[kGroup] = {};
+#pragma unroll
+    for (int strip = 0; strip < kUnitStrips; ++strip) {
+      float values[kGroup];
+      load_shared(sums + (strip * kRows + row) * kColumns + column, values);
+#pragma unroll
+      for (int c = 0; c < kGroup; ++c) sum[c] += static_cast<double>(values[c]);
+    }
+#pragma unroll
+    for (int c = 0; c < kGroup; ++c) {
+      if (channel + column + c >= channels) continue;
+      to[row * std::int64_t{channels} + channel + column + c] = static_cast<float>(sum[c]);
+    }
   }
 }
 
@@ -41,15 +49,16 @@ template <typename Shape>
 __global__ void __maxnreg__(Shape::kRegisters)
     backward_strips(const __grid_constant__ BackwardKernelParams params) {
   using Strip = BackwardStrip<Shape>;
-  constexpr int kColumns = 32 * Shape::kGroup, kRows = Shape::kWidth + 1;
+  constexpr int kColumns = 32 * Shape::kGroup, kRows = Shape::kWidth + (Shape::kHasBias ? 1 : 0);
   static_assert(kRows * kColumns * sizeof(float) <= Strip::Ring::kBytes,
                 "the sums replace the rows in shared memory");
   if (blockIdx.x >= params.pdl_launch_from) pdl_launch_dependents();
   const std::uint32_t unit = params.channel_blocks.divide(blockIdx.x);
   const int channel =
       static_cast<int>(blockIdx.x - unit * params.channel_blocks.divisor()) * kColumns;
-  const int warp = static_cast<int>(threadIdx.x / 32), strips = static_cast<int>(blockDim.x / 32);
-  const std::int64_t first = (std::int64_t{unit} * strips + warp) * std::int64_t{params.strip_rows};
+  const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x / 32), 0);
+  const std::int64_t first =
+      (std::int64_t{unit} * kUnitStrips + warp) * std::int64_t{params.strip_rows};
   char* memory = dynamic_shared_memory();
   typename Shape::Window weight_sums = {};
   typename Shape::Values bias_sums = {};
@@ -64,17 +73,14 @@ __global__ void __maxnreg__(Shape::kRegisters)
   auto* sums = reinterpret_cast<float*>(memory);
   const int column = static_cast<int>(threadIdx.x % 32) * Shape::kGroup;
 #pragma unroll
-  for (int c = 0; c < Shape::kGroup; ++c) {
-#pragma unroll
-    for (int k = 0; k < Shape::kWidth; ++k) {
-      sums[(warp * kRows + k) * kColumns + column + c] = weight_sums[k][c];
-    }
-    sums[(warp * kRows + Shape::kWidth) * kColumns + column + c] = bias_sums[c];
+  for (int k = 0; k < kRows; ++k) {
+    store_shared(sums + (warp * kRows + k) * kColumns + column,
+                 k < Shape::kWidth ? weight_sums[k % Shape::kWidth] : bias_sums);
   }
   __syncthreads();
-  store_unit_sums(sums, strips, kRows, kColumns, params.channels - channel,
-                  params.partial_sums + std::int64_t{unit} * kRows * params.channels + channel,
-                  params.channels);
+  store_unit_sums<kRows, Shape::kGroup>(
+      sums, params.partial_sums + std::int64_t{unit} * (Shape::kWidth + 1) * params.channels,
+      channel, params.channels);
 }
 
 }  // namespace shortconv::cuda

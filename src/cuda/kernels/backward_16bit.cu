@@ -4,12 +4,12 @@
 
 namespace shortconv::cuda {
 
-BackwardKernel backward_kernel_f16(int width, Activation activation, bool has_epilogue) {
-  return select_backward_instance<F16>(width, activation, has_epilogue);
+BackwardKernel backward_kernel_f16(const BackwardFeatures& features) {
+  return select_backward_instance<F16>(features);
 }
 
-BackwardKernel backward_kernel_bf16(int width, Activation activation, bool has_epilogue) {
-  return select_backward_instance<BF16>(width, activation, has_epilogue);
+BackwardKernel backward_kernel_bf16(const BackwardFeatures& features) {
+  return select_backward_instance<BF16>(features);
 }
 
 }  // namespace shortconv::cuda

@@ -4,8 +4,8 @@
 
 namespace shortconv::cuda {
 
-BackwardKernel backward_kernel_f32(int width, Activation activation, bool has_epilogue) {
-  return select_backward_instance<F32>(width, activation, has_epilogue);
+BackwardKernel backward_kernel_f32(const BackwardFeatures& features) {
+  return select_backward_instance<F32>(features);
 }
 
 }  // namespace shortconv::cuda

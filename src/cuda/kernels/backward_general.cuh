@@ -261,9 +261,8 @@ __global__ void __launch_bounds__(kBackwardThreads)
   const std::uint32_t unit = params.channel_blocks.divide(blockIdx.x);
   const std::uint32_t block = blockIdx.x - unit * params.channel_blocks.divisor();
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  const int strips = static_cast<int>(blockDim.x / 32);
   const std::int64_t channel = std::int64_t{block} * 32 + lane;
-  const std::int64_t first = (std::int64_t{unit} * strips + warp) * params.strip_rows;
+  const std::int64_t first = (std::int64_t{unit} * kUnitStrips + warp) * params.strip_rows;
   GeneralStrip strip(p, params.pointers, first, min(first + params.strip_rows, p.tokens), channel);
   const bool has_rows = first < p.tokens && channel < p.channels;
   if (has_rows) strip.run();
@@ -275,7 +274,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
     __syncthreads();
     if (warp != 0 || channel >= p.channels) continue;
     double sum = 0;
-    for (int i = 0; i < strips; ++i) sum += static_cast<double>(sums[32 * i + lane]);
+    for (int i = 0; i < kUnitStrips; ++i) sum += static_cast<double>(sums[32 * i + lane]);
     float* to = static_cast<float*>(params.pointers.workspace) +
                 (std::int64_t{unit} * (p.width + 1) + row) * p.channels + channel;
     *to = static_cast<float>(sum);

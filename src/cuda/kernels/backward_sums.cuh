@@ -56,30 +56,25 @@ __device__ inline void sum_units(const float* from, std::int64_t stride, std::in
 
 __device__ inline void store_weight_gradient(const BackwardSumParams& params, int row,
                                              std::int64_t channel, double sum) {
-  const auto& weight = params.problem.grad_weight;
-  const auto& bias = params.problem.grad_bias;
-  if (row < params.problem.width) {
-    if (!weight.present) return;
-    store_gradient_sum(weight.dtype, params.pointers.grad_weight,
-                       channel * weight.channel_stride + row * weight.tap_stride, sum,
-                       params.problem.accumulate);
-  } else {
-    store_gradient_sum(bias.dtype, params.pointers.grad_bias, channel * bias.channel_stride, sum,
-                       params.problem.accumulate);
-  }
+  const bool is_bias = row == params.width;
+  const BackwardSum& to = is_bias ? params.bias : params.weight;
+  if (to.data == nullptr) return;
+  store_gradient_sum(to.dtype, to.data,
+                     channel * to.channel_stride + (is_bias ? 0 : row * to.tap_stride), sum,
+                     params.accumulate);
 }
 
 __device__ inline void add_partial_sums(const BackwardSumParams& params, std::uint32_t block,
                                         double (&runs)[kSumRuns][kSumColumns]) {
-  const std::int64_t channels = params.problem.channels;
+  const std::int64_t channels = params.channels;
   const std::uint32_t row = params.channel_blocks.divide(block);
   const std::int64_t first =
       std::int64_t{block - row * params.channel_blocks.divisor()} * kSumColumns;
   const int lane = static_cast<int>(threadIdx.x % 32), run = static_cast<int>(threadIdx.x / 32);
   double sums[kLaneColumns] = {};
-  sum_units(static_cast<const float*>(params.pointers.workspace) + row * channels + first + lane,
-            (params.problem.width + 1) * channels, channels - first - lane,
-            params.units * run / kSumRuns, params.units * (run + 1) / kSumRuns, sums);
+  sum_units(params.partial_sums + row * channels + first + lane, (params.width + 1) * channels,
+            channels - first - lane, params.units * run / kSumRuns,
+            params.units * (run + 1) / kSumRuns, sums);
 #pragma unroll
   for (int c = 0; c < kLaneColumns; ++c) runs[run][32 * c + lane] = sums[c];
   __syncthreads();

@@ -17,6 +17,4 @@ inline float multiply_add_saturated(float a, float b, float c) {
   return sum > 0.0f ? std::min(sum, 1.0f) : 0.0f;
 }
 
-inline float max_or_nan(float a, float b) { return std::isnan(a) || a > b ? a : b; }
-
 }  // namespace shortconv::cuda

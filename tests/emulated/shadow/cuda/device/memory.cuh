@@ -70,9 +70,12 @@ inline int load_int_evict_last(const void* from) {
   return value;
 }
 
+using SharedAddress = char*;
+inline SharedAddress shared_address(char* shared) { return shared; }
+
 /// At once: the emulated device does not see a missing wait.
 template <int kBytes>
-void copy_async(void* to, const void* from) {
+void copy_async(SharedAddress to, const void* from) {
   require_alignment(from, kBytes);
   require_alignment(to, kBytes);
   std::memcpy(to, from, kBytes);
@@ -82,9 +85,20 @@ template <int kGroups>
 void wait_for_copies() {}
 
 template <int kWords>
-void load_shared_words(const void* from, std::uint32_t (&words)[kWords]) {
+void load_shared_words(SharedAddress from, std::uint32_t (&words)[kWords]) {
   require_alignment(from, sizeof words);
   std::memcpy(words, from, sizeof words);
+}
+
+template <int kCount>
+void store_shared(float* to, const float (&values)[kCount]) {
+  require_alignment(to, sizeof values);
+  std::memcpy(to, values, sizeof values);
+}
+template <int kCount>
+void load_shared(const float* from, float (&values)[kCount]) {
+  require_alignment(from, sizeof values);
+  std::memcpy(values, from, sizeof values);
 }
 
 /// One block runs at a time. As much as a block of a GPU may have.
