@@ -3,11 +3,12 @@
 
     engine_tests.py ENGINE FILE [ARGUMENT...]
 
-ENGINE is causal_conv1d, vllm or sglang. FILE is the project's test file:
-tests/test_causal_conv1d.py of causal-conv1d, tests/kernels/mamba/test_causal_conv1d.py of vLLM,
-test/registered/layers/mamba/test_causal_conv1d.py of SGLang. The other arguments are pytest's. The
-project need not be installed: what the file imports is replaced. einops has to be installed. The
-tests use a GPU if there is one; on the CPU those of vLLM (0.27 and later) and SGLang run as well.
+ENGINE is causal_conv1d, fla, vllm or sglang. FILE is the project's test file:
+tests/test_causal_conv1d.py of causal-conv1d, tests/modules/test_conv.py of fla,
+tests/kernels/mamba/test_causal_conv1d.py of vLLM, test/registered/layers/mamba/test_causal_conv1d.py
+of SGLang. The other arguments are pytest's. Only fla has to be installed: what the other files
+import is replaced. einops has to be installed. The tests use a GPU if there is one; on the CPU those
+of vLLM (0.27 and later) and SGLang run as well.
 """
 
 import importlib
@@ -18,11 +19,6 @@ import types
 import pytest
 import torch
 
-# Cases of causal-conv1d that compute gradients, which are not supported yet.
-GRADIENTS = [
-    "test_causal_conv1d[", "test_causal_conv1d_varlen[",
-    "test_causal_conv1d_varlen_initial_states", "test_causal_conv1d_race_condition",
-    "test_causal_conv1d_bwd"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -44,6 +40,11 @@ def empty_cache():
 
 def causal_conv1d():
     importlib.import_module("shortconv.compat.causal_conv1d").install(replace=True)
+
+
+def fla():
+    importlib.import_module("fla.modules.convolution")
+    importlib.import_module("shortconv.compat.fla").install()
 
 
 def vllm():
@@ -74,13 +75,10 @@ def sglang():
 
 
 def main(engine, file, *arguments):
-    {"causal_conv1d": causal_conv1d, "vllm": vllm, "sglang": sglang}[engine]()
+    {"causal_conv1d": causal_conv1d, "fla": fla, "vllm": vllm, "sglang": sglang}[engine]()
     folder, name = os.path.split(os.path.realpath(file))
-    left_out = []
-    if engine == "causal_conv1d":
-        left_out = [f"--deselect={name}::{one}" for one in GRADIENTS]
     return pytest.main(["-q", "-p", "no:cacheprovider", "--tb=short", "--rootdir", folder,
-                        *left_out, *arguments, os.path.join(folder, name)])
+                        *arguments, os.path.join(folder, name)])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The measured cases: calls of one layer, and the buffers that all rivals use."""
 
+import random as numbers
 from dataclasses import dataclass
 from typing import List, Optional
 
@@ -15,6 +16,7 @@ class Case:
     name: str
     lengths: List[int]
     channels: int
+    width: int = WIDTH
 
     @property
     def decode(self) -> bool:
@@ -23,7 +25,7 @@ class Case:
     @property
     def moved_bytes(self) -> int:
         """Bytes of x and y, and of the states read (half of them in a prefill) and written."""
-        element, states = 2, len(self.lengths) * (WIDTH - 1)
+        element, states = 2, len(self.lengths) * (self.width - 1)
         read = states if self.decode else states // 2
         return (2 * sum(self.lengths) + read + states) * self.channels * element
 
@@ -59,6 +61,28 @@ DECODE = [Case(f"decode {batch} x {channels}", [1] * batch, channels)
                                   (512, 8192), (256, 2048), (512, 2048))]
 TRAINING = [*PREFILL[:7], Case("32768 x 4096, 1", [32768], 4096), PREFILL[7], PREFILL[10],
             Case("1319 x 2048, 5", [200, 511, 3, 604, 1], 2048)]
+
+
+def sweep() -> List[Case]:
+    """Training of shapes that nobody chose: 9 batches x 8 numbers of channels x 3 widths."""
+    draw = numbers.Random(1)
+    batches = {
+        "512": [512],
+        "4096": [4096],
+        "16384": [16384],
+        "16 of 1 to 17": [draw.randint(1, 17) for _ in range(16)],
+        "1000 of 1 to 17": [draw.randint(1, 17) for _ in range(1000)],
+        "64 of 100": [100] * 64,
+        "7 of 1000": [1000] * 7,
+        "one and 136 short": skewed(),
+        "3000 and 300 of 1 to 17": [3000, *[draw.randint(1, 17) for _ in range(300)]],
+    }
+    return [Case(f"{name}; {channels} channels, width {width}", lengths, channels, width)
+            for name, lengths in batches.items()
+            for channels in (512, 1024, 2048, 3072, 4096, 5120, 8192, 12288)
+            for width in (2, 3, 4)]
+
+
 TINY = [Case("5 x 64, 2 sequences", [2, 3], 64), Case("decode 2 x 64", [1, 1], 64)]
 
 
@@ -75,9 +99,9 @@ class Buffers:
         self.x = random(tokens, channels)  # token-major, as projections write it
         self.out = torch.empty_like(self.x)
         self.grad_out = random(tokens, channels)
-        self.weight = random(channels, WIDTH)
+        self.weight = random(channels, case.width)
         self.bias: Optional[torch.Tensor] = None
-        self.state = random(2 * sequences, WIDTH - 1, channels)  # [slots, columns, channels]
+        self.state = random(2 * sequences, case.width - 1, channels)  # [slots, columns, channels]
         bounds = torch.tensor([0, *case.lengths]).cumsum(0)
         self.bounds = bounds.int().to(device)
         self.slots = torch.randperm(2 * sequences)[:sequences].int().to(device)

@@ -2,7 +2,7 @@
 """This library and others, on the same memory: GPU time, its ratio to a copy, host time.
 
     bench/rivals/run.py [--json FILE] [--only NAMES] [--device cuda|cpu] [--tiny] [--training]
-                        [--cases PARTS]
+                        [--cases PARTS] [--sweep [--every N]]
 
 bf16, width 4, SiLU, no bias, token-major x. --training: forward and backward pass through autograd,
 gradients of x and weight, without states; the copy moves x and out, then x, the gradient of out and
@@ -12,6 +12,9 @@ GPU time: median of the replays of a CUDA graph with many calls over rotating bu
 call finds its data in the cache. copy: copy_ of as many bytes as the call must move, in the same
 run. Host time: time of the caller in one call, measured last, alternating over all cases and
 libraries. On the CPU only host time is measured.
+
+--sweep: as --training, for 216 shapes, or each Nth of them; GPU time only, then what is slower than
+a rival, or than 1.3 times the copy where more than 50 MB move.
 
 "as NAME" is this library through shortconv.compat.NAME. Rivals that are not installed are listed as
 absent; their packages are on PyPI.
@@ -25,7 +28,7 @@ import json
 import sys
 
 import torch
-from cases import DECODE, PREFILL, TINY, TRAINING, Buffers
+from cases import DECODE, PREFILL, TINY, TRAINING, Buffers, sweep
 from measure import COLD_BYTES, gpu_us, host_us
 
 RIVALS = ["shortconv", "sglang", "vllm", "causal_conv1d", "fla", "torch"]
@@ -82,7 +85,7 @@ def measured(case, rivals, device, trains):
         make = rival.decode if case.decode else rival.prefill
         if trains:
             make = functools.partial(training, rival)
-        row = {"case": case.name, "rival": label, "copy_us": copy_us}
+        row = {"case": case.name, "rival": label, "copy_us": copy_us, "moved_bytes": moved_bytes}
         call = None
         try:
             calls = [make(functions, one) for one in buffers]
@@ -95,6 +98,25 @@ def measured(case, rivals, device, trains):
             row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
         timed.append((row, call))
     return timed
+
+
+def print_sweep(rows):
+    """The slowest against the copy, and where this library is not the fastest."""
+    ours = {row["case"]: row for row in rows if row["rival"] == "shortconv"}
+    large = [row for row in ours.values() if row["moved_bytes"] > 50e6]
+    large.sort(key=lambda row: row["copy_us"] / row["gpu_us"])
+    print(f"{len(ours)} shapes, {len(large)} of them large; slowest against the copy:")
+    for row in large[:12]:
+        print(f"  {row['case']:<50} {row['gpu_us']:9.2f} us  x {row['gpu_us'] / row['copy_us']:.3f}")
+    for name in dict.fromkeys(row["rival"] for row in rows):
+        if name in ("copy", "shortconv"):
+            continue
+        factors = sorted((row["gpu_us"] / ours[row["case"]]["gpu_us"], row["case"])
+                         for row in rows if row["rival"] == name and "gpu_us" in row)
+        if factors:
+            median = factors[len(factors) // 2][0]
+            print(f"{name}: {len(factors)} shapes, times ours: least {factors[0][0]:.2f} "
+                  f"({factors[0][1]}), median {median:.2f}, most {factors[-1][0]:.2f}")
 
 
 def print_case(name, rows):
@@ -116,7 +138,12 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="two small cases")
     parser.add_argument("--cases", help="parts of the names of cases, with commas")
     parser.add_argument("--training", action="store_true", help="forward and backward pass")
+    parser.add_argument("--sweep", action="store_true", help="training of 216 shapes")
+    parser.add_argument("--every", type=int, default=1, help="each Nth shape of the sweep")
     options = parser.parse_args()
+    if options.sweep and options.device != "cuda":
+        parser.error("--sweep measures times of a GPU")
+    trains = options.training or options.sweep
     rivals, absent = load(options.only and options.only.split(","))
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(name, "torch", torch.__version__)
@@ -125,20 +152,27 @@ def main():
 
     timed = []
     with torch.no_grad():
-        cases = TRAINING if options.training else PREFILL + DECODE
+        cases = TRAINING if trains else PREFILL + DECODE
+        if options.sweep:
+            cases = sweep()[:: options.every]
         if options.tiny:
-            cases = [case for case in TINY if not (options.training and case.decode)]
+            cases = [case for case in TINY if not (trains and case.decode)]
         parts = options.cases.split(",") if options.cases else [""]
         for case in (case for case in cases if any(part in case.name for part in parts)):
-            timed += measured(case, rivals, options.device, options.training)
+            timed += measured(case, rivals, options.device, trains)
+            if options.sweep:
+                timed = [(row, None) for row, _ in timed]  # frees the buffers
             gc.collect()
         can_run = [(row, call) for row, call in timed if call is not None]
         host = host_us([call for _, call in can_run], options.device)
     for (row, _), taken in zip(can_run, host):
         row["host_us"] = taken
     rows = [row for row, _ in timed]
-    for name in dict.fromkeys(row["case"] for row in rows):
-        print_case(name, [row for row in rows if row["case"] == name])
+    if options.sweep:
+        print_sweep(rows)
+    else:
+        for name in dict.fromkeys(row["case"] for row in rows):
+            print_case(name, [row for row in rows if row["case"] == name])
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"absent": absent, "rows": rows}, file, indent=1)

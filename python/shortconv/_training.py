@@ -5,13 +5,13 @@ Neither writes an argument, so that torch can differentiate the first with the s
 are kept for the backward pass: the caller may change the result in place.
 
 A plain call does not pass torch's dispatcher: it is an autograd.Function around the same two
-functions, which also is what torch.func differentiates.
+functions. torch.func differentiates another one around them.
 
 Source: https://docs.pytorch.org/docs/stable/library.html for register_autograd, and
 https://docs.pytorch.org/docs/stable/notes/extending.func.html for setup_context.
 """
 
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from shortconv import _core, _names
 from shortconv import _torch as calls
@@ -105,6 +105,26 @@ def _by_tokens(rows: Any) -> Any:
     return rows.contiguous()
 
 
+# Bytes of workspaces, by shape: those of a GPU follow from it alone.
+_workspaces: Dict[Tuple[Any, ...], int] = {}
+
+
+def _run_backward(*values: Any) -> None:
+    """_torch.run_backward, which calls the core twice, with one call for a shape that is known."""
+    x, weight, grad_weight, grad_bias = values[1], values[2], values[5], values[6]
+    if not x.is_cuda or (grad_weight is None and grad_bias is None):
+        calls.run_backward(*values)
+        return
+    shape = (x.shape, weight.shape)
+    needed = _workspaces.get(shape) or _core.backward(*values)
+    if needed:
+        _core.backward(*values, "workspace",
+                       torch.empty(needed, dtype=torch.uint8, device=x.device))
+        if len(_workspaces) >= 1024:
+            _workspaces.clear()
+        _workspaces[shape] = needed
+
+
 def _differentiate(
     grad_out: Optional[Tensor],
     grad_final_state: Optional[Tensor],
@@ -137,7 +157,7 @@ def _differentiate(
     input_gate, output_gate = _by_tokens(input_gate), _by_tokens(output_gate)
     inputs = (x, weight, bias, initial_state, input_gate, output_gate)
     grads = [torch.empty_like(one) if wanted else None for one, wanted in zip(inputs, needed)]
-    calls.run_backward(
+    _run_backward(
         grad_out, x, weight, bias, grads[0], grads[1], grads[2], activation,
         *_core.named(
             initial_state=initial_state, query_start_loc=query_start_loc, seq_idx=seq_idx,
@@ -196,10 +216,11 @@ def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, grad_out: Optional[Tensor],
               grad_final_state: Optional[Tensor]) -> Tuple[Any, ...]:
     needed = list(ctx.needs_input_grad[:_INPUTS])
-    values = (grad_out, grad_final_state, needed, *ctx.saved_tensors, *ctx.options)
+    saved = ctx.saved_tensors
+    values = (grad_out, grad_final_state, needed, *saved, *ctx.options)
     grads: Sequence[Optional[Tensor]] = [None] * _INPUTS
     if grad_out is not None or grad_final_state is not None:
-        if _is_plain(values):
+        if _is_plain((grad_out, grad_final_state, *saved)):
             grads = _differentiate(*values)
         elif calls._is_compiling() or calls._dispatch_modes() or calls._is_tracing():
             grads = _operators.short_conv_backward(*values)
@@ -230,8 +251,24 @@ class _Gradients(torch.autograd.Function):
     backward = staticmethod(_refuse_second)
 
 
+class _PlainShortConv(torch.autograd.Function):
+    """short_conv without the dispatcher. One result less where there is no final state, and no
+    setup_context, for which torch binds all arguments by name: together tens of microseconds."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Union[Tensor, Tuple[Tensor, Tensor]]:
+        out, final = _convolve(*arguments)
+        _save(ctx, arguments, (out, final))
+        return (out, final) if arguments[-1] else out
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Optional[Tensor],
+                 grad_final_state: Optional[Tensor] = None) -> Tuple[Any, ...]:
+        return _backward(ctx, grad_out, grad_final_state)
+
+
 class _ShortConv(torch.autograd.Function):
-    """short_conv without the dispatcher, and under the transforms of torch.func."""
+    """short_conv under the transforms of torch.func."""
 
     generate_vmap_rule = True
 
@@ -256,22 +293,29 @@ torch.library.register_autograd("shortconv::short_conv_backward", _refuse_second
 # ---- Calls ----
 
 
-def _is_seen(values: Sequence[Any]) -> bool:
-    """Whether torch has to see a call with these values: the conditions of _torch._call."""
-    return (
-        calls._is_compiling() or calls._dispatch_modes() or calls._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or any(isinstance(one, Tensor) and (
-            type(one) not in calls._PLAIN or one.is_neg() or not (one.is_cpu or one.is_cuda)
-            or one.layout != torch.strided) for one in values))
+def _is_seen(tensors: Sequence[Any]) -> bool:
+    """Whether torch has to see a call with these tensors: the conditions of _torch._call."""
+    if (calls._is_compiling() or calls._dispatch_modes() or calls._is_tracing()
+            or torch._C._are_functorch_transforms_active()):
+        return True
+    for one in tensors:
+        if isinstance(one, Tensor) and (
+                type(one) not in calls._PLAIN or one.is_neg() or not (one.is_cpu or one.is_cuda)
+                or one.layout != torch.strided):
+            return True
+    return False
 
 
-def _needs_gradient(values: Sequence[Any]) -> bool:
-    return torch.is_grad_enabled() and any(map(calls._needs_gradient, values))
+def _needs_gradient(tensors: Sequence[Any]) -> bool:
+    if calls._is_grad_enabled():
+        for one in tensors:
+            if isinstance(one, Tensor) and one.requires_grad:
+                return True
+    return False
 
 
-def _is_plain(values: Sequence[Any]) -> bool:
-    return not _needs_gradient(values) and not _is_seen(values)
+def _is_plain(tensors: Sequence[Any]) -> bool:
+    return not _needs_gradient(tensors) and not _is_seen(tensors)
 
 
 @_names.argument_names({"state": "initial_state", "read_slots": "slot numbers"})
@@ -334,13 +378,13 @@ def short_conv(
     arguments = (x, weight, bias, initial_state, input_gate, output_gate, query_start_loc, seq_idx,
                  residual, dilation, activation, backend, threads, out_dtype, return_final_state)
     if calls._is_compiling():
-        out, final = torch.ops.shortconv.short_conv(*arguments)
+        result = torch.ops.shortconv.short_conv(*arguments)
     else:
-        out, final = _call(arguments)
-    return (out, final) if return_final_state else out
+        result = _call(arguments)
+    return result if return_final_state or isinstance(result, Tensor) else result[0]
 
 
-def _call(arguments: Tuple[Any, ...]) -> Tuple[Tensor, Tensor]:
+def _call(arguments: Tuple[Any, ...]) -> Union[Tensor, Tuple[Tensor, Tensor]]:
     for name, one in zip(("x", "weight"), arguments):
         if not isinstance(one, Tensor):
             raise TypeError(f"{name}: is {type(one).__module__}.{type(one).__qualname__}; expected "
@@ -351,8 +395,9 @@ def _call(arguments: Tuple[Any, ...]) -> Tuple[Tensor, Tensor]:
     try:
         if torch._C._are_functorch_transforms_active():
             return _ShortConv.apply(*arguments)
-        if _is_seen(arguments):
+        tensors = arguments[:_TENSORS]
+        if _is_seen(tensors):
             return _operators.short_conv(*arguments)
-        return (_ShortConv.apply if _needs_gradient(arguments) else _convolve)(*arguments)
+        return (_PlainShortConv.apply if _needs_gradient(tensors) else _convolve)(*arguments)
     except Exception as error:
         raise _names.for_caller(error) from None

@@ -169,10 +169,11 @@ def causal_conv1d_ref(
     if history is None:
         history = x.new_zeros(x.shape[0], x.shape[1], keep)
     values = torch.cat([history.to(x.dtype), x], dim=2)
+    wide = values.to(weight.dtype)  # once: the gradients of the taps add up before they are rounded
     tokens = x.shape[2]
 
     def inputs_of(tap: int) -> Tensor:
-        inputs = values[:, :, tap : tap + tokens].to(weight.dtype)
+        inputs = wide[:, :, tap : tap + tokens]
         if seq_idx is None:
             return inputs
         extended = torch.cat([seq_idx[:, :1].expand(-1, keep), seq_idx], dim=1)
