@@ -26,5 +26,6 @@ def decode(functions, b):
 
 
 def training(functions, b):
-    call = prefill(functions, b)
-    return lambda: call().transpose(1, 2).squeeze(0)
+    # The view is made in each call: the backward pass of one made before would run on the stream of
+    # that time, which a graph cannot capture.
+    return lambda: prefill(functions, b)().transpose(1, 2).squeeze(0)

@@ -13,11 +13,17 @@ def ours():
     return fla
 
 
-def prefill(functions, b):
-    x, bounds = b.x[None], b.bounds.long() if len(b.case.lengths) > 1 else None
+def convolution(functions, b):
+    """The call as a function of x [1, tokens, channels]."""
+    bounds = b.bounds.long() if len(b.case.lengths) > 1 else None
     bounds_cpu = None if bounds is None else bounds.cpu()
-    return lambda: functions.causal_conv1d(x, b.weight, b.bias, activation="silu",
-                                           cu_seqlens=bounds, cu_seqlens_cpu=bounds_cpu)
+    return lambda x: functions.causal_conv1d(x, b.weight, b.bias, activation="silu",
+                                             cu_seqlens=bounds, cu_seqlens_cpu=bounds_cpu)
+
+
+def prefill(functions, b):
+    x, call = b.x[None], convolution(functions, b)
+    return lambda: call(x)
 
 
 def decode(functions, b):
@@ -27,10 +33,10 @@ def decode(functions, b):
 
 
 def training(functions, b):
-    call = prefill(functions, b)
+    call = convolution(functions, b)
 
     def convolve():
-        out = call()
+        out = call(b.x[None])  # in each call, as in rival_causal_conv1d.py
         return (out[0] if isinstance(out, tuple) else out).squeeze(0)
 
     return convolve

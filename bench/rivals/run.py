@@ -96,6 +96,7 @@ def measured(case, rivals, device, trains):
             call = calls[0]
         except Exception as error:
             row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+            print(case.name, label, row["error"])
         timed.append((row, call))
     return timed
 

@@ -13,7 +13,7 @@ https://docs.pytorch.org/docs/stable/notes/extending.func.html for setup_context
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
-from shortconv import _core, _names
+from shortconv import _core, _names, _sharding
 from shortconv import _torch as calls
 from shortconv._torch import torch
 
@@ -289,6 +289,7 @@ torch.library.register_fake("shortconv::short_conv_backward", _fake_differentiat
 torch.library.register_autograd(
     "shortconv::short_conv", _backward, setup_context=_save, lib=_library)
 torch.library.register_autograd("shortconv::short_conv_backward", _refuse_second, lib=_library)
+_sharding.register_if_imported()
 
 # ---- Calls ----
 
@@ -397,6 +398,7 @@ def _call(arguments: Tuple[Any, ...]) -> Union[Tensor, Tuple[Tensor, Tensor]]:
             return _ShortConv.apply(*arguments)
         tensors = arguments[:_TENSORS]
         if _is_seen(tensors):
+            _sharding.register_if_imported()
             return _operators.short_conv(*arguments)
         return (_PlainShortConv.apply if _needs_gradient(tensors) else _convolve)(*arguments)
     except Exception as error:

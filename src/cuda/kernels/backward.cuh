@@ -8,8 +8,8 @@
 //
 // Bytes moved: x and grad_out once in, grad_x once out, gates and their gradients once; of every
 // 128 rows width - 1 of grad_out and twice as many of x again; the partial sums, less than 1% of
-// the rest. Ceiling: a copy of the same bytes. A batch of rows is computed while the next ones are on
-// their way to shared memory: copies that need no registers keep enough bytes in flight with 16
+// the rest. Ceiling: a copy of the same bytes. A batch of rows is computed while the next ones are
+// on their way to shared memory: copies that need no registers keep enough bytes in flight with 16
 // warps a multiprocessor at width 4, whose windows, sums and weights take 128 registers, and with 8
 // at width 8.
 #pragma once
