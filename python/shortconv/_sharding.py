@@ -4,6 +4,7 @@ Source: https://docs.pytorch.org/docs/stable/distributed.tensor.html, register_s
 """
 
 import functools
+import importlib
 import sys
 from typing import Any, List, Optional, Sequence, Tuple
 
@@ -23,8 +24,9 @@ def register_if_imported() -> None:
 
 @functools.lru_cache(maxsize=None)
 def _register() -> None:
-    from torch.distributed.tensor import Partial, Replicate, Shard
-    from torch.distributed.tensor.experimental import register_sharding
+    placements = importlib.import_module("torch.distributed.tensor")
+    Partial, Replicate, Shard = placements.Partial, placements.Replicate, placements.Shard
+    register = importlib.import_module("torch.distributed.tensor.experimental").register_sharding
 
     def inputs(tensors: Sequence[Any], by: Optional[str]) -> Placements:
         """Of x, weight, bias, initial_state, both gates, query_start_loc and seq_idx."""
@@ -69,5 +71,5 @@ def _register() -> None:
         return shardings
 
     operators = torch.ops.shortconv
-    register_sharding(operators.short_conv.default)(forward)
-    register_sharding(operators.short_conv_backward.default)(backward)
+    register(operators.short_conv.default)(forward)
+    register(operators.short_conv_backward.default)(backward)
