@@ -26,7 +26,7 @@ TYPES = {"__half": "f16", "__nv_bfloat16": "bf16", "float": "f32"}
 TRAITS = re.compile(
     r"KernelTraits<(\w+), (\w+), (\w+), (\d+), [^)]*\)(\d+), [^)]*\)(\d+)>(?:, \(?(?:int\))?(\d+))?")
 
-SHAPE = re.compile(r"BackwardShape<(\w+), (\d+), [^)]*\)(\d+), (\w+), (\w+),")
+SHAPE = re.compile(r"BackwardShape<(\w+), (\d+), [^)]*\)(\d+), (\w+), (\w+), \d+, \d+, (\w+)>")
 
 
 def run(*command):
@@ -50,9 +50,10 @@ def axes(function):
                 "activation": ACTIVATIONS[int(activation)]}
     found = SHAPE.search(function)
     if found:
-        x, width, activation, has_bias, has_epilogue = found.groups()
+        x, width, activation, has_bias, has_epilogue, channels_first = found.groups()
         return {"kernel": name, "x": TYPES[x], "weights": "any", "width": width,
-                "variant": "epilogue" if has_epilogue == "true"
+                "variant": "channels-first" if channels_first == "true"
+                else "epilogue" if has_epilogue == "true"
                 else "base" if has_bias == "true" else "no bias",
                 "activation": ACTIVATIONS[int(activation)]}
     plain = re.search(r"<(\w+), (\d+)", function)
