@@ -26,7 +26,7 @@ TYPES = {"__half": "f16", "__nv_bfloat16": "bf16", "float": "f32"}
 TRAITS = re.compile(
     r"KernelTraits<(\w+), (\w+), (\w+), (\d+), [^)]*\)(\d+), [^)]*\)(\d+)>(?:, \(?(?:int\))?(\d+))?")
 
-SHAPE = re.compile(r"BackwardShape<(\w+), (\d+), [^)]*\)(\d+), (\w+), (\w+), \d+, \d+, (\w+)>")
+SHAPE = re.compile(r"BackwardShape<(\w+), (\d+), [^)]*\)(\d+), (\w+), (\w+),")
 
 
 def run(*command):
@@ -50,10 +50,9 @@ def axes(function):
                 "activation": ACTIVATIONS[int(activation)]}
     found = SHAPE.search(function)
     if found:
-        x, width, activation, has_bias, has_epilogue, channels_first = found.groups()
+        x, width, activation, has_bias, has_epilogue = found.groups()
         return {"kernel": name, "x": TYPES[x], "weights": "any", "width": width,
-                "variant": "channels-first" if channels_first == "true"
-                else "epilogue" if has_epilogue == "true"
+                "variant": "epilogue" if has_epilogue == "true"
                 else "base" if has_bias == "true" else "no bias",
                 "activation": ACTIVATIONS[int(activation)]}
     plain = re.search(r"<(\w+), (\d+)", function)

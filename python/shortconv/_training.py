@@ -105,29 +105,6 @@ def _by_tokens(rows: Any) -> Any:
     return rows.contiguous()
 
 
-def _is_channels_first(x: Tensor, grad_out: Tensor, weight: Tensor) -> bool:
-    """Whether a GPU has a kernel for these rows as they are, with adjacent tokens. It wants runs of
-    16 bytes."""
-    if not x.is_cuda or weight.shape[1] != 4 or x.shape[-1] % 2 != 0 or x.dtype != grad_out.dtype:
-        return False
-    if x.dim() == 3 and x.shape[0] > 1 and x.shape[1] % 8 != 0:
-        return False
-    for one in (x, grad_out):
-        strides = list(one.stride())
-        if strides[-1] == 1 or strides.pop(-2) != 1 or one.data_ptr() % 16 != 0:
-            return False
-        if any(stride * one.element_size() % 16 != 0 for stride in strides):
-            return False
-    return True
-
-
-def _empty_channels_first(x: Tensor) -> Tensor:
-    """An array like x with adjacent tokens, in runs of 16 bytes."""
-    *outer, tokens, channels = x.shape
-    rows = x.new_empty((*outer, channels, (tokens + 7) // 8 * 8))
-    return rows.transpose(-1, -2)[..., :tokens, :]
-
-
 # Bytes of workspaces, by shape: those of a GPU follow from it alone.
 _workspaces: Dict[Tuple[Any, ...], int] = {}
 
@@ -165,30 +142,21 @@ def _differentiate(
     activation: Optional[str],
     backend: Optional[str],
     threads: int,
-    keeps_layout: bool = False,
 ) -> List[Optional[Tensor]]:
     """The gradients on plain tensors.
 
     Args:
       needed: which of the inputs x to output_gate, in their order, need a gradient.
-      keeps_layout: channels-first rows may have channels-first gradients. Fake tensors have no
-        addresses to decide that.
 
     Returns:
       The gradient of each of them, or None.
     """
     if grad_out is None:
         grad_out = x.new_zeros(()).expand(x.shape)
-    channels_first = (
-        keeps_layout and input_gate is None and output_gate is None and not residual
-        and dilation == 1 and _is_channels_first(x, grad_out, weight))
-    if not channels_first:
-        x, grad_out = _by_tokens(x), _by_tokens(grad_out)
-        input_gate, output_gate = _by_tokens(input_gate), _by_tokens(output_gate)
+    x, grad_out = _by_tokens(x), _by_tokens(grad_out)
+    input_gate, output_gate = _by_tokens(input_gate), _by_tokens(output_gate)
     inputs = (x, weight, bias, initial_state, input_gate, output_gate)
     grads = [torch.empty_like(one) if wanted else None for one, wanted in zip(inputs, needed)]
-    if channels_first and needed[0]:
-        grads[0] = _empty_channels_first(x)
     _run_backward(
         grad_out, x, weight, bias, grads[0], grads[1], grads[2], activation,
         *_core.named(
@@ -253,7 +221,7 @@ def _backward(ctx: Any, grad_out: Optional[Tensor],
     grads: Sequence[Optional[Tensor]] = [None] * _INPUTS
     if grad_out is not None or grad_final_state is not None:
         if _is_plain((grad_out, grad_final_state, *saved)):
-            grads = _differentiate(*values, keeps_layout=True)
+            grads = _differentiate(*values)
         elif calls._is_compiling() or calls._dispatch_modes() or calls._is_tracing():
             grads = _operators.short_conv_backward(*values)
         else:

@@ -10,11 +10,11 @@
 
 namespace shortconv::cuda {
 
-/// Rows of a token-major or channels-first tensor.
+/// Rows of a token-major tensor.
 struct BackwardRows {
   void* data = nullptr;  // null: absent
   std::int64_t sequence_stride_bytes = 0;
-  std::int32_t stride_bytes = 0;  // from one row to the next; channels-first: of channels
+  std::int32_t stride_bytes = 0;  // from one row to the next
 };
 
 /// A tensor [sequences, history, channels] of any floating dtype, strides in elements.
@@ -24,7 +24,7 @@ struct BackwardStates {
   DType dtype = DType::kF32;
 };
 
-/// Parameters of the kernels for token-major and for channels-first rows.
+/// Parameters of the kernels for token-major rows.
 struct BackwardKernelParams {
   FastDivisor channel_blocks;  // block = unit * channel_blocks + channel block
   std::int32_t channels = 0, tokens = 0;

@@ -28,9 +28,6 @@ constexpr int backward_registers(int width, int group) {
   return width <= 6 ? 168 : 240;
 }
 
-/// Channels-first rows: the width that has a kernel, and chunks in the ring of a warp.
-inline constexpr int kChannelsFirstWidth = 4, kChannelsFirstStages = 4;
-
 /// Batches of rows in the ring of a warp. With 4 strips in a unit 113.4 us with 3, 114.7 with 2, as
 /// many with 4. The rings of 8 warps must fit into 227 KB.
 constexpr int backward_stages(std::size_t element_bytes, bool has_epilogue) {

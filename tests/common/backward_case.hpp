@@ -25,7 +25,6 @@ enum class MemoryLayout : std::uint8_t {
   kSwapped,  // the last two axes
   kGaps,     // between all elements
   kPitch,    // between rows, of 16 elements
-  kColumns,  // tokens innermost, in runs of a multiple of 16 bytes
 };
 
 /// A tensor with memory of its own.
@@ -41,17 +40,13 @@ struct Memory {
     std::int64_t stride = 1;
     std::vector<int> order;  // axes from the innermost outwards
     for (int axis = view.ndim - 1; axis >= 0; --axis) order.push_back(axis);
-    const bool columns = layout == MemoryLayout::kColumns;
-    if ((layout == MemoryLayout::kSwapped || columns) && order.size() > 1) {
-      std::swap(order[0], order[1]);
-    }
+    if (layout == MemoryLayout::kSwapped && order.size() > 1) std::swap(order[0], order[1]);
     for (const int axis : order) {
       view.shape[axis] = shape[static_cast<std::size_t>(axis)];
       view.strides[axis] = stride;
       stride *= std::max<std::int64_t>(view.shape[axis], 1);
       if (layout == MemoryLayout::kGaps) stride += 3;
       if (layout == MemoryLayout::kPitch) stride += 16;
-      if (columns) stride = (stride + 7) / 8 * 8;
     }
     bytes.assign(static_cast<std::size_t>(stride * element_bytes(dtype)), '\x7f');
   }
@@ -112,15 +107,13 @@ struct BackwardCase {
     return one;
   }
 
-  /// A call that has a kernel of its own on a GPU: aligned rows of one type, token-major or, with
-  /// width 4, perhaps channels-first.
-  static BackwardCase aligned(tools::Random& random, DType dtype) {
+  /// A call that has a kernel of its own on a GPU: token-major rows of one type, aligned.
+  static BackwardCase token_major(tools::Random& random, DType dtype) {
     BackwardCase one;
-    one.is_aligned = true;
+    one.is_token_major = true;
     one.x_dtype = one.grad_out_dtype = dtype;
     one.weight_dtype = random.chance(0.5) ? dtype : DType::kF32;
-    one.is_channels_first = random.chance(0.25);
-    one.width = one.is_channels_first ? 4 : random.between(2, 8);
+    one.width = random.between(2, 8);
     const std::int64_t group = 8 / element_bytes(dtype) * (random.chance(0.5) ? 1 : 2);
     one.channels = group * random.between(1, 40);
     one.draw_rows(random, random.chance(0.5) ? 150 : 600);
@@ -165,7 +158,7 @@ struct BackwardCase {
   std::vector<std::int32_t> seq_idx;
   DType x_dtype{}, weight_dtype{}, grad_out_dtype{};
   std::int64_t width = 0, channels = 0, sequences = 0, length = 0;
-  bool is_aligned = false, is_channels_first = false;
+  bool is_token_major = false;
 
  private:
   static DType any_dtype(tools::Random& random) {
@@ -208,9 +201,8 @@ struct BackwardCase {
     args.activation = random.chance(0.5) ? Activation::kSilu : Activation::kNone;
     const auto tensor = [&](Memory& memory, DType dtype, const std::vector<std::int64_t>& shape) {
       auto layout = static_cast<MemoryLayout>(random.between(0, 2));
-      if (is_aligned && shape == rows_) {
+      if (is_token_major && shape == rows_) {
         layout = random.chance(0.5) ? MemoryLayout::kDense : MemoryLayout::kPitch;
-        if (is_channels_first) layout = MemoryLayout::kColumns;
       }
       memory = Memory(dtype, shape, layout);
       memory.fill(random);
@@ -221,7 +213,7 @@ struct BackwardCase {
     args.weight = tensor(weight, weight_dtype, {channels, width});
     args.grad_out = tensor(grad_out, grad_out_dtype, rows_);
     if (random.chance(0.5)) args.bias = tensor(bias, weight_dtype, {channels});
-    const double gates = is_aligned ? 0.15 : 0.3;
+    const double gates = is_token_major ? 0.15 : 0.3;
     if (random.chance(gates)) args.input_gate = tensor(input_gate, x_dtype, rows_);
     if (random.chance(gates)) args.output_gate = tensor(output_gate, x_dtype, rows_);
     args.residual = !args.input_gate && !args.output_gate && random.chance(gates);

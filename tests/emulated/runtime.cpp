@@ -98,25 +98,17 @@ class Kernels {
   }
   void add_backward(std::string_view type,
                     cuda::BackwardKernel (*kernel)(const cuda::BackwardFeatures&)) {
-    cuda::BackwardFeatures features;
-    const auto add_all = [&](std::string_view name) {
-      for (features.width = 2; features.width <= cuda::kMaxBackwardWidth; ++features.width) {
+    for (const bool has_epilogue : {false, true}) {
+      for (int width = 2; width <= cuda::kMaxBackwardWidth; ++width) {
         for (const auto& activation : kActivations) {
-          features.activation = activation.value;
           for (const bool has_bias : {false, true}) {
-            features.has_bias = has_bias;
-            add(fmt::format("{}, width {}", name, features.width), type, kernel(features).function,
+            add(fmt::format("backward{}, width {}", has_epilogue ? " with epilogue" : "", width),
+                type, kernel({width, activation.value, has_bias, has_epilogue}).function,
                 invoke<cuda::BackwardKernelParams>);
           }
         }
       }
-    };
-    add_all("backward");
-    features.has_epilogue = true;
-    add_all("backward with epilogue");
-    features.has_epilogue = false;
-    features.is_channels_first = true;
-    add_all("backward, channels-first");
+    }
   }
   void add(std::string_view name, std::string_view instances, KernelFunction function,
            Invoke invoke) {

@@ -434,15 +434,9 @@ def test_the_layer_learns():
     assert losses[-1] < 1e-4 * losses[0]
 
 
-@pytest.mark.parametrize("has_kernel", [False, True])  # of its own, on a GPU
-def test_channels_first_rows_give_the_same_bits(device, has_kernel):
-    inputs, options = tensors(dtype=torch.bfloat16, channels=8, width=4, device=device)
-    tokens = 9
-    if has_kernel:
-        tokens, options = 16, {"activation": "silu"}
-        inputs = {name: inputs[name] for name in ("weight", "bias", "initial_state")}
-        inputs["x"] = torch.randn(2, tokens, 8).to(device, torch.bfloat16)
-    grad_out = torch.randn(2, tokens, 8).to(device, torch.bfloat16)
+def test_channels_first_rows_give_the_same_bits(device):
+    inputs, options = tensors(dtype=torch.bfloat16, channels=8, device=device)
+    grad_out = torch.randn(2, 9, 8).to(device, torch.bfloat16)
 
     def gradients(layout):
         copies = {name: layout(one.detach()).requires_grad_() for name, one in inputs.items()}
@@ -452,8 +446,5 @@ def test_channels_first_rows_give_the_same_bits(device, has_kernel):
     def channels_first(one):
         return one.transpose(-1, -2).contiguous().transpose(-1, -2) if one.dim() == 3 else one
 
-    found = gradients(channels_first)
-    for one, other in zip(gradients(torch.clone), found):
+    for one, other in zip(gradients(torch.clone), gradients(channels_first)):
         assert torch.equal(one, other)
-    if has_kernel and device == "cuda":
-        assert found[list(inputs).index("x")].stride() == (8 * tokens, 1, tokens)

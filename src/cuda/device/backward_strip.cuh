@@ -15,12 +15,10 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/backward_params.hpp"
 #include "cuda/backward_tuning.hpp"
 #include "cuda/device/activation.cuh"
-#include "cuda/device/backward_chunks.cuh"
 #include "cuda/device/backward_rows.cuh"
 #include "cuda/device/backward_segments.cuh"
 #include "cuda/device/element.cuh"
@@ -31,7 +29,7 @@
 namespace shortconv::cuda {
 
 template <typename Input, int kTaps, CompiledActivation kAct, bool kWithBias, bool kWithEpilogue,
-          int kChannels, int kBatches, bool kTokensAdjacent = false>
+          int kChannels, int kBatches>
 struct BackwardShape {
   using T = Input;
   static constexpr CompiledActivation kActivation = kAct;
@@ -42,9 +40,8 @@ struct BackwardShape {
   static constexpr int kRegisters = backward_registers(kTaps, kChannels);
   static constexpr int kTensors = kWithEpilogue ? 4 : 2;
   static constexpr int kStages = kBatches;
-  static constexpr bool kChannelsFirst = kTokensAdjacent;
   /// Rows of a batch: a multiple of the width, so that a window is back in its order after it.
-  static constexpr int kBatch = kTaps < 4 || kChannelsFirst ? 2 * kTaps : kTaps;
+  static constexpr int kBatch = kTaps < 4 ? 2 * kTaps : kTaps;
   using Words = std::uint32_t[kWordsOf<Input, kChannels>];
   using Values = float[kChannels];
   using Window = Values[kTaps];
@@ -57,13 +54,12 @@ class BackwardStrip {
   using Words = typename Shape::Words;
   using Values = typename Shape::Values;
   using Window = typename Shape::Window;
-  using Ring = std::conditional_t<Shape::kChannelsFirst, ChunkRing<Shape>, RowRing<Shape>>;
+  using Ring = RowRing<Shape>;
   static constexpr int kWidth = Shape::kWidth, kHistory = Shape::kHistory;
   static constexpr int kGroup = Shape::kGroup, kBatch = Shape::kBatch;
   /// Batches in flight. The rows of the batch before the current one stay in the ring if the
-  /// gradients of the epilogue need them again, or if it collects those of x.
-  static constexpr int kAhead =
-      Shape::kStages - (Shape::kHasEpilogue || Shape::kChannelsFirst ? 2 : 1);
+  /// gradients of the epilogue need them again.
+  static constexpr int kAhead = Shape::kStages - (Shape::kHasEpilogue ? 2 : 1);
   static constexpr int kLongAgo = -0x40000000;  // a row
 
   __device__ BackwardStrip(const BackwardKernelParams& params, char* memory, int first, int end,
@@ -88,10 +84,6 @@ class BackwardStrip {
     use_entry(entry);
     find_segment(segments);
     int begin = segments.next_begin(first_);  // the next first row of a segment
-    if constexpr (Shape::kChannelsFirst) {
-      take_chunks(segments, begin, weight_sums, bias_sums);
-      return;
-    }
     int row = first_;
     while (true) {
       if (row == begin) {
@@ -150,28 +142,12 @@ class BackwardStrip {
 #pragma unroll
     for (int j = 1; j < kWidth; ++j) {
       const int row = max(first_ - kWidth + j, 0);
-      if constexpr (Shape::kChannelsFirst) {
-        load_column(row, channel, entry.x[j]);
-        continue;
-      }
       load_words(row_at(params_, params_.x, row) + channel_bytes, entry.x[j]);
       if constexpr (Shape::kHasEpilogue) {
         if (params_.input_gate.data == nullptr) continue;
         load_words(row_at(params_, params_.input_gate, row) + channel_bytes, entry.gates[j]);
       }
     }
-  }
-
-  /// x of a row of a channels-first tensor.
-  __device__ void load_column(int row, int channel, Words& words) const {
-    const char* from =
-        rows_after(column_at<T>(params_, params_.x, row), params_.x.stride_bytes, channel);
-    Values x;
-#pragma unroll
-    for (int c = 0; c < kGroup; ++c) {
-      x[c] = to_f32(*reinterpret_cast<const T*>(nth_row(from, params_.x.stride_bytes, c)));
-    }
-    pack(x, words);
   }
 
   template <typename TWeight>
@@ -349,11 +325,6 @@ class BackwardStrip {
   }
 
   __device__ void store_input_gradient(int row, int i, Values& gradient) const {
-    if constexpr (Shape::kChannelsFirst) {
-#pragma unroll
-      for (int c = 0; c < kGroup; ++c) ring_.store(i, c, gradient[c]);
-      return;
-    }
     [[maybe_unused]] Values gate_gradient;
     apply_epilogue(i, gradient, gate_gradient);
     if constexpr (Shape::kHasEpilogue) store_rows(params_.grad_input_gate, row, gate_gradient);
@@ -508,107 +479,11 @@ class BackwardStrip {
     }
   }
 
-  // ---- Channels-first rows ----
-
-  /// All rows of the strip, in aligned chunks.
-  __device__ void take_chunks(const Segments& segments, int begin, Window& weight_sums,
-                              Values& bias_sums) {
-    for (int row = first_;; row += kBatch) {
-      const bool goes_on = take_chunk(segments, begin, row, weight_sums, bias_sums);
-      if (row > first_) ring_.store_chunk(row - kBatch, kBatch, true);
-      if (!goes_on) {
-        if (row < end_) ring_.store_chunk(row, min(end_ - row, kBatch), false);
-        return;
-      }
-      ring_.advance();
-    }
-  }
-
-  /// False if no row of the strip waits for further ones.
-  __device__ bool take_chunk(const Segments& segments, int& begin, int row, Window& weight_sums,
-                             Values& bias_sums) {
-    if (row == begin && !next_segment(segments, begin, row, 0)) return false;
-    receive_batch(segments);
-    if (takes_batches(row) && row + kBatch <= min(begin, end_)) {
-      process_chunk(row, weight_sums, bias_sums);
-      return true;
-    }
-#pragma unroll 1
-    for (int i = 0; i < kBatch; ++i) {
-      const int t = row + i;
-      if (t == begin && !next_segment(segments, begin, t, i)) return false;
-      if (t >= limit_) return false;
-      process_row(i, t, weight_sums, bias_sums);
-    }
-    return true;
-  }
-
-  /// A segment ends before row t, which is row i of the chunk. False if the next one is not in the
-  /// strip.
-  __device__ bool next_segment(const Segments& segments, int& begin, int t, int i) {
-    if (t > first_) finish_segment(t, i);
-    if (t >= end_) return false;
-    begin_segment(segments, t);
-    begin = segments.next_begin(t + 1);
-    return true;
-  }
-
-  /// As process_batch, with the chunks of the lane's channels in registers.
-  __device__ void process_chunk(int row, Window& weight_sums, Values& bias_sums) {
-    typename Ring::Chunks x, grad_out;
-    ring_.load_chunks(0, x);
-    ring_.load_chunks(1, grad_out);
-    Values completed[kBatch];  // gradients of x of the rows kHistory before
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int newest = i % kWidth, oldest = (newest + 1) % kWidth;
-      Row loaded;
-#pragma unroll
-      for (int c = 0; c < kGroup; ++c) {
-        const float2 two = unpack_pair<T>(x[c], i / 2), grads = unpack_pair<T>(grad_out[c], i / 2);
-        loaded.x[c] = i % 2 == 0 ? two.x : two.y;
-        loaded.grad_out[c] = i % 2 == 0 ? grads.x : grads.y;
-        inputs_[newest][c] = loaded.x[c];
-      }
-      sum_gradient(loaded, oldest, row + i, grads_[newest]);
-      add_to_sums(grads_[newest], oldest, weight_sums, bias_sums);
-#pragma unroll
-      for (int c = 0; c < kGroup; ++c) {
-        completed[i][c] = 0;
-#pragma unroll
-        for (int k = 0; k < kWidth; ++k) {
-          completed[i][c] =
-              __fmaf_rn(taps_[k][c], grads_[(newest + kWidth - k) % kWidth][c], completed[i][c]);
-        }
-      }
-    }
-    const bool stores_earlier = row != stored_;  // the rows before the chunk
-#pragma unroll
-    for (int c = 0; c < kGroup; ++c) {
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int stored = i - kHistory;
-        if (stored < 0 && !stores_earlier) continue;
-        if (stored % 2 != 0 && i > 0) continue;  // in a pair with the row before
-        if (stored % 2 == 0 && i + 1 < kBatch) {
-          ring_.store_pair(stored, c, completed[i][c], completed[i + 1][c]);
-        } else {
-          ring_.store(stored, c, completed[i][c]);
-        }
-      }
-    }
-  }
-
   /// Row t, which is row i of the batch. The windows move by one row.
   __device__ void process_row(int i, int t, Window& weight_sums, Values& bias_sums) {
     if (padding_) {
       const Values zeros = {};
       if (t >= end_) return;
-      if constexpr (Shape::kChannelsFirst) {
-        Values gradient = {};
-        store_input_gradient(t, i, gradient);
-        return;
-      }
       store_rows(params_.grad_x, t, zeros);
       if constexpr (Shape::kHasEpilogue) {
         store_rows(params_.grad_input_gate, t, zeros);

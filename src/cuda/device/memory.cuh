@@ -131,12 +131,6 @@ __device__ inline void copy_async(SharedAddress to, const void* from) {
   }
 }
 
-/// As copy_async of 16 bytes, of which the first `bytes` are read; the others become 0.
-__device__ inline void copy_async_first(SharedAddress to, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
-               : "memory");
-}
-
 /// Ends a group of copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -146,15 +140,10 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
-/// Loads one, two or four words from shared memory, aligned to them all.
+/// Loads one or two words from shared memory, aligned to them all.
 template <int kWords>
 __device__ inline void load_shared_words(SharedAddress from, std::uint32_t (&words)[kWords]) {
-  if constexpr (kWords == 4) {
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(from)
-                 : "memory");
-  } else if constexpr (kWords == 2) {
+  if constexpr (kWords == 2) {
     asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
                  : "=r"(words[0]), "=r"(words[1])
                  : "r"(from)
@@ -163,26 +152,6 @@ __device__ inline void load_shared_words(SharedAddress from, std::uint32_t (&wor
     static_assert(kWords == 1);
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(words[0]) : "r"(from) : "memory");
   }
-}
-
-template <int kWords>
-__device__ inline void store_shared_words(SharedAddress to, const std::uint32_t (&words)[kWords]) {
-  if constexpr (kWords == 2) {
-    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(words[0]), "r"(words[1])
-                 : "memory");
-  } else {
-    static_assert(kWords == 1);
-    asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(words[0]) : "memory");
-  }
-}
-
-__device__ inline std::uint16_t load_shared_half(SharedAddress from) {
-  std::uint16_t half;
-  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(half) : "r"(from) : "memory");
-  return half;
-}
-__device__ inline void store_shared_half(SharedAddress to, std::uint16_t half) {
-  asm volatile("st.shared.u16 [%0], %1;" ::"r"(to), "h"(half) : "memory");
 }
 
 /// Two or four adjacent floats in shared memory, aligned to them all.

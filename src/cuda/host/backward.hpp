@@ -15,7 +15,6 @@ struct BackwardFeatures {
   Activation activation = Activation::kNone;
   bool has_bias = false;      // or its gradient
   bool has_epilogue = false;  // or gates
-  bool is_channels_first = false;
 };
 
 /// An instance of backward_strips.
@@ -36,7 +35,6 @@ struct BackwardLaunch {
 struct BackwardConfig {
   BackwardPartition partition;
   std::int32_t row_alignment = 0;  // of x, grad_out and gates: 16 or 8 bytes; of the others 8
-  bool is_channels_first = false;  // then 16 bytes for all
   BackwardLaunch strips;
   BackwardLaunch general;
   std::int64_t finish_blocks = 0;  // of the kernel after it; 0: it is not needed

@@ -10,8 +10,6 @@ namespace {
 
 constexpr std::int64_t kMaxStripRows = 128;
 constexpr std::int64_t kMinStripRows = 16;
-constexpr std::int64_t kChunkRows =
-    2 * kChannelsFirstWidth;  // aligned rows of channels-first tensors
 
 constexpr std::int64_t divide_up(std::int64_t count, std::int64_t by) {
   return (count + by - 1) / by;
@@ -21,17 +19,9 @@ bool has_epilogue(const BackwardProblem& p) {
   return p.epilogue != Epilogue::kNone || p.input_gate.present;
 }
 
-/// Whether tokens are adjacent, and channels are not.
-bool is_channels_first(const BackwardProblem& p) {
-  return p.x.token_stride == 1 && p.x.channel_stride != 1;
-}
-
 BackwardKernel kernel_of(const BackwardProblem& p) {
-  const BackwardFeatures features{.width = static_cast<int>(p.width),
-                                  .activation = p.activation,
-                                  .has_bias = p.bias.present || p.grad_bias.present,
-                                  .has_epilogue = has_epilogue(p),
-                                  .is_channels_first = is_channels_first(p)};
+  const BackwardFeatures features{static_cast<int>(p.width), p.activation,
+                                  p.bias.present || p.grad_bias.present, has_epilogue(p)};
   switch (p.x.dtype) {
     case DType::kF16:
       return backward_kernel_f16(features);
@@ -70,13 +60,12 @@ bool is_packed(const BackwardProblem& p) {
   return packed;
 }
 
-/// Bytes that divide all strides of rows, or of channels of a channels-first tensor.
+/// Bytes that divide all strides of rows.
 std::int64_t stride_alignment(const BackwardProblem& p) {
   const std::int64_t bytes = element_bytes(p.x.dtype);
-  const bool channels_first = is_channels_first(p);
-  std::int64_t bits = channels_first ? 16 : p.channels * bytes;
+  std::int64_t bits = p.channels * bytes;
   visit_rows(p, [&](const auto& layout) {
-    bits |= (channels_first ? layout.channel_stride : layout.token_stride) * bytes;
+    bits |= layout.token_stride * bytes;
     if (is_dense(p) && p.sequences > 1) bits |= layout.sequence_stride * bytes;
   });
   return bits & -bits;
@@ -89,27 +78,16 @@ bool is_countable(const BackwardProblem& p) {
   bool countable = p.tokens < kMaxCount && p.channels < kMaxCount / 8 && p.sequences < kMaxCount;
   visit_rows(p, [&](const auto& layout) {
     if (std::abs(layout.token_stride) * element_bytes(layout.dtype) > kMaxStride) countable = false;
-    if (is_channels_first(p) &&
-        std::abs(layout.channel_stride) * element_bytes(layout.dtype) > 2 * kMaxCount - 1) {
-      countable = false;
-    }
   });
   return countable && std::abs(p.query_start_loc.sequence_stride) < kMaxStride;
 }
 
-/// Whether the kernels for token-major or channels-first rows compute the problem. Chunks of
-/// channels-first rows are in one sequence.
+/// Whether the kernel for token-major rows computes the problem.
 bool has_strips(const BackwardProblem& p) {
-  const bool channels_first = is_channels_first(p);
   bool rows = true;
   visit_rows(p, [&](const auto& layout) {
-    if ((channels_first ? layout.token_stride : layout.channel_stride) != 1) rows = false;
-    if (layout.dtype != p.x.dtype) rows = false;
+    if (layout.channel_stride != 1 || layout.dtype != p.x.dtype) rows = false;
   });
-  if (channels_first) {
-    const bool aligned = !is_dense(p) || p.sequences == 1 || p.sequence_tokens % kChunkRows == 0;
-    if (!aligned || p.channels % 2 != 0 || stride_alignment(p) % 16 != 0) return false;
-  }
   const bool weights = p.weight.dtype == p.x.dtype || p.weight.dtype == DType::kF32;
   return rows && weights && p.dilation == 1 && is_countable(p) && stride_alignment(p) >= 8 &&
          kernel_of(p).function != nullptr;
@@ -139,11 +117,10 @@ std::int64_t state_blocks(const BackwardProblem& p) {
 std::int32_t narrow(std::int64_t number) { return static_cast<std::int32_t>(number); }
 
 template <typename Layout>
-BackwardRows rows_of(const Layout& layout, void* data, bool is_channels_first) {
+BackwardRows rows_of(const Layout& layout, void* data) {
   if (!layout.present) return {};
   const std::int64_t bytes = element_bytes(layout.dtype);
-  const std::int64_t stride = is_channels_first ? layout.channel_stride : layout.token_stride;
-  return {data, layout.sequence_stride * bytes, narrow(stride * bytes)};
+  return {data, layout.sequence_stride * bytes, narrow(layout.token_stride * bytes)};
 }
 
 template <typename Layout>
@@ -201,7 +178,6 @@ Status select_backward(const BackwardProblem& p, BackwardConfig& config) {
     config.strips.function = kernel.function;
     config.strips.shared_bytes = kernel.strip_bytes * kUnitStrips;
     config.row_alignment = stride_alignment(p) >= 16 ? 16 : 8;
-    config.is_channels_first = is_channels_first(p);
   }
   config.finish_blocks = sum_blocks(p) + state_blocks(p);
   if (config.finish_blocks > kMaxBlocks) {
@@ -221,8 +197,7 @@ bool allows_strips(const BackwardConfig& config, const BackwardPointers& at,
     written |= reinterpret_cast<std::uintptr_t>(address);
   }
   copies_16_bytes = config.row_alignment == 16 && read % 16 == 0;
-  const std::uintptr_t alignment = config.is_channels_first ? 16 : 8;
-  return config.strips.blocks > 0 && (read | written) % alignment == 0;
+  return config.strips.blocks > 0 && (read | written) % 8 == 0;
 }
 
 BackwardKernelParams make_backward_params(const BackwardProblem& p, const BackwardPointers& at,
@@ -232,14 +207,13 @@ BackwardKernelParams make_backward_params(const BackwardProblem& p, const Backwa
   params.channels = narrow(p.channels);
   params.tokens = narrow(p.tokens);
   params.strip_rows = narrow(config.partition.strip_rows);
-  const bool channels_first = config.is_channels_first;
-  params.x = rows_of(p.x, at.x, channels_first);
-  params.grad_out = rows_of(p.grad_out, at.grad_out, channels_first);
-  params.grad_x = rows_of(p.grad_x, at.grad_x, channels_first);
-  params.input_gate = rows_of(p.input_gate, at.input_gate, channels_first);
-  params.output_gate = rows_of(p.output_gate, at.output_gate, channels_first);
-  params.grad_input_gate = rows_of(p.grad_input_gate, at.grad_input_gate, channels_first);
-  params.grad_output_gate = rows_of(p.grad_output_gate, at.grad_output_gate, channels_first);
+  params.x = rows_of(p.x, at.x);
+  params.grad_out = rows_of(p.grad_out, at.grad_out);
+  params.grad_x = rows_of(p.grad_x, at.grad_x);
+  params.input_gate = rows_of(p.input_gate, at.input_gate);
+  params.output_gate = rows_of(p.output_gate, at.output_gate);
+  params.grad_input_gate = rows_of(p.grad_input_gate, at.grad_input_gate);
+  params.grad_output_gate = rows_of(p.grad_output_gate, at.grad_output_gate);
   params.is_dense = is_dense(p);
   params.is_packed = is_packed(p);
   if (params.is_dense) {

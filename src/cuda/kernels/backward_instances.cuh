@@ -1,7 +1,6 @@
 // Instantiates the kernel of backward.cuh for one element type: every width up to
-// kMaxBackwardWidth, without an epilogue for each activation, SiLU without a bias as well, and
-// width 4 for channels-first rows. A bias takes registers and an addition: 8192 x 8192 bf16 1 us,
-// on an H200.
+// kMaxBackwardWidth, without an epilogue for each activation, SiLU without a bias as well. A bias
+// takes registers and an addition: 8192 x 8192 bf16 1 us, on an H200.
 #pragma once
 
 #include <array>
@@ -35,31 +34,8 @@ BackwardKernel backward_instance_of(int width) {
   return kInstances[static_cast<std::size_t>(width - kMinBackwardWidth)];
 }
 
-template <typename T, CompiledActivation kActivation>
-BackwardKernel channels_first_instance() {
-  using Shape = BackwardShape<T, kChannelsFirstWidth, kActivation, true, false, 2,
-                              kChannelsFirstStages, true>;
-  return {reinterpret_cast<KernelFunction>(&backward_strips<Shape>), 32 * Shape::kGroup,
-          ChunkRing<Shape>::kBytes};
-}
-
-template <typename T>
-BackwardKernel select_channels_first_instance(const BackwardFeatures& features) {
-  if (features.has_epilogue || features.width != kChannelsFirstWidth) return {};
-  switch (compiled(features.activation)) {
-    case CompiledActivation::kNone:
-      return channels_first_instance<T, CompiledActivation::kNone>();
-    case CompiledActivation::kSilu:
-      return channels_first_instance<T, CompiledActivation::kSilu>();
-    case CompiledActivation::kRuntime:
-      break;
-  }
-  return {};
-}
-
 template <typename T>
 BackwardKernel select_backward_instance(const BackwardFeatures& features) {
-  if (features.is_channels_first) return select_channels_first_instance<T>(features);
   const int width = features.width;
   if (features.has_epilogue) {
     return backward_instance_of<T, CompiledActivation::kRuntime, true, true>(width);

@@ -80,12 +80,6 @@ void copy_async(SharedAddress to, const void* from) {
   require_alignment(to, kBytes);
   std::memcpy(to, from, kBytes);
 }
-inline void copy_async_first(SharedAddress to, const void* from, int bytes) {
-  require_alignment(from, 16);
-  require_alignment(to, 16);
-  std::memset(to, 0, 16);
-  std::memcpy(to, from, static_cast<std::size_t>(bytes));
-}
 inline void commit_copies() {}
 template <int kGroups>
 void wait_for_copies() {}
@@ -94,22 +88,6 @@ template <int kWords>
 void load_shared_words(SharedAddress from, std::uint32_t (&words)[kWords]) {
   require_alignment(from, sizeof words);
   std::memcpy(words, from, sizeof words);
-}
-
-template <int kWords>
-void store_shared_words(SharedAddress to, const std::uint32_t (&words)[kWords]) {
-  require_alignment(to, sizeof words);
-  std::memcpy(to, words, sizeof words);
-}
-inline std::uint16_t load_shared_half(SharedAddress from) {
-  std::uint16_t half = 0;
-  require_alignment(from, sizeof half);
-  std::memcpy(&half, from, sizeof half);
-  return half;
-}
-inline void store_shared_half(SharedAddress to, std::uint16_t half) {
-  require_alignment(to, sizeof half);
-  std::memcpy(to, &half, sizeof half);
 }
 
 template <int kCount>
