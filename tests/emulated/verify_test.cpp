@@ -177,7 +177,7 @@ std::int64_t launches_of_the_general_kernel() {
 }
 
 TEST(Gradients, AreWithinTheBounds) {
-  check_gradients_of(1500, [](const BackwardCase& problem) {
+  check_gradients_of(1000, [](const BackwardCase& problem) {
     const std::int64_t before = launches_of_the_general_kernel();
     auto failure = failure_of(check_backward(problem, BackendId::kCuda));
     if (!failure && problem.is_fast && launches_of_the_general_kernel() != before) {
@@ -188,14 +188,14 @@ TEST(Gradients, AreWithinTheBounds) {
 }
 
 TEST(Gradients, HaveTheSameBitsOnEveryPath) {
-  check_gradients_of(500, [](const BackwardCase& problem) {
+  check_gradients_of(350, [](const BackwardCase& problem) {
     return check_backward_paths(problem, BackendId::kCuda);
   });
 }
 
 TEST(Gradients, TolerateInvalidValues) {
   check_gradients_of(
-      800, [](const BackwardCase& problem) { return check_bad_values(problem, BackendId::kCuda); });
+      500, [](const BackwardCase& problem) { return check_bad_values(problem, BackendId::kCuda); });
 }
 
 }  // namespace
