@@ -1,7 +1,7 @@
 """The measured cases: calls of one layer, and the buffers that all rivals use."""
 
-import random as numbers
 from dataclasses import dataclass
+from random import Random
 from typing import List, Optional
 
 import torch
@@ -64,8 +64,8 @@ TRAINING = [*PREFILL[:7], Case("32768 x 4096, 1", [32768], 4096), PREFILL[7], PR
 
 
 def sweep() -> List[Case]:
-    """Training of shapes that nobody chose: 9 batches x 8 numbers of channels x 3 widths."""
-    draw = numbers.Random(1)
+    """Training of shapes that the library was not tuned for: 9 batches x 8 numbers of channels x 3 widths."""
+    draw = Random(1)
     batches = {
         "512": [512],
         "4096": [4096],

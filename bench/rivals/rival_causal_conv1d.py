@@ -26,6 +26,6 @@ def decode(functions, b):
 
 
 def training(functions, b):
-    # The view is made in each call: the backward pass of one made before would run on the stream of
-    # that time, which a graph cannot capture.
+    # Each call makes the view of x: autograd runs the backward pass of a view on the stream that
+    # made it, and a graph captures only its own stream.
     return lambda: prefill(functions, b)().transpose(1, 2).squeeze(0)

@@ -13,8 +13,8 @@ call finds its data in the cache. copy: copy_ of as many bytes as the call must 
 run. Host time: time of the caller in one call, measured last, alternating over all cases and
 libraries. On the CPU only host time is measured.
 
---sweep: as --training, for 216 shapes, or each Nth of them; GPU time only, then what is slower than
-a rival, or than 1.3 times the copy where more than 50 MB move.
+--sweep: as --training, for 216 shapes, or each Nth of them; GPU time only. Prints the shapes that are
+slowest against the copy, of those that move more than 50 MB, and the speedup over each rival.
 
 "as NAME" is this library through shortconv.compat.NAME. Rivals that are not installed are listed as
 absent; their packages are on PyPI.
@@ -102,8 +102,8 @@ def measured(case, rivals, device, trains):
 
 
 def print_sweep(rows):
-    """The slowest against the copy, and where this library is not the fastest."""
-    ours = {row["case"]: row for row in rows if row["rival"] == "shortconv"}
+    """The shapes that are slowest against the copy, and the speedup over each rival."""
+    ours = {row["case"]: row for row in rows if row["rival"] == "shortconv" and "gpu_us" in row}
     large = [row for row in ours.values() if row["moved_bytes"] > 50e6]
     large.sort(key=lambda row: row["copy_us"] / row["gpu_us"])
     print(f"{len(ours)} shapes, {len(large)} of them large; slowest against the copy:")
@@ -113,10 +113,11 @@ def print_sweep(rows):
         if name in ("copy", "shortconv"):
             continue
         factors = sorted((row["gpu_us"] / ours[row["case"]]["gpu_us"], row["case"])
-                         for row in rows if row["rival"] == name and "gpu_us" in row)
+                         for row in rows
+                         if row["rival"] == name and "gpu_us" in row and row["case"] in ours)
         if factors:
             median = factors[len(factors) // 2][0]
-            print(f"{name}: {len(factors)} shapes, times ours: least {factors[0][0]:.2f} "
+            print(f"{name}: speedup on {len(factors)} shapes: least {factors[0][0]:.2f} "
                   f"({factors[0][1]}), median {median:.2f}, most {factors[-1][0]:.2f}")
 
 

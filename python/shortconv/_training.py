@@ -105,7 +105,7 @@ def _by_tokens(rows: Any) -> Any:
     return rows.contiguous()
 
 
-# Bytes of workspaces, by shape: those of a GPU follow from it alone.
+# Bytes of workspace by the shapes of x and weight, on which alone they depend on a GPU.
 _workspaces: Dict[Tuple[Any, ...], int] = {}
 
 
@@ -252,8 +252,8 @@ class _Gradients(torch.autograd.Function):
 
 
 class _PlainShortConv(torch.autograd.Function):
-    """short_conv without the dispatcher. One result less where there is no final state, and no
-    setup_context, for which torch binds all arguments by name: together tens of microseconds."""
+    """short_conv without the dispatcher. It has no setup_context, because torch then binds all
+    arguments by name, which takes tens of microseconds."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Union[Tensor, Tuple[Tensor, Tensor]]:

@@ -1,9 +1,10 @@
 // SIMD kernels of a backward call, compiled once per instruction set by Highway.
 //
-// A vector of channels walks over the tokens of a block three times: sums, their gradients, then
-// gradients of inputs and taps. Each pass keeps what it needs in the 16 registers of AVX2, and the
-// long chains of operations of several tokens overlap in the second one. What passes leave for the
-// next one stays in the L1 cache.
+// The kernel processes one vector of channels at a time, in three passes over the tokens of a
+// block: the sums, their gradients, then the gradients of inputs and taps. The operands of a pass
+// fit into the 16 registers of AVX2. The second pass computes two tokens at once to hide the
+// latency of the exponential and the division. Results of one pass stay in the L1 cache for the
+// next.
 //
 // Threads: a call runs on one thread; backward.cpp divides the channels among threads.
 // Bytes moved: the rows of the buffers, in the L2 cache. The ceiling is a copy of x, grad_out and
@@ -65,7 +66,7 @@ HWY_INLINE Slope activate(VecF a) {
   return slopes[0];
 }
 
-/// Sums of all tokens, in place of their gradients.
+/// Writes the sums of all tokens to the rows of sum_grads.
 template <int kWidth>
 HWY_INLINE void sum_inputs(const BackwardBlock& block, std::int64_t channel) {
   const F32 d;
@@ -85,7 +86,7 @@ HWY_INLINE void sum_inputs(const BackwardBlock& block, std::int64_t channel) {
   }
 }
 
-/// Their gradients, several tokens at once: the chain of operations of each is long.
+/// Replaces the sums of kTokens tokens by their gradients.
 template <int kTokens, Activation kActivation>
 HWY_INLINE void differentiate(const BackwardBlock& block, int history, std::int64_t token,
                               std::int64_t channel) {
@@ -104,7 +105,7 @@ HWY_INLINE void differentiate(const BackwardBlock& block, int history, std::int6
   }
 }
 
-/// Gradients of the inputs and of the taps.
+/// Computes the gradients of the inputs and adds those of the taps and of the bias to the totals.
 template <int kWidth>
 HWY_INLINE void add_gradients(const BackwardBlock& block, std::int64_t channel) {
   constexpr int kHistory = kWidth - 1;

@@ -7,8 +7,8 @@
 
 namespace shortconv::cuda {
 
-/// Strips of a unit, which are the warps of a block. With 4 instead of 8 a long sequence takes as
-/// long, and a skewed batch 131 us instead of 123.
+/// Strips of a unit, which are the warps of a block. With 4 a skewed batch takes 131 us instead of
+/// 128, and one sequence 109.3 instead of 108.7.
 inline constexpr int kUnitStrips = 8;
 inline constexpr int kBackwardThreads = 32 * kUnitStrips;
 

@@ -1,11 +1,8 @@
-// Gradients in numbers: how exact they are beside fp64, and the same bits on any number of
-// multiprocessors.
+// Precision of gradients against fp64, and equal bits on any number of multiprocessors.
 #include <cuda.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -119,7 +116,7 @@ TEST_F(GradientSums, GradientsOfXAreCorrectlyRounded) {
   EXPECT_GE(share, 0.999);
 }
 
-/// 2^20 tokens, whose products have a mean of 0, and another one.
+/// 2^20 tokens, of inputs and gradients with mean 0 and with mean 1.
 TEST_F(GradientSums, GradientsOfWeightsOverAMillionTokensAreExact) {
   for (const double mean : {0.0, 1.0}) {
     Layer layer(std::int64_t{1} << 20, 8, mean);

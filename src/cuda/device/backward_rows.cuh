@@ -22,8 +22,8 @@ __device__ inline char* row_at(const BackwardKernelParams& params, const Backwar
   return rows_after(from, rows.stride_bytes, row);
 }
 
-/// The rows of a strip, in batches, on their way from global memory through a ring of kStages
-/// batches in shared memory. A batch ends with its segment, so it may have fewer rows than kBatch.
+/// Copies the rows of a strip from global memory to a ring of kStages batches in shared memory. A
+/// batch ends with its segment, so it may have fewer rows than kBatch.
 /// A warp has a ring; only its own lanes read it. Lanes beyond the last channels copy the last
 /// ones.
 template <typename Shape>
@@ -94,8 +94,7 @@ class RowRing {
     return rows_after(row_at(params_, rows, next_), rows.stride_bytes, lane_row_) + channel_bytes_;
   }
 
-  /// Any batch, which may be the first of a segment, perhaps of another sequence, or its last one,
-  /// whose last row replaces those beyond it.
+  /// Copies a batch that starts a segment, or ends one: copies of the last row fill up the batch.
   __device__ void issue_rest(const Segments& segments) {
     if (next_ == run_end_) {
       run_end_ = min(segments.next_begin(next_ + 1), limit_);

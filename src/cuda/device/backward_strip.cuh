@@ -5,13 +5,13 @@
 // of weight and bias, and the last term of the gradient of x[t - history], which is stored. After
 // the last row, g of `history` more rows completes the gradients of the last ones.
 //
-// Rows come in batches, in which the windows do not move. Batches begin anew with each segment,
-// whose windows begin with zeros, so no row of a whole batch has to be tested: the gradients that
-// its first rows complete are not stored if they are those of rows before the segment. All else
-// goes row by row: the rest of a segment, the rows after the strip, states, padding. Each row of x
-// is stored by the strip that has it, and the gradient of an initial state by the strip with the
-// first row of its sequence. One class, longer than others: all of its functions work on the same
-// registers.
+// Rows are processed in batches, in which the windows do not move. A batch starts at the first row
+// of each segment, with windows of zeros, so a full batch lies in one segment and needs no test per
+// row. Its first rows complete gradients of earlier rows, which are stored unless they belong to
+// another segment. All other rows are processed one by one: the rest of a segment, unaligned ends
+// of the strip, the first rows of a sequence with a state, padding. Each row of x is stored by the
+// strip that has it, and the gradient of an initial state by the strip with the first row of its
+// sequence. One class, longer than others: all of its functions work on the same registers.
 #pragma once
 
 #include <cstdint>
@@ -340,8 +340,8 @@ class BackwardStrip {
     }
   }
 
-  /// Whether the strip stores the gradient of this row, which is not after it, or of the column of
-  /// an initial state at its place.
+  /// Whether the strip stores the gradient of this row, or of the initial state's column that takes
+  /// the place of a row before the segment.
   __device__ bool is_wanted(int row) const {
     return (row >= stored_ && row < end_) || (params_.has_states && row < segment_);
   }
@@ -436,8 +436,7 @@ class BackwardStrip {
     }
   }
 
-  /// Where the gradients go that the batch from `row` on completes: those of the rows from row -
-  /// kHistory on.
+  /// Address of the first gradient that the batch at `row` completes, that of row - kHistory.
   __device__ char* first_gradient(int row) const {
     if (params_.grad_x.data == nullptr) return nullptr;
     return rows_after(row_at(params_, params_.grad_x, row), params_.grad_x.stride_bytes,
@@ -522,7 +521,7 @@ class BackwardStrip {
   const int first_, end_, limit_;  // rows of the strip, and rows that are read
   const int channel_;
   const bool inside_;
-  int stored_;  // the gradients of the rows before it are stored, or those of other strips
+  int stored_;  // first row whose gradient this strip and segment store
   Ring ring_;
   Window taps_;
   Values bias_;
