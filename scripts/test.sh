@@ -21,12 +21,12 @@ fi
 options+=(-DSHORTCONV_EMULATED_TESTS=OFF)
 nvidia-smi >/dev/null 2>&1 || options+=(-DSHORTCONV_GPU_TESTS=OFF)
 
-# The wheel is compiled from the same files as the library.
-wheel_options=(SHORTCONV_CUDA=OFF)
-want_package ccache "reuse of the library's object files for the wheel"
+# The wheel is compiled from the same files as the library, and a repeated run from those of the run before, in whichever
+# folder that was.
+wheel_options=(SHORTCONV_CUDA=OFF SHORTCONV_DEVELOPER=ON)
+want_package ccache "reuse of object files"
 if command -v ccache >/dev/null; then
-  options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-  wheel_options+=(SHORTCONV_DEVELOPER=ON CMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=true
 fi
 
 cmake --preset dev "${options[@]}" >/dev/null

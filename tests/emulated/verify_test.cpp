@@ -70,12 +70,12 @@ std::string launched_too_rarely(const KernelFilter& wanted) {
   return kernels > 0 ? lines : "no such kernel\n";
 }
 
-/// Calls check(seed) for `count` seeds, and for up to four times as many until the kernels have
-/// enough launches: the number of cases that a rare kernel takes is random.
+/// Calls check(seed) for `count` seeds, and for up to 16 times as many until the kernels have enough
+/// launches: the number of cases that a rare kernel takes is random.
 template <typename Check>
 void check_seeds(std::uint64_t count, const KernelFilter& wanted, Check&& check) {
   const auto is_enough = [&](std::uint64_t seeds) {
-    return seeds >= 4 * (count / kShare) ||
+    return seeds >= 16 * (count / kShare) ||
            (seeds >= count / kShare && launched_too_rarely(wanted).empty());
   };
   for (std::uint64_t seed = 0; !is_enough(seed); ++seed) {
