@@ -70,8 +70,8 @@ std::string launched_too_rarely(const KernelFilter& wanted) {
   return kernels > 0 ? lines : "no such kernel\n";
 }
 
-/// Calls check(seed) for `count` seeds, and for up to 16 times as many until the kernels have enough
-/// launches: the number of cases that a rare kernel takes is random.
+/// Calls check(seed) for `count` seeds, and for up to 16 times as many until the kernels have
+/// enough launches: the number of cases that a rare kernel takes is random.
 template <typename Check>
 void check_seeds(std::uint64_t count, const KernelFilter& wanted, Check&& check) {
   const auto is_enough = [&](std::uint64_t seeds) {
