@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "shortconv/arguments.hpp"
+#include "shortconv/groups.hpp"
 #include "shortconv/problem.hpp"
 
 namespace shortconv {
@@ -33,8 +34,13 @@ enum class Size : std::uint8_t {
   kBlocks,
   kViolations,
   kViolationFields,
+  kColumnsOfX,
+  kColumnsOfA,
+  kColumnsOfB,
+  kHeads,
+  kHeadDim,
 };
-inline constexpr std::size_t kSizes = static_cast<std::size_t>(Size::kViolationFields) + 1;
+inline constexpr std::size_t kSizes = static_cast<std::size_t>(Size::kHeadDim) + 1;
 
 enum class DTypes : std::uint8_t {
   kFloating,
@@ -43,6 +49,7 @@ enum class DTypes : std::uint8_t {
   kLikeState,
   kLikeWeightOrF32,
   kLikeStateOrF32,
+  kF32,
   kIndex,  // i32 or i64
   kI32,
   kI64,
@@ -153,6 +160,31 @@ constexpr void visit_forward_tensors(const Visit& visit, Tensors&... tensors) {
   visit_option_tensors(visit, group_of<&ForwardArgs::options>(tensors)...);
 }
 
+/// All tensor arguments of gates.
+template <typename Visit, typename... Tensors>
+constexpr void visit_gate_tensors(const Visit& visit, Tensors&... tensors) {
+  using enum Size;
+  visit(Argument{"a", {kSequences, kTokens, kColumnsOfA}}, tensors.a...);
+  visit(Argument{"b", {kSequences, kTokens, kColumnsOfB}}, tensors.b...);
+  visit(Argument{"a_log", {kHeads}, DTypes::kF32}, tensors.a_log...);
+  visit(Argument{"dt_bias", {kHeads}}, tensors.dt_bias...);
+  visit(Argument{"g", {kSequences, kTokens, kHeads}, DTypes::kF32, Access::kWrite}, tensors.g...);
+  visit(Argument{"beta", {kSequences, kTokens, kHeads}, DTypes::kF32, Access::kWrite},
+        tensors.beta...);
+}
+
+/// The output of group `number`. The sizes of its heads are its own.
+[[nodiscard]] constexpr Argument group_argument(int number) {
+  constexpr std::array<std::string_view, kMaxGroups> kNames = {
+      "groups[0].out", "groups[1].out", "groups[2].out", "groups[3].out",
+      "groups[4].out", "groups[5].out", "groups[6].out", "groups[7].out"};
+  using enum Size;
+  return {kNames[static_cast<std::size_t>(number)],
+          {kSequences, kTokens, kHeads, kHeadDim},
+          DTypes::kFloating,
+          Access::kWrite};
+}
+
 /// All tensor arguments of a commit.
 template <typename Visit, typename... Tensors>
 constexpr void visit_commit_tensors(const Visit& visit, Tensors&... tensors) {
@@ -214,6 +246,18 @@ template <typename Visit, typename... Pointers>
 constexpr void visit_tensors(const Visit& visit, const BackwardProblem& problem,
                              Pointers&... pointers) {
   visit_backward_tensors(visit, problem, pointers...);
+}
+
+/// The groups' outputs precede the tensors of the forward call and of the gates.
+template <typename Visit, typename... Pointers>
+constexpr void visit_tensors(const Visit& visit, const GroupedProblem& problem,
+                             Pointers&... pointers) {
+  for (int i = 0; i < problem.group_count; ++i) {
+    const auto number = static_cast<std::size_t>(i);
+    visit(group_argument(i), problem.groups[number].out, pointers.groups[number]...);
+  }
+  visit_forward_tensors(visit, problem.forward, pointers.forward...);
+  if (problem.has_gates) visit_gate_tensors(visit, problem.gates, pointers.gates...);
 }
 
 /// Some axes of a tensor.

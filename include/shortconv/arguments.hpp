@@ -53,7 +53,8 @@ enum class Axis : std::uint8_t {
   kToken,
   kColumn,  ///< of a state, oldest input first
   kTap,     ///< of the weights; the last one multiplies the current token
-  kChannel,
+  kHead,
+  kChannel,  ///< with kHead: of a head
 };
 
 // In the groups, Tensor<axes...> is the type of one member and Required<axes...> the type of a

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "shortconv/export.h"
+#include "shortconv/groups.hpp"
 #include "shortconv/problem.hpp"
 #include "shortconv/status.hpp"
 
@@ -22,9 +23,17 @@ struct BackwardPointers : BackwardTensors<TensorPointer> {
   void* workspace = nullptr;  ///< workspace_bytes of the plan
 };
 
+using GatePointers = GateTensors<TensorPointer>;
+struct GroupedPointers {
+  TensorPointers forward;
+  std::array<void*, kMaxGroups> groups{};  ///< their outputs
+  GatePointers gates;
+};
+
 [[nodiscard]] SHORTCONV_API TensorPointers pointers(const ForwardArgs& args);
 [[nodiscard]] SHORTCONV_API CommitPointers pointers(const CommitArgs& args);
 [[nodiscard]] SHORTCONV_API BackwardPointers pointers(const BackwardArgs& args);
+[[nodiscard]] SHORTCONV_API GroupedPointers pointers(const GroupedArgs& args);
 
 /// The operations: their arguments, their problem, their addresses.
 struct ForwardOperation {
@@ -42,6 +51,12 @@ struct BackwardOperation {
   using Args = BackwardArgs;
   using Problem = BackwardProblem;
   using Pointers = BackwardPointers;
+};
+
+struct GroupedOperation {
+  using Args = GroupedArgs;
+  using Problem = GroupedProblem;
+  using Pointers = GroupedPointers;
 };
 
 /// What to launch for a problem. Fixed size, owns nothing, may be copied and kept; valid in this
@@ -64,19 +79,23 @@ class OperationPlan {
 using Plan = OperationPlan<ForwardOperation>;
 using CommitPlan = OperationPlan<CommitOperation>;
 using BackwardPlan = OperationPlan<BackwardOperation>;
+using GroupedPlan = OperationPlan<GroupedOperation>;
 static_assert(std::is_trivially_copyable_v<Plan> && std::is_trivially_copyable_v<CommitPlan> &&
-              std::is_trivially_copyable_v<BackwardPlan>);
+              std::is_trivially_copyable_v<BackwardPlan> &&
+              std::is_trivially_copyable_v<GroupedPlan>);
 
 /// Chooses backend and kernel. A pure function of the problem and of the device's properties.
 [[nodiscard]] SHORTCONV_API Status make_plan(const Problem& problem, Plan& plan);
 [[nodiscard]] SHORTCONV_API Status make_plan(const CommitProblem& problem, CommitPlan& plan);
 [[nodiscard]] SHORTCONV_API Status make_plan(const BackwardProblem& problem, BackwardPlan& plan);
+[[nodiscard]] SHORTCONV_API Status make_plan(const GroupedProblem& problem, GroupedPlan& plan);
 
 /// Bytes of memory on the plan's device that a run needs besides the tensors, aligned to 16 bytes.
 /// Their content means nothing before and after a run; runs that may overlap need one each.
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const Plan& plan);
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const CommitPlan& plan);
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const BackwardPlan& plan);
+[[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const GroupedPlan& plan);
 
 /// Runs a plan: no allocation, no synchronization, no output but the tensors. `stream` is a
 /// cudaStream_t on CUDA and ignored on the CPU. Null pointers of present arguments are refused
@@ -87,13 +106,17 @@ static_assert(std::is_trivially_copyable_v<Plan> && std::is_trivially_copyable_v
                                        void* stream = nullptr);
 [[nodiscard]] SHORTCONV_API Status run(const BackwardPlan& plan, const BackwardPointers& pointers,
                                        void* stream = nullptr);
+[[nodiscard]] SHORTCONV_API Status run(const GroupedPlan& plan, const GroupedPointers& pointers,
+                                       void* stream = nullptr);
 
 /// Validates, plans and runs in one call.
 [[nodiscard]] SHORTCONV_API Status forward(const ForwardArgs& args, void* stream = nullptr);
 [[nodiscard]] SHORTCONV_API Status commit(const CommitArgs& args, void* stream = nullptr);
 [[nodiscard]] SHORTCONV_API Status backward(const BackwardArgs& args, void* stream = nullptr);
+[[nodiscard]] SHORTCONV_API Status forward_groups(const GroupedArgs& args, void* stream = nullptr);
 
 /// Backend, kernel and partition in one line.
 [[nodiscard]] SHORTCONV_API std::string to_string(const Plan& plan);
+[[nodiscard]] SHORTCONV_API std::string to_string(const GroupedPlan& plan);
 
 }  // namespace shortconv

@@ -57,6 +57,12 @@ struct Stride<Axis::kTap> {
   friend bool operator==(const Stride&, const Stride&) = default;
 };
 template <>
+struct Stride<Axis::kHead> {
+  std::int64_t head_stride = 0;
+  static constexpr auto kMember = &Stride::head_stride;
+  friend bool operator==(const Stride&, const Stride&) = default;
+};
+template <>
 struct Stride<Axis::kChannel> {
   std::int64_t channel_stride = 0;
   static constexpr auto kMember = &Stride::channel_stride;

@@ -188,6 +188,68 @@ typedef struct shortconv_backward_args {
   int64_t workspace_bytes; /* at least shortconv_backward_workspace_bytes */
 } shortconv_backward_args;
 
+/* Columns of a row that belong to heads: element d of head h is in column
+ * offset + h / block_heads * block_stride + h % block_heads * head_stride + d. */
+typedef struct shortconv_head_map {
+  int64_t offset;
+  int64_t head_stride; /* 0: the heads are adjacent */
+  int64_t block_heads; /* 0: all heads are in one block */
+  int64_t block_stride;
+} shortconv_head_map;
+
+/* Adjacent channels of a convolution with an output of their own, or columns of x that are copied.
+ * ChannelGroup, groups.hpp, defines semantics. */
+typedef struct shortconv_channel_group {
+  uint32_t struct_size;        /* sizeof(shortconv_channel_group), the same in all groups */
+  int32_t copy;                /* 0 or 1 */
+  const shortconv_tensor* out; /* [tokens, heads, head_dim] or [sequences, tokens, ...] */
+  shortconv_head_map input;    /* columns of x */
+  int32_t l2_norm;             /* 0 or 1 */
+  float eps;                   /* 0 counts as 1e-6 */
+  float scale;                 /* after the norm; 0 counts as 1 */
+  float input_scale;           /* 0 counts as 1 */
+} shortconv_channel_group;
+
+enum { SHORTCONV_DECAY_LOG = 0, SHORTCONV_DECAY_EXP = 1 };
+
+/* Gates of a delta rule. GateArgs, groups.hpp, defines shapes and semantics. */
+typedef struct shortconv_gate_args {
+  uint32_t struct_size; /* sizeof(shortconv_gate_args) */
+  int32_t decay;
+  const shortconv_tensor* a;       /* [tokens, columns] or [sequences, tokens, columns] */
+  const shortconv_tensor* b;       /* the same tokens */
+  const shortconv_tensor* a_log;   /* [heads] f32 */
+  const shortconv_tensor* dt_bias; /* [heads] */
+  const shortconv_tensor* g;       /* [tokens, heads] or [sequences, tokens, heads] f32, written */
+  const shortconv_tensor* beta;    /* as g */
+  shortconv_head_map a_map;
+  shortconv_head_map b_map;
+  float beta_factor;  /* 1 or 2; 0 counts as 1 */
+  int32_t round_beta; /* 0 or 1 */
+  int32_t backend;    /* for shortconv_delta_gates */
+  int32_t reserved;   /* 0 */
+} shortconv_gate_args;
+
+/* A forward or decode call whose channels are divided into groups. GroupedArgs, groups.hpp, defines
+ * semantics. */
+typedef struct shortconv_grouped_args {
+  uint32_t struct_size; /* sizeof(shortconv_grouped_args) */
+  int32_t group_count;
+  const shortconv_forward_args* forward; /* x is a row of any columns; out is null */
+  const shortconv_channel_group* groups;
+  const shortconv_gate_args* gates; /* may be null */
+} shortconv_grouped_args;
+
+/* The norm of groups by itself. L2NormArgs, groups.hpp, defines semantics. */
+typedef struct shortconv_l2_norm_args {
+  uint32_t struct_size; /* sizeof(shortconv_l2_norm_args) */
+  int32_t backend;
+  const shortconv_tensor* x;   /* [tokens, heads, head_dim] or [sequences, tokens, ...] */
+  const shortconv_tensor* out; /* shape and dtype of x; may be x itself */
+  float eps;                   /* 0 counts as 1e-6 */
+  float scale;                 /* 0 counts as 1 */
+} shortconv_l2_norm_args;
+
 /* A list of snapshots from block tables. BlockSnapshotsArgs, prepare.hpp, defines shapes and
  * semantics. */
 typedef struct shortconv_block_snapshots_args {
@@ -222,6 +284,11 @@ typedef struct shortconv_backward_plan {
   uint64_t opaque[192];
 } shortconv_backward_plan;
 
+/* As shortconv_plan, of a call with groups. */
+typedef struct shortconv_grouped_plan {
+  uint64_t opaque[448];
+} shortconv_grouped_plan;
+
 /* "major.minor.patch" */
 SHORTCONV_API const char* shortconv_version(void);
 
@@ -248,6 +315,17 @@ SHORTCONV_API int shortconv_backward_workspace_bytes(const shortconv_backward_pl
 SHORTCONV_API int shortconv_run_backward(const shortconv_backward_plan* plan,
                                          const shortconv_backward_args* args, void* stream);
 SHORTCONV_API int shortconv_backward(const shortconv_backward_args* args, void* stream);
+
+/* The same for a call with groups. */
+SHORTCONV_API int shortconv_plan_groups(const shortconv_grouped_args* args,
+                                        shortconv_grouped_plan* plan);
+SHORTCONV_API int shortconv_run_groups(const shortconv_grouped_plan* plan,
+                                       const shortconv_grouped_args* args, void* stream);
+SHORTCONV_API int shortconv_forward_groups(const shortconv_grouped_args* args, void* stream);
+
+/* The norm and the gates of such a call by themselves: one launch each, without a plan. */
+SHORTCONV_API int shortconv_l2_norm(const shortconv_l2_norm_args* args, void* stream);
+SHORTCONV_API int shortconv_delta_gates(const shortconv_gate_args* args, void* stream);
 
 /* Validates, plans and runs a commit. */
 SHORTCONV_API int shortconv_commit(const shortconv_commit_args* args, void* stream);

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "core/groups.hpp"
 #include "core/prepare.hpp"
 #include "shortconv/capability.hpp"
 #include "shortconv/plan.hpp"
@@ -40,8 +41,12 @@ struct Backend {
   OperationKernels<ForwardOperation> forward;
   OperationKernels<CommitOperation> commit;
   OperationKernels<BackwardOperation> backward;
+  OperationKernels<GroupedOperation> grouped;
 
-  /// Index preparation: checked calls without a plan.
+  /// Checked calls without a plan.
+  Status (*l2_norm)(const L2NormCall& call, void* stream);
+  Status (*delta_gates)(const GatesCall& call, void* stream);
+  /// Index preparation.
   Status (*block_snapshots)(const BlockSnapshots& call, void* stream);
   Status (*tree_parents)(const TreeParents& call, void* stream);
 
@@ -51,8 +56,10 @@ struct Backend {
       return forward;
     else if constexpr (std::is_same_v<Operation, CommitOperation>)
       return commit;
-    else
+    else if constexpr (std::is_same_v<Operation, BackwardOperation>)
       return backward;
+    else
+      return grouped;
   }
 };
 

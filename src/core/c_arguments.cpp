@@ -72,13 +72,22 @@ constexpr int c_value(BackendId value) {
   }
   return -1;
 }
+constexpr int c_value(DecayForm value) {
+  switch (value) {
+    case DecayForm::kLog:
+      return SHORTCONV_DECAY_LOG;
+    case DecayForm::kExp:
+      return SHORTCONV_DECAY_EXP;
+  }
+  return -1;
+}
 template <typename T, std::size_t kCount>
 constexpr bool has_c_values(const std::array<Named<T>, kCount>& list) {
   return std::ranges::all_of(
       list, [](const auto& row) { return c_value(row.value) == static_cast<int>(row.value); });
 }
 static_assert(has_c_values(kOps) && has_c_values(kActivations) && has_c_values(kSchedules) &&
-              has_c_values(kPaddedRows) && has_c_values(kBackends));
+              has_c_values(kPaddedRows) && has_c_values(kBackends) && has_c_values(kDecayForms));
 
 TensorRef tensor_of(const shortconv_tensor& from) {
   constexpr std::int32_t kUnknown = 0xffff;  // what does not fit into a DType either
@@ -200,6 +209,90 @@ Status convert(const shortconv_backward_args* from, BackwardArgs& to) {
   return first_failure(narrow("activation", args.activation, to.activation),
                        narrow("residual", args.residual, to.residual),
                        narrow("accumulate", args.accumulate, to.accumulate),
+                       narrow("backend", args.backend, to.backend));
+}
+
+namespace {
+
+HeadMap head_map_of(const shortconv_head_map& from) {
+  return {.offset = from.offset,
+          .head_stride = from.head_stride,
+          .block_heads = from.block_heads,
+          .block_stride = from.block_stride};
+}
+
+/// Zeros are the defaults.
+L2Norm l2_norm_of(float eps, float scale) {
+  L2Norm norm;
+  if (eps != 0) norm.eps = eps;
+  if (scale != 0) norm.scale = scale;
+  return norm;
+}
+
+Status convert_group(const shortconv_channel_group* from, ChannelGroup& to) {
+  shortconv_channel_group group;
+  if (Status status = read_args(from, sizeof group, group); !status.ok()) return status;
+  bool has_norm = false;
+  Status status = first_failure(convert_tensor("groups.out", group.out, to.out),
+                                narrow("copy", group.copy, to.copy),
+                                narrow("l2_norm", group.l2_norm, has_norm));
+  to.input = head_map_of(group.input);
+  if (has_norm) to.l2_norm = l2_norm_of(group.eps, group.scale);
+  if (group.input_scale != 0) to.input_scale = group.input_scale;
+  return status;
+}
+
+}  // namespace
+
+Status convert(const shortconv_gate_args* from, GateArgs& to, BackendId& backend) {
+  shortconv_gate_args args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  Status status;
+  visit_gate_tensors(ConvertTensor(status), args, to);
+  if (!status.ok()) return status;
+  to.a_map = head_map_of(args.a_map);
+  to.b_map = head_map_of(args.b_map);
+  if (args.beta_factor != 0) to.beta_factor = args.beta_factor;
+  return first_failure(narrow("decay", args.decay, to.decay),
+                       narrow("round_beta", args.round_beta, to.round_beta),
+                       narrow("backend", args.backend, backend));
+}
+
+Status convert(const shortconv_grouped_args* from, OwnedGroupedArgs& to) {
+  shortconv_grouped_args args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  shortconv_forward_args forward;
+  if (Status status = read_args(args.forward, sizeof forward, forward); !status.ok()) return status;
+  if (forward.out != nullptr) {
+    return invalid("out: is given, but with groups each has its own; expected null");
+  }
+  forward.out = forward.x;  // for the conversion, which requires both
+  if (Status status = convert(&forward, to.args.forward); !status.ok()) return status;
+  to.args.forward.out = {};
+  if (args.group_count < 1 || args.group_count > kMaxGroups) {
+    return invalid(concat("groups: are ", std::int64_t{args.group_count}, "; expected 1 to ",
+                          std::int64_t{kMaxGroups}));
+  }
+  if (args.groups == nullptr) return invalid("groups: is null");
+  const auto* group = reinterpret_cast<const char*>(args.groups);
+  const std::size_t bytes = args.groups->struct_size;
+  for (std::int32_t i = 0; i < args.group_count; ++i, group += bytes) {
+    const auto* one = reinterpret_cast<const shortconv_channel_group*>(group);
+    if (one->struct_size != bytes) return invalid("groups: have different struct_sizes");
+    Status status = convert_group(one, to.groups[static_cast<std::size_t>(i)]);
+    if (!status.ok()) return status;
+  }
+  to.args.groups = std::span(to.groups).first(static_cast<std::size_t>(args.group_count));
+  if (args.gates == nullptr) return {};
+  BackendId backend = BackendId::kAuto;  // that of the call
+  return convert(args.gates, to.args.gates.emplace(), backend);
+}
+
+Status convert(const shortconv_l2_norm_args* from, L2NormArgs& to) {
+  shortconv_l2_norm_args args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  to.norm = l2_norm_of(args.eps, args.scale);
+  return first_failure(convert_tensor("x", args.x, to.x), convert_tensor("out", args.out, to.out),
                        narrow("backend", args.backend, to.backend));
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "core/check.hpp"
 #include "shortconv/arguments.hpp"
+#include "shortconv/groups.hpp"
 #include "shortconv/prepare.hpp"
 #include "shortconv/shortconv.h"
 
@@ -41,6 +43,14 @@ Status read_args(const Args* from, std::size_t smallest, Args& args) {
 Status convert(const shortconv_forward_args* from, ForwardArgs& to);
 Status convert(const shortconv_commit_args* from, CommitArgs& to);
 Status convert(const shortconv_backward_args* from, BackwardArgs& to);
+/// The arguments of a call with groups, which refer to its own array of them.
+struct OwnedGroupedArgs {
+  GroupedArgs args;
+  std::array<ChannelGroup, kMaxGroups> groups;
+};
+Status convert(const shortconv_grouped_args* from, OwnedGroupedArgs& to);
+Status convert(const shortconv_l2_norm_args* from, L2NormArgs& to);
+Status convert(const shortconv_gate_args* from, GateArgs& to, BackendId& backend);
 Status convert(const shortconv_block_snapshots_args* from, BlockSnapshotsArgs& to);
 Status convert(const shortconv_tree_parents_args* from, TreeParentsArgs& to);
 

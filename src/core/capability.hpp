@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "shortconv/capability.hpp"
+#include "shortconv/groups.hpp"
 
 namespace shortconv {
 
@@ -104,6 +105,16 @@ constexpr std::string_view name_of(BackendId value) {
   return {};
 }
 
+constexpr std::string_view name_of(DecayForm value) {
+  switch (value) {
+    case DecayForm::kLog:
+      return "log";
+    case DecayForm::kExp:
+      return "exp";
+  }
+  return {};
+}
+
 /// The enumerators of T, which are numbered from 0 without gaps, with their names.
 template <typename T>
 constexpr auto enumerators() {
@@ -126,6 +137,7 @@ inline constexpr auto kSchedules = enumerators<Schedule>();
 inline constexpr auto kPaddedRows = enumerators<PaddedRows>();
 inline constexpr auto kInitialStates = enumerators<InitialState>();
 inline constexpr auto kBackends = enumerators<BackendId>();
+inline constexpr auto kDecayForms = enumerators<DecayForm>();
 
 /// Element types of x, out, weights and states on every backend.
 inline constexpr auto kDTypes = std::to_array<Named<DType>>({

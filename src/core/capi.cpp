@@ -49,7 +49,13 @@ struct BackwardPlanKind {
   }
 };
 
-/// The content of a shortconv_plan or shortconv_backward_plan.
+struct GroupedPlanKind {
+  using Plan = GroupedPlan;
+  static constexpr std::uint64_t kMark = 0x67726f757065643aull;
+  static constexpr std::string_view kMadeBy = "shortconv_plan_groups";
+};
+
+/// The content of a shortconv_plan and its like.
 template <typename Kind>
 struct MarkedPlan {
   std::uint64_t mark = 0;
@@ -58,6 +64,7 @@ struct MarkedPlan {
 };
 static_assert(sizeof(MarkedPlan<ForwardPlanKind>) <= sizeof(shortconv_plan));
 static_assert(sizeof(MarkedPlan<BackwardPlanKind>) <= sizeof(shortconv_backward_plan));
+static_assert(sizeof(MarkedPlan<GroupedPlanKind>) <= sizeof(shortconv_grouped_plan));
 static_assert(alignof(MarkedPlan<ForwardPlanKind>) <= 16);
 static_assert(alignof(MarkedPlan<BackwardPlanKind>) <= 16);
 
@@ -250,6 +257,57 @@ int shortconv_run_backward(const shortconv_backward_plan* plan, const shortconv_
 int shortconv_backward(const shortconv_backward_args* args, void* stream) {
   return guarded([&] {
     return with_args<BackwardArgs>(args, [&](const auto& a) { return backward(a, stream); });
+  });
+}
+
+int shortconv_plan_groups(const shortconv_grouped_args* args, shortconv_grouped_plan* plan) {
+  return guarded([&]() -> Status {
+    if (plan == nullptr) return invalid("plan: is null");
+    OwnedGroupedArgs own;
+    if (Status status = convert(args, own); !status.ok()) return status;
+    GroupedProblem problem;
+    if (Status status = make_problem(own.args, problem); !status.ok()) return status;
+    MarkedPlan<GroupedPlanKind> made{.mark = GroupedPlanKind::kMark, .layouts = 0, .plan = {}};
+    if (Status status = make_plan(problem, made.plan); !status.ok()) return status;
+    std::memcpy(plan, &made, sizeof made);
+    return {};
+  });
+}
+
+int shortconv_run_groups(const shortconv_grouped_plan* plan, const shortconv_grouped_args* args,
+                         void* stream) {
+  return guarded([&]() -> Status {
+    MarkedPlan<GroupedPlanKind> made;
+    if (Status status = read_plan(plan, made); !status.ok()) return status;
+    OwnedGroupedArgs own;
+    if (Status status = convert(args, own); !status.ok()) return status;
+    GroupedProblem problem;
+    if (Status status = make_problem(own.args, problem); !status.ok()) return status;
+    if (problem != made.plan.problem()) return invalid("args: are not those of the plan");
+    return run(made.plan, pointers(own.args), stream);
+  });
+}
+
+int shortconv_forward_groups(const shortconv_grouped_args* args, void* stream) {
+  return guarded([&]() -> Status {
+    OwnedGroupedArgs own;
+    if (Status status = convert(args, own); !status.ok()) return status;
+    return forward_groups(own.args, stream);
+  });
+}
+
+int shortconv_l2_norm(const shortconv_l2_norm_args* args, void* stream) {
+  return guarded([&] {
+    return with_args<L2NormArgs>(args, [&](const auto& a) { return l2_norm(a, stream); });
+  });
+}
+
+int shortconv_delta_gates(const shortconv_gate_args* args, void* stream) {
+  return guarded([&]() -> Status {
+    GateArgs own;
+    BackendId backend = BackendId::kAuto;
+    if (Status status = convert(args, own, backend); !status.ok()) return status;
+    return delta_gates(own, backend, stream);
   });
 }
 

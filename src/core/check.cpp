@@ -9,6 +9,7 @@ namespace shortconv {
 namespace {
 
 constexpr std::array kBoolDTypes = {DType::kBool, DType::kU8};
+constexpr std::array kF32DTypes = {DType::kF32};
 constexpr std::array kI32DTypes = {DType::kI32};
 constexpr std::array kI64DTypes = {DType::kI64};
 
@@ -65,6 +66,11 @@ constexpr std::array<SharedSize, kSizes> kInitialSizes = [] {
   set(Size::kBlocks, {"blocks"});
   set(Size::kViolations, {"violations", kViolations, "the library"});
   set(Size::kViolationFields, {"count and first", 2, "the library"});
+  set(Size::kColumnsOfX, {"columns"});
+  set(Size::kColumnsOfA, {"columns"});
+  set(Size::kColumnsOfB, {"columns"});
+  set(Size::kHeads, {"heads"});
+  set(Size::kHeadDim, {"head_dim"});
   return sizes;
 }();
 
@@ -272,6 +278,8 @@ std::span<const DType> ArgumentChecker::allowed_dtypes(DTypes dtypes) {
       return like_or_f32(weight_dtype);
     case DTypes::kLikeStateOrF32:
       return like_or_f32(state_dtype);
+    case DTypes::kF32:
+      return kF32DTypes;
     case DTypes::kIndex:
       return kIndexDTypes;
     case DTypes::kI32:

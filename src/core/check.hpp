@@ -65,11 +65,14 @@ struct CheckedTensor {
   }
 };
 
-/// Tensors of the operation that has most.
+/// Tensors of the operation that has most, a forward call with groups and gates.
 inline constexpr std::size_t kMaxTensors = [] {
-  std::size_t count = 0;
+  std::size_t count = kMaxGroups;
+  const auto add = [&](const Argument&, const auto&) { ++count; };
   const ForwardTensors<TensorPointer> tensors;
-  visit_forward_tensors([&](const Argument&, const auto&) { ++count; }, tensors);
+  visit_forward_tensors(add, tensors);
+  const GateTensors<TensorPointer> gates;
+  visit_gate_tensors(add, gates);
   return count;
 }();
 

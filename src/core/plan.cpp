@@ -1,6 +1,7 @@
 // Problem -> Plan -> run, the same for every operation.
 #include "shortconv/plan.hpp"
 
+#include <algorithm>
 #include <optional>
 
 #include "core/backend.hpp"
@@ -27,6 +28,14 @@ namespace {
 std::string_view device_argument(const Problem&) { return "x"; }
 std::string_view device_argument(const CommitProblem&) { return "intermediate_states"; }
 std::string_view device_argument(const BackwardProblem&) { return "x"; }
+std::string_view device_argument(const GroupedProblem&) { return "x"; }
+
+// Every operation has a backend and a device, a grouped call those of its forward call.
+template <typename AnyProblem>
+const AnyProblem& call_of(const AnyProblem& p) {
+  return p;
+}
+const Problem& call_of(const GroupedProblem& p) { return p.forward; }
 
 bool is_empty(const Problem& p) { return p.tokens == 0 || p.channels == 0; }
 bool is_empty(const CommitProblem& p) {
@@ -38,6 +47,12 @@ bool is_skipped(const Problem& p) { return is_empty(p) && !p.violations.present;
 bool is_skipped(const CommitProblem& p) { return is_empty(p); }
 // Without tokens the gradients of weights are 0, and those of states pass through.
 bool is_skipped(const BackwardProblem& p) { return p.channels == 0; }
+// Groups of copies have no channels of a convolution.
+bool is_empty(const GroupedProblem& p) {
+  const auto has_elements = [](const GroupLayout& group) { return group.out.has_elements; };
+  return std::ranges::none_of(p.used_groups(), has_elements) && !p.gates.g.has_elements;
+}
+bool is_skipped(const GroupedProblem& p) { return is_empty(p) && !p.forward.violations.present; }
 
 bool check_in_place(const Problem& p, const TensorPointers& at, Checker& check) {
   if (is_empty(p)) return check.ok();
@@ -98,8 +113,8 @@ Status run_once(const typename Operation::Args& args, void* stream) {
   typename Operation::Problem problem;
   if (Status status = make_problem(args, problem); !status.ok()) return status;
   const Backend* backend = nullptr;
-  if (Status status =
-          choose_backend(problem.backend, problem.device.type, device_argument(problem), backend);
+  if (Status status = choose_backend(call_of(problem).backend, call_of(problem).device.type,
+                                     device_argument(problem), backend);
       !status.ok()) {
     return status;
   }
@@ -124,8 +139,8 @@ template <typename Operation>
 Status PlanAccess::make(const typename Operation::Problem& problem,
                         OperationPlan<Operation>& plan) {
   const Backend* backend = nullptr;
-  if (Status status =
-          choose_backend(problem.backend, problem.device.type, device_argument(problem), backend);
+  if (Status status = choose_backend(call_of(problem).backend, call_of(problem).device.type,
+                                     device_argument(problem), backend);
       !status.ok()) {
     return status;
   }
@@ -192,10 +207,25 @@ Status make_plan(const CommitProblem& problem, CommitPlan& plan) {
 Status make_plan(const BackwardProblem& problem, BackwardPlan& plan) {
   return PlanAccess::make(problem, plan);
 }
+Status make_plan(const GroupedProblem& problem, GroupedPlan& plan) {
+  return PlanAccess::make(problem, plan);
+}
+
+GroupedPointers pointers(const GroupedArgs& args) {
+  GroupedPointers pointers;
+  pointers.forward = shortconv::pointers(args.forward);
+  pointers.forward.out = nullptr;
+  for (std::size_t i = 0; i < args.groups.size(); ++i) {
+    pointers.groups[i] = args.groups[i].out.data;
+  }
+  if (args.gates) visit_gate_tensors(kTakeAddress, *args.gates, pointers.gates);
+  return pointers;
+}
 
 std::int64_t workspace_bytes(const Plan& plan) { return PlanAccess::workspace_bytes(plan); }
 std::int64_t workspace_bytes(const CommitPlan& plan) { return PlanAccess::workspace_bytes(plan); }
 std::int64_t workspace_bytes(const BackwardPlan& plan) { return PlanAccess::workspace_bytes(plan); }
+std::int64_t workspace_bytes(const GroupedPlan& plan) { return PlanAccess::workspace_bytes(plan); }
 
 Status run(const Plan& plan, const TensorPointers& pointers, void* stream) {
   return PlanAccess::run(plan, pointers, stream);
@@ -205,6 +235,9 @@ Status run(const CommitPlan& plan, const CommitPointers& pointers, void* stream)
 }
 
 Status run(const BackwardPlan& plan, const BackwardPointers& pointers, void* stream) {
+  return PlanAccess::run(plan, pointers, stream);
+}
+Status run(const GroupedPlan& plan, const GroupedPointers& pointers, void* stream) {
   return PlanAccess::run(plan, pointers, stream);
 }
 
@@ -218,7 +251,11 @@ Status commit(const CommitArgs& args, void* stream) {
 Status backward(const BackwardArgs& args, void* stream) {
   return run_once<BackwardOperation>(args, stream);
 }
+Status forward_groups(const GroupedArgs& args, void* stream) {
+  return run_once<GroupedOperation>(args, stream);
+}
 
 std::string to_string(const Plan& plan) { return PlanAccess::text(plan); }
+std::string to_string(const GroupedPlan& plan) { return PlanAccess::text(plan); }
 
 }  // namespace shortconv

@@ -12,6 +12,7 @@
 #include "core/check.hpp"
 #include "core/thread_count.hpp"
 #include "core/thread_pool.hpp"
+#include "cpu/forward.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/thread_buffers.hpp"
 #include "cpu/worker.hpp"
@@ -120,6 +121,11 @@ double bytes_moved(const Problem& p) {
          (tokens * (bytes(p.x.dtype) + bytes(p.out.dtype)) + 2 * states * bytes(p.state.dtype));
 }
 
+void set_threads(int threads, CpuConfig& config) {
+  config.threads = static_cast<std::int32_t>(
+      std::clamp<std::int64_t>(config.tiles * config.channel_blocks, 1, threads));
+}
+
 // Tiles are small enough for several items per thread, large enough to make the search for a
 // sequence negligible, and longer than wide where tokens are adjacent.
 void partition(const Problem& p, int threads, CpuConfig& config) {
@@ -138,7 +144,6 @@ void partition(const Problem& p, int threads, CpuConfig& config) {
   }
   config.block_channels = static_cast<std::int32_t>(block);
   config.channel_blocks = (p.channels + block - 1) / block;
-  config.start_tokens = p.in_place ? p.tokens : history_of(p);
   config.tile_tokens = longest_tile;
   // Tiles that are sequences or their blocks are followed by one for the rows outside all
   // sequences.
@@ -148,9 +153,7 @@ void partition(const Problem& p, int threads, CpuConfig& config) {
         config.tiles = p.sequences + 1;
         break;
       }
-      const std::int64_t tokens = p.tokens * config.channel_blocks / (std::int64_t{8} * threads);
-      config.tile_tokens = std::clamp<std::int64_t>(tokens, kBlockTokens, longest_tile);
-      config.tiles = (p.tokens + config.tile_tokens - 1) / config.tile_tokens;
+      set_tiles(p, threads, longest_tile, config);
       break;
     }
     case Schedule::kBlockList:
@@ -164,18 +167,18 @@ void partition(const Problem& p, int threads, CpuConfig& config) {
       break;
     }
   }
-  config.threads = static_cast<std::int32_t>(
-      std::clamp<std::int64_t>(config.tiles * config.channel_blocks, 1, threads));
+  set_threads(threads, config);
 }
 
-Status plan_cpu(const Problem& p, PlanStorage& storage) {
+}  // namespace
+
+Status choose_kernels(const Problem& p, CpuConfig& config) {
   for (const DType dtype : {p.x.dtype, p.out.dtype, p.weight.dtype, p.state.dtype}) {
     if (dtype == DType::kF64) {
       return {Code::kUnsupported,
               "backend: 'cpu' does not support f64; the reference backend does"};
     }
   }
-  CpuConfig config{};
   const auto kernels = [&](DType dtype) { return select(dtype, kernel_width(p), p.activation); };
   config.x_kernels = kernels(p.x.dtype);
   if (Status status = check_target(config.x_kernels->target); !status.ok()) return status;
@@ -184,6 +187,22 @@ Status plan_cpu(const Problem& p, PlanStorage& storage) {
   config.state_kernels = kernels(p.state.dtype);
   config.f32_kernels = kernels(DType::kF32);
   config.form = form_of(p);
+  config.start_tokens = p.in_place ? p.tokens : history_of(p);
+  return {};
+}
+
+void set_tiles(const Problem& p, int threads, std::int64_t longest_tile, CpuConfig& config) {
+  const std::int64_t tokens = p.tokens * config.channel_blocks / (std::int64_t{8} * threads);
+  config.tile_tokens = std::clamp<std::int64_t>(tokens, kBlockTokens, longest_tile);
+  config.tiles = (p.tokens + config.tile_tokens - 1) / config.tile_tokens;
+  set_threads(threads, config);
+}
+
+namespace {
+
+Status plan_cpu(const Problem& p, PlanStorage& storage) {
+  CpuConfig config{};
+  if (Status status = choose_kernels(p, config); !status.ok()) return status;
   // Sizes of tensors without elements are not bounded, so their products could overflow.
   if (p.tokens > 0 && p.channels > 0) {
     config.stream = should_stream(p, config.form);
@@ -204,10 +223,10 @@ bool replaces_histories(const Problem& p, const TensorPointers& at) {
   return false;
 }
 
-Status run_cpu(const Problem& p, const PlanStorage& storage, const TensorPointers& at, void*) {
-  const auto config = load_choice<CpuConfig>(storage);
-  if (p.violations.present) report_violations(p, at);
-  if (p.tokens == 0 || p.channels == 0) return {};
+}  // namespace
+
+Status run_items(const Problem& p, const CpuConfig& config, const TensorPointers& at,
+                 const GroupBlocks* groups) {
   if (thread_buffers<Scratch>() == nullptr) return no_thread_buffers<Scratch>();
   const bool replaces = replaces_histories(p, at);
   // A thread of the pool that gets no scratch leaves the items to the others.
@@ -215,19 +234,29 @@ Status run_cpu(const Problem& p, const PlanStorage& storage, const TensorPointer
     share_items(config.threads, items, [&](Items& left) {
       Scratch* const scratch = thread_buffers<Scratch>();
       if (scratch == nullptr) return;
-      Worker worker(p, config, at, replaces, *scratch);
+      Worker worker(p, config, at, replaces, groups, *scratch);
       for (std::int64_t item = left.take(); item >= 0; item = left.take()) process(worker, item);
       worker.finish();
     });
   };
   // All of them precede all writes of states.
   if (p.snapshot_count > 0) {
-    share(p.snapshot_count * config.channel_blocks,
+    const std::int64_t blocks =
+        groups == nullptr ? config.channel_blocks : groups->convolved_count();
+    share(p.snapshot_count * blocks,
           [](Worker& worker, std::int64_t item) { worker.take_snapshot(item); });
   }
   share(config.tiles * config.channel_blocks,
         [](Worker& worker, std::int64_t item) { worker.process(item); });
   return {};
+}
+
+namespace {
+
+Status run_cpu(const Problem& p, const PlanStorage& storage, const TensorPointers& at, void*) {
+  if (p.violations.present) report_violations(p, at);
+  if (p.tokens == 0 || p.channels == 0) return {};
+  return run_items(p, load_choice<CpuConfig>(storage), at, nullptr);
 }
 
 BackendInfo cpu_info() {
@@ -249,12 +278,19 @@ std::string_view name(Form form) {
   return {};
 }
 
-std::string describe_cpu(const Problem& p, const PlanStorage& storage) {
-  const auto config = load_choice<CpuConfig>(storage);
+}  // namespace
+
+std::string describe_items(const Problem& p, const CpuConfig& config) {
   return concat(config.x_kernels->target, " ", name(config.form), ", ", name(p.schedule), ", ",
                 config.tiles, " tiles of ", config.tile_tokens, " tokens x ", config.channel_blocks,
                 " blocks of ", std::int64_t{config.block_channels}, " channels, ",
                 std::int64_t{config.threads}, " threads");
+}
+
+namespace {
+
+std::string describe_cpu(const Problem& p, const PlanStorage& storage) {
+  return describe_items(p, load_choice<CpuConfig>(storage));
 }
 
 }  // namespace
@@ -269,6 +305,11 @@ extern const Backend kCpuBackend{
     .backward = {.plan = cpu::plan_backward,
                  .run = cpu::run_backward,
                  .describe = cpu::describe_backward},
+    .grouped = {.plan = cpu::plan_grouped,
+                .run = cpu::run_grouped,
+                .describe = cpu::describe_grouped},
+    .l2_norm = cpu::l2_norm,
+    .delta_gates = cpu::delta_gates,
     .block_snapshots = cpu::block_snapshots,
     .tree_parents = cpu::tree_parents,
 };

@@ -27,6 +27,13 @@ std::string describe_backward(const BackwardProblem& problem, const PlanStorage&
 /// Fills the report of the checked mode. Allocates nothing.
 void report_violations(const Problem& p, const TensorPointers& at);
 
+Status plan_grouped(const GroupedProblem& problem, PlanStorage& storage);
+Status run_grouped(const GroupedProblem& problem, const PlanStorage& storage,
+                   const GroupedPointers& pointers, void* stream);
+std::string describe_grouped(const GroupedProblem& problem, const PlanStorage& storage);
+Status l2_norm(const L2NormCall& call, void* stream);
+Status delta_gates(const GatesCall& call, void* stream);
+
 Status block_snapshots(const BlockSnapshots& call, void* stream);
 Status tree_parents(const TreeParents& call, void* stream);
 

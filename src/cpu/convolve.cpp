@@ -30,14 +30,19 @@ void for_each_element(std::int64_t rows, std::int64_t channels, std::int64_t row
 
 void Worker::convolve(const Sequence& s, std::int64_t first, std::int64_t last) {
   const std::int64_t start = std::min(s.end - s.begin, config_.start_tokens);
-  if (first == 0) convolve_start(s, start);
+  if (first == 0) {
+    convolve_start(s, start);
+    if (groups_ != nullptr) finish_rows(s.begin, s.begin + start);
+  }
   first = std::max(first, start);
-  if (first < last) convolve_direct(s, first, last);
+  if (first >= last) return;
+  convolve_direct(s, first, last);
+  if (groups_ != nullptr) finish_rows(s.begin + first, s.begin + last);
 }
 
 void Worker::convolve_start(const Sequence& s, std::int64_t tokens) {
   int from = 0;
-  if (config_.form == Form::kTokenMajor && (p_.state.dtype == p_.x.dtype || s.read_slot < 0)) {
+  if (form() == Form::kTokenMajor && (p_.state.dtype == p_.x.dtype || s.read_slot < 0)) {
     // History and inputs have one dtype. Copied next to each other they are rows for the
     // token-major kernel.
     const int step = config_.x_kernels->step;
@@ -72,7 +77,7 @@ void Worker::convolve_direct(const Sequence& s, std::int64_t first, std::int64_t
   const int step = config_.x_kernels->step;
   const std::int64_t row = s.begin + first;
   int from = 0;  // first channel for the stage
-  switch (config_.form) {
+  switch (form()) {
     case Form::kTokenMajor:
       from = channels_ / step * step;
       convolve_token_major(x(row, channel_), p_.x.token_stride, input_gates(row), row, last - first,
@@ -82,7 +87,7 @@ void Worker::convolve_direct(const Sequence& s, std::int64_t first, std::int64_t
       if (last - first < step) break;
       from = channels_;
       Block block = make_block({x(row, channel_), 1, p_.x.channel_stride}, out(row, channel_), 1,
-                               p_.out.channel_stride, last - first, channels_);
+                               out_.channel_stride, last - first, channels_);
       block.input_gate = input_gates(row);
       block.output_gate = output_gates(row);
       config_.x_kernels->channels_first(block);
@@ -119,7 +124,7 @@ void Worker::convolve_token_major(const void* from, std::int64_t from_token_stri
                                   int count) {
   if (count == 0) return;
   arrange_taps();
-  Block block = make_block({from, from_token_stride, 1}, out(row, channel_), p_.out.token_stride, 1,
+  Block block = make_block({from, from_token_stride, 1}, out(row, channel_), out_.token_stride, 1,
                            tokens, count);
   block.taps = arranged_taps_;
   block.bias = arranged_bias_;
@@ -204,6 +209,7 @@ void Worker::gather(const Rows& from, const Rows& gates, std::int64_t rows, int 
 void Worker::gather_inputs(std::int64_t row, std::int64_t rows, int from, int count, float* to) {
   gather({x(row, channel_ + from), p_.x.token_stride, p_.x.channel_stride}, input_gates(row, from),
          rows, count, to);
+  if (input_scale_ != 1) scale_rows(rows, count, to);
 }
 
 Rows Worker::gather_output_gate(std::int64_t row, std::int64_t tokens, int from, int count) {
@@ -213,22 +219,20 @@ Rows Worker::gather_output_gate(std::int64_t row, std::int64_t tokens, int from,
 }
 
 void Worker::scatter_results(std::int64_t row, std::int64_t rows, int from, int count) {
-  const std::int64_t bytes = element_bytes(p_.out.dtype);
+  const std::int64_t bytes = element_bytes(out_.dtype);
   const float* results = results_ + from;
   char* base = out(row, channel_ + from);
-  if (p_.out.channel_stride == 1) {
+  if (out_.channel_stride == 1) {
     for (std::int64_t r = 0; r < rows; ++r) {
-      config_.out_kernels->store(results + r * pitch_, base + r * p_.out.token_stride * bytes,
-                                 count);
+      config_.out_kernels->store(results + r * pitch_, base + r * out_.token_stride * bytes, count);
     }
     return;
   }
-  for_each_element(rows, count, p_.out.token_stride, p_.out.channel_stride,
-                   [&](std::int64_t r, std::int64_t c) {
-                     store_f32(p_.out.dtype,
-                               base + (r * p_.out.token_stride + c * p_.out.channel_stride) * bytes,
-                               results[r * pitch_ + c]);
-                   });
+  for_each_element(
+      rows, count, out_.token_stride, out_.channel_stride, [&](std::int64_t r, std::int64_t c) {
+        store_f32(out_.dtype, base + (r * out_.token_stride + c * out_.channel_stride) * bytes,
+                  results[r * pitch_ + c]);
+      });
 }
 
 }  // namespace shortconv::cpu

@@ -40,7 +40,8 @@ void Worker::write_state(const Sequence& s) {
     columns[column] = scratch;
     if (token < 0) {
       columns[column] = raw_history(length + column);
-    } else if (p_.x.channel_stride == 1 && p_.x.dtype == p_.state.dtype && !p_.input_gate.present) {
+    } else if (p_.x.channel_stride == 1 && p_.x.dtype == p_.state.dtype && !p_.input_gate.present &&
+               input_scale_ == 1) {
       columns[column] = x(s.begin + token, channel_);
     } else {
       move_inputs(s.begin + token, scratch, 1, p_.state.dtype,
@@ -117,6 +118,15 @@ void Worker::move_inputs(std::int64_t row, char* to, std::int64_t to_stride, DTy
                   gated_f32(p_.x.dtype, from + c * stride * bytes,
                             gate + c * gates.channel_stride * bytes));
       }
+    }
+    from = products;
+    stride = 1;
+  } else if (input_scale_ != 1) {
+    auto* products = static_cast<char*>(scratch);
+    const std::int64_t bytes = element_bytes(p_.x.dtype);
+    for (int c = 0; c < channels_; ++c) {
+      store_f32(p_.x.dtype, products + c * bytes,
+                rounded_product(load_f32(p_.x.dtype, from + c * stride * bytes), input_scale_));
     }
     from = products;
     stride = 1;

@@ -63,11 +63,20 @@ void Worker::use_channels(std::int64_t block) {
   if (block == block_) return;
   block_ = block;
   arranged_ = false;
-  channel_ = block * config_.block_channels;
-  channels_ =
-      static_cast<int>(std::min<std::int64_t>(config_.block_channels, p_.channels - channel_));
+  if (groups_ != nullptr) {
+    use_group_block((*groups_)[block]);
+  } else {
+    channel_ = x_column_ = block * config_.block_channels;
+    channels_ =
+        static_cast<int>(std::min<std::int64_t>(config_.block_channels, p_.channels - channel_));
+    out_data_ = static_cast<char*>(at_.out) +
+                channel_ * p_.out.channel_stride * element_bytes(p_.out.dtype);
+  }
   pitch_ = padded(channels_);
+  if (is_convolved()) load_taps();
+}
 
+void Worker::load_taps() {
   const std::int64_t bytes = element_bytes(p_.weight.dtype);
   const auto* weight =
       static_cast<const char*>(at_.weight) + channel_ * p_.weight.channel_stride * bytes;
@@ -149,6 +158,7 @@ void Worker::process_block(std::int64_t sequence, std::int64_t block, bool to_th
 
 void Worker::process_tokens(const Sequence& s, std::int64_t sequence, std::int64_t first,
                             std::int64_t last) {
+  if (!is_convolved()) return finish_rows(s.begin + first, s.begin + last);
   if (first == 0) {
     load_history(s);
     write_state(s);
@@ -165,11 +175,12 @@ void Worker::pad_outside() {
 }
 
 void Worker::pad_rows(std::int64_t begin, std::int64_t end) {
-  const std::int64_t bytes = element_bytes(p_.out.dtype);
+  if (!is_convolved() && group_block_.group == nullptr) return pad_gates(begin, end);
+  const std::int64_t bytes = element_bytes(out_.dtype);
   switch (p_.padded_rows) {
     case PaddedRows::kZero:
       for (std::int64_t row = begin; row < end; ++row) {
-        zero_run(out(row, channel_), p_.out.channel_stride * bytes, bytes, channels_);
+        zero_run(out(row, channel_), out_.channel_stride * bytes, bytes, channels_);
       }
       return;
     case PaddedRows::kUntouched:
@@ -177,7 +188,7 @@ void Worker::pad_rows(std::int64_t begin, std::int64_t end) {
     case PaddedRows::kCopy:
       for (std::int64_t row = begin; row < end; ++row) {
         copy_run(x(row, channel_), p_.x.channel_stride, p_.x.dtype, out(row, channel_),
-                 p_.out.channel_stride, p_.out.dtype, channels_);
+                 out_.channel_stride, out_.dtype, channels_);
       }
       return;
   }

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "core/capability.hpp"
+#include "cpu/group_blocks.hpp"
 #include "cpu/kernels.hpp"
 #include "op/sequence.hpp"
 #include "shortconv/schedule.hpp"
@@ -41,6 +42,7 @@ struct CpuConfig {
 // general path has up to 64 taps and smaller blocks of channels.
 inline constexpr int kMaxBlockChannels = 2048;
 inline constexpr int kGeneralBlockChannels = 64;
+inline constexpr int kGeneralGroupChannels = 192;  // blocks of grouped calls are whole heads
 inline constexpr int kStageTokens = 8;
 
 /// Buffers of a thread, about 0.4 MB: more than the stack of every thread has left.
@@ -50,11 +52,11 @@ struct Scratch {
   static constexpr int kTaps = kWidest * kMaxBlockChannels;
   static constexpr int kStage = (kWidest - 1 + kStageTokens) * kMaxBlockChannels;
   static constexpr int kResults = kStageTokens * kMaxBlockChannels;
-  static_assert(kMaxWidth * kGeneralBlockChannels <= kTaps);
-  static_assert((2 * (kMaxWidth - 1) + kStageTokens) * kGeneralBlockChannels <= kStage);
+  static_assert(kMaxWidth * kGeneralGroupChannels <= kTaps);
+  static_assert((2 * (kMaxWidth - 1) + kStageTokens) * kGeneralGroupChannels <= kStage);
   static_assert(2 * (kWidest - 1) + 1 <=
                 kWidest - 1 + kStageTokens);  // history and window of a token of a tree
-  static_assert((kMaxWidth - 1) * kGeneralBlockChannels <= kResults);
+  static_assert((kMaxWidth - 1) * kGeneralGroupChannels <= kResults);
 
   alignas(64) float taps[kTaps];
   alignas(64) float bias[kMaxBlockChannels];
@@ -68,8 +70,9 @@ struct Scratch {
 
 class Worker {
  public:
+  /// `groups` is null in a call without groups.
   Worker(const Problem& problem, const CpuConfig& config, const TensorPointers& pointers,
-         bool replaces_histories, Scratch& scratch)
+         bool replaces_histories, const GroupBlocks* groups, Scratch& scratch)
       : p_(problem),
         config_(config),
         at_(pointers),
@@ -80,6 +83,8 @@ class Worker {
         stage_(scratch.stage),
         results_(scratch.results),
         replaces_histories_(replaces_histories),
+        groups_(groups),
+        out_(problem.out),
         stream_(config.stream && reinterpret_cast<std::uintptr_t>(pointers.out) % 64 == 0) {}
 
   /// Orders non-temporal stores. Every thread calls this after its last item.
@@ -95,6 +100,7 @@ class Worker {
  private:
   // worker.cpp: items.
   void use_channels(std::int64_t block);
+  void load_taps();
   void process_tile(std::int64_t tile);
   void process_block(std::int64_t sequence, std::int64_t block, bool to_the_end);
   /// Rows [row, end) of a sequence that seq_idx divides into parts.
@@ -105,6 +111,15 @@ class Worker {
                       std::int64_t last);
   void pad_outside();
   void pad_rows(std::int64_t begin, std::int64_t end);
+
+  // groups.cpp: grouped calls.
+  void use_group_block(const GroupBlock& block);
+  /// The rest of rows whose channels have been convolved, or all of a block without a convolution.
+  void finish_rows(std::int64_t begin, std::int64_t end);
+  void normalize_rows(std::int64_t begin, std::int64_t end);
+  void pad_gates(std::int64_t begin, std::int64_t end);
+  [[nodiscard]] bool is_convolved() const { return !is_other_block_; }
+  void scale_rows(std::int64_t rows, int count, float* to);
 
   // drafts.cpp: draft tokens.
   void process_drafts(std::int64_t sequence);
@@ -163,13 +178,16 @@ class Worker {
   Rows gather_output_gate(std::int64_t row, std::int64_t tokens, int from, int count);
   void scatter_results(std::int64_t row, std::int64_t rows, int from, int count);
 
+  /// Scaled inputs go through the stage.
+  [[nodiscard]] Form form() const { return input_scale_ == 1 ? config_.form : Form::kStaged; }
+
   /// Smallest multiple of the steps of the stage that holds `count` channels.
   [[nodiscard]] int padded(int count) const {
     const int step = config_.f32_kernels->step;
     return (count + step - 1) / step * step;
   }
 
-  // Addresses; `row` is packed, `channel` counts from the first channel of the tensor.
+  // Addresses; `row` is packed, `channel` counts from the first channel of the convolution.
   template <typename Layout>
   char* row_address(void* base, const Layout& layout, std::int64_t row,
                     std::int64_t channel) const {
@@ -178,10 +196,10 @@ class Worker {
                element_bytes(layout.dtype);
   }
   const char* x(std::int64_t row, std::int64_t channel) const {
-    return row_address(at_.x, p_.x, row, channel);
+    return row_address(at_.x, p_.x, row, x_column_ + (channel - channel_));
   }
   char* out(std::int64_t row, std::int64_t channel) const {
-    return row_address(at_.out, p_.out, row, channel);
+    return row_address(out_data_, out_, row, channel - channel_);
   }
   /// Rows of a gate from `row` and the given channel of the block on; absent without the gate.
   template <typename Layout>
@@ -211,6 +229,14 @@ class Worker {
   float *const taps_, *const bias_, *const arranged_taps_, *const arranged_bias_;
   float *const stage_, *const results_;
   const bool replaces_histories_;  // true if some snapshots replace a history
+  const GroupBlocks* const groups_;
+  // Of the block: its columns of x, its output from its first channel on.
+  std::int64_t x_column_ = 0;
+  TensorLayout<Axis::kSequence, Axis::kToken, Axis::kChannel> out_;
+  char* out_data_ = nullptr;
+  GroupBlock group_block_;
+  bool is_other_block_ = false;  // copies or gates
+  float input_scale_ = 1;
   const bool stream_;
   std::int64_t block_ = -1;
   std::int64_t channel_ = 0;  // first of the block

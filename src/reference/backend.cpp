@@ -15,6 +15,9 @@ extern const Backend kReferenceBackend{
     .forward = {.plan = plan, .run = reference::forward, .describe = describe},
     .commit = {.plan = plan, .run = reference::commit, .describe = describe},
     .backward = {.plan = plan, .run = reference::backward, .describe = describe},
+    .grouped = {.plan = plan, .run = reference::grouped, .describe = describe},
+    .l2_norm = reference::l2_norm,
+    .delta_gates = reference::delta_gates,
     .block_snapshots = reference::block_snapshots,
     .tree_parents = reference::tree_parents,
 };

@@ -51,14 +51,17 @@ void store_raw(const Raw& value, DType dtype, char* address) {
   }
 }
 
-/// The input of a row, with the dtype of x. A gated input is PyTorch's product of two elements: in
-/// fp32, then rounded to their dtype.
+/// The input of a row, with the dtype of x. A gated or scaled input is PyTorch's product: in fp32,
+/// then rounded to the dtype.
 Raw load_input(const TensorViews& view, std::int64_t row, std::int64_t channel) {
   const DType dtype = view.p.x.dtype;
-  if (!view.p.input_gate.present) return load_raw(dtype, view.x(row, channel));
-  const double product =
-      load_element(dtype, view.x(row, channel)) *
-      load_element(dtype, view.row_element(view.p.input_gate, view.at.input_gate, row, channel));
+  double factor = view.input_scale(channel);
+  if (!view.p.input_gate.present && factor == 1) return load_raw(dtype, view.x(row, channel));
+  if (view.p.input_gate.present) {
+    factor =
+        load_element(dtype, view.row_element(view.p.input_gate, view.at.input_gate, row, channel));
+  }
+  const double product = load_element(dtype, view.x(row, channel)) * factor;
   Raw value{.dtype = dtype};
   store_element(dtype, value.bytes, dtype == DType::kF64 ? product : static_cast<float>(product));
   return value;
@@ -220,22 +223,38 @@ class SequenceForward : TensorViews {
 
 }  // namespace
 
-Status forward(const Problem& p, const PlanStorage&, const TensorPointers& at, void*) {
-  if (p.violations.present) report_violations(p, at);
-  if (p.tokens == 0 || p.channels == 0) return {};  // for any number of sequences
-  const TensorViews view{p, at};
+void forward_rows(const TensorViews& view, const std::function<void(std::int64_t)>& finish,
+                  const std::function<void(std::int64_t)>& pad) {
+  const Problem& p = view.p;
+  if (p.tokens == 0) return;  // for any number of sequences
+  const auto pad_rows = [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      pad_row(view, row);
+      pad(row);
+    }
+  };
   std::int64_t row = 0;
   for (std::int64_t sequence = 0; sequence < p.sequences; ++sequence) {
     const std::int64_t begin = view.begin(sequence), end = begin + view.length(sequence);
-    for (; row < begin; ++row) pad_row(view, row);
-    if (view.is_usable(view.read_slot(sequence))) {
-      if (begin < end) SequenceForward(view, sequence).run();
-    } else {
-      for (std::int64_t skipped = begin; skipped < end; ++skipped) pad_row(view, skipped);
+    pad_rows(row, begin);
+    if (!view.is_usable(view.read_slot(sequence))) {
+      pad_rows(begin, end);
+    } else if (begin < end) {
+      SequenceForward(view, sequence).run();
+      for (std::int64_t done = begin; done < end; ++done) {
+        const bool is_padding = p.seq_idx.present && view.seq_idx(done) < 0;
+        (is_padding ? pad : finish)(done);
+      }
     }
-    row = std::max(row, end);
+    row = std::max({row, begin, end});
   }
-  for (; row < p.tokens; ++row) pad_row(view, row);
+  pad_rows(row, p.tokens);
+}
+
+Status forward(const Problem& p, const PlanStorage&, const TensorPointers& at, void*) {
+  if (p.violations.present) report_violations(p, at);
+  const auto nothing = [](std::int64_t) {};
+  if (p.channels > 0) forward_rows(TensorViews{p, at}, nothing, nothing);
   return {};
 }
 

@@ -41,9 +41,22 @@ std::int64_t row_offset(const AnyProblem& p, const Layout& layout, std::int64_t 
          row % p.sequence_tokens * layout.token_stride;
 }
 
+/// Where a channel of the convolution is in a grouped call.
+struct GroupedChannel {
+  std::int64_t column = 0;  // of x
+  double input_scale = 1;
+  const TensorLayout<Axis::kSequence, Axis::kToken, Axis::kHead, Axis::kChannel>* out = nullptr;
+  void* out_data = nullptr;
+  std::int64_t out_offset = 0;  // in a row of the output
+};
+GroupedChannel grouped_channel(const GroupedProblem& p, const GroupedPointers& at,
+                               std::int64_t channel);
+
 struct TensorViews {
   const Problem& p;
   const TensorPointers& at;
+  const GroupedProblem* groups = nullptr;  // null: a call without groups
+  const GroupedPointers* groups_at = nullptr;
 
   template <typename Layout>
   std::int64_t row_offset(const Layout& layout, std::int64_t row) const {
@@ -55,10 +68,17 @@ struct TensorViews {
     return element(layout, data, row_offset(layout, row) + channel * layout.channel_stride);
   }
   const char* x(std::int64_t row, std::int64_t channel) const {
-    return row_element(p.x, at.x, row, channel);
+    const std::int64_t column =
+        groups == nullptr ? channel : grouped_channel(*groups, *groups_at, channel).column;
+    return row_element(p.x, at.x, row, column);
+  }
+  double input_scale(std::int64_t channel) const {
+    return groups == nullptr ? 1 : grouped_channel(*groups, *groups_at, channel).input_scale;
   }
   char* out(std::int64_t row, std::int64_t channel) const {
-    return row_element(p.out, at.out, row, channel);
+    if (groups == nullptr) return row_element(p.out, at.out, row, channel);
+    const GroupedChannel to = grouped_channel(*groups, *groups_at, channel);
+    return element(*to.out, to.out_data, row_offset(*to.out, row) + to.out_offset);
   }
   double weight(std::int64_t channel, std::int64_t tap) const {
     const std::int64_t offset = channel * p.weight.channel_stride + tap * p.weight.tap_stride;

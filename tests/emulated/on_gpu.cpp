@@ -73,4 +73,24 @@ Status backward_on_gpu(BackwardArgs arguments, const std::vector<const TensorBuf
   return backward(emulated::on_device(arguments));
 }
 
+Status grouped_on_gpu(GroupedArgs arguments, std::span<ChannelGroup> groups,
+                      const std::vector<const TensorBuffer*>& buffers) {
+  const Guards guards(buffers);
+  arguments.forward = emulated::on_device(arguments.forward);
+  for (ChannelGroup& group : groups) group.out.device = emulated::kDevice;
+  if (arguments.gates) arguments.gates = emulated::on_device(*arguments.gates);
+  return forward_groups(arguments);
+}
+
+Status norm_on_gpu(L2NormArgs arguments, const std::vector<const TensorBuffer*>& buffers) {
+  const Guards guards(buffers);
+  arguments.x.device = arguments.out.device = emulated::kDevice;
+  return l2_norm(arguments);
+}
+
+Status gates_on_gpu(GateArgs arguments, const std::vector<const TensorBuffer*>& buffers) {
+  const Guards guards(buffers);
+  return delta_gates(emulated::on_device(arguments));
+}
+
 }  // namespace shortconv::tools::verify

@@ -194,6 +194,11 @@ BackwardArgs on_device(BackwardArgs args) {
   return args;
 }
 
+GateArgs on_device(GateArgs args) {
+  visit_gate_tensors(kMove, args);
+  return args;
+}
+
 }  // namespace shortconv::emulated
 
 /// Replaces host/policy.cpp.

@@ -29,5 +29,6 @@ void begin(std::uint64_t seed);
 [[nodiscard]] ForwardArgs on_device(ForwardArgs args);
 [[nodiscard]] CommitArgs on_device(CommitArgs args);
 [[nodiscard]] BackwardArgs on_device(BackwardArgs args);
+[[nodiscard]] GateArgs on_device(GateArgs args);
 
 }  // namespace shortconv::emulated

@@ -1,5 +1,5 @@
 // libFuzzer over valid problems: the random cases of shortconv verify, with draws that the fuzzer
-// chooses, on the CPU against the reference, gradients too. Types, index types, strides,
+// chooses, on the CPU against the reference, gradients and groups too. Types, index types, strides,
 // overlapping and reversed axes, features, schedules and numbers of threads; then other layouts,
 // the call cut into several, and index values that lead nowhere.
 //
@@ -19,6 +19,7 @@
 #include "verify/check.hpp"
 #include "verify/check_backward.hpp"
 #include "verify/commit_case.hpp"
+#include "verify/grouped_case.hpp"
 #include "verify/paths.hpp"
 
 namespace shortconv::tools::verify {
@@ -52,6 +53,13 @@ void check(const CommitCase& problem) {
   require_no(check_commit(problem, BackendId::kCpu).failure, to_string(problem));
 }
 
+void check(const GroupedCase& problem) {
+  const Verdict verdict = check_grouped(problem, BackendId::kCpu);
+  require_no(verdict.unsupported, to_string(problem));
+  require_no(verdict.failure, to_string(problem));
+  require_no(check_group_operations(problem, BackendId::kCpu), to_string(problem));
+}
+
 }  // namespace
 }  // namespace shortconv::tools::verify
 
@@ -64,6 +72,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
   const std::span<const std::uint8_t> choices(bytes + 2, size - 2);
   if (kind % 8 == 0) {
     check(make_commit_case(seed, choices));
+  } else if (kind % 8 == 7) {
+    check(make_grouped_case(seed, choices));
   } else if (kind % 8 < 3) {
     check(make_backward_case(seed, choices), kind % 16 < 8);
   } else {

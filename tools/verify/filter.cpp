@@ -11,6 +11,7 @@
 #include "verify/backward_case.hpp"
 #include "verify/case.hpp"
 #include "verify/commit_case.hpp"
+#include "verify/grouped_case.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -67,8 +68,9 @@ std::string keys_of(const TraitValues& possible) {
 
 Filter parse_filter(const std::vector<std::string>& only) {
   const TraitValues of_calls = possible_traits(), of_commits = possible_commit_traits(),
-                    of_gradients = possible_backward_traits();
-  const TraitValues possible = merged({of_calls, of_commits, of_gradients});
+                    of_gradients = possible_backward_traits(),
+                    of_groups = possible_grouped_traits();
+  const TraitValues possible = merged({of_calls, of_commits, of_gradients, of_groups});
   Filter filter;
   for (const std::string& text : only) {
     const std::size_t equals = text.find('=');
@@ -88,9 +90,11 @@ Filter parse_filter(const std::vector<std::string>& only) {
     filter.emplace_back(key, value);
   }
   if (!is_possible(of_calls, filter) && !is_possible(of_commits, filter) &&
-      !is_possible(of_gradients, filter)) {
-    refuse(fmt::format("no case has all of {}; commits have only {}; gradients (op=backward) {}",
-                       fmt::join(only, ", "), keys_of(of_commits), keys_of(of_gradients)));
+      !is_possible(of_gradients, filter) && !is_possible(of_groups, filter)) {
+    refuse(fmt::format(
+        "no case has all of {}; commits have only {}; gradients (op=backward) {}; "
+        "groups {}",
+        fmt::join(only, ", "), keys_of(of_commits), keys_of(of_gradients), keys_of(of_groups)));
   }
   return filter;
 }

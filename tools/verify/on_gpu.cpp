@@ -105,24 +105,15 @@ Status run_on_gpu(const std::vector<const TensorBuffer*>& buffers, Call&& call) 
   return status;
 }
 
+void move_all(ForwardArgs& arguments, const Arena& arena) {
+  visit_forward_tensors([&](const Argument&, auto& tensor) { move(tensor, arena); }, arguments);
+}
+
 }  // namespace
 
 Status forward_on_gpu(ForwardArgs arguments, const CaseBuffers& buffers) {
   return run_on_gpu(buffers.tensors(), [&](const Arena& arena) {
-    for (TensorRef* tensor : {&arguments.x, &arguments.out, &arguments.weight}) {
-      move(*tensor, arena);
-    }
-    for (std::optional<TensorRef>* tensor :
-         {&arguments.bias, &arguments.pool.state, &arguments.input_gate,
-          &arguments.epilogue.output_gate, &arguments.pool.read_slots, &arguments.pool.write_slots,
-          &arguments.pool.read_offsets, &arguments.sequences.query_start_loc,
-          &arguments.sequences.has_initial_state, &arguments.options.block_sequence,
-          &arguments.options.block_offset, &arguments.pool.cache_seqlens, &arguments.pool.snapshots,
-          &arguments.drafts.parents, &arguments.drafts.intermediate_states,
-          &arguments.drafts.intermediate_slots, &arguments.options.violations,
-          &arguments.sequences.seq_idx}) {
-      move(*tensor, arena);
-    }
+    move_all(arguments, arena);
     return forward(arguments, arena.stream());
   });
 }
@@ -146,6 +137,34 @@ Status backward_on_gpu(BackwardArgs arguments, const std::vector<const TensorBuf
     visit_backward_tensors([&](const Argument&, auto& tensor) { move(tensor, arena); }, arguments);
     arguments.workspace = arena.address_of(arguments.workspace);
     return backward(arguments, arena.stream());
+  });
+}
+
+Status grouped_on_gpu(GroupedArgs arguments, std::span<ChannelGroup> groups,
+                      const std::vector<const TensorBuffer*>& buffers) {
+  return run_on_gpu(buffers, [&](const Arena& arena) {
+    move_all(arguments.forward, arena);
+    for (ChannelGroup& group : groups) move(group.out, arena);
+    if (arguments.gates) {
+      visit_gate_tensors([&](const Argument&, TensorRef& tensor) { move(tensor, arena); },
+                         *arguments.gates);
+    }
+    return forward_groups(arguments, arena.stream());
+  });
+}
+
+Status norm_on_gpu(L2NormArgs arguments, const std::vector<const TensorBuffer*>& buffers) {
+  return run_on_gpu(buffers, [&](const Arena& arena) {
+    move(arguments.x, arena);
+    move(arguments.out, arena);
+    return l2_norm(arguments, arena.stream());
+  });
+}
+
+Status gates_on_gpu(GateArgs arguments, const std::vector<const TensorBuffer*>& buffers) {
+  return run_on_gpu(buffers, [&](const Arena& arena) {
+    visit_gate_tensors([&](const Argument&, TensorRef& tensor) { move(tensor, arena); }, arguments);
+    return delta_gates(arguments, BackendId::kAuto, arena.stream());
   });
 }
 

@@ -1,6 +1,9 @@
 // A case on the GPU: its buffers are copied there, guard bands and poison included, and back.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "shortconv/plan.hpp"
 #include "verify/buffers.hpp"
 
@@ -17,5 +20,14 @@ namespace shortconv::tools::verify {
 /// The same of a backward call; its workspace is one of the tensors.
 [[nodiscard]] Status backward_on_gpu(BackwardArgs arguments,
                                      const std::vector<const TensorBuffer*>& buffers);
+
+/// The same of a call with groups and of the operations after it. `groups` is the memory that
+/// `arguments` refer to.
+[[nodiscard]] Status grouped_on_gpu(GroupedArgs arguments, std::span<ChannelGroup> groups,
+                                    const std::vector<const TensorBuffer*>& buffers);
+[[nodiscard]] Status norm_on_gpu(L2NormArgs arguments,
+                                 const std::vector<const TensorBuffer*>& buffers);
+[[nodiscard]] Status gates_on_gpu(GateArgs arguments,
+                                  const std::vector<const TensorBuffer*>& buffers);
 
 }  // namespace shortconv::tools::verify

@@ -28,6 +28,7 @@
 #include "verify/check_backward.hpp"
 #include "verify/commit_case.hpp"
 #include "verify/filter.hpp"
+#include "verify/grouped_case.hpp"
 #include "verify/paths.hpp"
 
 namespace shortconv::tools {
@@ -35,16 +36,19 @@ namespace {
 
 using verify::Verdict;
 
-// Of this many seeds, one makes a commit case and two make gradient cases.
+// Of this many seeds, one makes a commit case, two make gradient cases and one makes a case with
+// groups.
 constexpr std::uint64_t kCommits = 12;
 
-using Case = std::variant<verify::Case, verify::CommitCase, verify::BackwardCase>;
+using Case =
+    std::variant<verify::Case, verify::CommitCase, verify::BackwardCase, verify::GroupedCase>;
 
 // Half of the others are as engines have them: fast kernels take little else.
 Case make_case(std::uint64_t seed) {
   const std::uint64_t kind = mix(seed ^ kCommits);
   if (kind % kCommits == 0) return verify::make_commit_case(seed);
   if (kind % kCommits <= 2) return verify::make_backward_case(seed);
+  if (kind % kCommits == 3) return verify::make_grouped_case(seed);
   if (kind % 2 == 0) return verify::make_case(seed);
   const auto types = capabilities().dtypes;
   return verify::make_fast_case(seed, types[kind / 2 % types.size()].value);
@@ -126,6 +130,13 @@ Verdict check(const verify::BackwardCase& problem, BackendId backend, Totals&) {
   if (verdict.unsupported || !is_checked_further(problem.seed)) return verdict;
   if (!verdict.failure) verdict.failure = verify::check_backward_paths(problem, backend);
   if (!verdict.failure) verdict.failure = verify::check_bad_values(problem, backend);
+  return verdict;
+}
+
+Verdict check(const verify::GroupedCase& problem, BackendId backend, Totals&) {
+  Verdict verdict = verify::check_grouped(problem, backend);
+  if (verdict.unsupported || !is_checked_further(problem.seed)) return verdict;
+  if (!verdict.failure) verdict.failure = verify::check_group_operations(problem, backend);
   return verdict;
 }
 

@@ -294,6 +294,10 @@ BackendInfo cuda_info() {
                  std::int64_t{properties.minor})};
 }
 
+Status no_groups() {
+  return {Code::kUnsupported, "backend: 'cuda' has no kernels for groups, norms and gates"};
+}
+
 std::string describe_cuda(const Problem& p, const PlanStorage& storage) {
   const auto config = load_choice<KernelConfig>(storage);
   if (config.aligned.blocks == 0) return "empty";
@@ -312,6 +316,11 @@ extern const Backend kCudaBackend{
                .run = cuda::run_commit,
                .describe = cuda::describe_commit},
     .backward = cuda::kBackward,
+    .grouped = {.plan = [](const GroupedProblem&, PlanStorage&) { return cuda::no_groups(); },
+                .run = nullptr,
+                .describe = nullptr},
+    .l2_norm = [](const L2NormCall&, void*) { return cuda::no_groups(); },
+    .delta_gates = [](const GatesCall&, void*) { return cuda::no_groups(); },
     .block_snapshots = cuda::run_block_snapshots,
     .tree_parents = cuda::run_tree_parents,
 };
