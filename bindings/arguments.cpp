@@ -96,6 +96,13 @@ std::int32_t Arguments::small_integer(std::string_view name, std::optional<std::
 
 bool Arguments::flag(std::string_view name, bool absent) { return integer(name, absent) != 0; }
 
+double Arguments::number(std::string_view name) {
+  const TVMFFIAny& value = next();
+  if (value.type_index == kTVMFFIFloat) return value.v_float64;
+  if (value.type_index == kTVMFFIInt) return static_cast<double>(value.v_int64);
+  refuse("TypeError", name, "is not a number");
+}
+
 void* Arguments::stream_of(std::string_view name, const TVMFFIAny& value, const TensorRef& tensor) {
   switch (value.type_index) {
     case kTVMFFINone:

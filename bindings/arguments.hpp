@@ -39,6 +39,7 @@ class Arguments {
   [[nodiscard]] std::int32_t small_integer(std::string_view name,
                                            std::optional<std::int64_t> if_none = {});
   [[nodiscard]] bool flag(std::string_view name, bool absent = false);
+  [[nodiscard]] double number(std::string_view name);
 
   /// A value by its name in the capability list; `if_none` replaces None.
   template <typename T>

@@ -8,6 +8,8 @@
 
 #include "arguments.hpp"
 #include "device_guard.hpp"
+#include "forward_arguments.hpp"
+#include "groups.hpp"
 #include "shortconv/argument_table.hpp"
 #include "shortconv/capability.hpp"
 #include "shortconv/plan.hpp"
@@ -51,162 +53,19 @@ int guarded(Work&& work) {
   return -1;
 }
 
-// Layouts of other libraries, added to the op in the first argument of a call: a view made in torch
-// takes a microsecond.
-constexpr int kOpMask = 3;
-constexpr int kChannelsFirst = 4;       // x, out: [..., channels, tokens]
-constexpr int kStateChannelsFirst = 8;  // state: [slots, channels, columns]
-constexpr int kFlattened = 16;          // x, out: [batch, tokens, channels] are [tokens, channels]
-constexpr int kShiftFullState = 32;     // shift_full_state; the last width - 1 columns of the
-                                        // state are the history
-constexpr int kLongerIndices = 64;      // arguments with one number for each sequence may be longer
-                                        // than the batch: the first ones belong to it
-
-constexpr int kCheckNegation = 128;  // refuses tensors that torch may negate lazily
-
-/// torch negates imaginary parts of conjugates lazily; their strides are even.
-bool may_be_negated(const TensorRef& tensor) {
-  if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBF16 &&
-      tensor.dtype != DType::kF64) {
-    return false;
-  }
-  for (int axis = 0; axis < tensor.ndim; ++axis) {
-    if (tensor.shape[axis] > 1 && tensor.strides[axis] % 2 != 0) return false;
-  }
-  return true;
-}
-
-void refuse_negated(const ForwardArgs& args) {
-  visit_forward_tensors(
-      [](const Argument& row, const auto& tensor) {
-        const TensorRef* found = nullptr;
-        if constexpr (requires { tensor.has_value(); }) {
-          if (tensor) found = &*tensor;
-        } else {
-          found = &tensor;
-        }
-        if (found != nullptr && may_be_negated(*found)) {
-          Arguments::refuse("MayBeNegated", row.name, "has even strides only");
-        }
-      },
-      args);
-}
-
-// Leaves tensors with fewer axes unchanged; the core refuses them.
-void exchange_last_axes(TensorRef& tensor, int min_axes) {
-  if (tensor.ndim < min_axes) return;
-  tensor = tensor.transposed(tensor.ndim - 2, tensor.ndim - 1);
-}
-
-void flatten(std::string_view name, TensorRef& tensor) {
-  if (tensor.ndim != 3) return;
-  const std::int64_t batch = tensor.shape[0], tokens = tensor.shape[1];
-  const std::int64_t row = tokens == 1 ? tensor.strides[0] : tensor.strides[1];
-  if (batch > 1 && tokens > 1 && tensor.strides[0] != tokens * row) {
-    throw BadArgument{"ValueError", std::string(name) + ": rows are not evenly spaced"};
-  }
-  tensor = {.data = tensor.data,
-            .dtype = tensor.dtype,
-            .device = tensor.device,
-            .ndim = 2,
-            .shape = {batch * tokens, tensor.shape[2]},
-            .strides = {row, tensor.strides[2]}};
-}
-
-void take_first_indices(ForwardArgs& args) {
-  const std::optional<TensorRef>& bounds = args.sequences.query_start_loc;
-  std::int64_t sequences = args.x.ndim == 3 || args.op == Op::kDecode ? args.x.shape[0] : 1;
-  if (bounds) sequences = bounds->shape[0] - 1;
-  const auto shorten = [&](const Argument& row, std::optional<TensorRef>& tensor) {
-    if (row.is_per_sequence() && tensor && tensor->shape[0] > sequences && sequences >= 0) {
-      tensor->shape[0] = sequences;
-    }
-  };
-  visit_sequence_tensors(shorten, args.sequences);
-  visit_pool_tensors(shorten, args.pool);
-  visit_draft_tensors(shorten, args.drafts);
-}
-
-void apply_layout(int layout, ForwardArgs& args) {
-  std::optional<TensorRef>& state = args.pool.state;
-  if ((layout & kChannelsFirst) != 0) {
-    exchange_last_axes(args.x, 2);
-    exchange_last_axes(args.out, 2);
-  }
-  if ((layout & kStateChannelsFirst) != 0 && state) exchange_last_axes(*state, 3);
-  if ((layout & kFlattened) != 0) {
-    flatten("x", args.x);
-    flatten("out", args.out);
-  }
-  if ((layout & kShiftFullState) != 0 && state && state->ndim == 3 && args.weight.ndim == 2) {
-    args.pool.base_column = state->shape[1] - args.weight.shape[1] + 1;
-    args.pool.shift_full_state = true;
-  }
-  if ((layout & kLongerIndices) != 0) take_first_indices(args);
-}
-
-/// Reads a tensor into the member with this name in the table.
-template <typename Visit>
-bool read_named_tensor(std::string_view name, const TVMFFIAny& value, const Visit& visit_args) {
-  bool found = false;
-  visit_args([&](const Argument& row, auto& tensor) {
-    if (row.name != name) return;
-    found = true;
-    Arguments::read(name, value, tensor);
-  });
-  return found;
-}
-
 /// The frequent arguments come first, in this order; the others follow as name and value.
 Status forward_call(Arguments in) {
-  const Capabilities& known = capabilities();
-  ForwardArgs args;
-  const std::int32_t call = in.small_integer("op");
-  args.op = static_cast<Op>(call & kOpMask);
-  in.tensor("x", args.x);
-  in.tensor("out", args.out);
-  in.tensor("weight", args.weight);
-  in.tensor("bias", args.bias);
-  in.tensor("state", args.pool.state);
-  in.tensor("read_slots", args.pool.read_slots);
-  in.tensor("query_start_loc", args.sequences.query_start_loc);
-  in.tensor("has_initial_state", args.sequences.has_initial_state);
-  args.sequences.initial_state =
-      in.flag("initial_state") ? InitialState::kAll : InitialState::kNone;
-  args.epilogue.activation = in.named("activation", known.activations, Activation::kNone);
-  args.pool.null_slot = in.optional_integer("null_slot");
-  args.sequences.padded_rows = in.named("padded_rows", known.padded_rows, PaddedRows::kZero);
-
-  TVMFFIAny stream{};  // None
+  ForwardCall call;
+  call.read_frequent(in, true);
   while (in.has_more()) {
     const std::string_view name = in.text("name of an argument");
-    if (name == "base_column") {
-      args.pool.base_column = in.integer(name);
-    } else if (name == "shift_full_state") {
-      args.pool.shift_full_state = in.flag(name);
-    } else if (name == "residual") {
-      args.epilogue.residual = in.flag(name);
-    } else if (name == "update_state") {
-      args.drafts.update_state = in.flag(name);
-    } else if (name == "dilation") {
-      args.dilation = in.small_integer(name);
-    } else if (name == "backend") {
-      args.options.backend = in.named(name, known.backends, BackendId::kAuto);
-    } else if (name == "threads") {
-      args.options.threads = in.small_integer(name);
-    } else if (name == "programmatic_launch") {
-      args.options.programmatic_launch = in.flag(name);
-    } else if (name == "stream") {
-      stream = in.next();
-    } else if (!read_named_tensor(name, in.next(),
-                                  [&](const auto& visit) { visit_forward_tensors(visit, args); })) {
+    if (!call.read_named(name, in)) {
       Arguments::refuse("TypeError", name, "is not an argument of this call");
     }
   }
-  if ((call & kCheckNegation) != 0) refuse_negated(args);
-  apply_layout(call, args);
-  const DeviceGuard guard(args.x.device);
-  return forward(args, Arguments::stream_of("stream", stream, args.x));
+  call.apply_layouts();
+  const DeviceGuard guard(call.args.x.device);
+  return forward(call.args, Arguments::stream_of("stream", call.stream, call.args.x));
 }
 
 Status commit_call(Arguments in) {
@@ -425,6 +284,21 @@ extern "C" {
 SHORTCONV_API int __tvm_ffi_forward(void*, const TVMFFIAny* arguments, std::int32_t count,
                                     TVMFFIAny*) {
   return guarded([&] { return forward_call({arguments, count}); });
+}
+
+SHORTCONV_API int __tvm_ffi_forward_groups(void*, const TVMFFIAny* arguments, std::int32_t count,
+                                           TVMFFIAny*) {
+  return guarded([&] { return forward_groups_call({arguments, count}); });
+}
+
+SHORTCONV_API int __tvm_ffi_l2_norm(void*, const TVMFFIAny* arguments, std::int32_t count,
+                                    TVMFFIAny*) {
+  return guarded([&] { return l2_norm_call({arguments, count}); });
+}
+
+SHORTCONV_API int __tvm_ffi_delta_gates(void*, const TVMFFIAny* arguments, std::int32_t count,
+                                        TVMFFIAny*) {
+  return guarded([&] { return delta_gates_call({arguments, count}); });
 }
 
 SHORTCONV_API int __tvm_ffi_commit(void*, const TVMFFIAny* arguments, std::int32_t count,

@@ -4,16 +4,28 @@
     y = shortconv.forward(x, weight, bias, state=state, query_start_loc=bounds, activation="silu")
     y = shortconv.decode(x, weight, bias, state=state, read_slots=slots, activation="silu")
 
+forward_groups and decode_groups write q, k, v and so on to arrays of their own, normalized if
+wanted, with the gates of a delta rule; shortconv.models has the groups of known layers.
 shortconv.torch has the same functions for torch.compile, and the convolution with gradients.
-shortconv.reference computes them in
-double precision, and shortconv.compat has the functions of other libraries.
+shortconv.reference computes them in double precision, and shortconv.compat has the functions of
+other libraries.
 """
 
 from typing import TYPE_CHECKING, Any, Dict, List
 
 if TYPE_CHECKING:
-    from shortconv import reference
+    from shortconv import models, reference
     from shortconv._backward import Gradients, backward
+    from shortconv._groups import (
+        Gates,
+        Group,
+        Grouped,
+        HeadMap,
+        decode_groups,
+        delta_gates,
+        forward_groups,
+        l2_norm,
+    )
     from shortconv._operators import (
         block_snapshots,
         commit,
@@ -26,8 +38,9 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Gradients", "backward", "block_snapshots", "capabilities", "commit", "decode", "forward",
-    "reference", "tree_parents", "verify"]
+    "Gates", "Gradients", "Group", "Grouped", "HeadMap", "backward", "block_snapshots",
+    "capabilities", "commit", "decode", "decode_groups", "delta_gates", "forward", "forward_groups",
+    "l2_norm", "models", "reference", "tree_parents", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -36,12 +49,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'shortconv' has no attribute {name!r}")
     import importlib
 
-    core, operators, backward, reference = (
+    core, operators, backward, groups, models, reference = (
         importlib.import_module(f"shortconv.{module}")
-        for module in ("_core", "_operators", "_backward", "reference"))
-    functions = {one: getattr(module, one) for module in (operators, backward) for one in __all__
-                 if hasattr(module, one)}
-    globals().update(functions, reference=reference, __version__=core.version())
+        for module in ("_core", "_operators", "_backward", "_groups", "models", "reference"))
+    functions = {one: getattr(module, one) for module in (operators, backward, groups)
+                 for one in __all__ if hasattr(module, one)}
+    globals().update(functions, models=models, reference=reference, __version__=core.version())
     return globals()[name]
 
 

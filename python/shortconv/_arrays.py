@@ -92,6 +92,24 @@ def empty_bytes(array: Any, count: int) -> Any:
     raise TypeError(f"workspace: the call needs {count} bytes; pass workspace=")
 
 
+def empty(array: Any, shape: Tuple[int, ...], dtype: Optional[str] = None) -> Any:
+    """An array with the library and device of `array`, and its dtype unless one is named.
+
+    Raises:
+      TypeError: its library is not known.
+    """
+    for base in type(array).__mro__:
+        library = base.__module__.partition(".")[0]
+        if library == "torch":
+            torch = sys.modules["torch"]
+            return torch.empty(shape, dtype=getattr(torch, dtype) if dtype else array.dtype,
+                               device=array.device)
+        if library in ("numpy", "cupy"):
+            return sys.modules[library].empty(shape, dtype or array.dtype)
+    raise TypeError(f"out: cannot make an array like {type(array).__module__}."
+                    f"{type(array).__qualname__}; pass all outputs")
+
+
 _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", ctypes.pythonapi))
 
@@ -126,7 +144,7 @@ class _WithoutReadOnlyFlag:
         self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
 
 
-def _passable(name: str, array: Any, is_written: bool) -> Any:
+def passable(name: str, array: Any, is_written: bool) -> Any:
     """An object with the memory of `array` that can be passed through DLPack."""
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(array, numpy.ndarray):
@@ -182,7 +200,7 @@ def call_again(operator: Callable[..., Any], arguments: Dict[str, Any], result: 
     code = operator.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     written = _written(operator.__name__, arguments, result)
-    passed = {name: _passable(name, arguments[name], name in written) for name in names}
+    passed = {name: passable(name, arguments[name], name in written) for name in names}
     if all(passed[name] is arguments[name] for name in names):
         raise  # the BufferError
     operator(**passed)

@@ -21,6 +21,16 @@ def call(function, **arguments):
     if function is shortconv.backward:
         valid = {"grad_out": np.zeros((2, 3, 8), np.float32), "x": np.zeros((2, 3, 8), np.float32),
                  "weight": np.zeros((8, 4), np.float32)}
+    elif function in (shortconv.forward_groups, shortconv.decode_groups):
+        ones = np.ones((2, 3, 2), np.float32)
+        valid = {"x": np.zeros((2, 3, 8), np.float32), "weight": np.zeros((8, 4), np.float32),
+                 "groups": [shortconv.Group(2, 4)], "state": np.zeros((4, 3, 8), np.float32),
+                 "gates": shortconv.Gates(ones, ones, ones[0, 0], ones[0, 0])}
+    elif function is shortconv.l2_norm:
+        valid = {"x": np.zeros((2, 3, 2, 4), np.float32)}
+    elif function is shortconv.delta_gates:
+        ones = np.ones((2, 3, 2), np.float32)
+        valid = {"gates": shortconv.Gates(ones, ones, ones[0, 0], ones[0, 0])}
     elif function is shortconv.block_snapshots:
         valid = {"query_start_loc": np.zeros(3, np.int32), "tokens": 0, "block_size": 4,
                  "num_computed_tokens": np.zeros(2, np.int32), "block_slots": indices,
@@ -37,7 +47,9 @@ def call(function, **arguments):
 
 
 FUNCTIONS = [shortconv.forward, shortconv.decode, shortconv.verify, shortconv.backward,
-             shortconv.commit, shortconv.block_snapshots, shortconv.tree_parents]
+             shortconv.commit, shortconv.block_snapshots, shortconv.tree_parents,
+             shortconv.forward_groups, shortconv.decode_groups, shortconv.l2_norm,
+             shortconv.delta_gates]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -100,11 +112,11 @@ def test_capabilities_equal_what_calls_accept():
 
 
 def examples():
-    """The Python programs of the README and of docs/training.md."""
+    """The Python programs of the documents."""
     root = pathlib.Path(__file__).parents[2]
-    blocks = [block for page in ("README.md", "docs/training.md") for block in re.findall(
+    blocks = [block for page in ("README.md", "docs/training.md", "docs/groups.md") for block in re.findall(
         r"^```python\n(.*?)^```", (root / page).read_text(), re.M | re.S)]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     return blocks
 
 

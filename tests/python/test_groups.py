@@ -1,0 +1,233 @@
+"""Calls with groups, bit for bit against forward, l2_norm and delta_gates, and the groups of models.
+
+The layouts are written out here as the models' own code reads them: with reshape and split.
+"""
+
+import numpy as np
+import pytest
+import shortconv
+from shortconv import models
+
+LENGTHS = [5, 1, 0, 9]
+TOKENS = sum(LENGTHS)
+BOUNDS = np.cumsum([0, *LENGTHS]).astype(np.int32)
+
+
+def split_interleaved(rows, k_heads, v_heads, k_dim, v_dim):
+    """q, k, v and z as Qwen3-Next splits its projection."""
+    ratio = v_heads // k_heads
+    blocks = rows.reshape(len(rows), k_heads, -1)
+    q, k, v, z = np.split(blocks, np.cumsum([k_dim, k_dim, ratio * v_dim]), axis=-1)
+    return q, k, v.reshape(len(rows), v_heads, v_dim), z.reshape(len(rows), v_heads, v_dim)
+
+
+def split_flat(rows, k_heads, v_heads, k_dim, v_dim):
+    """q, k, v and z as Qwen3.5 splits its projection."""
+    sizes = [k_heads * k_dim, k_heads * k_dim, v_heads * v_dim]
+    q, k, v, z = np.split(rows, np.cumsum(sizes), axis=-1)
+    shape = len(rows), k_heads, k_dim
+    return (q.reshape(shape), k.reshape(shape), v.reshape(len(rows), v_heads, v_dim),
+            z.reshape(len(rows), v_heads, v_dim))
+
+
+def assert_same(actual, expected):
+    np.testing.assert_array_equal(actual, expected)
+
+
+class Layer:
+    """A gated delta net with arrays of numpy."""
+
+    def __init__(self, random, layout, k_heads=2, v_heads=6, k_dim=16, v_dim=8, **options):
+        self.sizes = k_heads, v_heads, k_dim, v_dim
+        self.front = models.gated_delta_net(
+            num_k_heads=k_heads, num_v_heads=v_heads, head_k_dim=k_dim, head_v_dim=v_dim,
+            layout=layout, **options)
+        self.x = random.standard_normal((TOKENS, self.front.columns), np.float32)
+        self.ba = 4 * random.standard_normal((TOKENS, 2 * v_heads), np.float32)
+        self.weight = random.standard_normal((self.front.channels, 4), np.float32)
+        self.a_log = random.standard_normal(v_heads, np.float32)
+        self.dt_bias = random.standard_normal(v_heads, np.float32)
+        self.state = random.standard_normal((4, 3, self.front.channels), np.float32)
+        split = split_interleaved if layout == "interleaved" else split_flat
+        self.q, self.k, self.v, self.z = split(self.x, *self.sizes)
+        self.channels = np.concatenate(
+            [one.reshape(TOKENS, -1) for one in (self.q, self.k, self.v)], axis=-1)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "flat"])
+def test_gated_delta_net(arrays, random, layout):
+    layer = Layer(random, layout)
+    for backend in arrays.backends:
+        options = {"activation": "silu", "query_start_loc": arrays.of(BOUNDS), "backend": backend,
+                   "initial_state": True}
+        plain_state, state = (arrays.of(layer.state.copy()) for _ in range(2))
+        plain = arrays.numpy(shortconv.forward(
+            arrays.of(np.ascontiguousarray(layer.channels)), arrays.of(layer.weight),
+            state=plain_state, **options))
+        gates = layer.front.gates(*map(arrays.of, (layer.ba, layer.a_log, layer.dt_bias)))
+        groups, g, beta = shortconv.forward_groups(
+            arrays.of(layer.x), arrays.of(layer.weight), groups=layer.front.groups, gates=gates,
+            state=state, **options)
+        q, k, v, z = map(arrays.numpy, groups)
+        keys = layer.q[0].size
+        for got, first in ((q, 0), (k, keys)):
+            rows = np.ascontiguousarray(plain[:, first:first + keys]).reshape(layer.q.shape)
+            assert_same(got, arrays.numpy(shortconv.l2_norm(arrays.of(rows), backend=backend)))
+        assert_same(v, plain[:, 2 * keys:].reshape(v.shape))
+        assert_same(z, layer.z)
+        assert_same(arrays.numpy(state), arrays.numpy(plain_state))
+        for got, expected in zip((g, beta), shortconv.delta_gates(gates, backend=backend)):
+            assert_same(arrays.numpy(got), arrays.numpy(expected))
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "flat"])
+def test_gates_of_a_layout(random, layout):
+    layer = Layer(random, layout)
+    k_heads, v_heads, _, _ = layer.sizes
+    if layout == "interleaved":
+        b, a = np.split(layer.ba.reshape(TOKENS, k_heads, -1), 2, axis=-1)
+    else:
+        b, a = np.split(layer.ba, 2, axis=-1)
+    b, a = (one.reshape(TOKENS, v_heads).astype(np.float64) for one in (b, a))
+    g, beta = shortconv.delta_gates(layer.front.gates(layer.ba, layer.a_log, layer.dt_bias))
+    expected = -np.exp(layer.a_log.astype(np.float64)) * np.log1p(np.exp(a + layer.dt_bias))
+    np.testing.assert_allclose(g, expected, rtol=2e-6)
+    np.testing.assert_allclose(beta, 1 / (1 + np.exp(-b)), rtol=2e-6)
+
+
+def test_who_normalizes_is_an_argument(random):
+    normalized = Layer(random, "flat").front.groups
+    raw = Layer(random, "flat", normalize=False, copy_z=False).front.groups
+    assert [one.l2_norm for one in normalized] == [True, True, False, False]
+    assert [one.l2_norm for one in raw] == [False, False, False]
+
+
+@pytest.mark.parametrize("decay, factor", [("log", 1), ("exp", 2)])
+def test_decode_continues_a_prefill(arrays, random, decay, factor):
+    layer = Layer(random, "interleaved", decay=decay, beta_factor=factor)
+    x, ba = arrays.of(layer.x), arrays.of(layer.ba)
+    constants = arrays.of(layer.a_log), arrays.of(layer.dt_bias)
+    options = {"groups": layer.front.groups, "activation": "silu"}
+    weight = arrays.of(layer.weight)
+    for backend in arrays.backends:
+        whole_state, state = (arrays.of(np.zeros_like(layer.state[:1])) for _ in range(2))
+        whole = shortconv.forward_groups(
+            x, weight, gates=layer.front.gates(ba, *constants), state=whole_state,
+            backend=backend, **options)
+        for token in range(TOKENS):
+            one = shortconv.decode_groups(
+                x[token:token + 1], weight, state=state, backend=backend,
+                gates=layer.front.gates(ba[token:token + 1], *constants), **options)
+            for got, expected in zip((*one.groups, one.g, one.beta),
+                                     (*whole.groups, whole.g, whole.beta)):
+                assert_same(arrays.numpy(got)[0], arrays.numpy(expected)[token])
+        assert_same(arrays.numpy(state), arrays.numpy(whole_state))
+
+
+def test_kimi_delta_attention(random):
+    front = models.kimi_delta_attention(num_heads=3, head_dim=8, head_v_dim=4)
+    assert (front.columns, front.channels) == (60, 60)
+    x = random.standard_normal((7, 60), np.float32)
+    weight = random.standard_normal((60, 4), np.float32)
+    q, k, v = shortconv.forward_groups(x, weight, groups=front.groups).groups
+    plain = shortconv.forward(x, weight)
+    assert_same(np.concatenate([one.reshape(7, -1) for one in (q, k, v)], axis=1), plain)
+    with pytest.raises(ValueError, match="gates: this layer has none"):
+        front.gates(x, x, x)
+
+
+def test_mamba2_scales_its_inputs(random):
+    scales = 0.25, 3.0, 0.7
+    front = models.mamba2(num_heads=2, head_dim=6, n_groups=1, state_size=5, input_scales=scales)
+    assert (front.columns, front.channels) == (12 + 22 + 2, 22)
+    rows = random.standard_normal((9, front.columns), np.float32)
+    weight = random.standard_normal((22, 4), np.float32)
+    bias = random.standard_normal(22, np.float32)
+    states = [np.zeros((1, 3, 22), np.float32) for _ in range(2)]
+    x, b, c = shortconv.forward_groups(rows, weight, bias, groups=front.groups, state=states[0],
+                                       activation="silu").groups
+    factors = np.repeat(np.array(scales, np.float32), [12, 5, 5])
+    plain = shortconv.forward(rows[:, 12:34] * factors, weight, bias, state=states[1],
+                              activation="silu")
+    assert_same(np.concatenate([one.reshape(9, -1) for one in (x, b, c)], axis=1), plain)
+    assert_same(*states)
+
+
+def test_lfm2(random):
+    front = models.lfm2(hidden_size=12)
+    projected = random.standard_normal((2, 7, 36), np.float32)
+    weight = random.standard_normal((12, 3), np.float32)
+    gates = {"input_gate": projected[..., :12], "output_gate": projected[..., 12:24]}
+    (y,), _, _ = shortconv.forward_groups(projected, weight, groups=front.groups, **gates)
+    assert_same(y[:, :, 0], shortconv.forward(projected[..., 24:], weight, **gates))
+
+
+def test_outputs_may_be_columns_of_one_array(random):
+    front = models.kimi_delta_attention(num_heads=2, head_dim=8)
+    x, weight = random.standard_normal((5, 48), np.float32), random.standard_normal((48, 4), np.float32)
+    packed = np.full((5, 64), 7, np.float32)
+    outs = [packed[:, first:first + 16].reshape(5, 2, 8) for first in (0, 20, 40)]
+    results = shortconv.forward_groups(x, weight, groups=front.groups, outs=outs).groups
+    assert all(result is out for result, out in zip(results, outs))
+    expected = shortconv.forward(x, weight)
+    assert_same(np.concatenate([packed[:, i:i + 16] for i in (0, 20, 40)], axis=1), expected)
+    assert (packed[:, 16:20] == 7).all() and (packed[:, 56:] == 7).all()
+
+
+def test_bfloat16_and_read_only_arrays_of_numpy(random):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    layer = Layer(random, "flat")
+    x, ba = layer.x.astype(ml_dtypes.bfloat16), layer.ba.astype(ml_dtypes.bfloat16)
+    x.flags.writeable = False
+    results, g, _ = shortconv.forward_groups(
+        x, layer.weight, groups=layer.front.groups, activation="silu",
+        gates=layer.front.gates(ba, layer.a_log, layer.dt_bias))
+    assert [one.dtype.name for one in results] == 4 * ["bfloat16"] and g.dtype == np.float32
+    norms = np.linalg.norm(results[0].astype(np.float32), axis=-1)
+    np.testing.assert_allclose(norms, 1, atol=0.01)
+    frozen = np.empty((TOKENS, 2, 16), ml_dtypes.bfloat16)
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="is read-only, but it is written"):
+        shortconv.l2_norm(frozen, out=frozen)
+
+
+def test_arguments_that_do_not_fit_are_refused(random):
+    layer = Layer(random, "flat")
+
+    def call(**changes):
+        return shortconv.forward_groups(**{
+            "x": layer.x, "weight": layer.weight, "groups": layer.front.groups, **changes})
+
+    with pytest.raises(ValueError, match=r"groups: have 80 channels, but weight has 112"):
+        call(groups=layer.front.groups[1:])
+    with pytest.raises(ValueError, match="outs: are 1, but there are 4 groups"):
+        call(outs=[None])
+    with pytest.raises(ValueError, match=r"outs: one is \(15, 3, 16\), but its group has 2 heads"):
+        call(outs=[np.empty((15, 3, 16), np.float32), None, None, None])
+    with pytest.raises(ValueError, match="g: is given, but gates are None"):
+        call(g=np.empty((15, 6), np.float32))
+    with pytest.raises(ValueError, match="decay: is 'linear'; expected 'log', 'exp'"):
+        call(gates=layer.front.gates(layer.ba, layer.a_log, layer.dt_bias)._replace(decay="linear"))
+    with pytest.raises(ValueError, match="num_v_heads: is 5, which is no multiple of num_k_heads, 2"):
+        models.gated_delta_net(num_k_heads=2, num_v_heads=5, head_k_dim=8, head_v_dim=8)
+    with pytest.raises(ValueError, match="layout: is 'packed'; expected 'interleaved' or 'flat'"):
+        models.gated_delta_net(num_k_heads=2, num_v_heads=4, head_k_dim=8, head_v_dim=8,
+                               layout="packed")
+
+
+def test_torch_sees_what_has_no_gradient(random):
+    torch = pytest.importorskip("torch")
+    layer = Layer(random, "flat")
+    x, weight = torch.from_numpy(layer.x), torch.from_numpy(layer.weight).requires_grad_()
+    state = torch.from_numpy(layer.state)
+    version = state._version
+    with pytest.raises(NotImplementedError, match="forward_groups: has no backward pass"):
+        shortconv.forward_groups(x, weight, groups=layer.front.groups)
+    with torch.no_grad():
+        expected = shortconv.forward_groups(x, weight, groups=layer.front.groups, state=state)
+    assert state._version == version + 1
+    with pytest.raises(NotImplementedError, match="forward_groups: supports plain tensors only"):
+        shortconv.forward_groups(x.to("meta"), weight.detach(), groups=layer.front.groups)
+    compiled = torch.compile(lambda x, weight: shortconv.forward_groups(
+        x, weight, groups=layer.front.groups).groups[0] + 1, backend="eager")
+    assert torch.equal(compiled(x, weight.detach()), expected.groups[0] + 1)
