@@ -5,7 +5,7 @@ all operators share.
 Source: docs/specification.md of the shortconv repository.
 """
 
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from shortconv import _core
 from shortconv._arrays import empty, kinds, passable
@@ -132,22 +132,21 @@ def forward_groups(
       g, beta: [tokens, heads] or [batch, tokens, heads] f32, written. None: new arrays.
       padded_rows: as in forward, for all outputs; "copy" copies x and leaves 0 in g and beta.
 
-    The other arguments and the errors are those of forward. Torch tensors have no gradients here:
-    those that require one are refused.
+    The other arguments and the errors are those of forward. There are no gradients: torch tensors
+    that require one are refused.
 
     Returns:
       Grouped: a tuple (groups, g, beta).
     """
-    rare = _core.named(
-        write_slots=write_slots, read_offsets=read_offsets, shift_full_state=shift_full_state,
-        cache_seqlens=cache_seqlens, snapshots=snapshots, seq_idx=seq_idx, input_gate=input_gate,
-        output_gate=output_gate, residual=residual, violations=violations, backend=backend,
-        stream=stream)
-    rare += ["base_column", base_column, "dilation", dilation, "threads", threads,
-             "programmatic_launch", programmatic_launch]
-    return _run(_core.FORWARD, x, weight, bias, state, read_slots, query_start_loc,
-                has_initial_state, initial_state, activation, null_slot, padded_rows, groups, outs,
-                gates, g, beta, rare)
+    return _run(
+        [_core.FORWARD, x, weight, bias, state, read_slots, query_start_loc, has_initial_state,
+         initial_state, activation, null_slot, padded_rows], groups, outs, gates, g, beta,
+        {"write_slots": write_slots, "read_offsets": read_offsets, "cache_seqlens": cache_seqlens,
+         "snapshots": snapshots, "seq_idx": seq_idx, "input_gate": input_gate,
+         "output_gate": output_gate, "violations": violations,
+         "shift_full_state": shift_full_state, "residual": residual, "base_column": base_column,
+         "dilation": dilation, "backend": backend, "threads": threads,
+         "programmatic_launch": programmatic_launch, "stream": stream})
 
 
 def decode_groups(
@@ -192,15 +191,14 @@ def decode_groups(
 
     The other arguments are those of decode and of forward_groups, as are the result and the errors.
     """
-    rare = _core.named(
-        write_slots=write_slots, read_offsets=read_offsets, shift_full_state=shift_full_state,
-        cache_seqlens=cache_seqlens, snapshots=snapshots, input_gate=input_gate,
-        output_gate=output_gate, residual=residual, violations=violations, backend=backend,
-        stream=stream)
-    rare += ["base_column", base_column, "dilation", dilation, "threads", threads,
-             "programmatic_launch", programmatic_launch]
-    return _run(_core.DECODE, x, weight, bias, state, read_slots, None, has_initial_state, False,
-                activation, null_slot, padded_rows, groups, outs, gates, g, beta, rare)
+    return _run(
+        [_core.DECODE, x, weight, bias, state, read_slots, None, has_initial_state, False,
+         activation, null_slot, padded_rows], groups, outs, gates, g, beta,
+        {"write_slots": write_slots, "read_offsets": read_offsets, "cache_seqlens": cache_seqlens,
+         "snapshots": snapshots, "input_gate": input_gate, "output_gate": output_gate,
+         "violations": violations, "shift_full_state": shift_full_state, "residual": residual,
+         "base_column": base_column, "dilation": dilation, "backend": backend, "threads": threads,
+         "programmatic_launch": programmatic_launch, "stream": stream})
 
 
 def l2_norm(
@@ -227,10 +225,13 @@ def l2_norm(
       out.
     """
     _require_array("x", x)
-    calls, stream = _calls(x, stream)
     if out is None:
-        out = empty(x, x.shape)  # type: ignore[attr-defined]
-    _call(calls, "l2_norm", (x, out, eps, scale, backend, stream), [out])
+        out = _empty(x, x.shape)  # type: ignore[attr-defined]
+    calls = calls_of[type(x)]
+    if calls is not None:
+        calls.l2_norm(x, out, eps, scale, {"backend": backend, "stream": stream})
+    else:
+        _call("l2_norm", x, (x, out, eps, scale, backend), stream, [out])
     return out
 
 
@@ -253,10 +254,14 @@ def delta_gates(
     """
     _require(isinstance(gates, Gates), "gates", gates, "Gates")
     _require_array("a", gates.a)
-    calls, stream = _calls(gates.a, stream)
     g, beta = _gate_outputs(gates, g, beta)
-    values = [*_gate_arguments(gates, g, beta), *_core.named(backend=backend, stream=stream)]
-    _call(calls, "delta_gates", tuple(values), [g, beta])
+    options = _gate_options(gates, g, beta)
+    calls = calls_of[type(gates.a)]
+    if calls is not None:
+        calls.delta_gates({**options, "backend": backend, "stream": stream})
+    else:
+        values = (*_gate_pairs(options), *_core.named(backend=backend))
+        _call("delta_gates", gates.a, values, stream, [g, beta])
     return g, beta
 
 
@@ -270,77 +275,97 @@ def _require_array(name: str, value: Any) -> None:
     _require(hasattr(value, "__dlpack__"), name, value, "an array with DLPack")
 
 
-def _calls(x: Any, stream: Any) -> Tuple[Any, Any]:
-    """Where calls with arrays like x go, and their stream."""
-    calls = calls_of[type(x)]
-    if calls is None:
-        _, current_stream = kinds[type(x)]
-        if stream is None and current_stream is not None:
-            stream = current_stream(x)
-    return calls, stream
+def _empty(like: Any, shape: Tuple[int, ...], is_f32: bool = False) -> Any:
+    calls = calls_of[type(like)]
+    if calls is not None:
+        return calls.empty(like, shape, is_f32)
+    return empty(like, shape, "float32" if is_f32 else None)
 
 
 def _gate_outputs(gates: Gates, g: Any, beta: Any) -> Tuple[Any, Any]:
     shape = (*gates.a.shape[:-1], gates.a_log.shape[0])
-    return (empty(gates.a, shape, "float32") if g is None else g,
-            empty(gates.a, shape, "float32") if beta is None else beta)
+    return (_empty(gates.a, shape, True) if g is None else g,
+            _empty(gates.a, shape, True) if beta is None else beta)
 
 
-def _gate_arguments(gates: Gates, g: Any, beta: Any) -> List[Any]:
-    return ["a", gates.a, "b", gates.b, "a_log", gates.a_log, "dt_bias", gates.dt_bias, "g", g,
-            "beta", beta, "a_map", *gates.a_map, "b_map", *gates.b_map, "decay", gates.decay,
-            "beta_factor", gates.beta_factor, "round_beta", gates.round_beta]
+def _gate_options(gates: Gates, g: Any, beta: Any) -> Dict[str, Any]:
+    return {"a": gates.a, "b": gates.b, "a_log": gates.a_log, "dt_bias": gates.dt_bias, "g": g,
+            "beta": beta, "gate_maps": [*gates.a_map, *gates.b_map], "decay": gates.decay,
+            "beta_factor": gates.beta_factor, "round_beta": gates.round_beta}
 
 
-def _run(op: int, x: Any, weight: Any, bias: Any, state: Any, read_slots: Any, query_start_loc: Any,
-         has_initial_state: Any, initial_state: bool, activation: Optional[str],
-         null_slot: Optional[int], padded_rows: Optional[str], groups: Sequence[Group],
-         outs: Optional[Sequence[Any]], gates: Optional[Gates], g: Any, beta: Any,
-         rare: List[Any]) -> Grouped:
+def _gate_pairs(options: Dict[str, Any]) -> List[Any]:
+    pairs: List[Any] = []
+    for name, value in options.items():
+        if name == "gate_maps":
+            pairs += ["a_map", *value[:4], "b_map", *value[4:]]
+        else:
+            pairs += name, value
+    return pairs
+
+
+def _outputs(x: Any, groups: Sequence[Group], outs: Optional[Sequence[Any]]) -> List[Any]:
+    """An output for each group."""
     _require_array("x", x)
     is_groups = isinstance(groups, (list, tuple)) and all(isinstance(one, Group) for one in groups)
     _require(is_groups, "groups", groups, "a sequence of Group")
     _require(outs is None or isinstance(outs, (list, tuple)), "outs", outs, "a sequence of arrays")
-    _require(gates is None or isinstance(gates, Gates), "gates", gates, "Gates")
     given = [None] * len(groups) if outs is None else list(outs)
     if len(given) != len(groups):
         raise ValueError(f"outs: are {len(given)}, but there are {len(groups)} groups")
-    rows = x.shape[:-1]
-    results = tuple(empty(x, (*rows, group.heads, group.head_dim)) if out is None else out
-                    for group, out in zip(groups, given))
-    for group, out in zip(groups, results):
+    results = []
+    for group, out in zip(groups, given):
+        if out is None:
+            out = _empty(x, (*x.shape[:-1], group.heads, group.head_dim))
         _require_array("outs", out)
         if tuple(out.shape[-2:]) != (group.heads, group.head_dim):
             raise ValueError(f"outs: one is {tuple(out.shape)}, but its group has {group.heads} "
                              f"heads of {group.head_dim} channels")
-    stream = dict(zip(rare[::2], rare[1::2])).get("stream")
-    calls, current = _calls(x, stream)
-    if stream is None and current is not None:
-        rare += "stream", current
-    values = [op, x, weight, bias, state, read_slots, query_start_loc, has_initial_state,
-              initial_state, activation, null_slot, padded_rows, len(groups)]
-    for group, out in zip(groups, results):
-        values += [out, *group.input, group.copy, group.l2_norm, group.eps, group.scale,
-                   group.input_scale]
-    written = [*results, state]
+        results.append(out)
+    return results
+
+
+def _run(frequent: List[Any], groups: Sequence[Group], outs: Optional[Sequence[Any]],
+         gates: Optional[Gates], g: Any, beta: Any, options: Dict[str, Any]) -> Grouped:
+    x, state = frequent[1], frequent[4]
+    results = _outputs(x, groups, outs)
+    _require(gates is None or isinstance(gates, Gates), "gates", gates, "Gates")
+    gate_options: Dict[str, Any] = {}
     if gates is not None:
         g, beta = _gate_outputs(gates, g, beta)
-        values += _gate_arguments(gates, g, beta)
-        written += [g, beta]
+        gate_options = _gate_options(gates, g, beta)
     elif g is not None or beta is not None:
         raise ValueError(f"{'beta' if g is None else 'g'}: is given, but gates are None")
-    _call(calls, "forward_groups", (*values, *rare), written)
-    return Grouped(results, g, beta)
-
-
-def _call(calls: Any, name: str, values: Tuple[Any, ...], written: List[Any]) -> None:
+    calls = calls_of[type(x)]
     if calls is not None:
-        calls.run_in_place(name, values, written)
-        return
+        maps = [number for group in groups for number in group.input]
+        numbers = [float(number) for group in groups for number in group[3:]]
+        calls.forward_groups(frequent, results, maps, numbers, {**gate_options, **options})
+        return Grouped(tuple(results), g, beta)
+    values: List[Any] = [*frequent, len(groups)]
+    for group, out in zip(groups, results):
+        values += [out, *group.input, *group[3:]]
+    stream = options.pop("stream")
+    programmatic_launch = options.pop("programmatic_launch")
+    values += [*_gate_pairs(gate_options), *_core.named(**options), "programmatic_launch",
+               programmatic_launch]
+    _call("forward_groups", x, tuple(values), stream, [*results, state, g, beta])
+    return Grouped(tuple(results), g, beta)
+
+
+def _call(name: str, x: Any, values: Tuple[Any, ...], stream: Any, written: List[Any]) -> None:
+    """Calls the core with arrays of other libraries than torch; the stream is that of x."""
+    _, current_stream = kinds[type(x)]
+    if stream is None and current_stream is not None:
+        stream = current_stream(x)
+    if name == "l2_norm":
+        values = (*values, stream)
+    elif stream is not None:
+        values = (*values, "stream", stream)
+    function = getattr(_core, name)
     try:
-        getattr(_core, name)(*values)
+        function(*values)
     except BufferError:
         is_written = {id(one) for one in written}
-        getattr(_core, name)(*(
-            passable(name, value, id(value) in is_written) if hasattr(value, "__dlpack__")
-            else value for value in values))
+        function(*(passable(name, value, id(value) in is_written)
+                   if hasattr(value, "__dlpack__") else value for value in values))

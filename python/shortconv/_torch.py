@@ -446,30 +446,6 @@ def tree_parents(*values: Any) -> None:
     _call(_OPERATORS["tree_parents"], values)
 
 
-@torch.compiler.disable
-def run_in_place(name: str, values: Tuple[Any, ...], written: List[Any]) -> None:
-    """A call of the core that is no operator of torch: compiled code is interrupted for it.
-
-    Raises:
-      NotImplementedError: a tensor is not a plain one, requires a gradient, or calls are recorded.
-    """
-    if (
-        _dispatch_modes() or _is_tracing() or forward_ad._current_level >= 0
-        or _has_torch_function(*values) or any(map(_is_special, values))
-        or not all(map(_is_ordinary, values))
-    ):
-        raise NotImplementedError(f"{name}: supports plain tensors only, neither subclasses nor "
-                                  "modes and traces")
-    if _is_grad_enabled() and any(map(_needs_gradient, values)):
-        raise NotImplementedError(f"{name}: has no backward pass, and a tensor requires a "
-                                  "gradient; call it under torch.no_grad()")
-    try:
-        getattr(_core, name)(*values)
-    except Exception as error:
-        raise _names.for_caller(error) from None
-    _increment_version([one for one in written if isinstance(one, Tensor)])
-
-
 def refuse_gradient(out: Tensor, *inputs: Optional[Tensor]) -> Tensor:
     """Makes out depend on inputs, so that its backward pass raises instead of ignoring them.
 
@@ -485,3 +461,11 @@ def refuse_gradient(out: Tensor, *inputs: Optional[Tensor]) -> Tensor:
 # Looked up by compiled code, which cannot import this module.
 for _type in (Tensor, torch.nn.Parameter):
     _core.calls_of[_type] = sys.modules[__name__]
+
+# These are calls with torch tensors, too; the file takes the names above.
+from shortconv._torch_groups import (  # noqa: E402, F401
+    delta_gates,
+    empty,
+    forward_groups,
+    l2_norm,
+)

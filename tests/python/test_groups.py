@@ -1,4 +1,4 @@
-"""Calls with groups, bit for bit against forward, l2_norm and delta_gates, and the groups of models.
+"""Calls with groups against forward, l2_norm and delta_gates, bit for bit, and groups of models.
 
 The layouts are written out here as the models' own code reads them: with reshape and split.
 """
@@ -164,7 +164,8 @@ def test_lfm2(random):
 
 def test_outputs_may_be_columns_of_one_array(random):
     front = models.kimi_delta_attention(num_heads=2, head_dim=8)
-    x, weight = random.standard_normal((5, 48), np.float32), random.standard_normal((48, 4), np.float32)
+    x = random.standard_normal((5, 48), np.float32)
+    weight = random.standard_normal((48, 4), np.float32)
     packed = np.full((5, 64), 7, np.float32)
     outs = [packed[:, first:first + 16].reshape(5, 2, 8) for first in (0, 20, 40)]
     results = shortconv.forward_groups(x, weight, groups=front.groups, outs=outs).groups
@@ -208,26 +209,71 @@ def test_arguments_that_do_not_fit_are_refused(random):
         call(g=np.empty((15, 6), np.float32))
     with pytest.raises(ValueError, match="decay: is 'linear'; expected 'log', 'exp'"):
         call(gates=layer.front.gates(layer.ba, layer.a_log, layer.dt_bias)._replace(decay="linear"))
-    with pytest.raises(ValueError, match="num_v_heads: is 5, which is no multiple of num_k_heads, 2"):
+    with pytest.raises(ValueError, match="num_v_heads: is 5, which is no multiple of num_k_heads"):
         models.gated_delta_net(num_k_heads=2, num_v_heads=5, head_k_dim=8, head_v_dim=8)
     with pytest.raises(ValueError, match="layout: is 'packed'; expected 'interleaved' or 'flat'"):
         models.gated_delta_net(num_k_heads=2, num_v_heads=4, head_k_dim=8, head_v_dim=8,
                                layout="packed")
 
 
-def test_torch_sees_what_has_no_gradient(random):
+@pytest.fixture
+def torch_layer(random):
     torch = pytest.importorskip("torch")
-    layer = Layer(random, "flat")
-    x, weight = torch.from_numpy(layer.x), torch.from_numpy(layer.weight).requires_grad_()
-    state = torch.from_numpy(layer.state)
-    version = state._version
+    layer = Layer(random, "interleaved")
+    arrays = {name: torch.from_numpy(getattr(layer, name))
+              for name in ("x", "ba", "weight", "a_log", "dt_bias", "state")}
+
+    def run(x, ba, weight, a_log, dt_bias, state):
+        results, g, beta = shortconv.forward_groups(
+            x, weight, groups=layer.front.groups, gates=layer.front.gates(ba, a_log, dt_bias),
+            state=state, activation="silu")
+        return *results, g, beta
+
+    return run, arrays
+
+
+def test_torch_refuses_gradients(torch_layer):
+    import torch
+
+    run, arrays = torch_layer
+    arrays["weight"].requires_grad_()
+    version = arrays["state"]._version
     with pytest.raises(NotImplementedError, match="forward_groups: has no backward pass"):
-        shortconv.forward_groups(x, weight, groups=layer.front.groups)
+        run(**arrays)
+    assert arrays["state"]._version == version
     with torch.no_grad():
-        expected = shortconv.forward_groups(x, weight, groups=layer.front.groups, state=state)
-    assert state._version == version + 1
-    with pytest.raises(NotImplementedError, match="forward_groups: supports plain tensors only"):
-        shortconv.forward_groups(x.to("meta"), weight.detach(), groups=layer.front.groups)
-    compiled = torch.compile(lambda x, weight: shortconv.forward_groups(
-        x, weight, groups=layer.front.groups).groups[0] + 1, backend="eager")
-    assert torch.equal(compiled(x, weight.detach()), expected.groups[0] + 1)
+        run(**arrays)
+    assert arrays["state"]._version == version + 1
+    with pytest.raises(NotImplementedError, match="l2_norm: has no backward pass"):
+        shortconv.l2_norm(torch.ones(2, 3, 4, requires_grad=True))
+
+
+def test_torch_compiles_the_whole_graph(torch_layer):
+    import torch
+
+    run, arrays = torch_layer
+    plain, traced = ({name: one.clone() for name, one in arrays.items()} for _ in range(2))
+    compiled = torch.compile(lambda **arguments: [one + 1 for one in run(**arguments)],
+                             backend="aot_eager", fullgraph=True)
+    for got, expected in zip(compiled(**traced), run(**plain)):
+        assert torch.equal(got, expected + 1)
+    assert torch.equal(traced["state"], plain["state"])
+    norm = torch.compile(lambda x: shortconv.l2_norm(x), backend="aot_eager", fullgraph=True)
+    x = torch.randn(3, 2, 8)
+    assert torch.equal(norm(x), shortconv.l2_norm(x))
+
+
+def test_torch_traces_without_memory(torch_layer):
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    run, arrays = torch_layer
+    with FakeTensorMode() as mode:
+        fake = {name: mode.from_tensor(one) for name, one in arrays.items()}
+        shapes = [tuple(one.shape) for one in run(**fake)]
+    assert shapes == [tuple(one.shape) for one in run(**arrays)]
+    meta = run(**{name: one.to("meta") for name, one in arrays.items()})
+    assert [tuple(one.shape) for one in meta] == shapes and meta[0].is_meta
+    negated = torch._neg_view(arrays["x"])
+    with pytest.raises(NotImplementedError, match="not negated lazily"):
+        run(**{**arrays, "x": negated})
