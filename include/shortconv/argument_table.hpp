@@ -173,6 +173,13 @@ constexpr void visit_gate_tensors(const Visit& visit, Tensors&... tensors) {
         tensors.beta...);
 }
 
+/// A group in messages.
+[[nodiscard]] constexpr std::string_view group_name(int number) {
+  return std::array<std::string_view, kMaxGroups>{
+      "groups[0]", "groups[1]", "groups[2]", "groups[3]",
+      "groups[4]", "groups[5]", "groups[6]", "groups[7]"}[static_cast<std::size_t>(number)];
+}
+
 /// The output of group `number`. The sizes of its heads are its own.
 [[nodiscard]] constexpr Argument group_argument(int number) {
   constexpr std::array<std::string_view, kMaxGroups> kNames = {

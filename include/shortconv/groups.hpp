@@ -97,7 +97,7 @@ struct GroupedArgs {
 /// A group without its address.
 struct GroupLayout {
   TensorLayout<Axis::kSequence, Axis::kToken, Axis::kHead, Axis::kChannel> out;
-  HeadMap input;  ///< complete: no stride is 0 that has a default
+  HeadMap input;  ///< with its defaults replaced
   std::int64_t heads = 0;
   std::int64_t head_dim = 0;
   std::int64_t first_channel = 0;  ///< of the convolution; 0 in a copied group
@@ -113,7 +113,7 @@ struct GroupLayout {
 
 /// The gates without their addresses.
 struct GateProblem : GateTensors<TensorLayout> {
-  HeadMap a_map, b_map;  ///< complete
+  HeadMap a_map, b_map;  ///< with their defaults replaced
   std::int64_t heads = 0;
   DecayForm decay = DecayForm::kLog;
   float beta_factor = 1;

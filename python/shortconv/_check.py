@@ -24,11 +24,13 @@ _MAX_CAPTURED = 16  # functions with counts of their own on a device, more than 
 _logger = logging.getLogger("shortconv")
 
 
-def checked(forward: Callable[..., None], mode: str, violations: str) -> Callable[..., None]:
-    """_core.forward with a report for each call that has none.
+def checked(forward: Callable[..., None], mode: str, violations: str,
+            bounds_at: int = _QUERY_START_LOC) -> Callable[..., None]:
+    """_core.forward, or _core.forward_groups, with a report for each call that has none.
 
     Args:
       mode: the value of SHORTCONV_CHECK, "1", "raise" or "log".
+      bounds_at: where query_start_loc is among the arguments.
       violations: _core.violations().
 
     Raises:
@@ -36,7 +38,7 @@ def checked(forward: Callable[..., None], mode: str, violations: str) -> Callabl
     """
     if mode not in ("1", "raise", "log"):
         raise ValueError(f"SHORTCONV_CHECK: is {mode!r}; expected 1 or raise, log, or 0")
-    return _Checked(forward, mode, json.loads(violations)).call
+    return _Checked(forward, mode, json.loads(violations), bounds_at).call
 
 
 def _function_name(op: int) -> str:
@@ -51,15 +53,25 @@ def _function_name(op: int) -> str:
 
 
 _INTERNAL = ("shortconv._arrays", "shortconv._check", "shortconv._core", "shortconv._torch",
-             "shortconv.torch")
-_PUBLIC = {"shortconv._operators": "shortconv", "shortconv._training": "shortconv.torch",
+             "shortconv._torch_groups", "shortconv.torch")
+_PUBLIC = {"shortconv._operators": "shortconv", "shortconv._groups": "shortconv",
+           "shortconv._training": "shortconv.torch",
            "shortconv._layer": "shortconv.torch.ShortConv1d"}
+
+
+def _value_of(name: str, arguments: Tuple[Any, ...]) -> Any:
+    """The argument that is passed as name and value; None if it is not."""
+    for i, one in enumerate(arguments):
+        if isinstance(one, str) and one == name:
+            return arguments[i + 1]
+    return None
 
 
 class _Checked:
     def __init__(self, forward: Callable[..., None], mode: str,
-                 violations: List[Dict[str, str]]) -> None:
+                 violations: List[Dict[str, str]], bounds_at: int) -> None:
         self._forward = forward
+        self._bounds_at = bounds_at
         self._raises = mode != "log"
         self._kinds = [(one["name"], one["description"]) for one in violations]
         self._kinds.append(("query_start_loc does not start at 0",
@@ -70,7 +82,7 @@ class _Checked:
         atexit.register(self._at_exit)
 
     def call(self, *arguments: Any) -> None:
-        if "violations" in arguments[_POSITIONAL::2]:
+        if _value_of("violations", arguments) is not None:
             return self._forward(*arguments)
         arguments += (None,) * (_POSITIONAL - len(arguments))
         x, name = arguments[_X], _function_name(arguments[0] & 3)
@@ -85,7 +97,8 @@ class _Checked:
                 device = self._devices[x.device]
             self._tell(device.finished())
             with device.stream_of(arguments):
-                return device.call(name, self._forward, arguments)
+                bounds = arguments[self._bounds_at]
+                return device.call(name, self._forward, arguments, bounds)
         if getattr(x, "__dlpack_device__", lambda: (0, 0))()[0] not in (1, 3):  # host memory
             return self._elsewhere(name, arguments)
         import numpy
@@ -95,7 +108,7 @@ class _Checked:
     def _on_cpu(self, name: str, arguments: Tuple[Any, ...], report: Any) -> None:
         self._forward(*arguments, "violations", report)
         rows = [(count, first) for count, first in report.tolist()]
-        bounds = arguments[_QUERY_START_LOC]
+        bounds = arguments[self._bounds_at]
         if bounds is not None and not hasattr(bounds, "__getitem__"):  # any array with DLPack
             import numpy
 
@@ -147,8 +160,7 @@ class _TorchDevice:
 
     def stream_of(self, arguments: Tuple[Any, ...]) -> Any:
         """A context in which the stream of the call is current."""
-        rare = dict(zip(arguments[_POSITIONAL::2], arguments[_POSITIONAL + 1 :: 2]))
-        stream = rare.get("stream")
+        stream = _value_of("stream", arguments)
         if stream is None:
             return self._torch.cuda.device(self._device)
         if hasattr(stream, "__cuda_stream__"):
@@ -156,7 +168,8 @@ class _TorchDevice:
         return self._torch.cuda.stream(
             self._torch.cuda.ExternalStream(int(stream), device=self._device))
 
-    def call(self, name: str, forward: Callable[..., None], arguments: Tuple[Any, ...]) -> None:
+    def call(self, name: str, forward: Callable[..., None], arguments: Tuple[Any, ...],
+             bounds: Any) -> None:
         torch = self._torch
         capturing = torch.cuda.is_current_stream_capturing()
         with self._lock:
@@ -170,7 +183,6 @@ class _TorchDevice:
             return forward(*arguments)
         rows = torch.zeros(self._kinds, 2, dtype=torch.int64, device=self._device)
         forward(*arguments, "violations", rows[:-1])
-        bounds = arguments[_QUERY_START_LOC]
         if bounds is not None and bounds.numel() > 0:
             rows[-1, :1] = bounds[:1] != 0
         if capturing:

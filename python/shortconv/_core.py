@@ -83,3 +83,4 @@ if _check_mode not in ("", "0"):  # chosen here, so that calls without it cost n
     from shortconv import _check
 
     forward = _check.checked(forward, _check_mode, violations())
+    forward_groups = _check.checked(forward_groups, _check_mode, violations(), bounds_at=6)

@@ -5,6 +5,7 @@ all operators share.
 Source: docs/specification.md of the shortconv repository.
 """
 
+import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from shortconv import _core
@@ -224,14 +225,14 @@ def l2_norm(
     Returns:
       out.
     """
-    _require_array("x", x)
+    _require_array("x", x, (3, 4))
     if out is None:
         out = _empty(x, x.shape)  # type: ignore[attr-defined]
     calls = calls_of[type(x)]
     if calls is not None:
         calls.l2_norm(x, out, eps, scale, {"backend": backend, "stream": stream})
     else:
-        _call("l2_norm", x, (x, out, eps, scale, backend), stream, [out])
+        _call("l2_norm", x, (x, out, eps, scale, backend), stream, {"x": x}, {"out": out})
     return out
 
 
@@ -252,8 +253,7 @@ def delta_gates(
     Returns:
       (g, beta)
     """
-    _require(isinstance(gates, Gates), "gates", gates, "Gates")
-    _require_array("a", gates.a)
+    _require_gates(gates)
     g, beta = _gate_outputs(gates, g, beta)
     options = _gate_options(gates, g, beta)
     calls = calls_of[type(gates.a)]
@@ -261,7 +261,7 @@ def delta_gates(
         calls.delta_gates({**options, "backend": backend, "stream": stream})
     else:
         values = (*_gate_pairs(options), *_core.named(backend=backend))
-        _call("delta_gates", gates.a, values, stream, [g, beta])
+        _call("delta_gates", gates.a, values, stream, options, {"g": g, "beta": beta})
     return g, beta
 
 
@@ -271,8 +271,43 @@ def _require(condition: bool, name: str, value: Any, expected: str) -> None:
                         f"{expected}")
 
 
-def _require_array(name: str, value: Any) -> None:
+def _require_array(name: str, value: Any, axes: Tuple[int, ...] = ()) -> None:
     _require(hasattr(value, "__dlpack__"), name, value, "an array with DLPack")
+    if axes and len(value.shape) not in axes:
+        expected = " or ".join(map(str, axes))
+        raise ValueError(f"{name}: has {len(value.shape)} axes; expected {expected}")
+
+
+def _require_map(name: str, value: Any) -> None:
+    _require(isinstance(value, HeadMap), name, value, "HeadMap")
+    for member, number in zip(HeadMap._fields, value):
+        _require(type(number) is int or hasattr(number, "__index__"), f"{name}.{member}", number,
+                 "an integer")
+
+
+def _require_group(name: str, group: Any) -> None:
+    _require(isinstance(group, Group), name, group, "Group")
+    for member in ("heads", "head_dim"):
+        number = getattr(group, member)
+        _require(type(number) is int or hasattr(number, "__index__"), f"{name}.{member}", number,
+                 "an integer")
+        if number < 0:
+            raise ValueError(f"{name}.{member}: is {number}; expected 0 or more")
+    _require_map(f"{name}.input", group.input)
+    for member in ("eps", "scale", "input_scale"):
+        number = getattr(group, member)
+        _require(isinstance(number, (int, float)) or hasattr(number, "__float__"),
+                 f"{name}.{member}", number, "a number")
+
+
+def _require_gates(gates: Any) -> None:
+    _require(isinstance(gates, Gates), "gates", gates, "Gates")
+    for name in ("a", "b"):
+        _require_array(name, getattr(gates, name), (2, 3))
+    for name in ("a_log", "dt_bias"):
+        _require_array(name, getattr(gates, name), (1,))
+    _require_map("a_map", gates.a_map)
+    _require_map("b_map", gates.b_map)
 
 
 def _empty(like: Any, shape: Tuple[int, ...], is_f32: bool = False) -> Any:
@@ -306,21 +341,24 @@ def _gate_pairs(options: Dict[str, Any]) -> List[Any]:
 
 def _outputs(x: Any, groups: Sequence[Group], outs: Optional[Sequence[Any]]) -> List[Any]:
     """An output for each group."""
-    _require_array("x", x)
-    is_groups = isinstance(groups, (list, tuple)) and all(isinstance(one, Group) for one in groups)
-    _require(is_groups, "groups", groups, "a sequence of Group")
+    _require_array("x", x, (2, 3))
+    _require(isinstance(groups, (list, tuple)), "groups", groups, "a sequence of Group")
+    for number, group in enumerate(groups):
+        _require_group(f"groups[{number}]", group)
     _require(outs is None or isinstance(outs, (list, tuple)), "outs", outs, "a sequence of arrays")
     given = [None] * len(groups) if outs is None else list(outs)
     if len(given) != len(groups):
         raise ValueError(f"outs: are {len(given)}, but there are {len(groups)} groups")
     results = []
-    for group, out in zip(groups, given):
+    for number, (group, out) in enumerate(zip(groups, given)):
+        shape = (*x.shape[:-1], group.heads, group.head_dim)
         if out is None:
-            out = _empty(x, (*x.shape[:-1], group.heads, group.head_dim))
-        _require_array("outs", out)
-        if tuple(out.shape[-2:]) != (group.heads, group.head_dim):
-            raise ValueError(f"outs: one is {tuple(out.shape)}, but its group has {group.heads} "
-                             f"heads of {group.head_dim} channels")
+            out = _empty(x, shape)
+        else:
+            _require_array(f"outs[{number}]", out)
+            if tuple(out.shape) != tuple(shape):
+                raise ValueError(f"outs[{number}]: shape is {tuple(out.shape)}; expected "
+                                 f"{tuple(shape)}, of groups[{number}] and x")
         results.append(out)
     return results
 
@@ -329,9 +367,9 @@ def _run(frequent: List[Any], groups: Sequence[Group], outs: Optional[Sequence[A
          gates: Optional[Gates], g: Any, beta: Any, options: Dict[str, Any]) -> Grouped:
     x, state = frequent[1], frequent[4]
     results = _outputs(x, groups, outs)
-    _require(gates is None or isinstance(gates, Gates), "gates", gates, "Gates")
     gate_options: Dict[str, Any] = {}
     if gates is not None:
+        _require_gates(gates)
         g, beta = _gate_outputs(gates, g, beta)
         gate_options = _gate_options(gates, g, beta)
     elif g is not None or beta is not None:
@@ -339,33 +377,64 @@ def _run(frequent: List[Any], groups: Sequence[Group], outs: Optional[Sequence[A
     calls = calls_of[type(x)]
     if calls is not None:
         maps = [number for group in groups for number in group.input]
-        numbers = [float(number) for group in groups for number in group[3:]]
+        numbers = [float(number) for group in groups for number in group[3:]]  # copy and so on
         calls.forward_groups(frequent, results, maps, numbers, {**gate_options, **options})
         return Grouped(tuple(results), g, beta)
     values: List[Any] = [*frequent, len(groups)]
     for group, out in zip(groups, results):
-        values += [out, *group.input, *group[3:]]
+        values += [out, *group.input, bool(group.copy), bool(group.l2_norm), float(group.eps),
+                   float(group.scale), float(group.input_scale)]
+    written = {f"outs[{number}]": out for number, out in enumerate(results)}
+    written.update(g=g, beta=beta, violations=options["violations"])
+    if options.get("seq_idx") is None:
+        written["state"] = state
+    names = dict(zip(("op", "x", "weight", "bias", "state", "read_slots", "query_start_loc",
+                      "has_initial_state"), frequent))
+    names.update(gate_options, **options)
     stream = options.pop("stream")
     programmatic_launch = options.pop("programmatic_launch")
     values += [*_gate_pairs(gate_options), *_core.named(**options), "programmatic_launch",
                programmatic_launch]
-    _call("forward_groups", x, tuple(values), stream, [*results, state, g, beta])
+    _call("forward_groups", x, tuple(values), stream, names, written)
     return Grouped(tuple(results), g, beta)
 
 
-def _call(name: str, x: Any, values: Tuple[Any, ...], stream: Any, written: List[Any]) -> None:
-    """Calls the core with arrays of other libraries than torch; the stream is that of x."""
+def _call(function: str, x: Any, values: Tuple[Any, ...], stream: Any, names: Dict[str, Any],
+          written: Dict[str, Any]) -> None:
+    """Calls the core with arrays of other libraries than torch.
+
+    Args:
+      x: the array whose stream counts.
+      names, written: the arrays among the values, by name.
+    """
     _, current_stream = kinds[type(x)]
     if stream is None and current_stream is not None:
         stream = current_stream(x)
-    if name == "l2_norm":
+    if function == "l2_norm":
         values = (*values, stream)
     elif stream is not None:
         values = (*values, "stream", stream)
-    function = getattr(_core, name)
     try:
-        function(*values)
+        getattr(_core, function)(*values)
     except BufferError:
-        is_written = {id(one) for one in written}
-        function(*(passable(name, value, id(value) in is_written)
-                   if hasattr(value, "__dlpack__") else value for value in values))
+        name_of = {id(one): name for name, one in (*names.items(), *written.items())}
+        is_written = {id(one) for one in written.values()}
+        passed = [passable(name_of.get(id(value), function), value, id(value) in is_written)
+                  if hasattr(value, "__dlpack__") else value for value in values]
+        _core_again(function, values, passed)
+    except (ValueError, NotImplementedError) as error:
+        raise for_caller(error) from None
+
+
+def _core_again(function: str, values: Tuple[Any, ...], passed: List[Any]) -> None:
+    if all(one is other for one, other in zip(values, passed)):
+        raise  # the BufferError
+    try:
+        getattr(_core, function)(*passed)
+    except (ValueError, NotImplementedError) as error:
+        raise for_caller(error) from None
+
+
+def for_caller(error: Exception) -> Exception:
+    """The error of the core, with the names of outputs in Python."""
+    return type(error)(re.sub(r"\bgroups\[(\d)\]\.out\b", r"outs[\1]", str(error)))

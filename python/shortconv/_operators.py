@@ -111,7 +111,7 @@ def forward(
       activation: None or "silu".
       padded_rows: contents of the output rows of skipped sequences and of rows without a sequence:
         "zero" (default), "untouched" or "copy" (of x).
-      violations: [11, 2] i64, written: counts of bad index values (docs/checked-mode.md).
+      violations: [13, 2] i64, written: counts of bad index values (docs/checked-mode.md).
       backend: None, "cpu", "cuda" or "reference".
       threads: CPU: number of threads; 0: OpenMP's.
       programmatic_launch: CUDA: where that is faster, the kernel may start while the kernel before

@@ -2,22 +2,25 @@
 dispatcher as operators; see _torch. The operators take the groups as lists of numbers.
 """
 
-import itertools
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from shortconv import _core, _names, _torch
+from shortconv import _core, _torch
+from shortconv._groups import for_caller
 from shortconv._torch import Tensor, torch
 
 _torch._library.define(
     "forward_groups(int op, Tensor x, Tensor weight, Tensor? bias, Tensor(a!)? state,"
     " Tensor? read_slots, Tensor? query_start_loc, Tensor? has_initial_state, bool initial_state,"
-    " str? activation, int? null_slot, str? padded_rows, Tensor(b!)[] outs, int[] maps, float[] numbers, *,"
+    " str? activation, int? null_slot, str? padded_rows, int[] maps, float[] numbers,"
+    " Tensor(b!)? out0,"
+    " Tensor(c!)? out1=None, Tensor(d!)? out2=None, Tensor(e!)? out3=None, Tensor(f!)? out4=None,"
+    " Tensor(g!)? out5=None, Tensor(h!)? out6=None, Tensor(i!)? out7=None, *,"
     " Tensor? a=None, Tensor? b=None, Tensor? a_log=None, Tensor? dt_bias=None,"
-    " Tensor(c!)? g=None, Tensor(d!)? beta=None, int[]? gate_maps=None, str? decay=None,"
+    " Tensor(j!)? g=None, Tensor(k!)? beta=None, int[]? gate_maps=None, str? decay=None,"
     " float? beta_factor=None, bool? round_beta=None, Tensor? write_slots=None,"
     " Tensor? read_offsets=None, Tensor? cache_seqlens=None, Tensor? snapshots=None,"
     " Tensor? seq_idx=None, Tensor? input_gate=None, Tensor? output_gate=None,"
-    " Tensor(e!)? violations=None, bool shift_full_state=False, bool residual=False,"
+    " Tensor(l!)? violations=None, bool shift_full_state=False, bool residual=False,"
     " int base_column=0, int dilation=1, str? backend=None, int threads=0,"
     " bool programmatic_launch=True) -> ()")
 _torch._library.define(
@@ -26,17 +29,8 @@ _torch._library.define(
     "delta_gates(*, Tensor a, Tensor b, Tensor a_log, Tensor dt_bias, Tensor(a!) g,"
     " Tensor(b!) beta, int[] gate_maps, str decay, float beta_factor, bool round_beta,"
     " str? backend=None) -> ()")
+_FREQUENT = 12  # arguments before those of groups
 _MAP, _NUMBERS = 4, 5  # entries of a group in maps and numbers
-
-
-def _group_values(call: Any) -> Tuple[Any, ...]:
-    """The arguments of _core.forward_groups, from those of the operator."""
-    values = [*call["frequent"], len(call["outs"])]
-    for i, out in enumerate(call["outs"]):
-        copy, norm, eps, scale, input_scale = call["numbers"][_NUMBERS * i:_NUMBERS * (i + 1)]
-        values += [out, *call["maps"][_MAP * i:_MAP * (i + 1)], bool(copy), bool(norm), eps, scale,
-                   input_scale]
-    return (*values, *_pairs(call["options"]))
 
 
 def _pairs(options: Dict[str, Any]) -> List[Any]:
@@ -54,27 +48,65 @@ def _pairs(options: Dict[str, Any]) -> List[Any]:
 
 
 def _groups_kernel(*arguments: Any, **options: Any) -> None:
-    *frequent, outs, maps, numbers = arguments
-    _core.forward_groups(*_group_values({
-        "frequent": frequent, "outs": outs, "maps": maps, "numbers": numbers, "options": options}))
-    state = frequent[4]
-    written = [*outs, state, *(options.get(name) for name in ("g", "beta", "violations"))]
-    _torch._increment_version([one for one in written if one is not None])
+    frequent, (maps, numbers, *outs) = arguments[:_FREQUENT], arguments[_FREQUENT:]
+    outs = [one for one in outs if one is not None]
+    values = [*frequent, len(outs)]
+    for i, out in enumerate(outs):
+        copy, norm, eps, scale, input_scale = numbers[_NUMBERS * i:_NUMBERS * (i + 1)]
+        values += [out, *maps[_MAP * i:_MAP * (i + 1)], bool(copy), bool(norm), eps, scale,
+                   input_scale]
+    _core.forward_groups(*values, *_pairs(options))
+    _torch._increment_version([one for one in _written("forward_groups", arguments, options)
+                               if isinstance(one, Tensor)])
 
 
 def _l2_norm_kernel(x: Tensor, out: Tensor, eps: float, scale: float,
                     backend: Optional[str] = None) -> None:
     _core.l2_norm(x, out, eps, scale, backend)
-    _torch._increment_version([out])
+    if isinstance(out, Tensor):
+        _torch._increment_version([out])
 
 
 def _delta_gates_kernel(**options: Any) -> None:
     _core.delta_gates(*_pairs(options))
-    _torch._increment_version([options["g"], options["beta"]])
+    _torch._increment_version([options[name] for name in ("g", "beta")
+                               if isinstance(options[name], Tensor)])
 
 
 _GROUP_KERNELS = {"forward_groups": _groups_kernel, "l2_norm": _l2_norm_kernel,
                   "delta_gates": _delta_gates_kernel}
+
+
+_SCHEMAS = {name: getattr(torch.ops.shortconv, name).default._schema.arguments
+            for name in _GROUP_KERNELS}
+_NAMES = {name: [one.name for one in schema] for name, schema in _SCHEMAS.items()}
+_WRITTEN = {name: [one.name for one in schema
+                   if one.alias_info is not None and one.alias_info.is_write]
+            for name, schema in _SCHEMAS.items()}
+
+
+def _named(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> Dict[str, Any]:
+    """The arguments of an operator by name."""
+    return {**dict(zip(_NAMES[name], arguments)), **options}
+
+
+def _written(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> List[Any]:
+    named = _named(name, arguments, options)
+    return [named.get(one) for one in _WRITTEN[name]]
+
+
+def _fake(name: str) -> Callable[..., None]:
+    """The operator on tensors without memory: nothing is written, and the devices are checked."""
+    def call(*arguments: Any, **options: Any) -> None:
+        tensors = {key: value for key, value in _named(name, arguments, options).items()
+                   if isinstance(value, Tensor)}
+        first = next(iter(tensors))
+        for key, tensor in tensors.items():
+            if tensor.device != tensors[first].device:
+                raise ValueError(f"{key}: is on {tensor.device}, but {first} is on "
+                                 f"{tensors[first].device}")
+
+    return call
 
 
 def _refuse_gradients(name: str, tensors: List[Tensor]) -> None:
@@ -95,17 +127,13 @@ def _group_autograd(name: str) -> Callable[..., None]:
 
 
 def _tensors(arguments: Tuple[Any, ...], options: Dict[str, Any]) -> List[Tensor]:
-    values = itertools.chain(arguments, options.values())
-    flat = itertools.chain.from_iterable(
-        value if isinstance(value, (list, tuple)) else (value,) for value in values)
-    return [one for one in flat if isinstance(one, Tensor)]
+    return [one for one in (*arguments, *options.values()) if isinstance(one, Tensor)]
 
 
 for _name, _function in _GROUP_KERNELS.items():
     for _key in ("CPU", "CUDA"):
         _torch._library.impl(_name, _function, _key)
-    torch.library.register_fake(f"shortconv::{_name}", lambda *arguments, **options: None,
-                                lib=_torch._library)
+    torch.library.register_fake(f"shortconv::{_name}", _fake(_name), lib=_torch._library)
     _torch._library.impl(_name, _group_autograd(_name), "Autograd", with_keyset=True)
 
 
@@ -126,10 +154,15 @@ def _call_groups(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any])
     _refuse_gradients(name, tensors)
     if any(map(_torch._has_forward_gradient, tensors)):
         raise NotImplementedError("shortconv: has no forward-mode gradients")
-    if any(one.is_neg() or one.layout != torch.strided or one.is_nested or one.is_quantized
-           for one in tensors):
-        raise NotImplementedError(f"{name}: supports dense (strided) tensors only, not negated "
-                                  "lazily; call resolve_neg() first")
+    for argument, one in _named(name, arguments, options).items():
+        if not isinstance(one, Tensor):
+            continue
+        if one.layout != torch.strided or one.is_nested or one.is_quantized:
+            kind = ("nested" if one.is_nested else "quantized" if one.is_quantized
+                    else str(one.layout))
+            raise TypeError(f"{argument}: is a {kind} tensor; expected a dense (strided) one")
+        if one.is_neg():
+            raise NotImplementedError(f"{argument}: is negated lazily; pass its resolve_neg()")
     is_seen = (_torch._dispatch_modes() or _torch._is_tracing()
                or _torch._has_torch_function(*tensors)
                or not all(map(_torch._is_ordinary, tensors))
@@ -137,13 +170,13 @@ def _call_groups(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any])
     try:
         with _torch._on(stream, tensors[0]):
             (overload if is_seen else _GROUP_KERNELS[name])(*arguments, **options)
-    except Exception as error:
-        raise _names.for_caller(error) from None
+    except (ValueError, NotImplementedError) as error:
+        raise for_caller(error) from None
 
 
 def forward_groups(frequent: List[Any], outs: List[Tensor], maps: List[int], numbers: List[float],
                    options: Dict[str, Any]) -> None:
-    _call_groups("forward_groups", (*frequent, outs, maps, numbers), options)
+    _call_groups("forward_groups", (*frequent, maps, numbers, *outs), options)
 
 
 def l2_norm(x: Tensor, out: Tensor, eps: float, scale: float, options: Dict[str, Any]) -> None:

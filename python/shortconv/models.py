@@ -52,6 +52,12 @@ class Front(NamedTuple):
                      self.round_beta)
 
 
+def _require_sizes(**sizes: Any) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name}: is {size!r}; expected an integer of 1 or more")
+
+
 def gated_delta_net(
     *,
     num_k_heads: int,
@@ -83,7 +89,13 @@ def gated_delta_net(
     Raises:
       ValueError: numbers that do not fit to each other, or an unknown layout.
     """
-    if num_k_heads < 1 or num_v_heads < 1 or num_v_heads % num_k_heads != 0:
+    _require_sizes(num_k_heads=num_k_heads, num_v_heads=num_v_heads, head_k_dim=head_k_dim,
+                   head_v_dim=head_v_dim)
+    if decay not in ("log", "exp"):
+        raise ValueError(f"decay: is {decay!r}; expected 'log' or 'exp'")
+    if beta_factor not in (1, 2):
+        raise ValueError(f"beta_factor: is {beta_factor!r}; expected 1 or 2")
+    if num_v_heads % num_k_heads != 0:
         raise ValueError(f"num_v_heads: is {num_v_heads}, which is no multiple of num_k_heads, "
                          f"{num_k_heads}")
     ratio = num_v_heads // num_k_heads
@@ -129,6 +141,7 @@ def kimi_delta_attention(
       eps: of the norms, added to the sum of squares.
     """
     values = head_dim if head_v_dim is None else head_v_dim
+    _require_sizes(num_heads=num_heads, head_dim=head_dim, head_v_dim=values)
     keys = num_heads * head_dim
     groups = (Group(num_heads, head_dim, HeadMap(0), l2_norm=normalize, eps=eps),
               Group(num_heads, head_dim, HeadMap(keys), l2_norm=normalize, eps=eps),
@@ -157,6 +170,10 @@ def mamba2(
       input_scales: constants that x, B and C are multiplied with before the convolution
         (Falcon-H1).
     """
+    _require_sizes(num_heads=num_heads, head_dim=head_dim, n_groups=n_groups,
+                   state_size=state_size)
+    if len(input_scales) != 3:
+        raise ValueError(f"input_scales: are {len(input_scales)}; expected 3, of x, B and C")
     inner, states = num_heads * head_dim, n_groups * state_size
     first = inner if has_z else 0
     groups = (Group(num_heads, head_dim, HeadMap(first), input_scale=input_scales[0]),
@@ -175,4 +192,5 @@ def lfm2(*, hidden_size: int) -> Front:
     input_gate=projected[..., :hidden_size] and
     output_gate=projected[..., hidden_size:2 * hidden_size].
     """
+    _require_sizes(hidden_size=hidden_size)
     return Front((Group(1, hidden_size, HeadMap(2 * hidden_size)),), 3 * hidden_size, hidden_size)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <initializer_list>
 #include <optional>
 #include <span>
@@ -19,6 +20,11 @@ namespace shortconv {
 
 inline void append(std::string& text, std::string_view part) { text += part; }
 inline void append(std::string& text, std::int64_t part) { text += std::to_string(part); }
+inline void append(std::string& text, float part) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%g", static_cast<double>(part));
+  text += digits;
+}
 
 template <typename... Parts>
 std::string concat(const Parts&... parts) {

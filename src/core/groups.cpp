@@ -14,9 +14,18 @@ constexpr AxisSet absent_axes(bool has_sequences) {
   return has_sequences ? AxisSet() : AxisSet(Axis::kSequence);
 }
 
-void check_norm(Checker& check, std::string_view argument, const L2Norm& norm) {
-  check.require(norm.eps > 0 && std::isfinite(norm.eps), argument, "eps is not a positive number");
-  check.require(std::isfinite(norm.scale), argument, "scale is not a finite number");
+/// `group` is the name of the group, or empty for a norm by itself.
+void check_norm(Checker& check, std::string_view group, const L2Norm& norm) {
+  const auto require = [&](bool condition, std::string_view member, float value,
+                           std::string_view expected) {
+    if (group.empty()) {
+      check.require(condition, member, "is ", value, "; expected ", expected);
+    } else {
+      check.require(condition, group, member, " is ", value, "; expected ", expected);
+    }
+  };
+  require(norm.eps > 0 && std::isfinite(norm.eps), "eps", norm.eps, "a positive number");
+  require(std::isfinite(norm.scale), "scale", norm.scale, "a finite number");
 }
 
 /// Replaces defaults, and refuses maps that leave `columns`.
@@ -55,8 +64,8 @@ void check_gate_tensors(const GateArgs& args, GateProblem& p, const Use& use) {
 /// The rest of the arguments of gates, whose tensors have been checked.
 void check_gate_options(ArgumentChecker& check, const GateArgs& args, GateProblem& p) {
   check.check_enumerator("decay", kDecayForms, args.decay);
-  check.require(args.beta_factor == 1 || args.beta_factor == 2, "beta_factor",
-                "is neither 1 nor 2");
+  check.require(args.beta_factor == 1 || args.beta_factor == 2, "beta_factor", "is ",
+                args.beta_factor, "; expected 1 or 2");
   p.heads = check.value(Size::kHeads);
   p.decay = args.decay;
   p.beta_factor = args.beta_factor;
@@ -96,7 +105,7 @@ class GroupedChecker : public ForwardChecker {
     for (int i = 0; ok() && i < problem_.group_count; ++i) {
       const ChannelGroup& group = grouped_.groups[static_cast<std::size_t>(i)];
       GroupLayout& layout = problem_.groups[static_cast<std::size_t>(i)];
-      check_group(group_argument(i), group, layout);
+      check_group(group_name(i), group_argument(i), group, layout);
       if (!ok() || group.copy) continue;
       layout.first_channel = channels;
       channels += layout.channels();
@@ -110,7 +119,8 @@ class GroupedChecker : public ForwardChecker {
     p_.out.dtype = first != nullptr ? first->out.dtype : args_.x.dtype;
   }
 
-  void check_group(const Argument& row, const ChannelGroup& group, GroupLayout& layout) {
+  void check_group(std::string_view name, const Argument& row, const ChannelGroup& group,
+                   GroupLayout& layout) {
     size(Size::kHeads) = {"heads"};
     size(Size::kHeadDim) = {"head_dim"};
     check(row, group.out, layout.out, absent_);
@@ -122,22 +132,24 @@ class GroupedChecker : public ForwardChecker {
     require(channels <= kMaxSize, row.name, "has more than 2^52 channels");
     require(layout.out.channel_stride == 1 || !layout.out.has_elements, row.name,
             "has a channel stride of ", layout.out.channel_stride, "; expected 1");
-    require(std::isfinite(group.input_scale), row.name, "has an input_scale that is not finite");
+    require(std::isfinite(group.input_scale), name, "input_scale is ", group.input_scale,
+            "; expected a finite number");
     require(group.input_scale == 1 || !p_.input_gate.present, "input_gate",
             "cannot be combined with an input_scale");
     if (group.copy) {
-      require(group.out.dtype == args_.x.dtype, row.name, "dtype is ", name(group.out.dtype),
-              ", but the group copies x, which has ", name(args_.x.dtype));
-      require(!group.l2_norm && group.input_scale == 1, row.name,
-              "is of a copied group; expected neither l2_norm nor input_scale");
+      require(group.out.dtype == args_.x.dtype, row.name, "dtype is ",
+              shortconv::name(group.out.dtype), ", but the group copies x, which has ",
+              shortconv::name(args_.x.dtype));
+      require(!group.l2_norm && group.input_scale == 1, name,
+              "is copied; expected neither l2_norm nor input_scale");
     }
     layout.copy = group.copy;
     layout.input_scale = group.input_scale;
     layout.normalize = group.l2_norm.has_value();
     layout.l2_norm = group.l2_norm.value_or(L2Norm{});
-    check_norm(*this, row.name, layout.l2_norm);
+    check_norm(*this, name, layout.l2_norm);
     layout.input =
-        check_map(*this, row.name, group.input, layout.heads, layout.head_dim, problem_.columns);
+        check_map(*this, name, group.input, layout.heads, layout.head_dim, problem_.columns);
   }
 
   void check_gates() {
@@ -167,11 +179,26 @@ class GroupedChecker : public ForwardChecker {
     });
   }
 
-  /// Of x and of the groups' outputs. Other tensors, and those whose elements are not in columns,
-  /// count as none.
+  /// Of a tensor with rows. Other tensors, and those whose elements are not in columns, have none.
   [[nodiscard]] Columns columns_of_tensor(const TensorRef* tensor) const {
-    if (tensor == &args_.x) {
-      return p_.x.channel_stride == 1 ? columns_of(args_.x, p_.x, problem_.columns) : Columns{};
+    const auto adjacent = [&](const auto& layout, std::int64_t stride, std::int64_t count) {
+      return stride == 1 ? columns_of(*tensor, layout, count) : Columns{};
+    };
+    const auto is = [&](const std::optional<TensorRef>& one) { return one && tensor == &*one; };
+    if (tensor == &args_.x) return adjacent(p_.x, p_.x.channel_stride, problem_.columns);
+    if (is(args_.input_gate)) {
+      return adjacent(p_.input_gate, p_.input_gate.channel_stride, p_.channels);
+    }
+    if (is(args_.epilogue.output_gate)) {
+      return adjacent(p_.output_gate, p_.output_gate.channel_stride, p_.channels);
+    }
+    if (grouped_.gates) {
+      const GateArgs& gates = *grouped_.gates;
+      const GateProblem& p = problem_.gates;
+      if (tensor == &gates.a) return adjacent(p.a, p.a.channel_stride, gates.a.shape[axes() - 1]);
+      if (tensor == &gates.b) return adjacent(p.b, p.b.channel_stride, gates.b.shape[axes() - 1]);
+      if (tensor == &gates.g) return adjacent(p.g, p.g.head_stride, p.heads);
+      if (tensor == &gates.beta) return adjacent(p.beta, p.beta.head_stride, p.heads);
     }
     for (std::size_t i = 0; i < grouped_.groups.size(); ++i) {
       if (tensor != &grouped_.groups[i].out) continue;
@@ -182,6 +209,8 @@ class GroupedChecker : public ForwardChecker {
     }
     return {};
   }
+
+  [[nodiscard]] int axes() const { return args_.x.ndim; }
 
   const GroupedArgs& grouped_;
   GroupedProblem& problem_;
@@ -207,7 +236,7 @@ Status check_call(const L2NormArgs& args, L2NormCall& call) {
   const AxisSet absent = absent_axes(args.x.ndim == 4);
   check.check(Argument{"x", kRow}, args.x, call.x, absent);
   check.check(Argument{"out", kRow, DTypes::kLikeX, Access::kWrite}, args.out, call.out, absent);
-  check_norm(check, "norm", args.norm);
+  check_norm(check, "", args.norm);
   if (!check.ok()) return check.status();
   set_rows(check, "x", args.x.ndim == 4, call);
   const bool in_place = args.x.data == args.out.data && call.x == call.out;

@@ -165,7 +165,7 @@ class Emulated:
         x, weight = torch.ones(10, 8), torch.ones(8, 4)
         bounds = torch.tensor(bounds, dtype=torch.int32)
         self.device.call(name, _core.forward, (
-            0, x, torch.empty_like(x), weight, None, None, None, bounds, *[None] * 5))
+            0, x, torch.empty_like(x), weight, None, None, None, bounds, *[None] * 5), bounds)
 
     def told(self, **arguments):
         return [(name, {kind: list(row) for kind, row in enumerate(rows) if row[0]})

@@ -3,6 +3,10 @@
 The layouts are written out here as the models' own code reads them: with reshape and split.
 """
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import shortconv
@@ -188,8 +192,20 @@ def test_bfloat16_and_read_only_arrays_of_numpy(random):
     np.testing.assert_allclose(norms, 1, atol=0.01)
     frozen = np.empty((TOKENS, 2, 16), ml_dtypes.bfloat16)
     frozen.flags.writeable = False
-    with pytest.raises(ValueError, match="is read-only, but it is written"):
+    with pytest.raises(ValueError, match="out: is read-only, but it is written"):
         shortconv.l2_norm(frozen, out=frozen)
+    # A state is only read with seq_idx.
+    state = layer.state[:1].copy()
+    state.flags.writeable = False
+    options = {"groups": layer.front.groups, "state": state, "initial_state": True}
+    shortconv.forward_groups(layer.x, layer.weight, seq_idx=np.zeros(TOKENS, np.int32), **options)
+    with pytest.raises(ValueError, match="state: is read-only, but it is written"):
+        shortconv.forward_groups(layer.x, layer.weight, **options)
+    violations = np.zeros((13, 2), np.int64)
+    violations.flags.writeable = False
+    with pytest.raises(ValueError, match="violations: is read-only, but it is written"):
+        shortconv.forward_groups(layer.x, layer.weight, groups=layer.front.groups,
+                                 violations=violations)
 
 
 def test_arguments_that_do_not_fit_are_refused(random):
@@ -203,17 +219,74 @@ def test_arguments_that_do_not_fit_are_refused(random):
         call(groups=layer.front.groups[1:])
     with pytest.raises(ValueError, match="outs: are 1, but there are 4 groups"):
         call(outs=[None])
-    with pytest.raises(ValueError, match=r"outs: one is \(15, 3, 16\), but its group has 2 heads"):
+    with pytest.raises(ValueError, match=r"outs\[0\]: shape is \(15, 3, 16\); expected \(15, 2"):
         call(outs=[np.empty((15, 3, 16), np.float32), None, None, None])
     with pytest.raises(ValueError, match="g: is given, but gates are None"):
         call(g=np.empty((15, 6), np.float32))
     with pytest.raises(ValueError, match="decay: is 'linear'; expected 'log', 'exp'"):
         call(gates=layer.front.gates(layer.ba, layer.a_log, layer.dt_bias)._replace(decay="linear"))
+    with pytest.raises(TypeError, match=r"groups\[0\].input: is builtins.int; expected HeadMap"):
+        call(groups=[shortconv.Group(2, 4, 5)])
+    with pytest.raises(TypeError, match=r"groups\[1\]: is builtins.tuple; expected Group"):
+        call(groups=[layer.front.groups[0], (2, 4)])
+    with pytest.raises(ValueError, match=r"groups\[0\].heads: is -1; expected 0 or more"):
+        call(groups=[shortconv.Group(-1, 4)])
+    with pytest.raises(ValueError, match=r"groups\[0\]: eps is 0; expected a positive number"):
+        call(groups=[layer.front.groups[0]._replace(eps=0), *layer.front.groups[1:]])
+    with pytest.raises(ValueError, match="x: has 4 axes; expected 2 or 3"):
+        call(x=layer.x[None, None])
+    with pytest.raises(TypeError, match="a_log: is builtins.list; expected an array"):
+        call(gates=layer.front.gates(layer.ba, [0.0], layer.dt_bias))
+    with pytest.raises(ValueError, match=r"outs\[0\]: overlaps x; expected separate memory"):
+        call(outs=[layer.x[:, :32].reshape(TOKENS, 2, 16), None, None, None])
+    with pytest.raises(ValueError, match="eps: is 0; expected a positive number"):
+        shortconv.l2_norm(layer.q.copy(), eps=0)
+    with pytest.raises(ValueError, match="beta_factor: is 3; expected 1 or 2"):
+        gates = layer.front.gates(layer.ba, layer.a_log, layer.dt_bias)
+        shortconv.delta_gates(gates._replace(beta_factor=3))
+    with pytest.raises(ValueError, match="num_k_heads: is 0; expected an integer of 1 or more"):
+        models.gated_delta_net(num_k_heads=0, num_v_heads=0, head_k_dim=8, head_v_dim=8)
     with pytest.raises(ValueError, match="num_v_heads: is 5, which is no multiple of num_k_heads"):
         models.gated_delta_net(num_k_heads=2, num_v_heads=5, head_k_dim=8, head_v_dim=8)
     with pytest.raises(ValueError, match="layout: is 'packed'; expected 'interleaved' or 'flat'"):
         models.gated_delta_net(num_k_heads=2, num_v_heads=4, head_k_dim=8, head_v_dim=8,
                                layout="packed")
+
+
+def test_rows_of_one_array(random):
+    """x, gates and outputs as columns of the same rows."""
+    rows = random.standard_normal((6, 40), np.float32)
+    weight = random.standard_normal((10, 4), np.float32)
+    x, gate, out = rows[:, :10], rows[:, 10:20], rows[:, 20:30]
+    expected = shortconv.forward(x, weight, input_gate=gate)
+    shortconv.forward_groups(x, weight, groups=[shortconv.Group(1, 10)], input_gate=gate,
+                             outs=[out.reshape(6, 1, 10)])
+    assert_same(out, expected)
+    both, ba = np.empty((6, 4), np.float32), random.standard_normal((6, 4), np.float32)
+    gates = shortconv.Gates(ba, ba, np.zeros(2, np.float32), np.zeros(2, np.float32),
+                            b_map=shortconv.HeadMap(2))
+    g, beta = shortconv.delta_gates(gates)
+    shortconv.forward_groups(x, weight, groups=[shortconv.Group(2, 5)], gates=gates,
+                             g=both[:, :2], beta=both[:, 2:])
+    assert_same(both, np.concatenate([g, beta], axis=1))
+
+
+def test_checked_mode_of_every_call(tmp_path):
+    code = """
+import numpy, shortconv
+x, weight = numpy.ones((4, 8), "f"), numpy.ones((8, 4), "f")
+options = {"groups": [shortconv.Group(2, 4)], "gates": shortconv.Gates(
+    x[:, :2], x[:, :2], x[0, :2], x[0, :2])}
+shortconv.forward_groups(x, weight, query_start_loc=numpy.array([0, 4], "i4"), **options)
+try:
+    shortconv.forward_groups(x, weight, query_start_loc=numpy.array([0, 9], "i4"), **options)
+except ValueError as error:
+    assert str(error).startswith("shortconv.forward_groups: bad index values"), error
+else:
+    raise AssertionError("not found")
+"""
+    environment = {**os.environ, "SHORTCONV_CHECK": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
 
 
 @pytest.fixture
@@ -275,5 +348,20 @@ def test_torch_traces_without_memory(torch_layer):
     meta = run(**{name: one.to("meta") for name, one in arrays.items()})
     assert [tuple(one.shape) for one in meta] == shapes and meta[0].is_meta
     negated = torch._neg_view(arrays["x"])
-    with pytest.raises(NotImplementedError, match="not negated lazily"):
+    with pytest.raises(NotImplementedError, match="x: is negated lazily"):
         run(**{**arrays, "x": negated})
+    with pytest.raises(ValueError, match="weight: is on meta, but x is on cpu"):
+        run(**{**arrays, "weight": arrays["weight"].to("meta")})
+
+
+def test_torch_scripts_what_is_written(torch_layer):
+    import torch
+
+    run, arrays = torch_layer
+    x, weight = arrays["x"], arrays["weight"]
+    groups = models.gated_delta_net(num_k_heads=2, num_v_heads=6, head_k_dim=16, head_v_dim=8,
+                                    layout="interleaved").groups
+    function = lambda x, weight: shortconv.forward_groups(x, weight, groups=groups).groups
+    traced = torch.jit.trace(function, (x, weight), check_trace=False)
+    for got, expected in zip(traced(x, weight), function(x, weight)):
+        assert torch.equal(got, expected)

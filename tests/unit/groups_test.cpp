@@ -438,13 +438,13 @@ std::string message_of(Front front, const std::function<void(Front&)>& change) {
 TEST_P(Groups, RefuseWhatDoesNotFit) {
   const Front front = make(DType::kF32, {}, {0, 5});
   EXPECT_EQ(message_of(front, [](Front& f) { f.groups[0].l2_norm->eps = 0; }),
-            "groups[0].out: eps is not a positive number");
+            "groups[0]: eps is 0; expected a positive number");
   EXPECT_EQ(message_of(front, [](Front& f) { f.groups[2].input.offset = 81; }),
-            "groups[2].out: map reaches beyond the 192 columns of its rows");
+            "groups[2]: map reaches beyond the 192 columns of its rows");
   EXPECT_EQ(message_of(front, [](Front& f) { f.groups[2].copy = true; }),
             "groups: have 64 channels, but weight has 128");
   EXPECT_EQ(message_of(front, [](Front& f) { f.groups[3].input_scale = 2; }),
-            "groups[3].out: is of a copied group; expected neither l2_norm nor input_scale");
+            "groups[3]: is copied; expected neither l2_norm nor input_scale");
   EXPECT_EQ(message_of(front,
                        [](Front& f) {
                          f.args.forward.options.schedule = Schedule::kSequenceGrid;
@@ -458,7 +458,7 @@ TEST_P(Groups, RefuseWhatDoesNotFit) {
                        }),
             "op: is verify, which groups do not support; expected forward or decode");
   EXPECT_EQ(message_of(front, [](Front& f) { f.groups[1].input.block_heads = 1; }),
-            "groups[1].out: map has blocks of 1 heads, but block_stride is 0");
+            "groups[1]: map has blocks of 1 heads, but block_stride is 0");
 }
 
 TEST_P(Groups, RefuseOutputsThatOverlap) {
