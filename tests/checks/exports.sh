@@ -5,7 +5,7 @@ library=$1
 cd "$(dirname "$0")/../.." || exit 2
 symbols=$(nm -DC --defined-only "$library" | cut -d' ' -f3-) || exit 2
 
-expected_c=$(grep -ohE '\bshortconv_[a-z_]+\(' include/shortconv/shortconv.h | tr -d '(' | sort -u)
+expected_c=$(grep -ohE '\bshortconv_[a-z0-9_]+\(' include/shortconv/shortconv.h | tr -d '(' | sort -u)
 actual_c=$(echo "$symbols" | grep -E '^shortconv_' | sort -u)
 if [ -z "$expected_c" ] || [ "$expected_c" != "$actual_c" ]; then
   echo "C symbols differ from the functions of shortconv.h:"
