@@ -12,7 +12,7 @@ namespace shortconv::tools::verify {
 namespace {
 
 #ifdef SHORTCONV_ADDRESS_SANITIZER
-constexpr std::uint64_t kCases = 100;
+constexpr std::uint64_t kCases = 60;
 #else
 constexpr std::uint64_t kCases = 1200;
 #endif

@@ -24,7 +24,7 @@ namespace {
 
 /// Tests with the address sanitizer take several times as long.
 #ifdef SHORTCONV_ADDRESS_SANITIZER
-constexpr std::uint64_t kShare = 4;
+constexpr std::uint64_t kShare = 8;
 #else
 constexpr std::uint64_t kShare = 1;
 #endif

@@ -11,7 +11,7 @@ namespace shortconv::tools::verify {
 namespace {
 
 #ifdef SHORTCONV_ADDRESS_SANITIZER
-constexpr std::uint64_t kCases = 400;
+constexpr std::uint64_t kCases = 120;
 #else
 constexpr std::uint64_t kCases = 2500;
 #endif
