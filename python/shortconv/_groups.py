@@ -342,9 +342,6 @@ def _gate_pairs(options: Dict[str, Any]) -> List[Any]:
 def _outputs(x: Any, groups: Sequence[Group], outs: Optional[Sequence[Any]]) -> List[Any]:
     """An output for each group."""
     _require_array("x", x, (2, 3))
-    _require(isinstance(groups, (list, tuple)), "groups", groups, "a sequence of Group")
-    for number, group in enumerate(groups):
-        _require_group(f"groups[{number}]", group)
     _require(outs is None or isinstance(outs, (list, tuple)), "outs", outs, "a sequence of arrays")
     given = [None] * len(groups) if outs is None else list(outs)
     if len(given) != len(groups):
@@ -363,9 +360,40 @@ def _outputs(x: Any, groups: Sequence[Group], outs: Optional[Sequence[Any]]) -> 
     return results
 
 
+# Maps and numbers of the groups that were checked, for the operators of torch.
+_Checked = Tuple[List[int], List[float]]
+_known: Dict[Any, _Checked] = {}
+_MOST_KNOWN = 1000
+
+
+def _check_groups(groups: Any) -> _Checked:
+    _require(isinstance(groups, (list, tuple)), "groups", groups, "a sequence of Group")
+    for number, group in enumerate(groups):
+        _require_group(f"groups[{number}]", group)
+    return ([number for group in groups for number in group.input],
+            [float(number) for group in groups for number in group[3:]])  # copy and so on
+
+
+def _checked_groups(groups: Any) -> _Checked:
+    """_check_groups, once for each list of groups: it takes longer than the rest of a call."""
+    try:
+        key = tuple(groups)
+        known = _known.get(key)
+    except TypeError:  # no sequence, or members that are no numbers
+        return _check_groups(groups)
+    if known is None:
+        known = _check_groups(groups)
+        if len(_known) < _MOST_KNOWN:
+            _known[key] = known
+    return known
+
+
 def _run(frequent: List[Any], groups: Sequence[Group], outs: Optional[Sequence[Any]],
          gates: Optional[Gates], g: Any, beta: Any, options: Dict[str, Any]) -> Grouped:
     x, state = frequent[1], frequent[4]
+    calls = calls_of[type(x)]
+    is_compiling = calls is not None and calls.is_compiling()
+    maps, numbers = (_check_groups if is_compiling else _checked_groups)(groups)
     results = _outputs(x, groups, outs)
     gate_options: Dict[str, Any] = {}
     if gates is not None:
@@ -374,10 +402,7 @@ def _run(frequent: List[Any], groups: Sequence[Group], outs: Optional[Sequence[A
         gate_options = _gate_options(gates, g, beta)
     elif g is not None or beta is not None:
         raise ValueError(f"{'beta' if g is None else 'g'}: is given, but gates are None")
-    calls = calls_of[type(x)]
     if calls is not None:
-        maps = [number for group in groups for number in group.input]
-        numbers = [float(number) for group in groups for number in group[3:]]  # copy and so on
         calls.forward_groups(frequent, results, maps, numbers, {**gate_options, **options})
         return Grouped(tuple(results), g, beta)
     values: List[Any] = [*frequent, len(groups)]

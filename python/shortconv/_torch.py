@@ -467,5 +467,6 @@ from shortconv._torch_groups import (  # noqa: E402, F401
     delta_gates,
     empty,
     forward_groups,
+    is_compiling,
     l2_norm,
 )

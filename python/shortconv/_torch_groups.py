@@ -144,34 +144,44 @@ def _call_groups(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any])
       NotImplementedError: a tensor requires a gradient, or is none with memory of its own.
     """
     stream = options.pop("stream", None)
-    overload = getattr(torch.ops.shortconv, name).default
     if _torch._is_compiling():
         if stream is not None:
             raise ValueError("stream: is given, but compiled code runs on torch's current stream")
-        overload(*arguments, **options)
+        getattr(torch.ops.shortconv, name).default(*arguments, **options)
         return
     tensors = _tensors(arguments, options)
     _refuse_gradients(name, tensors)
-    if any(map(_torch._has_forward_gradient, tensors)):
-        raise NotImplementedError("shortconv: has no forward-mode gradients")
+    is_seen = (_torch._dispatch_modes() or _torch._is_tracing()
+               or _torch.forward_ad._current_level >= 0 or _torch._has_torch_function(*tensors)
+               or any(type(one) not in _torch._PLAIN or one.is_neg() for one in tensors))
+    try:
+        with _torch._on(stream, tensors[0]):
+            if is_seen:
+                _dispatch(name, arguments, options)
+                return
+            try:
+                _GROUP_KERNELS[name](*arguments, **options)
+            except Exception:
+                if all(map(_torch._is_ordinary, tensors)):
+                    raise
+                _dispatch(name, arguments, options)  # a tensor has no memory of its own
+    except (ValueError, NotImplementedError) as error:
+        raise for_caller(error) from None
+
+
+def _dispatch(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> None:
     for argument, one in _named(name, arguments, options).items():
         if not isinstance(one, Tensor):
             continue
+        if _torch._has_forward_gradient(one):
+            raise NotImplementedError("shortconv: has no forward-mode gradients")
         if one.layout != torch.strided or one.is_nested or one.is_quantized:
             kind = ("nested" if one.is_nested else "quantized" if one.is_quantized
                     else str(one.layout))
             raise TypeError(f"{argument}: is a {kind} tensor; expected a dense (strided) one")
         if one.is_neg():
             raise NotImplementedError(f"{argument}: is negated lazily; pass its resolve_neg()")
-    is_seen = (_torch._dispatch_modes() or _torch._is_tracing()
-               or _torch._has_torch_function(*tensors)
-               or not all(map(_torch._is_ordinary, tensors))
-               or any(type(one) not in _torch._PLAIN for one in tensors))
-    try:
-        with _torch._on(stream, tensors[0]):
-            (overload if is_seen else _GROUP_KERNELS[name])(*arguments, **options)
-    except (ValueError, NotImplementedError) as error:
-        raise for_caller(error) from None
+    getattr(torch.ops.shortconv, name).default(*arguments, **options)
 
 
 def forward_groups(frequent: List[Any], outs: List[Tensor], maps: List[int], numbers: List[float],
@@ -189,3 +199,7 @@ def delta_gates(options: Dict[str, Any]) -> None:
 
 def empty(like: Tensor, shape: Tuple[int, ...], is_f32: bool) -> Tensor:
     return like.new_empty(shape, dtype=torch.float32 if is_f32 else like.dtype)
+
+
+def is_compiling() -> bool:
+    return _torch._is_compiling()

@@ -19,13 +19,21 @@ namespace {
 /// Values of a head in fp32. Longer heads are sums of such parts, which are subtrees.
 constexpr std::int64_t kPart = 1024;
 
+/// Sums of neighbors; an odd one out stays as it is.
+std::int64_t add_neighbors(const float* __restrict from, std::int64_t count, float* __restrict to) {
+  for (std::int64_t i = 0; i < count / 2; ++i) to[i] = from[2 * i] + from[2 * i + 1];
+  if (count % 2 == 1) to[count / 2] = from[count - 1];
+  return (count + 1) / 2;
+}
+
 /// The tree over the squares of up to kPart values.
 float sum_of_squares(const float* values, std::int64_t count) {
-  float sums[kPart];
+  float sums[kPart], others[kPart / 2];
   for (std::int64_t i = 0; i < count; ++i) sums[i] = values[i] * values[i];
-  for (std::int64_t left = count; left > 1; left = (left + 1) / 2) {
-    if (left % 2 == 1) sums[left] = 0;
-    for (std::int64_t i = 0; i < (left + 1) / 2; ++i) sums[i] = sums[2 * i] + sums[2 * i + 1];
+  while (count > 1) {
+    count = add_neighbors(sums, count, others);
+    if (count == 1) return others[0];
+    count = add_neighbors(others, count, sums);
   }
   return sums[0];
 }
@@ -53,7 +61,10 @@ void normalize_head(const Kernels& kernels, DType dtype, const char* from, std::
   const float inverse = inverse_norm(sum, norm.eps);
   for (std::int64_t part = 0; part < parts; ++part) {
     const std::int64_t size = parts == 1 ? count : load(part);
-    for (std::int64_t i = 0; i < size; ++i) values[i] = normalized(values[i], inverse, norm.scale);
+    for (std::int64_t i = 0; i < size; ++i) values[i] = rounded_product(values[i], inverse);
+    if (norm.scale != 1) {
+      for (std::int64_t i = 0; i < size; ++i) values[i] = rounded_product(values[i], norm.scale);
+    }
     char* target = to + part * kPart * to_stride * bytes;
     if (to_stride == 1) {
       kernels.store(values, target, size);
