@@ -1,6 +1,6 @@
 // A forward call whose channels are divided into groups, such as q, k and v of a gated delta net or
-// x, B and C of Mamba-2: one call reads the rows of the projection, in the order that it has, and
-// writes each group to a tensor of its own, normalized if wanted, with the gates beside it.
+// x, B and C of Mamba-2. One call reads the rows of the projection in their own layout, writes each
+// group to a separate tensor, normalizes heads and computes the gates.
 //
 // The same bits as a forward call followed by l2_norm and delta_gates, on each backend.
 #pragma once

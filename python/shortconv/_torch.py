@@ -162,14 +162,25 @@ def _fake(operator: _Operator) -> Callable[..., None]:
     """The operator on tensors without memory: nothing is written, and the devices are checked."""
 
     def call(*arguments: Any, **options: Any) -> None:
-        tensors = operator.tensors(arguments, options)
-        first = next(iter(tensors))
-        for name, tensor in tensors.items():
-            if tensor.device != tensors[first].device:
-                raise ValueError(
-                    f"{name}: is on {tensor.device}, but {first} is on {tensors[first].device}")
+        require_one_device(operator.tensors(arguments, options))
 
     return call
+
+
+def require_one_device(tensors: Dict[str, Tensor]) -> None:
+    first = next(iter(tensors))
+    for name, tensor in tensors.items():
+        if tensor.device != tensors[first].device:
+            raise ValueError(
+                f"{name}: is on {tensor.device}, but {first} is on {tensors[first].device}")
+
+
+def require_dense(tensors: Dict[str, Tensor]) -> None:
+    for name, one in tensors.items():
+        if one.layout != torch.strided or one.is_nested or one.is_quantized:
+            kind = ("nested" if one.is_nested else "quantized" if one.is_quantized
+                    else str(one.layout))
+            raise TypeError(f"{name}: is a {kind} tensor; expected a dense (strided) one")
 
 
 _NO_BACKWARD = ("has no backward pass here, because the call works in place; use "
@@ -303,11 +314,7 @@ def _dispatch(operator: _Operator, values: Tuple[Any, ...]) -> None:
         operator.overload(*arguments, **options)
         return
     tensors = operator.tensors(arguments, options)
-    for name, one in tensors.items():
-        if one.layout != torch.strided or one.is_nested or one.is_quantized:
-            kind = ("nested" if one.is_nested else "quantized" if one.is_quantized
-                    else str(one.layout))
-            raise TypeError(f"{name}: is a {kind} tensor; expected a dense (strided) one")
+    require_dense(tensors)
     # The dispatcher does this, but not beside optional tensors that are written.
     resolved = {id(one): one.resolve_neg() for one in tensors.values()
                 if type(one) in _PLAIN and one.is_neg()}

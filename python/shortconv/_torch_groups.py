@@ -90,6 +90,12 @@ def _named(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> Di
     return {**dict(zip(_NAMES[name], arguments)), **options}
 
 
+def _named_tensors(name: str, arguments: Tuple[Any, ...],
+                   options: Dict[str, Any]) -> Dict[str, Tensor]:
+    named = _named(name, arguments, options)
+    return {key: value for key, value in named.items() if isinstance(value, Tensor)}
+
+
 def _written(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> List[Any]:
     named = _named(name, arguments, options)
     return [named.get(one) for one in _WRITTEN[name]]
@@ -98,13 +104,7 @@ def _written(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> 
 def _fake(name: str) -> Callable[..., None]:
     """The operator on tensors without memory: nothing is written, and the devices are checked."""
     def call(*arguments: Any, **options: Any) -> None:
-        tensors = {key: value for key, value in _named(name, arguments, options).items()
-                   if isinstance(value, Tensor)}
-        first = next(iter(tensors))
-        for key, tensor in tensors.items():
-            if tensor.device != tensors[first].device:
-                raise ValueError(f"{key}: is on {tensor.device}, but {first} is on "
-                                 f"{tensors[first].device}")
+        _torch.require_one_device(_named_tensors(name, arguments, options))
 
     return call
 
@@ -141,7 +141,7 @@ def _call_groups(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any])
     """Calls the kernel or, where torch has to see the call, the operator.
 
     Raises:
-      NotImplementedError: a tensor requires a gradient, or is none with memory of its own.
+      NotImplementedError: a tensor requires a gradient or is negated lazily.
     """
     stream = options.pop("stream", None)
     if _torch._is_compiling():
@@ -164,21 +164,17 @@ def _call_groups(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any])
             except Exception:
                 if all(map(_torch._is_ordinary, tensors)):
                     raise
-                _dispatch(name, arguments, options)  # a tensor has no memory of its own
+                _dispatch(name, arguments, options)  # a fake or meta tensor, for example
     except (ValueError, NotImplementedError) as error:
         raise for_caller(error) from None
 
 
 def _dispatch(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> None:
-    for argument, one in _named(name, arguments, options).items():
-        if not isinstance(one, Tensor):
-            continue
+    tensors = _named_tensors(name, arguments, options)
+    _torch.require_dense(tensors)
+    for argument, one in tensors.items():
         if _torch._has_forward_gradient(one):
             raise NotImplementedError("shortconv: has no forward-mode gradients")
-        if one.layout != torch.strided or one.is_nested or one.is_quantized:
-            kind = ("nested" if one.is_nested else "quantized" if one.is_quantized
-                    else str(one.layout))
-            raise TypeError(f"{argument}: is a {kind} tensor; expected a dense (strided) one")
         if one.is_neg():
             raise NotImplementedError(f"{argument}: is negated lazily; pass its resolve_neg()")
     getattr(torch.ops.shortconv, name).default(*arguments, **options)

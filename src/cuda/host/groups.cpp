@@ -52,6 +52,7 @@ std::int64_t gate_blocks(const GroupedProblem& p) {
 Status check_grids(const GroupedProblem& p) {
   if (Status status = check_blocks("x", row_units(p.forward)); !status.ok()) return status;
   for (const GroupLayout& group : p.used_groups()) {
+    if (group.channels() == 0) continue;  // its number of heads has no limit
     for (const std::int64_t blocks :
          {group_blocks(p.forward, group), norm_blocks(p.forward, group)}) {
       if (Status status = check_blocks("groups", blocks); !status.ok()) return status;
@@ -69,9 +70,8 @@ Status plan_grouped(const GroupedProblem& p, PlanStorage&) {
   if (p.forward.tokens == 0) return {};
   if (Status status = check_grids(p); !status.ok()) return status;
   if (Status status = require_current(p.forward.device, "x"); !status.ok()) return status;
-  for (const KernelFunction function :
-       {convolve_group_kernel(), copy_group_kernel(), normalize_group_kernel(),
-        store_gates_kernel(), replace_histories_kernel()}) {
+  for (const KernelFunction function : {convolve_group_kernel(), copy_group_kernel(),
+                                        normalize_group_kernel(), store_gates_kernel()}) {
     if (Status status = load(function, p.forward.device.index); !status.ok()) return status;
   }
   return p.forward.violations.present ? plan_violations(p.forward) : Status();
