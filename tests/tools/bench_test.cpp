@@ -90,7 +90,8 @@ TEST(BenchShapes, VeryLargeOnesAreForGpus) {
   for (const Shape& shape : shapes()) {
     const bool large = shape.tokens() > 16384 || shape.commit_layers > 4 ||
                        (shape.op == Op::kDecode && shape.tokens() > 256) ||
-                       (shape.gradients && shape.tokens() * shape.channels > 8192 * 2048);
+                       (shape.gradients && shape.tokens() * shape.channels > 8192 * 2048) ||
+                       (shape.front && shape.tokens() > 2048);
     EXPECT_EQ(shape.gpu_only, large) << shape.name;
   }
   EXPECT_FALSE(find("back-8192x2048").gpu_only);
@@ -121,6 +122,34 @@ TEST(CallLayout, StatesMayHaveATypeOfTheirOwn) {
   const SetPlaces places = place_set(layout, options);
   EXPECT_GE(places.bytes, places.state + 3 * 3 * 16 * 4);
   CpuCall call(shape, options);
+  call.prepare();
+  EXPECT_NO_THROW(call.run());
+}
+
+TEST(BenchShapes, FrontsHaveTheChannelsOfTheirModels) {
+  EXPECT_EQ(find("front-8192").channels, 8192);
+  EXPECT_EQ(find("front-8192").front->columns, 12288);
+  EXPECT_EQ(find("flat-8192").front->columns, 12288);
+  EXPECT_EQ(find("front-8192-tp4").channels, 2048);
+  EXPECT_EQ(find("kda-8192").channels, 12288);
+  EXPECT_EQ(find("mamba2-8192").channels, 10240);
+  EXPECT_EQ(find("mamba2-8192").front->columns, 18560);
+  EXPECT_EQ(find("front-decode-64").op, Op::kDecode);
+}
+
+TEST(CallLayout, FrontsCountTheirColumnsOnly) {
+  const Front front = delta_front({.key_heads = 1, .value_heads = 2});
+  Shape shape{.name = "small", .description = "", .lengths = {4, 4, 4}};
+  shape.channels = front.convolved_channels();
+  shape.front = front;
+  const CallLayout layout(shape, {});
+  EXPECT_EQ(shape.channels, 4 * 128);
+  EXPECT_EQ(layout.x_elements(), 12 * 6 * 128);
+  EXPECT_EQ(layout.out_elements(), 12 * 4 * 128);
+  // Rows in and out, a and b, g and beta; states as of other calls.
+  EXPECT_EQ(layout.moved_bytes(),
+            2 * 12 * 4 * 128 * 2 + 12 * 2 * 2 * (2 + 4) + (3 + 1) * 3 * 4 * 128 * 2);
+  CpuCall call(shape, {});
   call.prepare();
   EXPECT_NO_THROW(call.run());
 }
@@ -276,9 +305,14 @@ TEST(CallLayout, PitchIsTheDistanceOfRowsAsTheyLieInMemory) {
 TEST(CpuCall, RunsEveryShapeInSmallWithEverySchedule) {
   for (Shape shape : shapes()) {
     shape.channels = 24;
+    if (shape.front) {
+      shape.front = delta_front({.key_heads = 1, .value_heads = 2, .copies_z = true});
+      shape.channels = shape.front->convolved_channels();
+    }
+    const bool flat_only = shape.snapshots() > 0 || shape.front;
     for (const double pitch : {1.0, 2.0}) {
       for (const auto& [schedule, name] : capabilities().schedules) {
-        if (schedule != Schedule::kFlat && shape.snapshots() > 0) continue;  // which it alone takes
+        if (schedule != Schedule::kFlat && flat_only) continue;
         CallOptions options;
         options.schedule = schedule;
         options.pitch = pitch;

@@ -150,7 +150,8 @@ std::vector<Planned> plan_rows(const BenchOptions& options, CallOptions call) {
   std::vector<Planned> rows;
   for (const Shape* shape : chosen_shapes(options.shapes, call.backend == BackendId::kCuda)) {
     for (const Schedule schedule : schedules) {
-      const bool choice = shape->op == Op::kForward && !shape->gradients && shape->snapshots() == 0;
+      const bool choice = shape->op == Op::kForward && !shape->gradients && !shape->front &&
+                          shape->snapshots() == 0;
       if (!choice && schedule != schedules.front()) continue;  // has no schedule to choose
       call.schedule = choice ? schedule : Schedule::kFlat;
       rows.push_back({shape, call});

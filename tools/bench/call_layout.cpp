@@ -13,7 +13,8 @@ namespace shortconv::tools::bench {
 CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
     : shape_(shape), options_(options) {
   const bool token_major = shape.layout == Layout::kTokenMajor;
-  const std::int64_t row = token_major ? shape.channels : shape.tokens();
+  const std::int64_t channels = is_grouped() ? shape.front->columns : shape.channels;
+  const std::int64_t row = token_major ? channels : shape.tokens();
   rows_ = token_major ? shape.tokens() : shape.channels;
   row_pitch_ = std::max<std::int64_t>(row, std::llround(static_cast<double>(row) * options.pitch));
 
@@ -42,6 +43,17 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
   }
 }
 
+std::int64_t CallLayout::out_elements() const {
+  if (is_commit()) return 0;
+  if (!is_grouped()) return rows_ * row_pitch_;
+  return rows_ * (shape_.front->convolved_channels() + shape_.front->copied_channels());
+}
+
+std::int64_t CallLayout::row_elements() const {
+  if (is_grouped()) return 2 * out_elements();
+  return (parts_of_x() + 1) * shape_.tokens() * shape_.channels;
+}
+
 std::int64_t CallLayout::moved_bytes() const {
   const std::int64_t state_bytes = element_bytes(options_.dtype_of_states());
   if (is_commit()) return 2 * state_elements() * state_bytes;
@@ -54,8 +66,7 @@ std::int64_t CallLayout::moved_bytes() const {
   const std::int64_t written =
       shape_.rings ? final_states * shape_.channels : final_states * slot_elements();
   const std::int64_t history = (options_.width - 1) * shape_.channels;
-  const std::int64_t rows = (parts_of_x() + 1) * shape_.tokens() * shape_.channels;
-  return rows * element_bytes(options_.dtype) +
+  return row_elements() * element_bytes(options_.dtype) + gate_bytes() +
          (written + resumed * history + 2 * shape_.snapshots() * slot_elements() +
           window_elements()) *
              state_bytes;
@@ -63,8 +74,7 @@ std::int64_t CallLayout::moved_bytes() const {
 
 std::int64_t CallLayout::touched_bytes() const {
   if (is_commit() || is_backward()) return moved_bytes();
-  const std::int64_t rows = (parts_of_x() + 1) * shape_.tokens() * shape_.channels;
-  return rows * element_bytes(options_.dtype) +
+  return row_elements() * element_bytes(options_.dtype) + gate_bytes() +
          (state_elements() + window_elements()) * element_bytes(options_.dtype_of_states());
 }
 
@@ -137,6 +147,51 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   if (!parents_.empty()) {
     args.drafts.parents = TensorRef::contiguous(memory.parents, DType::kI32, {tokens}, device);
   }
+  return args;
+}
+
+GroupedArgs CallLayout::grouped_arguments(const CallMemory& memory, Device device,
+                                          std::vector<ChannelGroup>& groups) const {
+  const Front& front = *shape_.front;
+  GroupedArgs args{.forward = arguments(memory, device), .groups = {}, .gates = {}};
+  args.forward.x = TensorRef::contiguous(memory.x, options_.dtype, {rows_, row_pitch_}, device);
+  args.forward.x.shape[1] = front.columns;
+  args.forward.out = {};
+  const std::int64_t bytes = element_bytes(options_.dtype), packed = front.convolved_channels();
+  auto* out = static_cast<std::byte*>(memory.out);
+  auto* copies = out + rows_ * packed * bytes;
+  for (const FrontGroup& group : front.groups) {
+    auto*& place = group.copy ? copies : out;
+    const bool is_column = front.is_packed && !group.copy;
+    TensorRef to =
+        TensorRef::contiguous(place, options_.dtype, {rows_, group.heads, group.head_dim}, device);
+    if (is_column) to.strides[0] = packed;
+    place += group.channels() * bytes * (is_column ? 1 : rows_);
+    ChannelGroup& added =
+        groups.emplace_back(ChannelGroup{.out = to, .input = group.input, .copy = group.copy});
+    if (group.normalize) added.l2_norm.emplace();
+  }
+  args.groups = groups;
+  if (front.gate_heads > 0) args.gates = gate_arguments(memory, device);
+  return args;
+}
+
+GateArgs CallLayout::gate_arguments(const CallMemory& memory, Device device) const {
+  const std::int64_t heads = shape_.front->gate_heads, in_block = shape_.front->gate_block_heads;
+  const auto gates = [&](std::int64_t number) {
+    void* first = static_cast<float*>(memory.gates) + number * rows_ * heads;
+    return TensorRef::contiguous(first, DType::kF32, {rows_, heads}, device);
+  };
+  const HeadMap map{.block_heads = in_block, .block_stride = 2 * in_block};
+  GateArgs args;
+  args.a = args.b =
+      TensorRef::contiguous(memory.gate_rows, options_.dtype, {rows_, 2 * heads}, device);
+  args.a_log = TensorRef::contiguous(memory.a_log, DType::kF32, {heads}, device);
+  args.dt_bias = TensorRef::contiguous(memory.dt_bias, DType::kF32, {heads}, device);
+  args.g = gates(0);
+  args.beta = gates(1);
+  args.a_map = args.b_map = map;
+  args.a_map.offset = in_block;
   return args;
 }
 

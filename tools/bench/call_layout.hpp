@@ -50,6 +50,10 @@ struct CallMemory {
   void* grad_bias = nullptr;
   void* grad_final_state = nullptr;
   void* grad_initial_state = nullptr;
+  void* gate_rows = nullptr;  // of a call with groups: rows [b | a]
+  void* gates = nullptr;      // g, then beta
+  void* a_log = nullptr;
+  void* dt_bias = nullptr;
 };
 
 class CallLayout {
@@ -57,9 +61,16 @@ class CallLayout {
   CallLayout(const Shape& shape, const CallOptions& options);
 
   /// Gaps between rows included.
-  [[nodiscard]] std::int64_t out_elements() const { return is_commit() ? 0 : rows_ * row_pitch_; }
+  [[nodiscard]] std::int64_t out_elements() const;
   /// With the gates, which lie between its rows.
-  [[nodiscard]] std::int64_t x_elements() const { return parts_of_x() * out_elements(); }
+  [[nodiscard]] std::int64_t x_elements() const {
+    return is_grouped() ? rows_ * row_pitch_ : parts_of_x() * out_elements();
+  }
+  [[nodiscard]] std::int64_t gate_heads() const {
+    return is_grouped() ? shape_.front->gate_heads : 0;
+  }
+  /// Of a call with groups: of the rows from which gates are computed, and of the gates.
+  [[nodiscard]] std::int64_t gate_elements() const { return 2 * shape_.tokens() * gate_heads(); }
   [[nodiscard]] std::int64_t weight_elements() const { return shape_.channels * options_.width; }
   [[nodiscard]] std::int64_t bias_elements() const { return shape_.channels; }
   /// With the gradients of the gates, which lie behind it.
@@ -77,6 +88,7 @@ class CallLayout {
   }
   [[nodiscard]] bool is_commit() const { return shape_.commit_layers > 0; }
   [[nodiscard]] bool is_backward() const { return shape_.gradients; }
+  [[nodiscard]] bool is_grouped() const { return shape_.front.has_value(); }
   /// The number of each row's sequence; empty for calls that have bounds.
   [[nodiscard]] const std::vector<std::int32_t>& seq_idx() const { return seq_idx_; }
   /// Of each sequence of a commit; empty for calls.
@@ -101,7 +113,8 @@ class CallLayout {
   /// snapshots twice, for their inputs are read again; of rings the tokens alone are written, of
   /// states with an older column the history alone is read. A commit reads and writes one window a
   /// sequence and layer. A backward call reads x, gates, grad_out and states, and writes the
-  /// gradients of the first two and of the initial states.
+  /// gradients of the first two and of the initial states. A call with groups reads their columns
+  /// only.
   /// Weights, their gradients and partial sums of them stay in cache.
   [[nodiscard]] std::int64_t moved_bytes() const;
 
@@ -111,6 +124,9 @@ class CallLayout {
   /// Without the lists or the length that its schedule asks for.
   [[nodiscard]] ForwardArgs arguments(const CallMemory& memory, Device device) const;
   [[nodiscard]] CommitArgs commit_arguments(const CallMemory& memory, Device device) const;
+  /// `groups` must outlive the arguments.
+  [[nodiscard]] GroupedArgs grouped_arguments(const CallMemory& memory, Device device,
+                                              std::vector<ChannelGroup>& groups) const;
   /// Without a workspace.
   [[nodiscard]] BackwardArgs backward_arguments(const CallMemory& memory, Device device) const;
 
@@ -118,6 +134,13 @@ class CallLayout {
   [[nodiscard]] std::int64_t layers() const { return is_commit() ? shape_.commit_layers : 1; }
   [[nodiscard]] std::int64_t columns() const { return options_.width - 1 + (shape_.older ? 1 : 0); }
   [[nodiscard]] std::int64_t slot_elements() const { return columns() * shape_.channels; }
+  [[nodiscard]] GateArgs gate_arguments(const CallMemory& memory, Device device) const;
+  /// Rows of gates and the gates, which are fp32.
+  [[nodiscard]] std::int64_t gate_bytes() const {
+    return gate_elements() * (element_bytes(options_.dtype) + element_bytes(DType::kF32));
+  }
+  /// Inputs and results of all rows.
+  [[nodiscard]] std::int64_t row_elements() const;
   [[nodiscard]] std::int64_t parts_of_x() const { return shape_.gated ? 3 : 1; }
   /// Of a tensor with rows of so many parts.
   [[nodiscard]] TensorRef rows(void* data, Device device, std::int64_t part,

@@ -28,6 +28,10 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
                         options.threads),
       grad_initial_state_(options.dtype_of_states(), layout_.state_gradient_elements(),
                           options.threads),
+      gate_rows_(options.dtype, layout_.gate_elements(), options.threads),
+      gates_(DType::kF32, layout_.gate_elements(), options.threads),
+      a_log_(DType::kF32, layout_.gate_heads(), options.threads),
+      dt_bias_(DType::kF32, layout_.gate_heads(), options.threads),
       parents_(layout_.parents()),
       ring_positions_(layout_.cache_seqlens()),
       snapshots_(layout_.snapshots()),
@@ -53,11 +57,17 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
                           .grad_weight = grad_weight_.data(),
                           .grad_bias = grad_bias_.data(),
                           .grad_final_state = grad_final_state_.data(),
-                          .grad_initial_state = grad_initial_state_.data()};
+                          .grad_initial_state = grad_initial_state_.data(),
+                          .gate_rows = gate_rows_.data(),
+                          .gates = gates_.data(),
+                          .a_log = a_log_.data(),
+                          .dt_bias = dt_bias_.data()};
   if (layout_.is_commit()) {
     commit_.add_set(layout_.commit_arguments(memory, {}));
   } else if (layout_.is_backward()) {
     backward_.add_set(layout_.backward_arguments(memory, {}));
+  } else if (layout_.is_grouped()) {
+    grouped_.add_set(layout_.grouped_arguments(memory, {}, groups_));
   } else {
     forward_.add_set(layout_.arguments(memory, {}));
   }
@@ -66,6 +76,7 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
 void CpuCall::prepare() {
   if (layout_.is_commit()) return commit_.prepare();
   if (layout_.is_backward()) return backward_.prepare();
+  if (layout_.is_grouped()) return grouped_.prepare();
   Options& options = forward_.args.options;
   if (options.schedule == Schedule::kBlockList) {
     BlockList list;
@@ -86,6 +97,7 @@ void CpuCall::prepare() {
 void CpuCall::run() const {
   if (layout_.is_commit()) return commit_.run(0, nullptr);
   if (layout_.is_backward()) return backward_.run(0, nullptr);
+  if (layout_.is_grouped()) return grouped_.run(0, nullptr);
   forward_.run(0, nullptr);
 }
 

@@ -60,10 +60,12 @@ SetPlaces place_set(const CallLayout& layout, const CallOptions& options) {
   places.grad_final_state =
       places.grad_x + round_up(layout.grad_x_elements() * row_bytes, kAlignment);
   places.grad_initial_state = places.grad_final_state + state_gradient;
+  places.gate_rows = places.grad_initial_state + state_gradient;
+  places.gates = places.gate_rows + round_up(layout.gate_elements() * row_bytes, kAlignment);
   places.third = round_up((layout.moved_bytes() + 2) / 3, kVector);
   places.second_read = round_up(places.third, kAlignment);
   places.combined = 2 * places.second_read;
-  places.bytes = std::max({places.grad_initial_state + state_gradient,
+  places.bytes = std::max({places.gates + layout.gate_elements() * element_bytes(DType::kF32),
                            places.copy_target + places.copied, places.combined + places.third});
   return places;
 }
@@ -84,12 +86,17 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
       seq_idx_(on_gpu(layout_.seq_idx())),
       grad_weight_(layout_.weight_elements() * element_bytes(DType::kF32)),
       grad_bias_(layout_.bias_elements() * element_bytes(DType::kF32)),
+      a_log_(layout_.gate_heads() * element_bytes(DType::kF32)),
+      dt_bias_(layout_.gate_heads() * element_bytes(DType::kF32)),
       fetched_(query_start_loc_.bytes()),
       lengths_(shape.lengths) {
   const std::vector<std::byte> table = random_table(options.dtype);
   const std::vector<std::byte> weight_table = random_table(options.dtype_of_weights());
   fill_random(weight_, weight_table);
   fill_random(bias_, weight_table);
+  const std::vector<std::byte> gate_table = random_table(DType::kF32);
+  fill_random(a_log_, gate_table);
+  fill_random(dt_bias_, gate_table);
   const int sets = number_of_sets(layout_.touched_bytes(), places_.bytes, cache_bytes);
   for (int set = 0; set < sets; ++set) {
     fill_random(sets_.emplace_back(places_.bytes), table);
@@ -97,6 +104,9 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
       commit_.add_set(layout_.commit_arguments(memory_of(sets_.back()), kGpu));
     } else if (layout_.is_backward()) {
       backward_.add_set(layout_.backward_arguments(memory_of(sets_.back()), kGpu));
+    } else if (layout_.is_grouped()) {
+      grouped_.add_set(
+          layout_.grouped_arguments(memory_of(sets_.back()), kGpu, groups_.emplace_back()));
     } else {
       forward_.add_set(arguments_of(sets_.back()));
     }
@@ -132,7 +142,11 @@ CallMemory GpuCall::memory_of(const GpuBuffer& set) const {
           .grad_weight = grad_weight_.data(),
           .grad_bias = grad_bias_.data(),
           .grad_final_state = memory + places_.grad_final_state,
-          .grad_initial_state = memory + places_.grad_initial_state};
+          .grad_initial_state = memory + places_.grad_initial_state,
+          .gate_rows = memory + places_.gate_rows,
+          .gates = memory + places_.gates,
+          .a_log = a_log_.data(),
+          .dt_bias = dt_bias_.data()};
 }
 
 ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
@@ -175,6 +189,7 @@ void GpuCall::prepare(const GpuStream& stream) {
   if (prepare_waits()) fetch_lengths(stream);
   if (layout_.is_commit()) return commit_.prepare();
   if (layout_.is_backward()) return backward_.prepare();
+  if (layout_.is_grouped()) return grouped_.prepare();
   Options& options = forward_.args.options;
   if (options.schedule == Schedule::kBlockList) send_block_list(stream.handle());
   if (options.schedule == Schedule::kSequenceGrid) {
@@ -187,6 +202,7 @@ void GpuCall::run(int set, void* stream) const {
   const auto at = static_cast<std::size_t>(set);
   if (layout_.is_commit()) return commit_.run(at, stream);
   if (layout_.is_backward()) return backward_.run(at, stream);
+  if (layout_.is_grouped()) return grouped_.run(at, stream);
   forward_.run(at, stream);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 #include "bench/call_layout.hpp"
@@ -26,6 +27,8 @@ struct SetPlaces {
   std::int64_t grad_x = 0;
   std::int64_t grad_final_state = 0;
   std::int64_t grad_initial_state = 0;
+  std::int64_t gate_rows = 0;
+  std::int64_t gates = 0;
   std::int64_t copy_target = 0;
   std::int64_t copied = 0;
   std::int64_t second_read = 0;  // of a pass that reads two arrays, this one and that at 0,
@@ -68,7 +71,7 @@ class GpuCall {
   SetPlaces places_;
   GpuBuffer weight_, bias_, query_start_loc_, read_slots_, has_initial_state_, parents_,
       ring_positions_, snapshots_, violations_, accepted_, seq_idx_, grad_weight_, grad_bias_,
-      block_list_;
+      a_log_, dt_bias_, block_list_;
   PinnedBuffer fetched_, sent_;
   std::vector<GpuBuffer> sets_;
   std::vector<GpuBuffer> workspaces_;  // of each set
@@ -77,6 +80,8 @@ class GpuCall {
   PlannedCall<ForwardOperation> forward_;
   PlannedCall<CommitOperation> commit_;
   PlannedCall<BackwardOperation> backward_;
+  std::deque<std::vector<ChannelGroup>> groups_;  // of each set
+  PlannedCall<GroupedOperation> grouped_;
 };
 
 }  // namespace shortconv::tools::bench

@@ -260,6 +260,56 @@ void add_backward_shapes(std::vector<Shape>& all) {
   all.insert(all.end(), added.begin(), added.end());
 }
 
+/// The front of a layer over the sequences of a shape.
+Shape front_shape(Shape shape, const std::string& name, const std::string& description,
+                  const Front& front) {
+  shape.name = name;
+  shape.description = description;
+  shape.channels = front.convolved_channels();
+  shape.front = front;
+  shape.gpu_only = shape.tokens() > 2048;
+  return shape;
+}
+
+/// The fronts of Qwen3-Next 80B, of Kimi Linear and of Nemotron-H, and of a quarter of their heads,
+/// as tensor parallelism has them.
+void add_front_shapes(std::vector<Shape>& all) {
+  std::vector<Shape> added;
+  const auto add = [&](std::string_view sequences, const std::string& name,
+                       const std::string& description, const Front& front) {
+    const Shape& shape = *std::ranges::find(all, sequences, &Shape::name);
+    added.push_back(front_shape(shape, name, description, front));
+  };
+  const std::string norms = "q and k normalized, gates";
+  for (const std::int64_t parts : {1, 4}) {
+    const std::string suffix = parts == 1 ? "" : "-tp4";
+    const DeltaFrontOptions next{.key_heads = 16 / parts, .value_heads = 32 / parts};
+    DeltaFrontOptions flat = next, with_z = next;
+    flat.is_interleaved = false;
+    with_z.copies_z = true;
+    add("8192x8192", "front-8192" + suffix, "interleaved rows, " + norms, delta_front(next));
+    add("8192x8192", "flat-8192" + suffix, "flat rows, " + norms, delta_front(flat));
+    add("8192x8192", "front-8192-z" + suffix, "interleaved rows, " + norms + ", z copied",
+        delta_front(with_z));
+    add("64x128", "front-64x128" + suffix, "interleaved rows, " + norms, delta_front(next));
+    add("64x128", "flat-64x128" + suffix, "flat rows, " + norms, delta_front(flat));
+    add("skewed", "front-skewed" + suffix, "interleaved rows, " + norms, delta_front(next));
+    add("1024x8192", "front-1024" + suffix, "interleaved rows, " + norms, delta_front(next));
+    add("8192x8192", "kda-8192" + suffix, "q, k and v", kda_front(32 / parts));
+    add("8192x8192", "mamba2-8192" + suffix, "x, B and C",
+        mamba2_front(128 / parts, 64, 8 / parts));
+    for (const std::int64_t sequences : {1, 64, 256}) {
+      const std::string number = std::to_string(sequences);
+      add("decode-" + number, "front-decode-" + number + suffix,
+          "interleaved rows to packed ones, z copied", delta_decode_front(next));
+    }
+    Shape eight{.name = {}, .description = {}, .lengths = equal(8, 256)};
+    added.push_back(front_shape(eight, "front-8x256" + suffix, "interleaved rows, " + norms,
+                                delta_front(next)));
+  }
+  all.insert(all.end(), added.begin(), added.end());
+}
+
 std::vector<Shape> make_shapes() {
   std::vector<Shape> all = prefill_shapes();
   for (const StateLayout layout : {StateLayout::kChannelInnermost, StateLayout::kWindowInnermost}) {
@@ -298,6 +348,7 @@ std::vector<Shape> make_shapes() {
   all.push_back(commit_shape(4, 64, 4));
   all.push_back(commit_shape(48, 64, 4));
   add_backward_shapes(all);
+  add_front_shapes(all);
   return all;
 }
 

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "bench/front.hpp"
 #include "shortconv/problem.hpp"
 
 namespace shortconv::tools::bench {
@@ -37,7 +39,8 @@ struct Shape {
   std::int64_t commit_layers = 0;  // a commit of that many layers after such a verify call; 0: none
   bool gradients = false;          // a backward call: gradients of x and of the weights
   bool seq_idx = false;            // of a backward call: row numbers in place of bounds
-  bool states = false;    // of a backward call: initial states, and gradients of both states
+  bool states = false;  // of a backward call: initial states, and gradients of both states
+  std::optional<Front> front = {};  // a call with groups; `channels` are its convolved ones
   bool gpu_only = false;  // left out where a CPU would take long; there, it has to be named
 
   [[nodiscard]] std::int64_t sequences() const { return std::ssize(lengths); }
