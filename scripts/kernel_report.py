@@ -20,7 +20,7 @@ import tempfile
 
 CUOBJDUMP = os.environ.get("CUOBJDUMP", "cuobjdump")
 # Enumerators of Variant (src/cuda/launch_params.hpp) and CompiledActivation, by number.
-VARIANTS = ("base", "circular", "shift full state", "gated", "f32 state", "extended")
+VARIANTS = ("base", "circular", "shift full state", "gated", "f32 state", "extended", "groups")
 ACTIVATIONS = ("none", "silu", "runtime")
 TYPES = {"__half": "f16", "__nv_bfloat16": "bf16", "float": "f32"}
 TRAITS = re.compile(

@@ -71,6 +71,8 @@ constexpr std::string_view name_of(Variant variant) {
       return "f32 state";
     case Variant::kExtended:
       return "extended";
+    case Variant::kGroups:
+      return "groups";
   }
   return {};
 }

@@ -20,7 +20,10 @@ class FastDivisor {
   }
 
   SHORTCONV_HOST_DEVICE constexpr std::uint32_t divide(std::uint32_t value) const {
-    if (divisor_ == 1) return value;
+    return divisor_ == 1 ? value : divide_above_1(value);
+  }
+  /// As divide, for divisors above 1.
+  SHORTCONV_HOST_DEVICE constexpr std::uint32_t divide_above_1(std::uint32_t value) const {
     return static_cast<std::uint32_t>((std::uint64_t{value} * multiplier_) >> 32) >> shift_;
   }
   SHORTCONV_HOST_DEVICE constexpr std::uint32_t divisor() const { return divisor_; }
@@ -39,7 +42,8 @@ enum class Variant : std::uint8_t {
   kShiftFullState,  // one column before the history that shifts with it
   kGated,           // input and output gates
   kF32State,        // fp32 states beside 16-bit rows
-  kExtended,        // the others, except gates and fp32 states
+  kExtended,        // the others, except gates, fp32 states and groups
+  kGroups,          // groups of channels
 };
 
 /// Programmatic dependent launch, device/pdl.cuh.

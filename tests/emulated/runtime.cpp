@@ -73,6 +73,7 @@ class Kernels {
                                          {"normalize_group", cuda::normalize_group_kernel()}}) {
       add(name, "all", function, invoke<cuda::GroupKernelParams>);
     }
+    for (const cuda::GroupKernel kernel : cuda::kGroupKernels) add_groups(kernel);
     add("store_gates", "all", cuda::store_gates_kernel(), invoke<cuda::GateKernelParams>);
     add("l2_norm", "all", cuda::l2_norm_kernel(), invoke<L2NormCall>);
     add("delta_gates", "all", cuda::delta_gates_kernel(), invoke<GatesCall>);
@@ -101,6 +102,17 @@ class Kernels {
           for (const bool f32_weights : {false, true}) {
             add(name, type, kernels(width, activation.value, f32_weights)[row], invoke_row);
           }
+        }
+      }
+    }
+  }
+  void add_groups(cuda::GroupKernel kernel) {
+    const std::string name = fmt::format("{}, groups", name_of(kernel));
+    for (const auto& [type, dtype] : {std::pair{"f16", DType::kF16}, {"bf16", DType::kBF16}}) {
+      for (const int width : cuda::kGroupTileWidths.all) {
+        for (const auto& activation : kActivations) {
+          add(name, type, cuda::group_tiles_kernel(kernel, dtype, width, activation.value),
+              invoke<cuda::GroupTileParams>);
         }
       }
     }
@@ -186,6 +198,7 @@ void begin(std::uint64_t seed) {
   policy = cuda::kHopperPolicy;
   if (!small) policy.small_tile_waves = policy.small_decode_elements = policy.general_blocks = 0;
   if (drawn == 0) policy.start_blocks_take_all_waves = 0;
+  policy.group_rounds_waves = order.between(0, 1);
 }
 
 ForwardArgs on_device(ForwardArgs args) {

@@ -37,10 +37,10 @@ using KernelFilter = std::function<bool(const emulated::KernelUse&)>;
 
 bool is_backward(const emulated::KernelUse& use) { return use.name.starts_with("backward"); }
 
-/// Of forward calls.
+/// Of forward calls without groups.
 KernelFilter all_of(DType dtype) {
   return [=](const emulated::KernelUse& use) {
-    return use.instances == name(dtype) && !is_backward(use);
+    return use.instances == name(dtype) && !is_backward(use) && !use.name.ends_with("groups");
   };
 }
 

@@ -42,6 +42,7 @@ TEST(CudaGrid, PoliciesThatDifferPrintDifferently) {
       &TuningPolicy::decode_elements_128_threads,
       &TuningPolicy::pdl_last_blocks,
       &TuningPolicy::pdl_drafts_from,
+      &TuningPolicy::group_rounds_waves,
       &TuningPolicy::general_rows,
       &TuningPolicy::general_blocks,
   };

@@ -30,8 +30,9 @@ TensorSpec row_major(Random& random, DType dtype, const std::vector<std::int64_t
   Order order(shape.size());
   std::iota(order.begin(), order.end(), 0);
   TensorSpec spec = lay_out(random, dtype, shape, order, {.padding = padding});
-  if (spec.strides.back() == 1) return spec;
-  return dense(dtype, shape);
+  if (spec.strides.back() != 1) return dense(dtype, shape);
+  if (padding == 0) spec.origin = 0;  // aligned
+  return spec;
 }
 
 std::vector<std::int64_t> with_last(std::vector<std::int64_t> shape,
@@ -60,17 +61,29 @@ void set_channels(Random& random, Case& problem, std::int64_t channels, double p
   }
 }
 
-Case draw_call(Random& random, bool is_fast, std::span<const std::uint8_t> choices) {
+/// A call as layers of models have it, for which the CUDA backend needs one launch.
+bool is_plain(const Case& call) {
+  const bool has_one_type =
+      call.weight.dtype == call.x.dtype && (!call.state || call.state->dtype == call.x.dtype);
+  return call.width == 4 && element_bytes(call.x.dtype) == 2 && has_one_type &&
+         call.epilogue == Epilogue::kNone && !call.input_gate && !call.shift_full_state &&
+         !call.cache_seqlens && !call.snapshots && !call.seq_idx;
+}
+
+Case draw_call(Random& random, bool is_fast, bool wants_plain,
+               std::span<const std::uint8_t> choices) {
   for (;; choices = {}) {  // the same draws would give the same case
     const std::uint64_t seed = random.next();
     const auto types = capabilities().dtypes;
     DType dtype = random.pick(types).value;
-    if (dtype == DType::kF64) dtype = DType::kBF16;
+    if (dtype == DType::kF64 || wants_plain) {
+      dtype = random.chance(0.3) ? DType::kF16 : DType::kBF16;
+    }
     Case call = is_fast ? make_fast_case(seed, dtype) : make_case(seed, choices);
     const bool is_f64 = call.x.dtype == DType::kF64 || call.out.dtype == DType::kF64 ||
                         call.weight.dtype == DType::kF64 ||
                         (call.state && call.state->dtype == DType::kF64);
-    if (call.op == Op::kVerify || is_f64) continue;
+    if (call.op == Op::kVerify || is_f64 || (wants_plain && !is_plain(call))) continue;
     call.seed = seed;
     call.schedule = Schedule::kFlat;
     call.max_seqlen = 0;
@@ -186,7 +199,9 @@ void draw_gates(Random& random, GroupedCase& problem, bool is_fast) {
     return row_major(random, dtype, with_last(problem.call.x.shape, {first + blocks * block}),
                      is_fast ? 0 : 0.3);
   };
-  const DType dtype = random.pick({DType::kBF16, DType::kF16, DType::kF32});
+  const DType dtype = is_fast && random.chance(0.7)
+                          ? problem.call.x.dtype
+                          : random.pick({DType::kBF16, DType::kF16, DType::kF32});
   gates.a = rows(dtype, gates.a_map);
   gates.b = rows(dtype, gates.b_map);
   gates.a_log = dense(DType::kF32, {heads});
@@ -211,8 +226,8 @@ GroupedCase make_grouped_case(std::uint64_t seed, std::span<const std::uint8_t> 
   Random random(seed ^ 0x67726f757073, choices);
   GroupedCase problem;
   problem.seed = seed;
-  const bool is_fast = random.chance(0.5);
-  problem.call = draw_call(random, is_fast, choices);
+  const bool is_fast = random.chance(0.6), wants_plain = is_fast && random.chance(0.7);
+  problem.call = draw_call(random, is_fast, wants_plain, choices);
   const std::int64_t blocks = random.chance(0.5) ? 1 : random.between(2, 4);
   const std::vector<BlockPart> parts = draw_parts(random, blocks, is_fast);
   std::int64_t channels = 0;
@@ -221,6 +236,11 @@ GroupedCase make_grouped_case(std::uint64_t seed, std::span<const std::uint8_t> 
   }
   set_channels(random, problem.call, channels, is_fast ? 0 : 0.3);
   draw_groups(random, problem, blocks, parts, is_fast);
+  // Consumers of decoded rows often compute norms and gates themselves.
+  if (problem.call.op == Op::kDecode && random.chance(0.7)) {
+    for (GroupSpec& group : problem.groups) group.l2_norm.reset();
+    return problem;
+  }
   if (random.chance(0.4)) draw_gates(random, problem, is_fast);
   return problem;
 }

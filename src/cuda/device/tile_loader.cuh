@@ -41,6 +41,16 @@ struct TileLoader {
     load_strip(params, tile.first, params.x_stride_bytes, row_at, rows);
   }
 
+  /// Loads the rows of a tile to the place of its results, for a copy.
+  __device__ static void load_rows(const KernelParams& params, const TileRows& tile, int channel,
+                                   Rows& rows) {
+#pragma unroll
+    for (int t = 0; t < kTileTokens; ++t) {
+      load_words(x_at<T>(params, tile.origin, min(tile.first + t, params.tokens - 1), channel),
+                 rows[t]);
+    }
+  }
+
   /// Loads 1 to 8 rows from x on. The last one replaces the others.
   __device__ static void load_tokens(const KernelParams& params, const T* x, int tokens,
                                      Rows& rows) {

@@ -36,12 +36,13 @@ struct TileState {
   }
 
   /// Loads an input of the sequence: a token in x, from 0 on, or an input of the history, below 0.
+  /// Here and below, `x_column` is where x has the channel.
   __device__ static void load_input(const KernelParams& params, const SequenceStart& start,
-                                    int input, int channel, StateWords& words) {
+                                    int input, int channel, int x_column, StateWords& words) {
     if (input >= 0) {
       const int row = start.first + input;
       Words inputs[1];
-      load_words(x_of<T>(params, start.sequence, row, channel), inputs[0]);
+      load_words(x_of<T>(params, start.sequence, row, x_column), inputs[0]);
       Gates::apply_to_rows(params, start.sequence, row, channel, inputs);
       to_state<T, TState>(inputs[0], words);
     } else if (start.state.read_slot >= 0) {
@@ -59,11 +60,11 @@ struct TileState {
   /// the history if it has the others already, or more. Split into functions, the machine code of
   /// tiles and trees changes.
   __device__ static void write_state(const KernelParams& params, const SequenceStart& start,
-                                     int end, int slot, int first, int channel) {
+                                     int end, int slot, int first, int channel, int x_column) {
     const int oldest = end - kHistory;
     StateWords columns[kHistory];
     if (oldest >= 0) {
-      const T* x = x_of<T>(params, start.sequence, start.first + oldest, channel);
+      const T* x = x_of<T>(params, start.sequence, start.first + oldest, x_column);
       Words inputs[kHistory];
 #pragma unroll
       for (int k = 0; k < kHistory; ++k)
@@ -74,7 +75,7 @@ struct TileState {
     } else {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) {
-        load_input(params, start, oldest + k, channel, columns[k]);
+        load_input(params, start, oldest + k, channel, x_column, columns[k]);
       }
     }
     if (!is_circular<kVariant>(params)) {
@@ -84,7 +85,7 @@ struct TileState {
     const int next = start.state.next_column;
     for (int input = first; input < oldest; ++input) {
       StateWords words;
-      load_input(params, start, input, channel, words);
+      load_input(params, start, input, channel, x_column, words);
       store_state_column<TState, kGroup>(params, slot, wrap_column(params, next + input), channel,
                                          words);
     }
@@ -100,17 +101,18 @@ struct TileState {
   /// history is read before its slot is written. The kernel replace_histories writes the snapshots
   /// that overwrite it. `needed` as for first_written_input.
   __device__ static void write_states(const KernelParams& params, const SequenceStart& start,
-                                      int needed, bool inside, int channel) {
+                                      int needed, bool inside, int channel, int x_column) {
     if constexpr (kVariant == Variant::kExtended) {
       for_sequence_snapshots(params, kFullWarp, start.sequence, start.length, start.state, kHistory,
                              [&](int token, int slot) {
                                if (!inside || replaces_history(start.state, slot)) return;
-                               write_state(params, start, token, slot, token - kHistory, channel);
+                               write_state(params, start, token, slot, token - kHistory, channel,
+                                           x_column);
                              });
     }
     if (!inside || start.state.write_slot < 0) return;
     write_state(params, start, start.length, start.state.write_slot,
-                first_written_input(params, start, needed), channel);
+                first_written_input(params, start, needed), channel, x_column);
   }
 
   /// Writes a row of the list if all inputs of the snapshot are in x, which no thread writes.
@@ -126,8 +128,9 @@ struct TileState {
     if (!taken || replaces_history(start.state, snapshot.slot)) return;
     do {
       if (!channels.inside(params)) return;
-      write_state(params, start, snapshot.token, snapshot.slot, snapshot.token - kHistory,
-                  channels.first(params));
+      const int channel = channels.first(params);
+      write_state(params, start, snapshot.token, snapshot.slot, snapshot.token - kHistory, channel,
+                  channel);
     } while (channels.next(params, rounds));
   }
 

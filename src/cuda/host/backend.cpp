@@ -1,4 +1,4 @@
-// The CUDA backend: device attributes and launches; host/backward.cpp has those of backward calls,
+// The CUDA backend: plans and launches; host/backward.cpp has those of backward calls,
 // host/groups.cpp those of calls with groups.
 // A call launches one kernel, one more after it if snapshots replace histories, and two more before
 // it in the checked mode.
@@ -8,10 +8,6 @@
 #include "core/backend.hpp"
 
 #include <cuda_runtime_api.h>
-
-#include <algorithm>
-#include <array>
-#include <atomic>
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
@@ -50,30 +46,6 @@ const KernelFunctions& kernels_of(const Problem& p) {
 
 KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
   return launch.kernel() == Kernel::kGeneral ? general_kernel() : kernels_of(p)[launch.row];
-}
-
-/// Constant for a device, so cached.
-Status properties_of(int device, DeviceProperties& properties) {
-  static std::array<std::atomic<std::int64_t>, 64> known{};
-  const bool cached = device >= 0 && device < static_cast<int>(known.size());
-  std::atomic<std::int64_t>* slot = cached ? &known[static_cast<std::size_t>(device)] : nullptr;
-  std::int64_t packed = cached ? slot->load(std::memory_order_relaxed) : 0;
-  if (packed == 0) {
-    int multiprocessors = 0, major = 0, minor = 0;
-    const auto get = [&](cudaDeviceAttr attribute, int& value) {
-      return cuda_status("device", cudaDeviceGetAttribute(&value, attribute, device));
-    };
-    if (Status status = get(cudaDevAttrMultiProcessorCount, multiprocessors); !status.ok()) {
-      return status;
-    }
-    if (Status status = get(cudaDevAttrComputeCapabilityMajor, major); !status.ok()) return status;
-    if (Status status = get(cudaDevAttrComputeCapabilityMinor, minor); !status.ok()) return status;
-    packed = std::int64_t{multiprocessors} << 32 | (10 * major + minor);
-    if (cached) slot->store(packed, std::memory_order_relaxed);
-  }
-  properties = {.multiprocessors = static_cast<int>(packed >> 32),
-                .architecture = static_cast<int>(packed & 0xffff)};
-  return {};
 }
 
 Status plan_cuda(const Problem& p, PlanStorage& storage) {

@@ -1,9 +1,11 @@
-// Calls with groups of the CUDA backend: a launch for each group, one for its norm, one for the
-// gates. Nothing waits or allocates.
+// Calls with groups of the CUDA backend: one launch of the tile kernels where they support the
+// call, else a launch for each group, one for its norm, one for the gates. Nothing waits or
+// allocates.
 #include "cuda/host/groups.hpp"
 
 #include "core/check.hpp"
 #include "cuda/group_params.hpp"
+#include "cuda/host/group_tiles.hpp"
 #include "cuda/host/launch.hpp"
 #include "cuda/host/select.hpp"
 
@@ -61,7 +63,27 @@ Status check_grids(const GroupedProblem& p) {
   return p.has_gates ? check_blocks("g", gate_blocks(p)) : Status();
 }
 
-Status plan_grouped(const GroupedProblem& p, PlanStorage&) {
+/// One launch, if the tile kernels support the call.
+Status plan_tiles(const GroupedProblem& p, GroupTileConfig& config) {
+  DeviceProperties properties;
+  if (Status status = properties_of(p.forward.device.index, properties); !status.ok()) {
+    return status;
+  }
+  config = select_group_tiles(p, properties, policy_for(properties));
+  if (config.launch.blocks == 0) return {};
+  config.function =
+      group_tiles_kernel(config.kernel, p.forward.x.dtype, p.forward.width, p.forward.activation);
+  bool has_pdl = false;
+  if (Status status = load(config.function, p.forward.device.index, &has_pdl); !status.ok()) {
+    return status;
+  }
+  if (!has_pdl) config.launch.params.pdl = PdlMode::kOff;
+  return {};
+}
+
+Status plan_grouped(const GroupedProblem& p, PlanStorage& storage) {
+  GroupTileConfig tiles;
+  store_choice(storage, tiles);
   if (has_f64(p)) return refuse_f64();
   for (const GroupLayout& group : p.used_groups()) {
     if (group.input_scale == 1) continue;
@@ -74,6 +96,8 @@ Status plan_grouped(const GroupedProblem& p, PlanStorage&) {
                                         normalize_group_kernel(), store_gates_kernel()}) {
     if (Status status = load(function, p.forward.device.index); !status.ok()) return status;
   }
+  if (Status status = plan_tiles(p, tiles); !status.ok()) return status;
+  store_choice(storage, tiles);
   return p.forward.violations.present ? plan_violations(p.forward) : Status();
 }
 
@@ -135,7 +159,18 @@ Status launch_gates(const GroupedProblem& p, const GroupedPointers& at, void* st
   return launch(store_gates_kernel(), params, gate_blocks(p), stream);
 }
 
-Status run_grouped(const GroupedProblem& p, const PlanStorage&, const GroupedPointers& at,
+Status launch_tiles(const GroupedProblem& p, const GroupTileConfig& config,
+                    const GroupedPointers& at, void* stream) {
+  GroupTileParams params = make_group_tile_params(p, config, at);
+  void* arguments[] = {&params};
+  return launch_kernel({.function = config.function,
+                        .blocks = config.launch.blocks,
+                        .threads = config.launch.threads,
+                        .programmatic = config.launch.params.pdl != PdlMode::kOff},
+                       arguments, stream);
+}
+
+Status run_grouped(const GroupedProblem& p, const PlanStorage& storage, const GroupedPointers& at,
                    void* stream) {
   if (Status status = check_alignment(p, at); !status.ok()) return status;
   if (Status status = require_current(p.forward.device, "x"); !status.ok()) return status;
@@ -143,13 +178,26 @@ Status run_grouped(const GroupedProblem& p, const PlanStorage&, const GroupedPoi
     if (Status status = run_violations(p.forward, at.forward, stream); !status.ok()) return status;
   }
   if (p.forward.tokens == 0) return {};
-  for (std::size_t i = 0; i < p.used_groups().size(); ++i) {
-    if (Status status = launch_group(p, at, i, stream); !status.ok()) return status;
+  const auto tiles = load_choice<GroupTileConfig>(storage);
+  const bool has_tiles = tiles.launch.blocks > 0 && are_aligned(p, tiles, at);
+  if (has_tiles) {
+    if (Status status = launch_tiles(p, tiles, at, stream); !status.ok()) return status;
+  } else {
+    for (std::size_t i = 0; i < p.used_groups().size(); ++i) {
+      if (Status status = launch_group(p, at, i, stream); !status.ok()) return status;
+    }
   }
-  return p.has_gates && p.gates.heads > 0 ? launch_gates(p, at, stream) : Status();
+  const bool has_gates = p.has_gates && p.gates.heads > 0 && !(has_tiles && tiles.has_gates);
+  return has_gates ? launch_gates(p, at, stream) : Status();
 }
 
-std::string describe_grouped(const GroupedProblem& p, const PlanStorage&) {
+std::string describe_grouped(const GroupedProblem& p, const PlanStorage& storage) {
+  const auto tiles = load_choice<GroupTileConfig>(storage);
+  if (tiles.launch.blocks > 0) {
+    return concat("groups, ", name_of(tiles.kernel), ", ", tiles.launch.blocks, " blocks of ",
+                  std::int64_t{tiles.launch.threads}, " threads",
+                  p.has_gates && !tiles.has_gates ? ", and a launch for the gates" : "");
+  }
   return concat("groups, ", std::int64_t{p.group_count}, " launches and those of norms and gates");
 }
 

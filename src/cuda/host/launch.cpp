@@ -38,6 +38,29 @@ Status require_current(Device device, std::string_view argument) {
                  ", but the current device is cuda:", std::int64_t{current})};
 }
 
+Status properties_of(int device, DeviceProperties& properties) {
+  static std::array<std::atomic<std::int64_t>, 64> known{};
+  const bool cached = device >= 0 && device < static_cast<int>(known.size());
+  std::atomic<std::int64_t>* slot = cached ? &known[static_cast<std::size_t>(device)] : nullptr;
+  std::int64_t packed = cached ? slot->load(std::memory_order_relaxed) : 0;
+  if (packed == 0) {
+    int multiprocessors = 0, major = 0, minor = 0;
+    const auto get = [&](cudaDeviceAttr attribute, int& value) {
+      return cuda_status("device", cudaDeviceGetAttribute(&value, attribute, device));
+    };
+    if (Status status = get(cudaDevAttrMultiProcessorCount, multiprocessors); !status.ok()) {
+      return status;
+    }
+    if (Status status = get(cudaDevAttrComputeCapabilityMajor, major); !status.ok()) return status;
+    if (Status status = get(cudaDevAttrComputeCapabilityMinor, minor); !status.ok()) return status;
+    packed = std::int64_t{multiprocessors} << 32 | (10 * major + minor);
+    if (cached) slot->store(packed, std::memory_order_relaxed);
+  }
+  properties = {.multiprocessors = static_cast<int>(packed >> 32),
+                .architecture = static_cast<int>(packed & 0xffff)};
+  return {};
+}
+
 Status load(KernelFunction function, int device, bool* has_pdl, std::int32_t shared_bytes) {
   Loaded& slot = loaded[(reinterpret_cast<std::uintptr_t>(function) >> 4) % kLoadedSlots];
   const std::uint64_t bit = std::uint64_t{1} << (device % 64);

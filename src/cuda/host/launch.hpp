@@ -1,5 +1,5 @@
-// What the operations of the CUDA backend share: errors, loading and launching of kernels, and
-// checks of addresses.
+// What the operations of the CUDA backend share: errors, attributes of devices, loading and
+// launching of kernels, and checks of addresses.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "cuda/host/kernels.hpp"
+#include "cuda/host/policy.hpp"
 #include "cuda/launch_params.hpp"
 #include "shortconv/argument_table.hpp"
 #include "shortconv/status.hpp"
@@ -18,6 +19,9 @@ namespace shortconv::cuda {
 
 /// The runtime uses the current device. A plan for another device is refused.
 [[nodiscard]] Status require_current(Device device, std::string_view argument);
+
+/// Cached: they are constant for a device.
+[[nodiscard]] Status properties_of(int device, DeviceProperties& properties);
 
 /// Loads the code of a kernel, so that its first launch can be inside a stream capture. Launches of
 /// more than 48 KiB of shared memory need `shared_bytes` here.

@@ -62,6 +62,9 @@ struct TuningPolicy {
   /// (2112) take 11.57 us without and 11.11 with it, x 4096 (1056) 7.17 and 8.21.
   std::int64_t pdl_drafts_from = 2048;
 
+  /// Waves of copied blocks of channels from which a block copies kCopyRounds of them.
+  std::int64_t group_rounds_waves = 4;
+
   /// The general kernel: packed rows of a thread, but fewer where less than general_blocks would be
   /// left. Width 12: a decode of 8 x 8192 takes 77 us with 16 rows and 13 with this rule, of 64 155
   /// and 62; 1319 x 2048 in 5 129 and 121, with half as many blocks 128, with twice as many 125.

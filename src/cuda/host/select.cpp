@@ -510,21 +510,54 @@ Status select(const Problem& p, const DeviceProperties& device, const TuningPoli
   return {};
 }
 
+bool supports_group_tiles(const Problem& p) {
+  const std::int64_t bytes = element_bytes(p.x.dtype);
+  return bytes == 2 && p.weight.dtype == p.x.dtype && p.schedule == Schedule::kFlat &&
+         p.op != Op::kVerify && p.dilation == 1 && !p.seq_idx.present && has_one_type(p) &&
+         features_of(p) == FeatureSet{} &&
+         is_token_major(p, tile_group(static_cast<std::size_t>(bytes))) && is_countable(p);
+}
+
+LaunchConfig select_tiles(const Problem& problem, std::int64_t slots,
+                          const DeviceProperties& device, const TuningPolicy& policy,
+                          Alignment& alignment) {
+  constexpr std::size_t kRow = [] {
+    std::size_t row = 0;
+    while (kKernelTable[row].kernel != Kernel::kTiles) ++row;
+    return row;
+  }();
+  Problem call = problem;
+  call.channels = slots;
+  const Selector selector(call, device, policy);
+  alignment = selector.alignment(kRow);
+  return selector.launch(kRow);
+}
+
+namespace {
+bool is_aligned(const void* address, std::int64_t bytes) {
+  return is_multiple(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(address)), bytes);
+}
+}  // namespace
+
+bool has_aligned_rows(const Alignment& needed, const TensorPointers& at) {
+  return is_aligned(at.x, needed.rows) && is_aligned(at.out, needed.rows) &&
+         is_aligned(at.input_gate, needed.rows) && is_aligned(at.output_gate, needed.rows);
+}
+
+void restrict_to_alignment(const Alignment& needed, const TensorPointers& at,
+                           LaunchParams& launch) {
+  if (!is_aligned(at.state, needed.state)) launch.state_access = StateAccess::kElements;
+  if (!is_aligned(at.intermediate_states, needed.intermediate_states)) {
+    launch.intermediate_access = StateAccess::kElements;
+  }
+  if (!is_aligned(at.weight, 16) || !is_aligned(at.bias, 16)) launch.packed_taps = false;
+}
+
 KernelFunction launch_for(const KernelConfig& config, const TensorPointers& at,
                           LaunchConfig& launch) {
-  const auto is_aligned = [](const void* address, std::int64_t bytes) {
-    return is_multiple(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(address)), bytes);
-  };
-  const Alignment& needed = config.alignment;
-  const bool fast = is_aligned(at.x, needed.rows) && is_aligned(at.out, needed.rows) &&
-                    is_aligned(at.input_gate, needed.rows) &&
-                    is_aligned(at.output_gate, needed.rows);
+  const bool fast = has_aligned_rows(config.alignment, at);
   launch = fast ? config.aligned : config.fallback;
-  if (!is_aligned(at.state, needed.state)) launch.params.state_access = StateAccess::kElements;
-  if (!is_aligned(at.intermediate_states, needed.intermediate_states)) {
-    launch.params.intermediate_access = StateAccess::kElements;
-  }
-  if (!is_aligned(at.weight, 16) || !is_aligned(at.bias, 16)) launch.params.packed_taps = false;
+  restrict_to_alignment(config.alignment, at, launch.params);
   return fast ? config.aligned_function : config.fallback_function;
 }
 

@@ -48,6 +48,20 @@ struct KernelConfig {
 [[nodiscard]] Status select(const Problem& problem, const DeviceProperties& device,
                             const TuningPolicy& policy, KernelConfig& config);
 
+/// Whether the tiles with groups support the call `problem`, apart from its groups.
+[[nodiscard]] bool supports_group_tiles(const Problem& problem);
+
+/// The launch of convolve_tiles for a call with groups, as if the channels were `slots` and there
+/// were one group.
+[[nodiscard]] LaunchConfig select_tiles(const Problem& problem, std::int64_t slots,
+                                        const DeviceProperties& device, const TuningPolicy& policy,
+                                        Alignment& alignment);
+
+[[nodiscard]] bool has_aligned_rows(const Alignment& needed, const TensorPointers& pointers);
+/// Removes what the alignment of the other addresses does not allow.
+void restrict_to_alignment(const Alignment& needed, const TensorPointers& pointers,
+                           LaunchParams& launch);
+
 /// The launch for these addresses, without what their alignment does not allow, and its kernel.
 [[nodiscard]] KernelFunction launch_for(const KernelConfig& config, const TensorPointers& pointers,
                                         LaunchConfig& launch);

@@ -23,6 +23,7 @@
 #include "cuda/device/snapshot.cuh"
 #include "cuda/device/state.cuh"
 #include "cuda/device/taps.cuh"
+#include "cuda/device/tile_groups.cuh"
 #include "cuda/device/traits.cuh"
 #include "cuda/kernel_params.hpp"
 #include "cuda/tuning.hpp"
@@ -41,6 +42,18 @@ struct DecodeKernel {
   using Columns = StateWords[kHistory];
   using Window = StateWords[kWidth];
   using Taps = shortconv::cuda::Taps<typename Traits::Weight, kWidth, kGroup>;
+
+  template <typename Call, typename Place>
+  __device__ static T* out_of(const Call& call, const Place& place, std::uint32_t sequence,
+                              int channel) {
+    if constexpr (kVariant == Variant::kGroups) {
+      const TileGroup& group = call.groups[place.group];
+      return static_cast<T*>(group.out) + sequence * call.out_sequence_strides[place.group] +
+             place.out_column;
+    } else {
+      return static_cast<T*>(call.out) + sequence * call.out_sequence_stride + channel;
+    }
+  }
 
   __device__ static void prefetch(const KernelParams& params, const TState* pool, int sequence,
                                   int channel) {
@@ -199,24 +212,34 @@ struct DecodeKernel {
 template <typename Traits, int kGroup>
 __global__ void __launch_bounds__(most_decode_threads(Traits::kVariant == Variant::kCircular),
                                   decode_blocks(Traits::kVariant == Variant::kCircular))
-    decode_tokens(const __grid_constant__ KernelParams params) {
+    decode_tokens(const __grid_constant__ CallParams<Traits::kVariant> call) {
   using Kernel = DecodeKernel<Traits, kGroup>;
   using T = typename Traits::Input;
   using TState = typename Traits::State;
   using Columns = typename Kernel::Columns;
   constexpr Variant kVariant = Traits::kVariant;
+  const KernelParams& params = forward_params(call);
   pdl_launch_dependents(params);
   const std::uint32_t sequence = make_nonuniform(params.channel_blocks.divide(blockIdx.x));
   const std::uint32_t block = blockIdx.x - sequence * params.channel_blocks.divisor();
-  const int channel = static_cast<int>(block * blockDim.x + threadIdx.x) * kGroup;
+  int channel = static_cast<int>(block * blockDim.x + threadIdx.x) * kGroup;
   const unsigned lanes = kVariant == Variant::kExtended  // that search the list of snapshots
                              ? __ballot_sync(kFullWarp, channel < params.channels)
                              : kFullWarp;
   if (channel >= params.channels) return;
+  int column = channel;  // of x
+  [[maybe_unused]] GroupChannels<32, kGroup> place;
+  if constexpr (kVariant == Variant::kGroups) {
+    place.block = static_cast<std::uint32_t>(channel) / (32 * kGroup);  // one of each warp
+    enter_group<kGroup>(call, place);
+    if (!place.is_inside()) return;
+    channel = place.channel;
+    column = place.column;
+  }
   // Small calls are one chain from parameters to slot to state to result. Values that depend
   // neither on the slot nor on the previous kernel are computed before.
-  const T* x = static_cast<const T*>(params.x) + sequence * params.x_sequence_stride + channel;
-  T* out = static_cast<T*>(params.out) + sequence * params.out_sequence_stride + channel;
+  const T* x = static_cast<const T*>(params.x) + sequence * params.x_sequence_stride + column;
+  T* out = Kernel::out_of(call, place, sequence, channel);
   const TState* pool = state_element<TState>(params, 0, 0, channel);
   opaque(x);
   opaque(out);
@@ -240,6 +263,9 @@ __global__ void __launch_bounds__(most_decode_threads(Traits::kVariant == Varian
   SequenceState s;
   s.read_slot = raw.read.value();
   if (!usable_slot(params, s.read_slot)) return Kernel::fill_row(params, token, out);
+  if constexpr (kVariant == Variant::kGroups) {
+    if (place.block >= call.convolved_blocks) return store_words(out, token);
+  }
   Kernel::apply_input_gate(params, input_gate, token);
   to_state<T, TState>(token, columns[Kernel::kHistory]);
   from += s.read_slot * slot_stride;

@@ -199,11 +199,11 @@ __global__ void __launch_bounds__(kDraftThreads,
   // Intermediate states by slot may overwrite the history that the final state reads, so the final
   // state is written first. convolve_chain has the history in registers.
   if constexpr (kVariant == Variant::kExtended) {
-    Kernel::Tiles::State::write_states(params, start, -Kernel::kHistory, true, channel);
+    Kernel::Tiles::State::write_states(params, start, -Kernel::kHistory, true, channel, channel);
   }
   Kernel::convolve_chain(params, tile, intermediate, chain_tokens, channel, taps, rows, gates);
   if constexpr (kVariant != Variant::kExtended) {
-    Kernel::Tiles::State::write_states(params, start, -Kernel::kHistory, true, channel);
+    Kernel::Tiles::State::write_states(params, start, -Kernel::kHistory, true, channel, channel);
   }
 }
 

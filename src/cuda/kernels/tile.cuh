@@ -86,7 +86,7 @@ struct TileKernel {
     if (inside) {
       Store::store(params, out_of<T>(params, start.sequence, start.first, channel), mask, rows);
     }
-    State::write_states(params, start, start.length - kHistory, inside, channel);
+    State::write_states(params, start, start.length - kHistory, inside, channel, channel);
   }
 
   /// A tile whose rows all belong to one sequence that enters it.
@@ -230,7 +230,8 @@ __global__ void __launch_bounds__(tile_threads(Traits::kInputBytes),
     if (inside) Kernel::store_tile(params, tile, channel, rows);
     loaded = false;
     if (starts) {
-      Kernel::State::write_states(params, start, start.length - Kernel::kHistory, inside, channel);
+      Kernel::State::write_states(params, start, start.length - Kernel::kHistory, inside, channel,
+                                  channel);
       if (!channels.next(params, rounds)) return;
       taps.load(params.weights(), channels.first(params));
     } else {

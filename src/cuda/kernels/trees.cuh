@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   // As in drafts.cuh.
   if constexpr (kVariant == Variant::kExtended) {
-    Kernel::Tiles::State::write_states(params, start, -kHistory, inside, channel);
+    Kernel::Tiles::State::write_states(params, start, -kHistory, inside, channel, channel);
   }
   for (int base = 0; base < length; base += Kernel::kStrip) {
     if (base > 0) Kernel::find_windows(params, parents, base, length, shared.window[thread / 32]);
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kDraftThreads,
     }
   }
   if constexpr (kVariant != Variant::kExtended) {
-    Kernel::Tiles::State::write_states(params, start, -kHistory, inside, channel);
+    Kernel::Tiles::State::write_states(params, start, -kHistory, inside, channel, channel);
   }
 }
 
