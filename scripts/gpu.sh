@@ -48,7 +48,8 @@ bench() {
 main=(--shape 8192x8192 8x1024 64x128 256x32 skewed decode-256)
 if has bench; then
   mapfile -t gradients < <("$shortconv" bench --list | awk '$1 ~ /^back-/ { print $1 }')
-  mapfile -t others < <("$shortconv" bench --list | awk '$1 !~ /^back-/ { print $1 }')
+  mapfile -t fronts < <("$shortconv" bench --list | awk '$1 ~ /^(front|flat|kda|mamba2)-/ { print $1 }')
+  mapfile -t others < <("$shortconv" bench --list | awk '$1 !~ /^(back|front|flat|kda|mamba2)-/ { print $1 }')
   bench bf16 --schedule flat --shape "${others[@]}"
   bench overlapped --programmatic-launch --shape "${others[@]}"
   bench schedules --schedule sequence-grid,block-list,flat --shape 8192x8192 8x1024 64x128 256x32 1024x8 skewed mixed \
@@ -57,6 +58,8 @@ if has bench; then
   bench slots-in-order --slots-in-order --shape "${others[@]}"
   bench gates --width 3 --activation none --programmatic-launch --shape gated-8192x8192 gated-8x1024 gated-64x128 \
     gated-64x1 gated-256x1
+  bench groups --shape "${fronts[@]}"
+  bench groups-overlapped --programmatic-launch --shape "${fronts[@]}"
   bench bias --bias "${main[@]}"
   for width in 2 3 5 6 7 8; do bench "width-$width" --width "$width" "${main[@]}"; done
   for dtype in f16 f32; do bench "$dtype" --dtype "$dtype" "${main[@]}" decode-256-ds; done

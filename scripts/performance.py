@@ -98,6 +98,16 @@ def gates(results):
     return markdown(header, lines)
 
 
+def groups(results):
+    alone = by_case(results, "groups")
+    lines = []
+    for case, row in by_case(results, "groups-overlapped").items():
+        shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
+        lines.append([case, shape] + timing(row) + [f'{alone[case]["run_us"]:.2f}', f'{alone[case]["ratio"]:.3f}'])
+    header = ["case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us", "alone: us", "ratio"]
+    return markdown(header, lines)
+
+
 def commits(results):
     lines = []
     for row in rows(results, "bf16"):
@@ -230,7 +240,7 @@ def replay(results):
     return markdown(header, lines)
 
 
-TABLES = {f.__name__: f for f in (prefill, decode, states, gates, drafts, commits, backward, backward_variants, checked, overlapped,
+TABLES = {f.__name__: f for f in (prefill, decode, states, gates, groups, drafts, commits, backward, backward_variants, checked, overlapped,
                                   schedules, variants, rivals, warm, host, replay)}
 
 
