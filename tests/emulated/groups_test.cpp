@@ -11,11 +11,28 @@
 namespace shortconv::tools::verify {
 namespace {
 
+// Cases, and launches that each kernel needs. A rare one may need more cases, up to 16 times as
+// many.
 #ifdef SHORTCONV_ADDRESS_SANITIZER
 constexpr std::uint64_t kCases = 60;
+constexpr std::int64_t kEnough = 1;
 #else
 constexpr std::uint64_t kCases = 1200;
+constexpr std::int64_t kEnough = 9;
 #endif
+
+/// Kernels of calls with groups that had too few launches, one per line.
+std::string launched_too_rarely() {
+  const std::vector<std::string> kernels = {
+      "tiles, groups", "few tiles, groups", "decode, groups", "convolve_group",
+      "copy_group",    "normalize_group",   "store_gates"};
+  std::string lines;
+  for (const emulated::KernelUse& use : emulated::kernel_uses()) {
+    const bool wanted = std::ranges::find(kernels, use.name) != kernels.end();
+    if (wanted && use.launches < kEnough) lines += use.name + ", " + use.instances + "\n";
+  }
+  return lines;
+}
 
 bool has_input_scales(const GroupedCase& problem) {
   return std::ranges::any_of(problem.groups,
@@ -23,20 +40,17 @@ bool has_input_scales(const GroupedCase& problem) {
 }
 
 TEST(Groups, GiveTheBitsOfSeparateOperations) {
-  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+  const auto goes_on = [](std::uint64_t seed) {
+    return seed < kCases || (seed < 16 * kCases && !launched_too_rarely().empty());
+  };
+  for (std::uint64_t seed = 0; goes_on(seed); ++seed) {
     emulated::begin(seed);
     const GroupedCase problem = make_grouped_case(seed);
     const Verdict verdict = check_grouped(problem, BackendId::kCuda);
     ASSERT_FALSE(verdict.failure) << *verdict.failure << "\n" << to_string(problem);
     ASSERT_EQ(verdict.unsupported.has_value(), has_input_scales(problem)) << to_string(problem);
   }
-  for (const emulated::KernelUse& use : emulated::kernel_uses()) {
-    const std::vector<std::string> kernels = {
-        "tiles, groups", "few tiles, groups", "decode, groups", "convolve_group",
-        "copy_group",    "normalize_group",   "store_gates"};
-    if (std::ranges::find(kernels, use.name) == kernels.end()) continue;
-    EXPECT_GT(use.launches, 8) << use.name << ", " << use.instances;
-  }
+  EXPECT_EQ(launched_too_rarely(), "");
 }
 
 TEST(Groups, NormsAndGatesAreThoseOfTheSpecification) {
