@@ -102,8 +102,8 @@ TEST(GroupTiles, OtherCallsHaveSeparateLaunches) {
       {"fp32 weights", [](GroupedProblem& p) { p.forward.weight.dtype = DType::kF32; }},
       {"columns off the vectors", [](GroupedProblem& p) { p.groups[1].input.offset += 2; }},
       {"rows off the vectors", [](GroupedProblem& p) { p.forward.x.token_stride += 2; }},
-      {"an output off the vectors", [](GroupedProblem& p) { p.groups[3].out.token_stride += 1; }},
-      {"heads in reverse", [](GroupedProblem& p) { p.groups[3].out.head_stride = -kDim; }},
+      {"an output off the vectors", [](GroupedProblem& p) { p.groups[2].out.token_stride += 1; }},
+      {"heads in reverse", [](GroupedProblem& p) { p.groups[2].out.head_stride = -kDim; }},
       {"an input scale", [](GroupedProblem& p) { p.groups[2].input_scale = 2; }},
       {"a tiny eps", [](GroupedProblem& p) { p.groups[0].l2_norm.eps = 1e-40f; }},
       {"wide heads", [](GroupedProblem& p) { p.groups[0].head_dim = 256; }},
@@ -114,6 +114,16 @@ TEST(GroupTiles, OtherCallsHaveSeparateLaunches) {
     change(p);
     EXPECT_EQ(config_of(p).launch.blocks, 0) << name;
   }
+}
+
+TEST(GroupTiles, NarrowCopiedColumnsHaveALaunchOfTheirOwn) {
+  GroupedProblem p = interleaved(512);
+  EXPECT_FALSE(has_own_launch(p.groups[3]));
+  p.groups[3].head_dim = 2;
+  EXPECT_TRUE(has_own_launch(p.groups[3]));
+  const GroupTileConfig config = config_of(p);
+  EXPECT_GT(config.launch.blocks, 0);
+  EXPECT_EQ(config.channel_blocks, config.convolved_blocks);
 }
 
 TEST(GroupTiles, GatesOfOtherTypesHaveALaunchOfTheirOwn) {

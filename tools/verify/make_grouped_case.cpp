@@ -99,8 +99,9 @@ std::vector<BlockPart> draw_parts(Random& random, std::int64_t blocks, bool is_f
   std::int64_t left = 640;  // channels of the convolution
   for (std::int64_t i = 0; i < convolved + copied; ++i) {
     BlockPart part{.copy = i >= convolved};
-    part.head_dim = is_fast ? random.pick({8, 32, 64, 96, 128, 128, 128, 192, 256})
-                            : random.pick({1, 2, 3, 5, 8, 16, 24, 40, 64, 96, 100, 128, 130});
+    part.head_dim = is_fast && part.copy && random.chance(0.2) ? 2
+                    : is_fast ? random.pick({8, 32, 64, 96, 128, 128, 128, 192, 256})
+                              : random.pick({1, 2, 3, 5, 8, 16, 24, 40, 64, 96, 100, 128, 130});
     if (part.head_dim * blocks > left) part.head_dim = is_fast ? 8 : random.between(1, 4);
     const std::int64_t most = std::clamp<std::int64_t>(left / (part.head_dim * blocks), 1, 4);
     part.heads = random.between(1, most);

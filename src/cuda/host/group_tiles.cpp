@@ -1,3 +1,4 @@
+// GroupedProblem -> GroupTileConfig -> GroupTileParams.
 #include "cuda/host/group_tiles.hpp"
 
 #include <algorithm>
@@ -77,7 +78,8 @@ bool has_layout(const GroupedProblem& p) {
     return false;
   }
   return std::ranges::all_of(p.used_groups(), [&](const GroupLayout& group) {
-    return has_group_layout(group) && group.out.dtype == p.forward.x.dtype;
+    return has_own_launch(group) ||
+           (has_group_layout(group) && group.out.dtype == p.forward.x.dtype);
   });
 }
 
@@ -85,7 +87,7 @@ template <typename Use>
 void for_groups_in_order(const GroupedProblem& p, Use&& use) {
   for (const bool copy : {false, true}) {
     for (std::size_t i = 0; i < p.used_groups().size(); ++i) {
-      if (p.groups[i].copy == copy) use(p.groups[i], i);
+      if (p.groups[i].copy == copy && !has_own_launch(p.groups[i])) use(p.groups[i], i);
     }
   }
 }
@@ -194,9 +196,9 @@ GroupTileConfig select_group_tiles(const GroupedProblem& p, const DeviceProperti
   GroupTileConfig config;
   if (!has_layout(p)) return config;
   std::int64_t convolved = 0, copied = 0;
-  for (const GroupLayout& group : p.used_groups()) {
+  for_groups_in_order(p, [&](const GroupLayout& group, std::size_t) {
     (group.copy ? copied : convolved) += blocks_of(group);
-  }
+  });
   if (convolved == 0 || convolved + copied > kMaxChannelBlocks) return config;
   config.has_gates = has_gate_layout(p);
   config.launch =
@@ -210,14 +212,16 @@ GroupTileConfig select_group_tiles(const GroupedProblem& p, const DeviceProperti
   return config.launch.blocks <= kMaxBlocks ? config : GroupTileConfig();
 }
 
+bool has_own_launch(const GroupLayout& group) { return group.copy && !has_group_layout(group); }
+
 bool are_aligned(const GroupedProblem& p, const GroupTileConfig& config,
                  const GroupedPointers& at) {
   bool aligned = has_aligned_rows(config.alignment, at.forward);
-  for (std::size_t i = 0; i < p.used_groups().size(); ++i) {
+  for_groups_in_order(p, [&](const GroupLayout&, std::size_t number) {
     TensorPointers outputs;
-    outputs.out = at.groups[i];
+    outputs.out = at.groups[number];
     aligned &= has_aligned_rows(config.alignment, outputs);
-  }
+  });
   return aligned;
 }
 

@@ -25,6 +25,10 @@ struct GroupTileConfig {
                                                  const DeviceProperties& device,
                                                  const TuningPolicy& policy);
 
+/// Copied columns that the kernel cannot move, such as two gates of each head, have a launch of
+/// their own.
+[[nodiscard]] bool has_own_launch(const GroupLayout& group);
+
 /// Whether the addresses of a call are aligned as the kernel needs them.
 [[nodiscard]] bool are_aligned(const GroupedProblem& problem, const GroupTileConfig& config,
                                const GroupedPointers& pointers);

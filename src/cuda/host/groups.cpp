@@ -3,6 +3,8 @@
 // allocates.
 #include "cuda/host/groups.hpp"
 
+#include <algorithm>
+
 #include "core/check.hpp"
 #include "cuda/group_params.hpp"
 #include "cuda/host/group_tiles.hpp"
@@ -182,10 +184,10 @@ Status run_grouped(const GroupedProblem& p, const PlanStorage& storage, const Gr
   const bool has_tiles = tiles.launch.blocks > 0 && are_aligned(p, tiles, at);
   if (has_tiles) {
     if (Status status = launch_tiles(p, tiles, at, stream); !status.ok()) return status;
-  } else {
-    for (std::size_t i = 0; i < p.used_groups().size(); ++i) {
-      if (Status status = launch_group(p, at, i, stream); !status.ok()) return status;
-    }
+  }
+  for (std::size_t i = 0; i < p.used_groups().size(); ++i) {
+    if (has_tiles && !has_own_launch(p.groups[i])) continue;
+    if (Status status = launch_group(p, at, i, stream); !status.ok()) return status;
   }
   const bool has_gates = p.has_gates && p.gates.heads > 0 && !(has_tiles && tiles.has_gates);
   return has_gates ? launch_gates(p, at, stream) : Status();
@@ -196,7 +198,10 @@ std::string describe_grouped(const GroupedProblem& p, const PlanStorage& storage
   if (tiles.launch.blocks > 0) {
     return concat("groups, ", name_of(tiles.kernel), ", ", tiles.launch.blocks, " blocks of ",
                   std::int64_t{tiles.launch.threads}, " threads",
-                  p.has_gates && !tiles.has_gates ? ", and a launch for the gates" : "");
+                  p.has_gates && !tiles.has_gates ? ", and a launch for the gates" : "",
+                  std::ranges::any_of(p.used_groups(), has_own_launch)
+                      ? ", and one for each group of narrow columns"
+                      : "");
   }
   return concat("groups, ", std::int64_t{p.group_count}, " launches and those of norms and gates");
 }
