@@ -106,6 +106,7 @@ TEST(GroupTiles, OtherCallsHaveSeparateLaunches) {
       {"heads in reverse", [](GroupedProblem& p) { p.groups[2].out.head_stride = -kDim; }},
       {"an input scale", [](GroupedProblem& p) { p.groups[2].input_scale = 2; }},
       {"a tiny eps", [](GroupedProblem& p) { p.groups[0].l2_norm.eps = 1e-40f; }},
+      {"no channels", [](GroupedProblem& p) { p.groups[0].head_dim = 0; }},
       {"wide heads", [](GroupedProblem& p) { p.groups[0].head_dim = 256; }},
   };
   EXPECT_GT(config_of(interleaved(512)).launch.blocks, 0);

@@ -55,7 +55,7 @@ bool has_columns(const HeadMap& map, std::int64_t heads, std::int64_t column_str
 bool has_group_layout(const GroupLayout& group) {
   const HeadMap& map = group.input;
   const auto& out = group.out;
-  return group.input_scale == 1 && group.heads > 0 && group.channels() <= kMaxColumn &&
+  return group.input_scale == 1 && group.channels() > 0 && group.channels() <= kMaxColumn &&
          (!group.normalize || (group.head_dim <= kMaxNorm && group.l2_norm.eps >= kMinTileEps)) &&
          is_multiple(group.head_dim) && is_multiple(map.offset) && is_multiple(map.head_stride) &&
          is_multiple(map.block_stride) && has_columns(map, group.heads, 1) &&
