@@ -3,6 +3,7 @@
 #include "core/check.hpp"
 #include "cuda/backward_tuning.hpp"
 #include "cuda/host/backward.hpp"
+#include "cuda/host/numbers.hpp"
 #include "cuda/host/select.hpp"
 
 namespace shortconv::cuda {
@@ -10,10 +11,6 @@ namespace {
 
 constexpr std::int64_t kMaxStripRows = 128;
 constexpr std::int64_t kMinStripRows = 16;
-
-constexpr std::int64_t divide_up(std::int64_t count, std::int64_t by) {
-  return (count + by - 1) / by;
-}
 
 bool has_epilogue(const BackwardProblem& p) {
   return p.epilogue != Epilogue::kNone || p.input_gate.present;
@@ -113,8 +110,6 @@ std::int64_t sum_blocks(const BackwardProblem& p) {
 std::int64_t state_blocks(const BackwardProblem& p) {
   return p.grad_initial_state.present ? p.sequences * divide_up(p.channels, kSumThreads) : 0;
 }
-
-std::int32_t narrow(std::int64_t number) { return static_cast<std::int32_t>(number); }
 
 template <typename Layout>
 BackwardRows rows_of(const Layout& layout, void* data) {

@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "core/dispatch.hpp"
+#include "cuda/host/numbers.hpp"
 #include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
@@ -38,11 +39,11 @@ std::int64_t head_slots(const GroupLayout& group) {
 }
 std::int64_t blocks_of(const GroupLayout& group) {
   const std::int64_t heads = is_one_head(group) ? 1 : group.heads;
-  return (heads * head_slots(group) + kTileChannels - 1) / kTileChannels;
+  return divide_up(heads * head_slots(group), kTileChannels);
 }
 
 bool has_columns(const HeadMap& map, std::int64_t heads, std::int64_t column_stride) {
-  const std::int64_t blocks = (heads + map.block_heads - 1) / map.block_heads;
+  const std::int64_t blocks = divide_up(heads, map.block_heads);
   const auto is_small = [&](std::int64_t stride, std::int64_t count) {
     return stride >= 0 && stride <= kMaxColumn / std::max<std::int64_t>(count, 1);
   };
@@ -92,7 +93,6 @@ void for_groups_in_order(const GroupedProblem& p, Use&& use) {
   }
 }
 
-std::int32_t narrow(std::int64_t number) { return static_cast<std::int32_t>(number); }
 FastDivisor divisor(std::int64_t number) { return FastDivisor(static_cast<std::uint32_t>(number)); }
 
 HeadColumns columns_of(const HeadMap& map, std::int64_t heads, std::int64_t column_stride) {
@@ -164,7 +164,7 @@ void set_blocks(const GroupedProblem& p, const DeviceProperties& device, const T
   if (config.kernel == GroupKernel::kDecode) {
     constexpr std::int64_t kWarps = kGroupDecodeThreads / 32;
     config.launch.threads = kGroupDecodeThreads;
-    blocks = (config.channel_blocks + kWarps - 1) / kWarps;
+    blocks = divide_up(config.channel_blocks, kWarps);
     config.launch.blocks = p.forward.sequences * blocks;
   } else {
     const std::int64_t wave = policy.wave_blocks * device.multiprocessors;
@@ -175,11 +175,11 @@ void set_blocks(const GroupedProblem& p, const DeviceProperties& device, const T
         normalizes(p) ? static_cast<std::uint32_t>(rounds(config.convolved_blocks, kTileRounds))
                       : 1;
     config.copy_rounds = static_cast<std::uint32_t>(rounds(copied, kCopyRounds));
-    config.convolving_blocks = static_cast<std::uint32_t>(
-        (config.convolved_blocks + config.tile_rounds - 1) / config.tile_rounds);
-    blocks = config.convolving_blocks + (copied + config.copy_rounds - 1) / config.copy_rounds;
+    config.convolving_blocks =
+        static_cast<std::uint32_t>(divide_up(config.convolved_blocks, config.tile_rounds));
+    blocks = config.convolving_blocks + divide_up(copied, config.copy_rounds);
     config.tile_gate_blocks =
-        config.has_gates ? narrow((p.gates.heads + kGateBlockHeads - 1) / kGateBlockHeads) : 0;
+        config.has_gates ? narrow(divide_up(p.gates.heads, kGateBlockHeads)) : 0;
     config.launch.blocks = launch.start_blocks + launch.tiles * (blocks + config.tile_gate_blocks);
   }
   if (config.launch.blocks > kMaxBlocks) return;

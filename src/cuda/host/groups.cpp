@@ -9,16 +9,13 @@
 #include "cuda/group_params.hpp"
 #include "cuda/host/group_tiles.hpp"
 #include "cuda/host/launch.hpp"
+#include "cuda/host/numbers.hpp"
 #include "cuda/host/select.hpp"
 
 namespace shortconv::cuda {
 namespace {
 
 constexpr std::int64_t kWarps = kGroupThreads / 32;  // of a block
-
-constexpr std::int64_t blocks_for(std::int64_t items, std::int64_t per_block) {
-  return items / per_block + (items % per_block != 0 ? 1 : 0);
-}
 
 bool has_f64(const GroupedProblem& p) {
   bool found = p.forward.state.dtype == DType::kF64 || p.forward.out.dtype == DType::kF64;
@@ -39,18 +36,18 @@ Status check_blocks(std::string_view argument, std::int64_t blocks) {
           concat(argument, ": needs ", blocks, " blocks; a grid has at most ", kMaxBlocks)};
 }
 
-std::int64_t row_units(const Problem& p) { return blocks_for(p.tokens, kGroupTokens); }
+std::int64_t row_units(const Problem& p) { return divide_up(p.tokens, kGroupTokens); }
 
 /// Blocks of a group, snapshots among them, or of the gates.
 std::int64_t group_blocks(const Problem& p, const GroupLayout& group) {
   const std::int64_t units = row_units(p) + (group.copy ? 0 : p.snapshot_count);
-  return units * blocks_for(group.channels(), kGroupThreads);
+  return units * divide_up(group.channels(), kGroupThreads);
 }
 std::int64_t norm_blocks(const Problem& p, const GroupLayout& group) {
-  return blocks_for(p.tokens * group.heads, kWarps);
+  return divide_up(p.tokens * group.heads, kWarps);
 }
 std::int64_t gate_blocks(const GroupedProblem& p) {
-  return row_units(p.forward) * blocks_for(p.gates.heads, kGroupThreads);
+  return row_units(p.forward) * divide_up(p.gates.heads, kGroupThreads);
 }
 
 Status check_grids(const GroupedProblem& p) {
@@ -131,7 +128,7 @@ GroupKernelParams params_of(const GroupedProblem& p, const GroupedPointers& at,
   }
   params.general.launch.tiles = static_cast<std::uint32_t>(row_units(call));
   params.general.launch.channel_blocks =
-      FastDivisor(static_cast<std::uint32_t>(blocks_for(call.channels, kGroupThreads)));
+      FastDivisor(static_cast<std::uint32_t>(divide_up(call.channels, kGroupThreads)));
   return params;
 }
 
@@ -157,7 +154,7 @@ Status launch_group(const GroupedProblem& p, const GroupedPointers& at, std::siz
 Status launch_gates(const GroupedProblem& p, const GroupedPointers& at, void* stream) {
   GateKernelParams params{.general = {p.forward, at.forward, {}}, .gates = p.gates, .at = at.gates};
   params.general.launch.channel_blocks =
-      FastDivisor(static_cast<std::uint32_t>(blocks_for(p.gates.heads, kGroupThreads)));
+      FastDivisor(static_cast<std::uint32_t>(divide_up(p.gates.heads, kGroupThreads)));
   return launch(store_gates_kernel(), params, gate_blocks(p), stream);
 }
 
@@ -210,7 +207,7 @@ std::string describe_grouped(const GroupedProblem& p, const PlanStorage& storage
 template <typename Call>
 Status launch_items(KernelFunction function, const Call& call, std::string_view argument,
                     std::int64_t items, std::int64_t per_block, void* stream) {
-  const std::int64_t blocks = blocks_for(items, per_block);
+  const std::int64_t blocks = divide_up(items, per_block);
   if (Status status = check_blocks(argument, blocks); !status.ok()) return status;
   if (Status status = require_current(call.device, argument); !status.ok()) return status;
   if (Status status = load(function, call.device.index); !status.ok()) return status;

@@ -1,9 +1,9 @@
 #include "cuda/kernel_params.hpp"
 
+#include "cuda/host/numbers.hpp"
+
 namespace shortconv::cuda {
 namespace {
-
-std::int32_t narrow(std::int64_t number) { return static_cast<std::int32_t>(number); }
 
 /// Bytes from one entry of an index list to the next.
 std::int32_t stride_bytes(const TensorLayout<Axis::kSequence>& layout) {

@@ -6,14 +6,13 @@
 
 #include "core/check.hpp"
 #include "core/dispatch.hpp"
+#include "cuda/host/numbers.hpp"
 #include "cuda/tuning.hpp"
 #include "shortconv/argument_table.hpp"
 #include "shortconv/schedule.hpp"
 
 namespace shortconv::cuda {
 namespace {
-
-std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
 /// `of` is a power of two; a division would be slower.
 bool is_multiple(std::int64_t value, std::int64_t of) { return (value & (of - 1)) == 0; }
