@@ -49,10 +49,10 @@ inline constexpr int kF32StateTileBlocks = 28;
 /// it in one pass. Width 7 spills: 1.40 times the copy instead of 1.14.
 inline constexpr int kMaxJoinedWidth = 6;
 
-/// Blocks of channels that a block convolves, where heads are normalized, and that one copies, in
-/// calls with groups. 8192 tokens of a gated delta net take 72.9 us with 1, 71.2 with 2, 73.3 with
-/// 4; without norms q, k and v of 12288 channels 97.9, 98.9 and 102.5. Copies of 32 heads took 30
-/// us of a call with 4, 34 with 1.
+/// Blocks of channels that a block convolves where heads are normalized, and that a block copies,
+/// in calls with groups. 8192 tokens of a gated delta net take 72.9 us with 1, 71.2 with 2, 73.3
+/// with 4; q, k and v of 12288 channels without norms 98.0, 98.9 and 102.5. The number of copied
+/// ones was not measured alone.
 inline constexpr int kTileRounds = 2;
 inline constexpr int kCopyRounds = 4;
 
@@ -82,13 +82,14 @@ constexpr int decode_blocks(bool circular) { return circular ? 16 : 0; }
 /// bytes, 24.0 with 2 channels; 64 x 8192 3.75, -, 4.25, 4.30.
 inline constexpr int kSmallDecodeGroup = 4;
 
-/// As tile_blocks, for tiles with groups. The second kernel spills with 32, which doubles the time
-/// of a block: 12288 channels took 125 us with spills, 99 without.
+/// As tile_blocks, for tiles with groups. The kernel whose start blocks take all sequences spills 8
+/// bytes with 32. A version of the other that spilled 40 took 125 us for 12288 channels, not 99.
 constexpr int group_tile_blocks(bool start_blocks_take_all) {
   return start_blocks_take_all ? 28 : 32;
 }
 
-/// Heads whose gates a block computes for the rows of a tile: two of them in each thread.
+/// Heads whose gates a block computes for the rows of a tile, two gates a thread. Not tuned, as the
+/// next.
 inline constexpr int kGateBlockHeads = 8;
 
 inline constexpr int kGroupDecodeThreads = 64;

@@ -28,7 +28,7 @@ struct GroupChannels {
   __device__ explicit GroupChannels(std::uint32_t channel_block) : block(channel_block) {}
 
   __device__ bool is_inside() const { return out_column >= 0; }
-  /// As TileChannels::next, but the thread's channels are those before until enter_group.
+  /// As TileChannels::next. enter_group has to follow.
   __device__ bool next(const KernelParams& params, std::uint32_t rounds) {
     ++block;
     return (block & (rounds - 1)) != 0 &&
@@ -61,8 +61,7 @@ __device__ inline void enter_group(const GroupTileParams& call,
   channels.out_column = is_inside ? head * group.out_head_stride + d : -1;
 }
 
-/// As enter_group, for a block that has entered its group. Without it the channels would stay in
-/// registers, which the convolution needs.
+/// Computes the thread's channels again, so that they take no registers during the convolution.
 template <int kGroup, int kThreads>
 __device__ inline void reenter_group(const GroupTileParams& call,
                                      GroupChannels<kThreads, kGroup>& channels) {
@@ -82,8 +81,8 @@ __device__ inline T* group_out_at(const GroupTileParams& call, const Channels& c
   return rows_after(out, group.out_stride_bytes, row);
 }
 
-/// Stores the results of the rows of the mask. The compiler would multiply the stride for each row,
-/// with two instructions more than an addition has.
+/// Stores the results of the rows of the mask. opaque makes the compiler add the stride from row to
+/// row instead of multiplying it, which takes more instructions.
 template <typename T, typename Channels, int kWords, int kRows>
 __device__ inline void store_group_rows(const GroupTileParams& call, const Channels& channels,
                                         const TileRows& tile, std::uint32_t mask,

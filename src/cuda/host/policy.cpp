@@ -13,7 +13,7 @@ std::string to_string(const TuningPolicy& p) {
                 p.small_decode_elements, " elements, decode of 64 and 128 threads up to ",
                 p.decode_elements_64_threads, " and ", p.decode_elements_128_threads,
                 " elements, last ", p.pdl_last_blocks, " blocks launch dependents, drafts from ",
-                p.pdl_drafts_from, " blocks, copies of several blocks from ", p.group_rounds_waves,
+                p.pdl_drafts_from, " blocks, groups in rounds from ", p.group_rounds_waves,
                 " waves, general ", p.general_rows, " rows and ", p.general_blocks, " blocks");
 }
 

@@ -62,7 +62,8 @@ struct TuningPolicy {
   /// (2112) take 11.57 us without and 11.11 with it, x 4096 (1056) 7.17 and 8.21.
   std::int64_t pdl_drafts_from = 2048;
 
-  /// Waves of copied blocks of channels from which a block copies kCopyRounds of them.
+  /// Waves from which a block of a call with groups convolves kTileRounds blocks of channels, or
+  /// copies kCopyRounds. Not tuned.
   std::int64_t group_rounds_waves = 4;
 
   /// The general kernel: packed rows of a thread, but fewer where less than general_blocks would be
