@@ -6,7 +6,7 @@ Source: docs/specification.md of the shortconv repository.
 """
 
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from shortconv import _core
 from shortconv._arrays import empty, kinds, passable
@@ -142,12 +142,13 @@ def forward_groups(
     return _run(
         [_core.FORWARD, x, weight, bias, state, read_slots, query_start_loc, has_initial_state,
          initial_state, activation, null_slot, padded_rows], groups, outs, gates, g, beta,
-        {"write_slots": write_slots, "read_offsets": read_offsets, "cache_seqlens": cache_seqlens,
-         "snapshots": snapshots, "seq_idx": seq_idx, "input_gate": input_gate,
-         "output_gate": output_gate, "violations": violations,
-         "shift_full_state": shift_full_state, "residual": residual, "base_column": base_column,
-         "dilation": dilation, "backend": backend, "threads": threads,
-         "programmatic_launch": programmatic_launch, "stream": stream})
+        (("write_slots", write_slots), ("read_offsets", read_offsets),
+         ("cache_seqlens", cache_seqlens), ("snapshots", snapshots), ("seq_idx", seq_idx),
+         ("input_gate", input_gate), ("output_gate", output_gate), ("violations", violations),
+         ("shift_full_state", shift_full_state), ("residual", residual),
+         ("base_column", base_column or None), ("dilation", None if dilation == 1 else dilation),
+         ("backend", backend), ("threads", threads or None), ("stream", stream)),
+        programmatic_launch)
 
 
 def decode_groups(
@@ -195,11 +196,13 @@ def decode_groups(
     return _run(
         [_core.DECODE, x, weight, bias, state, read_slots, None, has_initial_state, False,
          activation, null_slot, padded_rows], groups, outs, gates, g, beta,
-        {"write_slots": write_slots, "read_offsets": read_offsets, "cache_seqlens": cache_seqlens,
-         "snapshots": snapshots, "input_gate": input_gate, "output_gate": output_gate,
-         "violations": violations, "shift_full_state": shift_full_state, "residual": residual,
-         "base_column": base_column, "dilation": dilation, "backend": backend, "threads": threads,
-         "programmatic_launch": programmatic_launch, "stream": stream})
+        (("write_slots", write_slots), ("read_offsets", read_offsets),
+         ("cache_seqlens", cache_seqlens), ("snapshots", snapshots), ("input_gate", input_gate),
+         ("output_gate", output_gate), ("violations", violations),
+         ("shift_full_state", shift_full_state), ("residual", residual),
+         ("base_column", base_column or None), ("dilation", None if dilation == 1 else dilation),
+         ("backend", backend), ("threads", threads or None), ("stream", stream)),
+        programmatic_launch)
 
 
 def l2_norm(
@@ -260,7 +263,7 @@ def delta_gates(
     if calls is not None:
         calls.delta_gates({**options, "backend": backend, "stream": stream})
     else:
-        values = (*_gate_pairs(options), *_core.named(backend=backend))
+        values = (*_pairs(options), *_core.named(backend=backend))
         _call("delta_gates", gates.a, values, stream, options, {"g": g, "beta": beta})
     return g, beta
 
@@ -310,6 +313,24 @@ def _require_gates(gates: Any) -> None:
     _require_map("b_map", gates.b_map)
 
 
+_known_maps: Set[Tuple[HeadMap, HeadMap]] = set()  # of gates that were checked
+
+
+def _require_known_gates(gates: Any) -> None:
+    """_require_gates, with less work for maps that are known."""
+    try:
+        if (gates.a_map, gates.b_map) in _known_maps and all(
+                hasattr(one, "__dlpack__") for one in gates[:4]) and (
+                    len(gates.a.shape) in (2, 3) and len(gates.b.shape) in (2, 3)
+                    and len(gates.a_log.shape) == len(gates.dt_bias.shape) == 1):
+            return
+    except (AttributeError, TypeError):  # no Gates, or maps of other things than numbers
+        pass
+    _require_gates(gates)
+    if len(_known_maps) < _MOST_KNOWN:
+        _known_maps.add((gates.a_map, gates.b_map))
+
+
 def _empty(like: Any, shape: Tuple[int, ...], is_f32: bool = False) -> Any:
     calls = calls_of[type(like)]
     if calls is not None:
@@ -329,7 +350,8 @@ def _gate_options(gates: Gates, g: Any, beta: Any) -> Dict[str, Any]:
             "beta_factor": gates.beta_factor, "round_beta": gates.round_beta}
 
 
-def _gate_pairs(options: Dict[str, Any]) -> List[Any]:
+def _pairs(options: Dict[str, Any]) -> List[Any]:
+    """Names and values, with the maps of gates as the core takes them."""
     pairs: List[Any] = []
     for name, value in options.items():
         if name == "gate_maps":
@@ -339,42 +361,32 @@ def _gate_pairs(options: Dict[str, Any]) -> List[Any]:
     return pairs
 
 
-def _outputs(x: Any, groups: Sequence[Group], outs: Optional[Sequence[Any]]) -> List[Any]:
-    """An output for each group."""
-    _require_array("x", x, (2, 3))
-    _require(outs is None or isinstance(outs, (list, tuple)), "outs", outs, "a sequence of arrays")
-    given = [None] * len(groups) if outs is None else list(outs)
-    if len(given) != len(groups):
-        raise ValueError(f"outs: are {len(given)}, but there are {len(groups)} groups")
-    results = []
-    for number, (group, out) in enumerate(zip(groups, given)):
-        shape = (*x.shape[:-1], group.heads, group.head_dim)
-        if out is None:
-            out = _empty(x, shape)
-        else:
-            _require_array(f"outs[{number}]", out)
-            if tuple(out.shape) != tuple(shape):
-                raise ValueError(f"outs[{number}]: shape is {tuple(out.shape)}; expected "
-                                 f"{tuple(shape)}, of groups[{number}] and x")
-        results.append(out)
-    return results
+class CheckedGroups(NamedTuple):
+    """Groups as the operators of torch (maps, numbers) and the core (entries) take them."""
+
+    maps: List[int]
+    numbers: List[float]
+    entries: List[Tuple[Any, ...]]  # of each group, after its output
+    sizes: List[Tuple[int, int]]  # heads, head_dim
 
 
-# Maps and numbers of the groups that were checked, for the operators of torch.
-_Checked = Tuple[List[int], List[float]]
-_known: Dict[Any, _Checked] = {}
+_known: Dict[Any, CheckedGroups] = {}  # of the groups that were checked
 _MOST_KNOWN = 1000
 
 
-def _check_groups(groups: Any) -> _Checked:
+def _check_groups(groups: Any) -> CheckedGroups:
     _require(isinstance(groups, (list, tuple)), "groups", groups, "a sequence of Group")
     for number, group in enumerate(groups):
         _require_group(f"groups[{number}]", group)
-    return ([number for group in groups for number in group.input],
-            [float(number) for group in groups for number in group[3:]])  # copy and so on
+    return CheckedGroups(
+        [number for group in groups for number in group.input],
+        [float(number) for group in groups for number in group[3:]],  # copy and so on
+        [(*group.input, bool(group.copy), bool(group.l2_norm), float(group.eps),
+          float(group.scale), float(group.input_scale)) for group in groups],
+        [(group.heads, group.head_dim) for group in groups])
 
 
-def _checked_groups(groups: Any) -> _Checked:
+def _checked_groups(groups: Any) -> CheckedGroups:
     """_check_groups, once for each list of groups: it takes longer than the rest of a call."""
     try:
         key = tuple(groups)
@@ -388,39 +400,70 @@ def _checked_groups(groups: Any) -> _Checked:
     return known
 
 
+def _outputs(x: Any, sizes: Sequence[Tuple[int, int]], outs: Optional[Sequence[Any]]) -> List[Any]:
+    """An output for each group."""
+    _require_array("x", x, (2, 3))
+    outer = tuple(x.shape[:-1])
+    if outs is None:
+        return [_empty(x, outer + size) for size in sizes]
+    _require(isinstance(outs, (list, tuple)), "outs", outs, "a sequence of arrays")
+    if len(outs) != len(sizes):
+        raise ValueError(f"outs: are {len(outs)}, but there are {len(sizes)} groups")
+    results = []
+    for number, (size, out) in enumerate(zip(sizes, outs)):
+        shape = outer + size
+        if out is None:
+            out = _empty(x, shape)
+        elif getattr(out, "shape", None) != shape:
+            _require_array(f"outs[{number}]", out)
+            if tuple(out.shape) != shape:
+                raise ValueError(f"outs[{number}]: shape is {tuple(out.shape)}; expected "
+                                 f"{shape}, of groups[{number}] and x")
+        results.append(out)
+    return results
+
+
 def _run(frequent: List[Any], groups: Sequence[Group], outs: Optional[Sequence[Any]],
-         gates: Optional[Gates], g: Any, beta: Any, options: Dict[str, Any]) -> Grouped:
-    x, state = frequent[1], frequent[4]
+         gates: Optional[Gates], g: Any, beta: Any, rare: Tuple[Tuple[str, Any], ...],
+         programmatic_launch: bool) -> Grouped:
+    """A call of the core.
+
+    Args:
+      frequent: the arguments that it takes by position.
+      rare: others by name; None and False are the defaults.
+    """
+    x = frequent[1]
     calls = calls_of[type(x)]
     is_compiling = calls is not None and calls.is_compiling()
-    maps, numbers = (_check_groups if is_compiling else _checked_groups)(groups)
-    results = _outputs(x, groups, outs)
-    gate_options: Dict[str, Any] = {}
+    checked = (_check_groups if is_compiling else _checked_groups)(groups)
+    results = _outputs(x, checked.sizes, outs)
+    options: Dict[str, Any] = {}
     if gates is not None:
-        _require_gates(gates)
+        (_require_gates if is_compiling else _require_known_gates)(gates)
         g, beta = _gate_outputs(gates, g, beta)
-        gate_options = _gate_options(gates, g, beta)
+        options = _gate_options(gates, g, beta)
     elif g is not None or beta is not None:
         raise ValueError(f"{'beta' if g is None else 'g'}: is given, but gates are None")
+    for name, value in rare:
+        if value is not None and value is not False:
+            options[name] = value
+    if not programmatic_launch:
+        options["programmatic_launch"] = False
     if calls is not None:
-        calls.forward_groups(frequent, results, maps, numbers, {**gate_options, **options})
+        calls.forward_groups(frequent, results, checked, options)
         return Grouped(tuple(results), g, beta)
-    values: List[Any] = [*frequent, len(groups)]
-    for group, out in zip(groups, results):
-        values += [out, *group.input, bool(group.copy), bool(group.l2_norm), float(group.eps),
-                   float(group.scale), float(group.input_scale)]
     written = {f"outs[{number}]": out for number, out in enumerate(results)}
-    written.update(g=g, beta=beta, violations=options["violations"])
-    if options.get("seq_idx") is None:
-        written["state"] = state
+    written.update(g=g, beta=beta, violations=options.get("violations"))
+    if "seq_idx" not in options:
+        written["state"] = frequent[4]
     names = dict(zip(("op", "x", "weight", "bias", "state", "read_slots", "query_start_loc",
                       "has_initial_state"), frequent))
-    names.update(gate_options, **options)
-    stream = options.pop("stream")
-    programmatic_launch = options.pop("programmatic_launch")
-    values += [*_gate_pairs(gate_options), *_core.named(**options), "programmatic_launch",
-               programmatic_launch]
-    _call("forward_groups", x, tuple(values), stream, names, written)
+    names.update(options)
+    stream = options.pop("stream", None)
+    values: List[Any] = [*frequent, len(groups)]
+    for out, entry in zip(results, checked.entries):
+        values += out, *entry
+    _call("forward_groups", x, (*values, *_pairs(options)), stream, names, written)
     return Grouped(tuple(results), g, beta)
 
 

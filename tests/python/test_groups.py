@@ -365,3 +365,46 @@ def test_torch_scripts_what_is_written(torch_layer):
     traced = torch.jit.trace(function, (x, weight), check_trace=False)
     for got, expected in zip(traced(x, weight), function(x, weight)):
         assert torch.equal(got, expected)
+
+
+def test_new_outputs_are_aligned_to_32_bytes(torch_layer):  # FlashInfer's kernels want that
+    run, arrays = torch_layer
+    for one in run(**arrays):
+        assert one.data_ptr() % 32 == 0 and one.is_contiguous()
+
+
+def test_a_graph_replays_batches_of_other_lengths(random):
+    """A captured call reads the bounds, slots and rows of the time of its replay."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    layer = Layer(random, "interleaved", k_dim=64, v_dim=64)
+    x, ba, weight, state = (torch.from_numpy(one).cuda().bfloat16()
+                            for one in (layer.x, layer.ba, layer.weight, layer.state))
+    a_log, dt_bias = (torch.from_numpy(one).cuda() for one in (layer.a_log, layer.dt_bias))
+    bounds = torch.from_numpy(BOUNDS).cuda()
+    slots = torch.arange(4, device="cuda", dtype=torch.int32)
+
+    def call():
+        groups, g, beta = shortconv.forward_groups(
+            x, weight, groups=layer.front.groups, gates=layer.front.gates(ba, a_log, dt_bias),
+            state=state, read_slots=slots, query_start_loc=bounds, initial_state=True,
+            activation="silu")
+        return [*groups, g, beta, state]
+
+    saved = state.clone()
+    call()  # loads the kernels
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = call()
+    for lengths, order in (([5, 1, 0, 9], [0, 1, 2, 3]), ([1, 12, 2, 0], [3, 1, 0, 2])):
+        x.normal_()
+        ba.normal_()
+        bounds.copy_(torch.tensor([0, *lengths]).cumsum(0))
+        slots.copy_(torch.tensor(order))
+        state.copy_(saved)
+        graph.replay()
+        results = [one.clone() for one in replayed]
+        state.copy_(saved)
+        for got, expected in zip(results, call()):
+            assert torch.equal(got, expected)
