@@ -1,5 +1,9 @@
 """flash-linear-attention (PyPI: flash-linear-attention), packed, without states."""
 
+import functools
+
+import torch
+
 
 def original():
     from fla.modules import causal_conv1d as module
@@ -13,10 +17,18 @@ def ours():
     return fla
 
 
+@functools.lru_cache(maxsize=1)
+def bounds_of(lengths, device):
+    """The same tensors for all buffers of a case: it keeps what it derives from the last few."""
+    if len(lengths) == 1:
+        return None, None
+    bounds = torch.tensor([0, *lengths]).cumsum(0)
+    return bounds.to(device), bounds
+
+
 def convolution(functions, b):
     """The call as a function of x [1, tokens, channels]."""
-    bounds = b.bounds.long() if len(b.case.lengths) > 1 else None
-    bounds_cpu = None if bounds is None else bounds.cpu()
+    bounds, bounds_cpu = bounds_of(tuple(b.case.lengths), b.weight.device)
     return lambda x: functions.causal_conv1d(x, b.weight, b.bias, activation="silu",
                                              cu_seqlens=bounds, cu_seqlens_cpu=bounds_cpu)
 
@@ -40,3 +52,23 @@ def training(functions, b):
         return (out[0] if isinstance(out, tuple) else out).squeeze(0)
 
     return convolve
+
+
+def front(functions, b):
+    """The chain of its GatedDeltaNet, with one convolution for q, k and v, and without states."""
+    from fla.modules.l2norm import l2norm_fwd
+
+    if b.case.is_interleaved:
+        return None
+    convolve = convolution(functions, b)
+
+    def call():
+        out = convolve(b.x[None])
+        out = (out[0] if isinstance(out, tuple) else out)[0]
+        beta, a = b.ba.float().chunk(2, -1)
+        q, k, v = b.split(out)
+        norms = [l2norm_fwd(one.contiguous(), 1e-6)[0] for one in (q, k)]
+        g = -b.a_log.exp() * torch.nn.functional.softplus(a + b.dt_bias.float())
+        return (*norms, v.contiguous(), g, beta.sigmoid())
+
+    return call

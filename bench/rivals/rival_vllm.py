@@ -35,3 +35,27 @@ def decode(functions, b):
     states, slots = b.state.transpose(1, 2), b.slots.clamp(min=1)
     return lambda: functions.causal_conv1d_update(b.x, states, b.weight, b.bias, "silu",
                                                   conv_state_indices=slots)
+
+
+def front(functions, b):
+    """The chain of its Qwen3.5: convolve, then split, norms and gates in one kernel. Interleaved
+    rows are unpacked by compiled torch code there, which is not measured."""
+    try:
+        from vllm.third_party.flash_linear_attention.ops import fused_gdn_prefill_post_conv as post
+    except ImportError:
+        from vllm.model_executor.layers.fla.ops import fused_gdn_prefill_post_conv as post
+
+    if b.case.is_interleaved:
+        return None
+    states, metadata, case = b.state.transpose(1, 2), metadata_of(b), b.case
+
+    def call():
+        out = functions.causal_conv1d_fn(
+            b.x.T, b.weight, b.bias, states, b.bounds, cache_indices=b.slots,
+            has_initial_state=b.resumed, activation="silu", metadata=metadata).T
+        beta, a = b.ba.chunk(2, -1)
+        return post.fused_post_conv_prep(
+            out, a.contiguous(), beta.contiguous(), b.a_log, b.dt_bias, case.key_heads,
+            case.head_dim, case.head_dim)
+
+    return call

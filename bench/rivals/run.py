@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """This library and others, on the same memory: GPU time, its ratio to a copy, host time.
 
-    bench/rivals/run.py [--json FILE] [--only NAMES] [--device cuda|cpu] [--tiny] [--training]
-                        [--cases PARTS] [--sweep [--every N]]
+    bench/rivals/run.py [--json FILE] [--only NAMES] [--device cuda|cpu] [--tiny]
+                        [--training | --fronts] [--cases PARTS] [--sweep [--every N]]
 
 bf16, width 4, SiLU, no bias, token-major x. --training: forward and backward pass through autograd,
 gradients of x and weight, without states; the copy moves x and out, then x, the gradient of out and
@@ -13,11 +13,15 @@ call finds its data in the cache. copy: copy_ of as many bytes as the call must 
 run. Host time: time of the caller in one call, measured last, alternating over all cases and
 libraries. On the CPU only host time is measured.
 
---sweep: as --training, for 216 shapes, or each Nth of them; GPU time only. Prints the shapes that are
-slowest against the copy, of those that move more than 50 MB, and the speedup over each rival.
+--fronts: from the projection of a gated delta net to normalized q and k, v, g and beta: this
+library's forward_groups and the chains of the others, with how far their results differ from ours.
 
-"as NAME" is this library through shortconv.compat.NAME. Rivals that are not installed are listed as
-absent; their packages are on PyPI.
+--sweep: training or fronts of 216 shapes, or of each Nth of them; GPU time only. Prints the shapes
+that are slowest against the copy, of those that move more than 50 MB, and the speedup over each
+rival.
+
+"as NAME" is this library through shortconv.compat.NAME; with --fronts its convolution in the chain of
+NAME. Rivals that are not installed are listed as absent; their packages are on PyPI.
 """
 
 import argparse
@@ -29,6 +33,7 @@ import sys
 
 import torch
 from cases import DECODE, PREFILL, TINY, TRAINING, Buffers, sweep
+from fronts import FRONTS, TINY_FRONTS, FrontBuffers, difference, front_sweep
 from measure import COLD_BYTES, gpu_us, host_us
 
 RIVALS = ["shortconv", "sglang", "vllm", "causal_conv1d", "fla", "torch"]
@@ -51,7 +56,10 @@ def load(only):
 
 
 def copy_call(moved_bytes, device):
-    source = torch.zeros(moved_bytes // 2, dtype=torch.uint8, device=device)
+    # The driver copies some odd sizes at two thirds of the speed of others.
+    step = 1 << 16 if moved_bytes > 1 << 20 else 16
+    size = (moved_bytes // 2 + step - 1) // step * step
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
@@ -71,20 +79,49 @@ def training(rival, functions, buffers):
     return call
 
 
-def measured(case, rivals, device, trains):
+def front_difference(rival, functions, buffers):
+    """How the results of a rival's chain, with our convolution in it, differ from those of this
+    library, from the same states. None for those without states. Their own convolutions round each
+    product to bf16, which changes a third of the results."""
+    import rival_shortconv as ours
+
+    if rival.__name__ not in ("rival_sglang", "rival_vllm") or functions is not rival.ours():
+        return None
+    before = buffers.state.clone()
+    expected = [one.clone() for one in ours.front(
+        ours.original(), buffers, rounds_beta=rival.__name__ == "rival_sglang")()]
+    after = buffers.state.clone()
+    buffers.state.copy_(before)
+    text = difference(rival.front(functions, buffers)(), expected)
+    if not torch.equal(buffers.state, after):
+        text += "; states differ"
+    buffers.state.copy_(before)
+    return text
+
+
+def maker(rival, trains, fronts, case):
+    """The function of the rival that makes the call of a case, or None."""
+    if trains:
+        return functools.partial(training, rival)
+    if fronts:
+        return getattr(rival, "front", None)
+    return rival.decode if case.decode else rival.prefill
+
+
+def measured(case, rivals, device, trains, fronts):
     """List of (row with GPU time, call for the host timing or None), one per rival."""
     on_gpu = device == "cuda"
     moved_bytes = case.trained_bytes if trains else case.moved_bytes
     count = max(2, min(64, COLD_BYTES // moved_bytes)) if on_gpu else 1
-    buffers = [Buffers(case, device) for _ in range(count)]
+    buffers = [(FrontBuffers if fronts else Buffers)(case, device) for _ in range(count)]
     copies = [copy_call(moved_bytes, device) for _ in range(count)]
     copy_us = gpu_us(copies) if on_gpu else None
     row = {"case": case.name, "rival": "copy", "copy_us": copy_us, "gpu_us": copy_us}
     timed = [(row, copies[0])]
     for label, rival, functions in rivals:
-        make = rival.decode if case.decode else rival.prefill
-        if trains:
-            make = functools.partial(training, rival)
+        make = maker(rival, trains, fronts, case)
+        if make is None:
+            continue
         row = {"case": case.name, "rival": label, "copy_us": copy_us, "moved_bytes": moved_bytes}
         call = None
         try:
@@ -92,6 +129,8 @@ def measured(case, rivals, device, trains):
             if calls[0] is None:
                 continue
             calls[0]()
+            if fronts and on_gpu:
+                row["difference"] = front_difference(rival, functions, buffers[0])
             row["gpu_us"] = gpu_us(calls) if on_gpu else None
             call = calls[0]
         except Exception as error:
@@ -129,6 +168,8 @@ def print_case(name, rows):
             text = f"{row['gpu_us']:>9.2f} us  x {row['gpu_us'] / row['copy_us']:6.2f}  "
         if "host_us" in row:
             text += f"host {row['host_us']:7.2f} us"
+        if row.get("difference"):
+            text += f"  {row['difference']}"
         print(f"  {row['rival']:<18} {text}")
 
 
@@ -140,12 +181,15 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="two small cases")
     parser.add_argument("--cases", help="parts of the names of cases, with commas")
     parser.add_argument("--training", action="store_true", help="forward and backward pass")
-    parser.add_argument("--sweep", action="store_true", help="training of 216 shapes")
+    parser.add_argument("--fronts", action="store_true", help="fronts of gated delta nets")
+    parser.add_argument("--sweep", action="store_true", help="training or fronts of 216 shapes")
     parser.add_argument("--every", type=int, default=1, help="each Nth shape of the sweep")
     options = parser.parse_args()
     if options.sweep and options.device != "cuda":
         parser.error("--sweep measures times of a GPU")
-    trains = options.training or options.sweep
+    fronts, trains = options.fronts, options.training or (options.sweep and not options.fronts)
+    if fronts and options.training:
+        parser.error("--training and --fronts exclude each other")
     rivals, absent = load(options.only and options.only.split(","))
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(name, "torch", torch.__version__)
@@ -154,14 +198,15 @@ def main():
 
     timed = []
     with torch.no_grad():
-        cases = TRAINING if trains else PREFILL + DECODE
+        cases = TRAINING if trains else FRONTS if fronts else PREFILL + DECODE
         if options.sweep:
-            cases = sweep()[:: options.every]
+            cases = (front_sweep() if fronts else sweep())[:: options.every]
         if options.tiny:
-            cases = [case for case in TINY if not (trains and case.decode)]
+            cases = TINY_FRONTS if fronts else [case for case in TINY
+                                                if not (trains and case.decode)]
         parts = options.cases.split(",") if options.cases else [""]
         for case in (case for case in cases if any(part in case.name for part in parts)):
-            timed += measured(case, rivals, options.device, trains)
+            timed += measured(case, rivals, options.device, trains, fronts)
             if options.sweep:
                 timed = [(row, None) for row, _ in timed]  # frees the buffers
             gc.collect()
