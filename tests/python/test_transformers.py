@@ -30,3 +30,59 @@ def test_greedy_tokens(model, layers, device):
     # The prefill of each layer and every decode step called the installed functions.
     assert plain["calls"] == {}
     assert ours["calls"] == {"causal_conv1d_fn": layers, "causal_conv1d_update": 23 * layers}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("model", ["qwen3_next", "qwen3_5"])
+def test_greedy_tokens_of_fused_layers(model, device):
+    plain, ours = run(model, device, "padded"), run(model, device, "fuse")
+    assert ours["tokens"] == plain["tokens"]
+    assert len({tuple(row) for row in ours["tokens"]}) == 2
+    assert ours["calls"] == {"layers": 3, "forward_groups": 3 * 24}
+
+
+def small_model():
+    import transformers
+
+    config = transformers.Qwen3_5TextConfig(
+        hidden_size=32, vocab_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=48, head_dim=16, linear_num_key_heads=1,
+        linear_num_value_heads=2, linear_key_head_dim=16, linear_value_head_dim=16,
+        layer_types=["linear_attention", "full_attention"])
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_fused_layers_train_with_their_own_code():
+    from shortconv.compat.transformers import fuse, unfuse
+
+    model = small_model()
+    tokens = torch.randint(0, 64, (2, 9))
+
+    def gradients():
+        model.zero_grad()
+        model(tokens, labels=tokens).loss.backward()
+        return [one.grad.clone() for one in model.parameters()]
+
+    expected = gradients()
+    assert fuse(model) == 1 and fuse(model) == 1
+    for one, other in zip(gradients(), expected):
+        assert torch.equal(one, other)
+    layer = model.model.layers[0].linear_attn
+    assert "forward" in vars(layer)
+    unfuse(model)
+    assert "forward" not in vars(layer) and not hasattr(layer, "_shortconv_fused")
+
+
+def test_unknown_layers_are_refused():
+    from shortconv.compat.transformers import fuse
+
+    model = small_model()
+    layer = model.model.layers[0].linear_attn
+    layer.activation = "gelu"
+    with pytest.raises(NotImplementedError, match="Qwen3_5GatedDeltaNet: has the activation 'gelu'"):
+        fuse(model)
+    layer.activation = "silu"
+    del layer.dt_bias
+    with pytest.raises(NotImplementedError, match="Qwen3_5GatedDeltaNet: has no dt_bias"):
+        fuse(model)
+    assert fuse(torch.nn.Linear(2, 2)) == 0

@@ -1,0 +1,164 @@
+"""The gated delta nets of transformers (Qwen3-Next, Qwen3.5) with one call of ours between their
+projections and their delta rule.
+
+    from shortconv.compat.transformers import fuse
+
+    layers = fuse(model)  # the number of layers that changed
+
+A layer then takes one launch for its convolution, the split into q, k and v, their norms and the
+gates, instead of about ten. Inference only: calls that need gradients, packed sequences
+(cu_seq_lens_q, seq_idx) and caches that record the past run the layer's own code. `unfuse` undoes
+it.
+
+Works with the layers and caches of transformers 5. Differences of results are those of rounding:
+the norms divide by a correctly rounded root, and beta is rounded to the dtype of b, as there.
+"""
+
+import sys
+from typing import Any, Callable, NamedTuple, Optional, Tuple
+
+import torch
+
+from shortconv import _groups, models
+
+_KINDS = {"Qwen3NextGatedDeltaNet": "interleaved", "Qwen3_5GatedDeltaNet": "flat",
+          "Qwen3_5MoeGatedDeltaNet": "flat"}
+_PACKED = ("cu_seq_lens_q", "seq_idx")  # arguments of packed sequences
+_MEMBERS = ("num_k_heads", "num_v_heads", "head_k_dim", "head_v_dim", "conv1d", "A_log", "dt_bias",
+            "norm", "out_proj", "layer_idx")
+
+
+class _Fused(NamedTuple):
+    """What a layer gets: its own forward, and the groups of its rows."""
+
+    forward: Callable[..., Any]
+    front: models.Front
+    is_interleaved: bool
+
+
+def fuse(model: torch.nn.Module) -> int:
+    """Changes all gated delta nets of a model.
+
+    Returns:
+      The number of layers, those that were changed before included. 0: the model has none.
+
+    Raises:
+      NotImplementedError: a layer lacks a member that this module reads, or has an activation other
+        than SiLU, or a bias.
+    """
+    layers = [one for one in model.modules() if type(one).__name__ in _KINDS]
+    changed = [one for one in layers if not hasattr(one, "_shortconv_fused")]
+    for layer in changed:
+        _require_known(layer)
+    for layer in changed:
+        is_interleaved = _KINDS[type(layer).__name__] == "interleaved"
+        front = models.gated_delta_net(
+            num_k_heads=layer.num_k_heads, num_v_heads=layer.num_v_heads,
+            head_k_dim=layer.head_k_dim, head_v_dim=layer.head_v_dim,
+            layout="interleaved" if is_interleaved else "flat", copy_z=is_interleaved,
+            round_beta=True)
+        layer._shortconv_fused = _Fused(layer.forward, front, is_interleaved)
+        layer.forward = _forward_of(layer)
+    return len(layers)
+
+
+def unfuse(model: torch.nn.Module) -> None:
+    """Gives the layers of a model their own code back."""
+    for layer in model.modules():
+        if hasattr(layer, "_shortconv_fused"):
+            del layer.forward  # of the instance; that of the class is visible again
+            del layer._shortconv_fused
+
+
+def _require_known(layer: Any) -> None:
+    name = type(layer).__name__
+    missing = [one for one in (*_MEMBERS, "activation") if not hasattr(layer, one)]
+    if missing:
+        raise NotImplementedError(f"{name}: has no {missing[0]}; this version of transformers is "
+                                  "not supported")
+    if layer.activation not in ("silu", "swish"):
+        raise NotImplementedError(f"{name}: has the activation {layer.activation!r}; expected silu")
+    if layer.conv1d.bias is not None:
+        raise NotImplementedError(f"{name}: has a convolution with a bias; expected none")
+
+
+def _forward_of(layer: Any) -> Callable[..., Any]:
+    def forward(hidden_states: torch.Tensor, cache_params: Any = None,
+                attention_mask: Optional[torch.Tensor] = None, **options: Any) -> Any:
+        cache = None if cache_params is None else cache_params.layers[layer.layer_idx]
+        if (torch.is_grad_enabled() and _needs_gradient(layer, hidden_states)
+                or any(options.get(name) is not None for name in _PACKED)
+                or (cache is not None and cache.record_past)):
+            return layer._shortconv_fused.forward(
+                hidden_states, cache_params=cache_params, attention_mask=attention_mask, **options)
+        return _run(layer, hidden_states, cache, attention_mask)
+
+    return forward
+
+
+def _needs_gradient(layer: Any, hidden_states: torch.Tensor) -> bool:
+    return hidden_states.requires_grad or any(one.requires_grad for one in layer.parameters())
+
+
+def _run(layer: Any, hidden_states: torch.Tensor, cache: Any,
+         attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
+    batch, tokens = hidden_states.shape[:2]
+    if attention_mask is not None and attention_mask.shape == (batch, tokens):
+        hidden_states = hidden_states * attention_mask[..., None].to(hidden_states.dtype)
+    resumes = cache is not None and cache.has_previous_state[0]
+    with torch.no_grad():
+        q, k, v, z, g, beta = _front(layer, hidden_states, cache, resumes)
+    repeats = layer.num_v_heads // layer.num_k_heads
+    if repeats > 1:
+        q, k = (one.repeat_interleave(repeats, dim=2) for one in (q, k))
+    rule = _rule_of(layer, is_step=resumes and tokens == 1)
+    out, recurrent_state = rule(
+        q, k, v, g=g, beta=beta,
+        initial_state=cache.recurrent_states[0] if resumes else None,
+        output_final_state=cache is not None, use_qk_l2norm_in_kernel=False)
+    if cache is not None:
+        cache.update_recurrent_state(recurrent_state)
+    out = layer.norm(out.reshape(-1, layer.head_v_dim), z.reshape(-1, layer.head_v_dim))
+    return layer.out_proj(out.reshape(batch, tokens, -1))
+
+
+def _front(layer: Any, hidden_states: torch.Tensor, cache: Any,
+           resumes: bool) -> Tuple[torch.Tensor, ...]:
+    """q and k, normalized, v, z, g and beta. Updates the state of the convolution."""
+    fused = layer._shortconv_fused
+    z = None
+    if fused.is_interleaved:
+        x = layer.in_proj_qkvz(hidden_states)
+        gates = fused.front.gates(layer.in_proj_ba(hidden_states), layer.A_log.float(),
+                                  layer.dt_bias)
+    else:
+        x = layer.in_proj_qkv(hidden_states)
+        z = layer.in_proj_z(hidden_states)
+        gates = _groups.Gates(layer.in_proj_a(hidden_states), layer.in_proj_b(hidden_states),
+                              layer.A_log.float(), layer.dt_bias, round_beta=True)
+    weight = layer.conv1d.weight.squeeze(1)
+    if cache is None:
+        state = None
+    else:
+        if not resumes:
+            cache.lazy_initialization(
+                conv_states=x.new_zeros(x.shape[0], weight.shape[0], weight.shape[1]))
+            cache.has_previous_state[0] = True
+        state = cache.conv_states[0].transpose(1, 2)  # one column more than the history
+    groups, g, beta = _groups.forward_groups(
+        x, weight, groups=fused.front.groups, gates=gates, state=state,
+        shift_full_state=state is not None, initial_state=resumes, activation="silu")
+    if fused.is_interleaved:
+        *groups, z = groups
+    return (*groups, z, g, beta)
+
+
+def _rule_of(layer: Any, is_step: bool) -> Callable[..., Any]:
+    """The layer's function for one token, or for several."""
+    name = "recurrent_gated_delta_rule" if is_step else "chunk_gated_delta_rule"
+    module = sys.modules[type(layer).__module__]
+    for owner, prefix in ((layer, ""), (module, ""), (module, "torch_")):
+        if hasattr(owner, prefix + name):
+            return getattr(owner, prefix + name)
+    raise NotImplementedError(f"{type(layer).__name__}: has no {name}; this version of "
+                              "transformers is not supported")
