@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import shortconv  # noqa: E402
 from grids import DEVICES, assert_outputs, convolve, pick, random_bounds  # noqa: E402
 from shortconv.compat import vllm  # noqa: E402
 from shortconv.compat.vllm import causal_conv1d_fn, causal_conv1d_update  # noqa: E402
@@ -332,6 +333,39 @@ def test_refusals(device):
     with pytest.raises(ValueError, match="^conv_state: has 3 columns, but width 4 and 2 draft tok"):
         causal_conv1d_update(x[:, :, None].expand(2, 32, 2), state, weight,
                              num_accepted_tokens=ints(device, 1, 1))
+
+
+@layouts
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm, exponential", [(True, False), (False, True)])
+def test_conv_and_post_conv_prep(device, layout, dtype, norm, exponential):
+    """As the separate operations: the convolution, the split, the norms, the gates."""
+    k_heads, v_heads, k_dim, v_dim = 2, 4, 32, 16
+    keys, dim = k_heads * k_dim, 2 * k_heads * k_dim + v_heads * v_dim
+    bounds, lines = ints(device, 0, 3, 4, 4, 13), ints(device, 4, 1, 2, 5)
+    x = make(device, dtype, 13, dim).T
+    weight, bias = weights(device, dtype, dim, 4, True)
+    state = pool_of(device, dtype, 6, 3, dim, layout)
+    other = state.clone()
+    a, b = make(device, dtype, 13, v_heads), make(device, dtype, 13, v_heads)
+    a_log, dt_bias = torch.rand(v_heads, device=device), make(device, dtype, v_heads)
+    named = {"cache_indices": lines,
+             "has_initial_state": torch.tensor([True, False, True, True], device=device)}
+    q, k, v, g, beta = vllm.conv_and_post_conv_prep(
+        x, weight, bias, state, bounds, a, b, a_log, dt_bias, k_heads, k_dim, v_dim, norm,
+        exponential, **named)
+    out = causal_conv1d_fn(x, weight, bias, other, bounds, **named).T
+    assert torch.equal(state, other)
+    for part, columns in ((q, out[:, :keys]), (k, out[:, keys : 2 * keys])):
+        heads = columns.unflatten(1, (k_heads, k_dim)).contiguous()
+        assert torch.equal(part, shortconv.l2_norm(heads) if norm else heads)
+    assert torch.equal(v.flatten(1), out[:, 2 * keys :])
+    gates = shortconv.Gates(a, b, a_log, dt_bias, decay="exp" if exponential else "log")
+    for got, expected in zip((g, beta), shortconv.delta_gates(gates)):
+        assert torch.equal(got, expected)
+    with pytest.raises(ValueError, match="query_start_loc"):
+        vllm.conv_and_post_conv_prep(x, weight, bias, state, bounds.float(), a, b, a_log, dt_bias,
+                                     k_heads, k_dim, v_dim)
 
 
 def test_signatures(device):

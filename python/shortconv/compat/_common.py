@@ -2,8 +2,9 @@
 
 import importlib
 import sys
-from typing import Any, Callable, Dict, Optional, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Union
 
+from shortconv import _core, _groups, _names
 from shortconv.torch import torch
 
 Tensor = torch.Tensor
@@ -49,6 +50,42 @@ def rolling_states(conv_state: Tensor, width: int, tokens: int) -> Tensor:
     slot, channel, column = conv_state.stride()
     return conv_state.as_strided(
         (slots, tokens, width - 1, channels), (slot, column, column, channel))
+
+
+def has_fast_groups(x: Tensor, weight: Tensor, conv_states: Optional[Tensor]) -> bool:
+    """Whether one launch computes a call with groups on packed rows x [tokens, channels]."""
+    if not x.is_cuda:
+        return True
+    return (x.dim() == 2 and x.stride(1) == 1 and x.element_size() == 2 and weight.dtype == x.dtype
+            and weight.shape[-1] == 4
+            and (conv_states is None or conv_states.dtype == x.dtype))
+
+
+def convolve_groups(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    conv_states: Optional[Tensor],
+    slots: Optional[Tensor],
+    query_start_loc: Tensor,
+    has_initial_state: Optional[Tensor],
+    activation: Optional[str],
+    null_slot: Optional[int],
+    groups: Sequence[_groups.Group],
+    gates: Optional[_groups.Gates] = None,
+) -> _groups.Grouped:
+    """forward_groups with states [slots, channels, columns], in the words of the caller.
+
+    Args:
+      x: [tokens, columns].
+    """
+    op = _core.FORWARD | _core.STATE_CHANNELS_FIRST | _core.LONGER_INDICES
+    try:
+        return _groups._run(
+            [op, x, weight, bias, conv_states, slots, query_start_loc, has_initial_state, False,
+             activation, null_slot, None], groups, None, gates, None, None, (), True)
+    except (ValueError, NotImplementedError) as error:
+        raise _names.for_caller(error) from None
 
 
 def needs_gradient(*tensors: Optional[Tensor]) -> bool:

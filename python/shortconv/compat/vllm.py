@@ -12,7 +12,7 @@ Source: https://github.com/vllm-project/vllm, vllm/model_executor/layers/mamba/o
 """
 
 import os
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional, Tuple, Union
 
 from shortconv import torch as conv
 from shortconv._core import (
@@ -23,9 +23,11 @@ from shortconv._core import (
     STATE_CHANNELS_FIRST,
     VERIFY,
 )
+from shortconv._groups import Gates, Group, HeadMap
 from shortconv._names import argument_names
 from shortconv.compat._common import (
     Tensor,
+    convolve_groups,
     install_functions,
     rolling_states,
     silu_or_none,
@@ -125,6 +127,59 @@ def causal_conv1d_fn(
         op, x, torch.empty_like(x), weight, bias, conv_states, read_slots, query_start_loc,
         has_initial_state, False, activation, null_slot, write_slots=write_slots,
         snapshots=snapshots)
+
+
+@argument_names(
+    {"state": "conv_states", "read_slots": "cache_indices", "a_log": "A_log",
+     "null_slot": "null_block_id"}, reversed_from={"x": 2, "state": 3})
+def conv_and_post_conv_prep(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    conv_states: Tensor,
+    query_start_loc: Tensor,
+    a: Tensor,
+    b: Tensor,
+    A_log: Tensor,
+    dt_bias: Tensor,
+    num_k_heads: int,
+    head_k_dim: int,
+    head_v_dim: int,
+    apply_l2norm: bool = True,
+    output_g_exp: bool = False,
+    *,
+    cache_indices: Optional[Tensor] = None,
+    has_initial_state: Optional[Tensor] = None,
+    activation: Union[bool, str, None] = "silu",
+    null_block_id: Optional[int] = NULL_BLOCK_ID,
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """causal_conv1d_fn, and fused_post_conv_prep of its result, in one launch where there is one.
+
+    Args:
+      x to query_start_loc, cache_indices to null_block_id: as in causal_conv1d_fn; x is [channels,
+        tokens] of q, k and v.
+      a, b: [tokens, value heads].
+      A_log: [value heads] f32. dt_bias: [value heads].
+      num_k_heads to output_g_exp: as in fused_post_conv_prep.
+
+    Returns:
+      q, k, v, contiguous, [tokens, heads, head channels]; g (or its exponential) and beta, [tokens,
+      value heads] f32. Rows of padding are zeros.
+
+    Raises:
+      ValueError: a bad argument; the message names it.
+      NotImplementedError: another activation is given.
+    """
+    keys = num_k_heads * head_k_dim
+    groups = [Group(num_k_heads, head_k_dim, HeadMap(first), l2_norm=apply_l2norm)
+              for first in (0, keys)]
+    groups.append(Group(A_log.shape[0], head_v_dim, HeadMap(2 * keys)))
+    parts = convolve_groups(
+        x.T, weight, bias, conv_states, cache_indices, query_start_loc, has_initial_state,
+        silu_or_none(activation), None if cache_indices is None else null_block_id, groups,
+        Gates(a, b, A_log, dt_bias, decay="exp" if output_g_exp else "log"))
+    q, k, v = parts.groups
+    return q, k, v, parts.g, parts.beta
 
 
 @argument_names(

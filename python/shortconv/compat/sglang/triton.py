@@ -15,8 +15,16 @@ from shortconv._core import (
     STATE_CHANNELS_FIRST,
     VERIFY,
 )
+from shortconv._groups import Group, HeadMap
 from shortconv._names import argument_names
-from shortconv.compat._common import Tensor, rolling_states, silu_or_none, width_of
+from shortconv.compat._common import (
+    Tensor,
+    convolve_groups,
+    has_fast_groups,
+    rolling_states,
+    silu_or_none,
+    width_of,
+)
 from shortconv.torch import torch
 
 PAD_SLOT_ID = -1
@@ -197,6 +205,9 @@ def _parents(batch: int, first_child: Tensor, next_sibling: Optional[Tensor],
     return parents
 
 
+@argument_names(
+    {"state": "conv_states", "read_slots": "cache_indices", "null_slot": "pad_slot_id"},
+    reversed_from={"x": 2, "state": 3})
 def causal_conv1d_fn_split_qkv(
     x: Tensor,
     weight: Tensor,
@@ -231,6 +242,15 @@ def causal_conv1d_fn_split_qkv(
     Returns:
       q, k, v, contiguous, [1, tokens, heads, head channels].
     """
+    if has_fast_groups(x.T, weight, conv_states):
+        if kwargs:
+            refuse_unknown(kwargs)
+        heads, sizes = (num_q_heads, num_k_heads, num_v_heads), (head_q_dim, head_k_dim, head_v_dim)
+        groups = [Group(count, size, HeadMap(first)) for count, size, first in
+                  zip(heads, sizes, (0, q_dim, q_dim + k_dim))]
+        parts = convolve_groups(x.T, weight, bias, conv_states, cache_indices, query_start_loc,
+                                has_initial_state, silu_or_none(activation), pad_slot_id, groups)
+        return tuple(part[None] for part in parts.groups)
     out = causal_conv1d_fn(
         x, weight, bias, conv_states, query_start_loc, seq_lens_cpu, cache_indices,
         has_initial_state, activation, pad_slot_id, **kwargs).transpose(0, 1)
