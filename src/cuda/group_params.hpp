@@ -19,6 +19,23 @@ struct GroupKernelParams {
   GroupLayout group;
 };
 
+/// A group whose norm is computed after its convolution, in place.
+struct NormGroup {
+  void* out = nullptr;
+  std::int64_t heads = 0, head_dim = 0;
+  std::int64_t head_stride = 0, token_stride = 0, sequence_stride = 0;
+  DType dtype = DType::kF32;
+  L2Norm norm;
+};
+/// The norms of a call. The problem says which rows are padding. A warp has one head of `rows`
+/// rows.
+struct NormKernelParams {
+  GeneralParams general;
+  NormGroup groups[kMaxGroups];
+  std::int64_t heads = 0;  // of all groups
+  std::int32_t rows = 1;   // up to 32
+};
+
 /// The gates of a call. The problem says which rows are padding.
 struct GateKernelParams {
   GeneralParams general;
@@ -133,12 +150,15 @@ KernelFunction group_tiles_kernel(GroupKernel kernel, DType dtype, int width,
 
 inline constexpr int kGroupThreads = 128;  // not tuned, as the next
 inline constexpr int kGroupTokens = 16;    // packed rows of a thread
+inline constexpr int kMaxNormRows = 16;    // packed rows of a warp that normalizes a head
+/// Warps that fill a large GPU: with fewer, a warp normalizes fewer rows.
+inline constexpr std::int64_t kNormWarps = 132 * 64;
 
-KernelFunction convolve_group_kernel();  // takes GroupKernelParams, as the next two
+KernelFunction convolve_group_kernel();  // takes GroupKernelParams, as the next
 KernelFunction copy_group_kernel();
-KernelFunction normalize_group_kernel();
-KernelFunction store_gates_kernel();  // takes GateKernelParams
-KernelFunction l2_norm_kernel();      // takes L2NormCall
-KernelFunction delta_gates_kernel();  // takes GatesCall
+KernelFunction normalize_groups_kernel();  // takes NormKernelParams
+KernelFunction store_gates_kernel();       // takes GateKernelParams
+KernelFunction l2_norm_kernel();           // takes L2NormCall
+KernelFunction delta_gates_kernel();       // takes GatesCall
 
 }  // namespace shortconv::cuda

@@ -69,10 +69,10 @@ class Kernels {
         invoke<cuda::BackwardGeneralParams>);
     add("finish_backward", "all", cuda::finish_backward_kernel(), invoke<cuda::BackwardSumParams>);
     for (const auto& [name, function] : {std::pair{"convolve_group", cuda::convolve_group_kernel()},
-                                         {"copy_group", cuda::copy_group_kernel()},
-                                         {"normalize_group", cuda::normalize_group_kernel()}}) {
+                                         {"copy_group", cuda::copy_group_kernel()}}) {
       add(name, "all", function, invoke<cuda::GroupKernelParams>);
     }
+    add("normalize_groups", "all", cuda::normalize_groups_kernel(), invoke<cuda::NormKernelParams>);
     for (const cuda::GroupKernel kernel : cuda::kGroupKernels) add_groups(kernel);
     add("store_gates", "all", cuda::store_gates_kernel(), invoke<cuda::GateKernelParams>);
     add("l2_norm", "all", cuda::l2_norm_kernel(), invoke<L2NormCall>);

@@ -105,9 +105,7 @@ TEST(GroupTiles, OtherCallsHaveSeparateLaunches) {
       {"an output off the vectors", [](GroupedProblem& p) { p.groups[2].out.token_stride += 1; }},
       {"heads in reverse", [](GroupedProblem& p) { p.groups[2].out.head_stride = -kDim; }},
       {"an input scale", [](GroupedProblem& p) { p.groups[2].input_scale = 2; }},
-      {"a tiny eps", [](GroupedProblem& p) { p.groups[0].l2_norm.eps = 1e-40f; }},
       {"no channels", [](GroupedProblem& p) { p.groups[0].head_dim = 0; }},
-      {"wide heads", [](GroupedProblem& p) { p.groups[0].head_dim = 256; }},
   };
   EXPECT_GT(config_of(interleaved(512)).launch.blocks, 0);
   for (const auto& [name, change] : changes) {
@@ -115,6 +113,18 @@ TEST(GroupTiles, OtherCallsHaveSeparateLaunches) {
     change(p);
     EXPECT_EQ(config_of(p).launch.blocks, 0) << name;
   }
+}
+
+TEST(GroupTiles, NormsOfWideHeadsAndOfATinyEpsHaveALaunchOfTheirOwn) {
+  GroupedProblem p = interleaved(512);
+  EXPECT_TRUE(is_normalized_in_tiles(p.groups[0]));
+  const std::uint32_t convolved = config_of(p).convolved_blocks;
+  p.groups[0].l2_norm.eps = 1e-40f;
+  EXPECT_FALSE(is_normalized_in_tiles(p.groups[0]));
+  EXPECT_EQ(config_of(p).convolved_blocks, convolved);
+  p.groups[1].head_dim = 256;
+  EXPECT_FALSE(is_normalized_in_tiles(p.groups[1]));
+  EXPECT_GT(config_of(p).launch.blocks, 0);
 }
 
 TEST(GroupTiles, NarrowCopiedColumnsHaveALaunchOfTheirOwn) {

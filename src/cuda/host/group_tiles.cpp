@@ -27,13 +27,13 @@ bool is_one_head(const GroupLayout& group) {
   const bool in_order =
       map.head_stride == group.head_dim &&
       (group.heads <= map.block_heads || map.block_stride == map.block_heads * map.head_stride);
-  return !group.normalize && (group.heads == 1 || in_order) &&
+  return !is_normalized_in_tiles(group) && (group.heads == 1 || in_order) &&
          (group.heads == 1 || group.out.head_stride == group.head_dim);
 }
 
 std::int64_t head_slots(const GroupLayout& group) {
   if (is_one_head(group)) return group.channels();
-  if (!group.normalize) return group.head_dim;
+  if (!is_normalized_in_tiles(group)) return group.head_dim;
   const auto channels = static_cast<std::uint64_t>(group.head_dim);
   return std::max(static_cast<std::int64_t>(std::bit_ceil(channels)), kMinNorm);
 }
@@ -57,7 +57,6 @@ bool has_group_layout(const GroupLayout& group) {
   const HeadMap& map = group.input;
   const auto& out = group.out;
   return group.input_scale == 1 && group.channels() > 0 && group.channels() <= kMaxColumn &&
-         (!group.normalize || (group.head_dim <= kMaxNorm && group.l2_norm.eps >= kMinTileEps)) &&
          is_multiple(group.head_dim) && is_multiple(map.offset) && is_multiple(map.head_stride) &&
          is_multiple(map.block_stride) && has_columns(map, group.heads, 1) &&
          is_multiple(out.token_stride) && is_multiple(out.sequence_stride) &&
@@ -146,7 +145,7 @@ TileGateParams gate_params(const GateProblem& p, const GatePointers& at) {
 }
 
 bool normalizes(const GroupedProblem& p) {
-  return std::ranges::any_of(p.used_groups(), &GroupLayout::normalize);
+  return std::ranges::any_of(p.used_groups(), is_normalized_in_tiles);
 }
 
 /// Decode calls without norms and gates have a kernel of their own.
@@ -214,6 +213,10 @@ GroupTileConfig select_group_tiles(const GroupedProblem& p, const DeviceProperti
 
 bool has_own_launch(const GroupLayout& group) { return group.copy && !has_group_layout(group); }
 
+bool is_normalized_in_tiles(const GroupLayout& group) {
+  return group.normalize && group.head_dim <= kMaxNorm && group.l2_norm.eps >= kMinTileEps;
+}
+
 bool are_aligned(const GroupedProblem& p, const GroupTileConfig& config,
                  const GroupedPointers& at) {
   bool aligned = has_aligned_rows(config.alignment, at.forward);
@@ -247,7 +250,7 @@ GroupTileParams make_group_tile_params(const GroupedProblem& p, const GroupTileC
   std::int64_t first_block = 0;
   for_groups_in_order(p, [&](const GroupLayout& group, std::size_t number) {
     params.groups[next] = tile_group_of(group, first_block, at.groups[number]);
-    params.norms[next] = group.normalize ? group.l2_norm : L2Norm{.eps = 0};
+    params.norms[next] = is_normalized_in_tiles(group) ? group.l2_norm : L2Norm{.eps = 0};
     params.out_sequence_strides[next] = group.out.sequence_stride;
     const std::int64_t end = first_block + blocks_of(group);
     std::fill(params.group_of_block + first_block, params.group_of_block + end,

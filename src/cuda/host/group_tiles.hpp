@@ -29,6 +29,10 @@ struct GroupTileConfig {
 /// their own.
 [[nodiscard]] bool has_own_launch(const GroupLayout& group);
 
+/// Whether the tile kernels compute the norm of a group. Wider heads have a launch for it after
+/// them.
+[[nodiscard]] bool is_normalized_in_tiles(const GroupLayout& group);
+
 /// Whether the addresses of a call are aligned as the kernel needs them.
 [[nodiscard]] bool are_aligned(const GroupedProblem& problem, const GroupTileConfig& config,
                                const GroupedPointers& pointers);

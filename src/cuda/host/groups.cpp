@@ -1,5 +1,5 @@
 // Calls with groups of the CUDA backend: one launch of the tile kernels where they support the
-// call, else a launch for each group, one for its norm, one for the gates. Nothing waits or
+// call, else a launch for each group, one for the norms, one for the gates. Nothing waits or
 // allocates.
 #include "cuda/host/groups.hpp"
 
@@ -30,6 +30,10 @@ Status refuse_f64() {
           "backend: 'cuda' does not support f64; expected the reference backend"};
 }
 
+bool has_own_norm(const GroupLayout& group) {
+  return group.normalize && !is_normalized_in_tiles(group);
+}
+
 Status check_blocks(std::string_view argument, std::int64_t blocks) {
   if (blocks <= kMaxBlocks) return {};
   return {Code::kUnsupported,
@@ -43,8 +47,21 @@ std::int64_t group_blocks(const Problem& p, const GroupLayout& group) {
   const std::int64_t units = row_units(p) + (group.copy ? 0 : p.snapshot_count);
   return units * divide_up(group.channels(), kGroupThreads);
 }
-std::int64_t norm_blocks(const Problem& p, const GroupLayout& group) {
-  return divide_up(p.tokens * group.heads, kWarps);
+/// Rows of a warp that normalizes one head of them: the most with which the GPU is full.
+std::int32_t norm_rows(const Problem& p, std::int64_t heads) {
+  std::int32_t rows = 1;
+  while (rows < kMaxNormRows && divide_up(p.tokens, 2 * rows) * heads >= kNormWarps) rows *= 2;
+  return rows;
+}
+std::int64_t norm_blocks(const Problem& p, std::int64_t heads) {
+  return divide_up(divide_up(p.tokens, norm_rows(p, heads)) * heads, kWarps);
+}
+std::int64_t norm_heads(const GroupedProblem& p) {
+  std::int64_t heads = 0;
+  for (const GroupLayout& group : p.used_groups()) {
+    if (group.normalize && group.channels() > 0) heads += group.heads;
+  }
+  return heads;
 }
 std::int64_t gate_blocks(const GroupedProblem& p) {
   return row_units(p.forward) * divide_up(p.gates.heads, kGroupThreads);
@@ -54,10 +71,12 @@ Status check_grids(const GroupedProblem& p) {
   if (Status status = check_blocks("x", row_units(p.forward)); !status.ok()) return status;
   for (const GroupLayout& group : p.used_groups()) {
     if (group.channels() == 0) continue;  // its number of heads has no limit
-    for (const std::int64_t blocks :
-         {group_blocks(p.forward, group), norm_blocks(p.forward, group)}) {
-      if (Status status = check_blocks("groups", blocks); !status.ok()) return status;
+    if (Status status = check_blocks("groups", group_blocks(p.forward, group)); !status.ok()) {
+      return status;
     }
+  }
+  if (Status status = check_blocks("groups", norm_blocks(p.forward, norm_heads(p))); !status.ok()) {
+    return status;
   }
   return p.has_gates ? check_blocks("g", gate_blocks(p)) : Status();
 }
@@ -92,7 +111,7 @@ Status plan_grouped(const GroupedProblem& p, PlanStorage& storage) {
   if (Status status = check_grids(p); !status.ok()) return status;
   if (Status status = require_current(p.forward.device, "x"); !status.ok()) return status;
   for (const KernelFunction function : {convolve_group_kernel(), copy_group_kernel(),
-                                        normalize_group_kernel(), store_gates_kernel()}) {
+                                        normalize_groups_kernel(), store_gates_kernel()}) {
     if (Status status = load(function, p.forward.device.index); !status.ok()) return status;
   }
   if (Status status = plan_tiles(p, tiles); !status.ok()) return status;
@@ -133,9 +152,13 @@ GroupKernelParams params_of(const GroupedProblem& p, const GroupedPointers& at,
 }
 
 template <typename Params>
-Status launch(KernelFunction function, Params& params, std::int64_t blocks, void* stream) {
+Status launch(KernelFunction function, Params& params, std::int64_t blocks, void* stream,
+              bool programmatic = false) {
   void* arguments[] = {&params};
-  return launch_kernel({.function = function, .blocks = blocks, .threads = kGroupThreads},
+  return launch_kernel({.function = function,
+                        .blocks = blocks,
+                        .threads = kGroupThreads,
+                        .programmatic = programmatic},
                        arguments, stream);
 }
 
@@ -146,9 +169,34 @@ Status launch_group(const GroupedProblem& p, const GroupedPointers& at, std::siz
   if (group.channels() == 0) return {};
   const std::int64_t blocks = group_blocks(p.forward, group);
   if (group.copy) return launch(copy_group_kernel(), params, blocks, stream);
-  Status status = launch(convolve_group_kernel(), params, blocks, stream);
-  if (!status.ok() || !group.normalize) return status;
-  return launch(normalize_group_kernel(), params, norm_blocks(p.forward, group), stream);
+  return launch(convolve_group_kernel(), params, blocks, stream);
+}
+
+/// The norms of groups for which `is_wanted`, after their convolutions. `overlaps`: the kernel
+/// before lets this one start early.
+template <typename IsWanted>
+Status launch_norms(const GroupedProblem& p, const GroupedPointers& at, const IsWanted& is_wanted,
+                    bool overlaps, void* stream) {
+  NormKernelParams params;
+  params.general = {p.forward, at.forward, {}};
+  std::size_t next = 0;
+  for (std::size_t i = 0; i < p.used_groups().size(); ++i) {
+    const GroupLayout& group = p.groups[i];
+    if (!is_wanted(group) || group.channels() == 0) continue;
+    params.groups[next++] = {.out = at.groups[i],
+                             .heads = group.heads,
+                             .head_dim = group.head_dim,
+                             .head_stride = group.out.head_stride,
+                             .token_stride = group.out.token_stride,
+                             .sequence_stride = group.out.sequence_stride,
+                             .dtype = group.out.dtype,
+                             .norm = group.l2_norm};
+    params.heads += group.heads;
+  }
+  if (params.heads == 0) return {};
+  params.rows = norm_rows(p.forward, params.heads);
+  return launch(normalize_groups_kernel(), params, norm_blocks(p.forward, params.heads), stream,
+                overlaps);
 }
 
 Status launch_gates(const GroupedProblem& p, const GroupedPointers& at, void* stream) {
@@ -182,9 +230,21 @@ Status run_grouped(const GroupedProblem& p, const PlanStorage& storage, const Gr
   if (has_tiles) {
     if (Status status = launch_tiles(p, tiles, at, stream); !status.ok()) return status;
   }
+  const auto launch_norms_of = [&](const auto& is_wanted) {
+    const bool overlaps = has_tiles && tiles.launch.params.pdl != PdlMode::kOff;
+    return launch_norms(p, at, is_wanted, overlaps, stream);
+  };
+  if (has_tiles) {  // right after them
+    if (Status status = launch_norms_of(has_own_norm); !status.ok()) return status;
+  }
   for (std::size_t i = 0; i < p.used_groups().size(); ++i) {
-    if (has_tiles && !has_own_launch(p.groups[i])) continue;
+    const GroupLayout& group = p.groups[i];
+    if (has_tiles && !has_own_launch(group)) continue;
     if (Status status = launch_group(p, at, i, stream); !status.ok()) return status;
+  }
+  if (!has_tiles) {
+    const auto is_normalized = [](const GroupLayout& group) { return group.normalize; };
+    if (Status status = launch_norms_of(is_normalized); !status.ok()) return status;
   }
   const bool has_gates = p.has_gates && p.gates.heads > 0 && !(has_tiles && tiles.has_gates);
   return has_gates ? launch_gates(p, at, stream) : Status();
@@ -198,6 +258,9 @@ std::string describe_grouped(const GroupedProblem& p, const PlanStorage& storage
                   p.has_gates && !tiles.has_gates ? ", and a launch for the gates" : "",
                   std::ranges::any_of(p.used_groups(), has_own_launch)
                       ? ", and one for each group of narrow columns"
+                      : "",
+                  std::ranges::any_of(p.used_groups(), has_own_norm)
+                      ? ", and one for the norms of wide heads"
                       : "");
   }
   return concat("groups, ", std::int64_t{p.group_count}, " launches and those of norms and gates");

@@ -4,8 +4,8 @@ namespace shortconv::cuda {
 
 KernelFunction convolve_group_kernel() { return reinterpret_cast<KernelFunction>(&convolve_group); }
 KernelFunction copy_group_kernel() { return reinterpret_cast<KernelFunction>(&copy_group); }
-KernelFunction normalize_group_kernel() {
-  return reinterpret_cast<KernelFunction>(&normalize_group);
+KernelFunction normalize_groups_kernel() {
+  return reinterpret_cast<KernelFunction>(&normalize_groups);
 }
 KernelFunction store_gates_kernel() { return reinterpret_cast<KernelFunction>(&store_gates); }
 KernelFunction l2_norm_kernel() { return reinterpret_cast<KernelFunction>(&l2_norm_heads); }

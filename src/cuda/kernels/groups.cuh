@@ -1,16 +1,19 @@
 // Groups of channels, norms of heads and gates, for any strides, dtypes and head sizes. Each group,
-// its norm, and the gates are a launch of their own.
+// all norms together, and the gates are a launch of their own.
 //
 // Threads: a thread convolves or copies one channel of 16 packed rows, as the general kernel does,
-// or computes the gates of one head of 16 rows. A warp normalizes one head of one row: a lane adds
-// up adjacent elements, a subtree of the sum, and shuffles add up the subtrees.
+// or computes the gates of one head of 16 rows. A warp normalizes one head, of one row or of up to
+// 16: a lane adds up adjacent elements, a subtree of the sum, and shuffles add up the subtrees.
 //
 // Bytes moved: every window is read again from the caches, and normalized rows are read and written
-// again. Ceiling: none is aimed at.
+// again. Ceiling: a copy for norms of 16-bit rows, whose lanes have whole vectors; none is aimed at
+// for the others.
 #pragma once
 
 #include <cstdint>
 
+#include "cuda/device/element.cuh"
+#include "cuda/device/memory.cuh"
 #include "cuda/device/search.cuh"
 #include "cuda/device/token.cuh"
 #include "cuda/group_params.hpp"
@@ -80,6 +83,65 @@ __global__ void __launch_bounds__(kGroupThreads)
   }
 }
 
+__device__ inline float sum_over_warp(float sum) {
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    sum = rounded_sum(sum, __shfl_xor_sync(kFullWarp, sum, distance));
+  }
+  return sum;
+}
+
+/// As normalize_head, of adjacent elements: kElements of a lane, which are all in the head or none.
+template <typename T, int kElements>
+__device__ inline void normalize_vectors(const void* from, void* to, std::int64_t head_dim,
+                                         const L2Norm& norm) {
+  constexpr int kPairs = kElements / 2;
+  const int first = static_cast<int>(threadIdx.x % 32) * kElements;
+  std::uint32_t words[kWordsOf<T, kElements>] = {};
+  if (first < head_dim) load_words(static_cast<const T*>(from) + first, words);
+  float sums[kElements];
+#pragma unroll
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const float2 two = unpack_pair<T>(words, pair);
+    sums[2 * pair] = rounded_product(two.x, two.x);
+    sums[2 * pair + 1] = rounded_product(two.y, two.y);
+  }
+#pragma unroll
+  for (int distance = 1; distance < kElements; distance *= 2) {
+#pragma unroll
+    for (int i = 0; i < kElements; i += 2 * distance) {
+      sums[i] = rounded_sum(sums[i], sums[i + distance]);
+    }
+  }
+  const float inverse = inverse_norm(sum_over_warp(sums[0]), norm.eps);
+  if (first >= head_dim) return;
+#pragma unroll
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const float2 two = unpack_pair<T>(words, pair);
+    pack_pair<T>(words, pair,
+                 {normalized(two.x, inverse, norm.scale), normalized(two.y, inverse, norm.scale)});
+  }
+  store_words(static_cast<T*>(to) + first, words);
+}
+
+/// With `elements` of a lane. False: not possible.
+template <typename T>
+__device__ inline bool normalize_vectors(const void* from, void* to, std::int64_t head_dim,
+                                         std::int64_t elements, const L2Norm& norm) {
+  const std::uintptr_t addresses =
+      reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to);
+  const std::int64_t bytes = elements * static_cast<std::int64_t>(sizeof(T));
+  if (head_dim % elements != 0 || addresses % bytes != 0) return false;
+  if (elements == 4) {
+    normalize_vectors<T, 4>(from, to, head_dim, norm);
+  } else if (elements == 8) {
+    normalize_vectors<T, 8>(from, to, head_dim, norm);
+  } else {
+    return false;
+  }
+  return true;
+}
+
 /// All lanes of a warp call it for one head. `from` and `to` are the first elements.
 __device__ inline void normalize_head(DType dtype, const void* from, std::int64_t from_stride,
                                       void* to, std::int64_t to_stride, std::int64_t head_dim,
@@ -88,17 +150,21 @@ __device__ inline void normalize_head(DType dtype, const void* from, std::int64_
   const int lane = static_cast<int>(threadIdx.x % kLanes);
   std::int64_t elements = 1;  // of a lane, a power of two
   while (elements * kLanes < head_dim) elements *= 2;
+  if (from_stride == 1 && to_stride == 1) {
+    if (dtype == DType::kBF16 && normalize_vectors<BF16>(from, to, head_dim, elements, norm)) {
+      return;
+    }
+    if (dtype == DType::kF16 && normalize_vectors<F16>(from, to, head_dim, elements, norm)) {
+      return;
+    }
+  }
   const std::int64_t first = min(lane * elements, head_dim);
   const std::int64_t last = min(first + elements, head_dim);
   float sum = tree_sum(last - first, [&](std::int64_t i) {
     const float element = load_f32(dtype, from, (first + i) * from_stride);
     return rounded_product(element, element);
   });
-#pragma unroll
-  for (int distance = 1; distance < kLanes; distance *= 2) {
-    sum = rounded_sum(sum, __shfl_xor_sync(kFullWarp, sum, distance));
-  }
-  const float inverse = inverse_norm(sum, norm.eps);
+  const float inverse = inverse_norm(sum_over_warp(sum), norm.eps);
   for (std::int64_t i = lane; i < head_dim; i += kLanes) {
     store_f32(dtype, to, i * to_stride,
               normalized(load_f32(dtype, from, i * from_stride), inverse, norm.scale));
@@ -110,16 +176,33 @@ __device__ inline std::int64_t warp_number() {
   return (std::int64_t{blockIdx.x} * kGroupThreads + threadIdx.x) / 32;
 }
 
+__device__ inline std::int64_t shuffle(std::int64_t number, int lane) {
+  const auto bits = static_cast<std::uint64_t>(number);
+  const std::uint64_t low = __shfl_sync(kFullWarp, static_cast<std::uint32_t>(bits), lane);
+  const std::uint64_t high = __shfl_sync(kFullWarp, static_cast<std::uint32_t>(bits >> 32), lane);
+  return static_cast<std::int64_t>(high << 32 | low);
+}
+
 __global__ void __launch_bounds__(kGroupThreads)
-    normalize_group(const __grid_constant__ GroupKernelParams params) {
+    normalize_groups(const __grid_constant__ NormKernelParams params) {
   const Problem& p = params.general.problem;
-  const GroupLayout& group = params.group;
-  const std::int64_t row = warp_number() / group.heads, head = warp_number() % group.heads;
-  if (row >= p.tokens || !is_computed_row(p, params.general.pointers, row)) return;
-  void* const first =
-      static_cast<char*>(params.general.pointers.out) +
-      (row_offset(p, row, p.out) + head * group.out.head_stride) * element_bytes(p.out.dtype);
-  normalize_head(p.out.dtype, first, 1, first, 1, group.head_dim, group.l2_norm);
+  const std::int64_t tile = warp_number() / params.heads;
+  std::int64_t head = warp_number() % params.heads;
+  const NormGroup* group = params.groups;
+  for (; head >= group->heads; ++group) head -= group->heads;
+  pdl_wait();  // for the tiles
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const std::int64_t row = tile * params.rows + lane;  // a lane finds one of the rows
+  const bool is_row = lane < params.rows && row < p.tokens;
+  std::uint32_t rows =
+      __ballot_sync(kFullWarp, is_row && is_computed_row(p, params.general.pointers, row));
+  const std::int64_t offset = is_row ? packed_row_offset(p.sequence_tokens, row, *group) : 0;
+  for (; rows != 0; rows &= rows - 1) {
+    const std::int64_t element =
+        shuffle(offset, __ffs(static_cast<int>(rows)) - 1) + head * group->head_stride;
+    void* const first = static_cast<char*>(group->out) + element * element_bytes(group->dtype);
+    normalize_head(group->dtype, first, 1, first, 1, group->head_dim, group->norm);
+  }
 }
 
 __global__ void __launch_bounds__(kGroupThreads)
