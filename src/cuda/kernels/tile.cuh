@@ -65,6 +65,34 @@ struct TileKernel {
                          Channels(channel_block * kSnapshotRounds), kSnapshotRounds);
   }
 
+  /// A sequence of kTokens tokens. Its final state is among the inputs that are in registers, so
+  /// that there is no second load after the slot is known.
+  template <int kTokens>
+  __device__ static void convolve_few(const KernelParams& params, const SequenceStart& start,
+                                      const Channels& channels, const Taps& taps) {
+    const int channel = channels.first(params);
+    Words inputs[kHistory + kTokens];
+    State::load_history(params, start, channel, reinterpret_cast<Words(&)[kHistory]>(inputs));
+    const T* x = x_of<T>(params, start.sequence, start.first, channel);
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      load_words(nth_row(x, params.x_stride_bytes, t), inputs[kHistory + t]);
+    }
+    if (!channels.inside(params)) return;
+    T* out = out_of<T>(params, start.sequence, start.first, channel);
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      Words result;
+      convolve_window<T, Traits::kActivation, kVariant>(
+          params, taps, reinterpret_cast<const Words(&)[Shape::kWidth]>(inputs[t]),
+          inputs[kHistory + t], result);
+      store_words(nth_row(out, params.out_stride_bytes, t), result);
+    }
+    if (start.state.write_slot < 0) return;
+    store_state<T, kHistory, kGroup>(params, start.state.write_slot, channel,
+                                     reinterpret_cast<const Words(&)[kHistory]>(inputs[kTokens]));
+  }
+
   /// A sequence-start block that processes its sequence at any length: up to 8 tokens, then the
   /// final state.
   __device__ static void convolve_start(const KernelParams& params) {
@@ -75,6 +103,8 @@ struct TileKernel {
     taps.load(params.weights(), channel);  // in flight during the lookup
     const SequenceStart start = sequence_start<kVariant>(params, static_cast<int>(sequence));
     if (start.length == 0) return;
+    if (start.length == 1) return convolve_few<1>(params, start, channels, taps);
+    if (start.length == 2) return convolve_few<2>(params, start, channels, taps);
     Rows rows;
     const int tokens = min(start.length, kTileTokens);
     const std::uint32_t mask = tile_rows_between(0, tokens);
