@@ -52,7 +52,8 @@ def axes(function):
     if found:
         x, width, activation, has_bias, has_epilogue = found.groups()
         return {"kernel": name, "x": TYPES[x], "weights": "any", "width": width,
-                "variant": "epilogue" if has_epilogue == "true"
+                "variant": "any strides" if "ChannelStrip" in function
+                else "epilogue" if has_epilogue == "true"
                 else "base" if has_bias == "true" else "no bias",
                 "activation": ACTIVATIONS[int(activation)]}
     plain = re.search(r"<(\w+), (\d+)", function)

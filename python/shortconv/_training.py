@@ -105,6 +105,21 @@ def _by_tokens(rows: Any) -> Any:
     return rows.contiguous()
 
 
+def _has_adjacent_tokens(rows: Tensor) -> bool:
+    return rows.stride(-1) != 1 and rows.stride(-2) == 1
+
+
+def _in_fast_layout(grad_out: Tensor, x: Tensor, weight: Tensor, input_gate: Optional[Tensor],
+                    output_gate: Optional[Tensor], residual: bool, dilation: int) -> List[Any]:
+    """grad_out, x and the gates with adjacent channels, or as they are if a GPU has a fast kernel
+    for these rows with adjacent tokens."""
+    if (_has_adjacent_tokens(x) and _has_adjacent_tokens(grad_out) and weight.shape[1] <= 4
+            and x.dtype == grad_out.dtype and input_gate is None and output_gate is None
+            and not residual and dilation == 1):
+        return [grad_out, x, None, None]
+    return [_by_tokens(one) for one in (grad_out, x, input_gate, output_gate)]
+
+
 # Bytes of workspace by the shapes of x and weight, on which alone they depend on a GPU.
 _workspaces: Dict[Tuple[Any, ...], int] = {}
 
@@ -153,8 +168,8 @@ def _differentiate(
     """
     if grad_out is None:
         grad_out = x.new_zeros(()).expand(x.shape)
-    x, grad_out = _by_tokens(x), _by_tokens(grad_out)
-    input_gate, output_gate = _by_tokens(input_gate), _by_tokens(output_gate)
+    grad_out, x, input_gate, output_gate = _in_fast_layout(
+        grad_out, x, weight, input_gate, output_gate, residual, dilation)
     inputs = (x, weight, bias, initial_state, input_gate, output_gate)
     grads = [torch.empty_like(one) if wanted else None for one, wanted in zip(inputs, needed)]
     _run_backward(
@@ -190,8 +205,12 @@ def _fake_convolve(x: Tensor, weight: Tensor, *arguments: Any) -> Tuple[Tensor, 
 def _fake_differentiate(grad_out: Optional[Tensor], grad_final_state: Optional[Tensor],
                         needed: Sequence[bool], *arguments: Any) -> Tuple[Tensor, ...]:
     x, weight, bias, initial_state, input_gate, output_gate = arguments[:_INPUTS]
-    inputs = (_by_tokens(x), weight, bias, initial_state, _by_tokens(input_gate),
-              _by_tokens(output_gate))
+    residual, dilation = arguments[_TENSORS:_TENSORS + 2]
+    if grad_out is None:
+        grad_out = x.new_empty(()).expand(x.shape)
+    _, x, input_gate, output_gate = _in_fast_layout(
+        grad_out, x, weight, input_gate, output_gate, residual, dilation)
+    inputs = (x, weight, bias, initial_state, input_gate, output_gate)
     return tuple(torch.empty_like(one) if wanted else x.new_empty(0)
                  for one, wanted in zip(inputs, needed))
 

@@ -10,10 +10,12 @@
 
 namespace shortconv::cuda {
 
-/// Rows of a token-major tensor.
+/// A tensor with a row for each token. The kernel for token-major rows has no use for the stride of
+/// channels.
 struct BackwardRows {
   void* data = nullptr;  // null: absent
   std::int64_t sequence_stride_bytes = 0;
+  std::int64_t channel_stride_bytes = 0;
   std::int32_t stride_bytes = 0;  // from one row to the next
 };
 
@@ -24,16 +26,19 @@ struct BackwardStates {
   DType dtype = DType::kF32;
 };
 
-/// Parameters of the kernels for token-major rows.
+/// Parameters of the kernels for strips.
 struct BackwardKernelParams {
-  FastDivisor channel_blocks;  // block = unit * channel_blocks + channel block
+  FastDivisor channel_blocks;  // adjacent channels: block = unit * channel_blocks + channel block
+  FastDivisor units;           // other strides: block = channel block * units + unit
   std::int32_t channels = 0, tokens = 0;
   std::int32_t strip_rows = 0;
   BackwardRows x, grad_out, grad_x;
   FastDivisor sequence_tokens;  // dense batches
   bool is_dense = false;        // sequences of sequence_tokens rows, with seq_idx too
   bool is_packed = true;        // a row follows the one before at the row stride, in all tensors
-  bool copies_16_bytes = true;  // rows of x and grad_out are aligned to 16 bytes, else to 8
+  /// Adjacent channels: 16 or 8, to which rows are aligned. Other strides: 16 or 4, to which runs
+  /// of adjacent tokens are aligned, or 0, single elements.
+  std::int32_t copy_bytes = 16;
   bool has_states = false;
   bool has_f32_weights = false;                // else of the type of x
   std::uint32_t pdl_launch_from = 0xffffffff;  // first block that lets the next kernel start

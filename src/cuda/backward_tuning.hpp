@@ -12,8 +12,9 @@ namespace shortconv::cuda {
 inline constexpr int kUnitStrips = 8;
 inline constexpr int kBackwardThreads = 32 * kUnitStrips;
 
-/// Widths up to this one have kernels of their own.
+/// Widths up to these have kernels of their own: for adjacent channels, and for other strides.
 inline constexpr int kMaxBackwardWidth = 8;
+inline constexpr int kMaxChannelStripWidth = 4;
 
 /// Adjacent channels of a thread. A thread with 2 executes more instructions for each element than
 /// one with 4: 133 us instead of 114; at width 5 145 instead of 131, at width 8 170 and 172.
@@ -22,10 +23,9 @@ constexpr int backward_group(std::size_t element_bytes, bool has_epilogue) {
 }
 
 /// Maximum registers of a thread: enough to hold windows, sums and weights without spills. Width 4
-/// spills with 102 and takes 150 us instead of 113.
+/// spills with 102 and takes 150 us instead of 113. From 129 on, a multiprocessor has one block.
 constexpr int backward_registers(int width, int group) {
-  if (group == 2 || width <= 4) return 128;
-  return width <= 6 ? 168 : 240;
+  return group == 2 || width <= 4 ? 128 : 240;
 }
 
 /// Batches of rows in the ring of a warp. With 4 strips in a unit 113.4 us with 3, 114.7 with 2, as

@@ -25,6 +25,7 @@ enum class MemoryLayout : std::uint8_t {
   kSwapped,  // the last two axes
   kGaps,     // between all elements
   kPitch,    // between rows, of 16 elements
+  kRuns,     // tokens innermost, in runs of a multiple of 16 bytes
 };
 
 /// A tensor with memory of its own.
@@ -40,13 +41,17 @@ struct Memory {
     std::int64_t stride = 1;
     std::vector<int> order;  // axes from the innermost outwards
     for (int axis = view.ndim - 1; axis >= 0; --axis) order.push_back(axis);
-    if (layout == MemoryLayout::kSwapped && order.size() > 1) std::swap(order[0], order[1]);
+    const bool runs = layout == MemoryLayout::kRuns;
+    if ((layout == MemoryLayout::kSwapped || runs) && order.size() > 1) {
+      std::swap(order[0], order[1]);
+    }
     for (const int axis : order) {
       view.shape[axis] = shape[static_cast<std::size_t>(axis)];
       view.strides[axis] = stride;
       stride *= std::max<std::int64_t>(view.shape[axis], 1);
       if (layout == MemoryLayout::kGaps) stride += 3;
       if (layout == MemoryLayout::kPitch) stride += 16;
+      if (runs) stride = (stride + 7) / 8 * 8;
     }
     bytes.assign(static_cast<std::size_t>(stride * element_bytes(dtype)), '\x7f');
   }
@@ -107,15 +112,23 @@ struct BackwardCase {
     return one;
   }
 
-  /// A call that has a kernel of its own on a GPU: token-major rows of one type, aligned.
-  static BackwardCase token_major(tools::Random& random, DType dtype) {
+  /// A call that has a kernel of its own on a GPU: rows of one type, token-major and aligned or,
+  /// with widths up to 4, of any strides.
+  static BackwardCase with_strips(tools::Random& random, DType dtype) {
     BackwardCase one;
-    one.is_token_major = true;
+    one.has_strips = true;
     one.x_dtype = one.grad_out_dtype = dtype;
     one.weight_dtype = random.chance(0.5) ? dtype : DType::kF32;
-    one.width = random.between(2, 8);
-    const std::int64_t group = 8 / element_bytes(dtype) * (random.chance(0.5) ? 1 : 2);
-    one.channels = group * random.between(1, 40);
+    if (random.chance(0.4)) {
+      one.width = random.between(2, 4);
+      one.channels = random.between(1, 100);
+      one.rows_layout = random.chance(0.6) ? MemoryLayout::kRuns : MemoryLayout::kSwapped;
+      one.has_one_layout = random.chance(0.7);
+    } else {
+      one.width = random.between(2, 8);
+      const std::int64_t group = 8 / element_bytes(dtype) * (random.chance(0.5) ? 1 : 2);
+      one.channels = group * random.between(1, 40);
+    }
     one.draw_rows(random, random.chance(0.5) ? 150 : 600);
     one.draw_tensors(random);
     return one;
@@ -158,7 +171,9 @@ struct BackwardCase {
   std::vector<std::int32_t> seq_idx;
   DType x_dtype{}, weight_dtype{}, grad_out_dtype{};
   std::int64_t width = 0, channels = 0, sequences = 0, length = 0;
-  bool is_token_major = false;
+  bool has_strips = false;
+  MemoryLayout rows_layout = MemoryLayout::kDense;  // of rows; with kDense pitches as well
+  bool has_one_layout = true;                       // for all rows
 
  private:
   static DType any_dtype(tools::Random& random) {
@@ -201,8 +216,9 @@ struct BackwardCase {
     args.activation = random.chance(0.5) ? Activation::kSilu : Activation::kNone;
     const auto tensor = [&](Memory& memory, DType dtype, const std::vector<std::int64_t>& shape) {
       auto layout = static_cast<MemoryLayout>(random.between(0, 2));
-      if (is_token_major && shape == rows_) {
-        layout = random.chance(0.5) ? MemoryLayout::kDense : MemoryLayout::kPitch;
+      if (has_strips && shape == rows_ && has_one_layout) {
+        layout = rows_layout;
+        if (layout == MemoryLayout::kDense && random.chance(0.5)) layout = MemoryLayout::kPitch;
       }
       memory = Memory(dtype, shape, layout);
       memory.fill(random);
@@ -213,7 +229,7 @@ struct BackwardCase {
     args.weight = tensor(weight, weight_dtype, {channels, width});
     args.grad_out = tensor(grad_out, grad_out_dtype, rows_);
     if (random.chance(0.5)) args.bias = tensor(bias, weight_dtype, {channels});
-    const double gates = is_token_major ? 0.15 : 0.3;
+    const double gates = has_strips ? 0.15 : 0.3;
     if (random.chance(gates)) args.input_gate = tensor(input_gate, x_dtype, rows_);
     if (random.chance(gates)) args.output_gate = tensor(output_gate, x_dtype, rows_);
     args.residual = !args.input_gate && !args.output_gate && random.chance(gates);

@@ -119,17 +119,25 @@ class Kernels {
   }
   void add_backward(std::string_view type,
                     cuda::BackwardKernel (*kernel)(const cuda::BackwardFeatures&)) {
-    for (const bool has_epilogue : {false, true}) {
-      for (int width = 2; width <= cuda::kMaxBackwardWidth; ++width) {
+    cuda::BackwardFeatures features;
+    const auto add_all = [&](std::string_view name) {
+      for (features.width = 2; features.width <= cuda::kMaxBackwardWidth; ++features.width) {
         for (const auto& activation : kActivations) {
+          features.activation = activation.value;
           for (const bool has_bias : {false, true}) {
-            add(fmt::format("backward{}, width {}", has_epilogue ? " with epilogue" : "", width),
-                type, kernel({width, activation.value, has_bias, has_epilogue}).function,
+            features.has_bias = has_bias;
+            add(fmt::format("{}, width {}", name, features.width), type, kernel(features).function,
                 invoke<cuda::BackwardKernelParams>);
           }
         }
       }
-    }
+    };
+    add_all("backward");
+    features.has_epilogue = true;
+    add_all("backward with epilogue");
+    features.has_epilogue = false;
+    features.has_adjacent_channels = false;
+    add_all("backward, any strides");
   }
   void add(std::string_view name, std::string_view instances, KernelFunction function,
            Invoke invoke) {

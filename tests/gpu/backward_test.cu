@@ -105,7 +105,7 @@ TEST_F(GpuBackward, AgreesWithTheReference) {
     tools::Random random(seed);
     BackwardCase one = seed % 4 == 3
                            ? BackwardCase::any(random)
-                           : BackwardCase::token_major(random, tests::kRowDTypes[seed % 3]);
+                           : BackwardCase::with_strips(random, tests::kRowDTypes[seed % 3]);
     BackwardResults cuda = one.results, reference = one.results;
     run_on_gpu(one, cuda);
     if (HasFatalFailure()) return;
@@ -118,7 +118,7 @@ TEST_F(GpuBackward, AgreesWithTheReference) {
 TEST_F(GpuBackward, AllKernelsGiveTheSameBits) {
   for (std::uint64_t seed = 0; seed < 300; ++seed) {
     tools::Random random(5000 + seed);
-    BackwardCase one = BackwardCase::token_major(random, tests::kRowDTypes[seed % 3]);
+    BackwardCase one = BackwardCase::with_strips(random, tests::kRowDTypes[seed % 3]);
     BackwardResults strips = one.results, shorter = one.results, general = one.results;
     run_on_gpu(one, strips);
     run_on_gpu(one, shorter, 8);  // copies of 8 bytes

@@ -223,6 +223,18 @@ Shape commit_shape(std::int64_t layers, std::int64_t sequences, std::int64_t tok
   return shape;
 }
 
+/// Equal short sequences in the shape of a prefill. Single tokens continue from a state.
+Shape short_shape(std::int64_t sequences, std::int64_t tokens, std::int64_t channels) {
+  Shape shape{.name = "short-" + std::to_string(sequences) + "x" + std::to_string(tokens),
+              .description = std::to_string(sequences) + " sequences of " + std::to_string(tokens) +
+                             (tokens == 1 ? " token" : " tokens"),
+              .channels = channels,
+              .lengths = equal(sequences, tokens),
+              .resumed_ones = tokens == 1 ? Resumed::kSingleTokens : Resumed::kEverySecond};
+  if (channels != kDecodeChannels) shape.name += "x" + std::to_string(channels);
+  return shape;
+}
+
 /// The gradients of a shape.
 Shape backward_shape(Shape shape) {
   constexpr std::int64_t kMostOnCpu = std::int64_t{8192} * 2048;
@@ -251,6 +263,15 @@ void add_backward_shapes(std::vector<Shape>& all) {
         "1024x8192", "1319x2048", "channel-major"}) {
     added.push_back(backward_shape(copy_of(name)));
   }
+  Shape ragged = copy_of("channel-major"), odd = ragged;
+  ragged.name += "-64x128";
+  ragged.description = "64 sequences of 128 tokens, tokens adjacent in memory";
+  ragged.lengths = equal(64, 128);
+  odd.name += "-8191";
+  odd.description = "one sequence of an odd length, tokens adjacent in memory";
+  odd.lengths = {8191};
+  added.push_back(backward_shape(ragged));
+  added.push_back(backward_shape(odd));
   added.push_back(backward_shape(gated_shape(copy_of("8192x2048"), "8192x2048")));
   Shape states = copy_of("8x1024");
   states.name = "states-" + states.name;
@@ -342,6 +363,13 @@ std::vector<Shape> make_shapes() {
       all.push_back(tree_shape(sequences, channels));
     }
   }
+  for (const std::int64_t tokens : {1, 2, 9, 17}) {
+    for (const std::int64_t sequences : {64, 256}) {
+      all.push_back(short_shape(sequences, tokens, 2048));
+      all.push_back(short_shape(sequences, tokens, kDecodeChannels));
+    }
+  }
+  all.push_back(short_shape(1024, 1, kDecodeChannels));
   for (const std::string_view name : {"64x128", "1024x8", "64x4", "decode-64"}) {
     all.push_back(checked_shape(*std::ranges::find(all, name, &Shape::name)));
   }

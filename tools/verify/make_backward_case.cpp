@@ -39,6 +39,19 @@ TensorSpec lay_out_aligned(Random& random, DType dtype, std::vector<std::int64_t
   return spec;
 }
 
+/// Tokens innermost, in runs of a multiple of 16 bytes.
+TensorSpec lay_out_runs(Random& random, DType dtype, const std::vector<std::int64_t>& shape) {
+  const std::size_t axes = shape.size();
+  const std::int64_t tokens = shape[axes - 2], channels = shape[axes - 1];
+  const std::int64_t run = (tokens + 7) / 8 * 8 + (random.chance(0.5) ? 0 : 8);
+  TensorSpec spec = dense(dtype, shape);
+  spec.strides[axes - 1] = run;
+  spec.strides[axes - 2] = 1;
+  if (axes == 3) spec.strides[0] = channels * run;
+  spec.elements = (axes == 3 ? shape[0] : 1) * channels * run;
+  return spec;
+}
+
 bool has_rows(const Argument& row) {
   return row.sizes[1] == Size::kTokens && row.sizes[2] == Size::kChannels;
 }
@@ -46,13 +59,16 @@ bool has_rows(const Argument& row) {
 /// Strides and alignment of all tensors; their types and shapes are there.
 void lay_out_tensors(Random& random, BackwardCase& problem) {
   const bool aligned = problem.is_fast;
+  const bool plain = !problem.input_gate && !problem.output_gate && !problem.residual;
+  const bool runs = aligned && plain && problem.width <= 4 && random.chance(0.4);
   visit_backward_tensors(
       [&](const Argument& row, auto& spec) {
         if (!spec) return;
         if (row.dtypes == DTypes::kIndex && spec->shape.size() == 1) {
           spec = lay_out_list(random, spec->dtype, spec->shape[0]);
         } else if (aligned && has_rows(row)) {
-          spec = lay_out_aligned(random, spec->dtype, spec->shape);
+          spec = runs ? lay_out_runs(random, spec->dtype, spec->shape)
+                      : lay_out_aligned(random, spec->dtype, spec->shape);
         } else {
           spec = lay_out_freely(random, spec->dtype, spec->shape);
         }
@@ -69,7 +85,8 @@ void draw_rows(Random& random, BackwardCase& problem, DType dtype, std::int64_t 
   std::int64_t sequences = random.between(1, random.chance(0.2) ? 40 : 5);
   if (kind == Kind::kPacked && random.chance(0.05)) sequences = 0;
   if (kind == Kind::kOne || kind == Kind::kOneNumbered) sequences = 1;
-  const std::int64_t length = random.between(0, most / std::max<std::int64_t>(sequences, 1));
+  std::int64_t length = random.between(0, most / std::max<std::int64_t>(sequences, 1));
+  if (random.chance(0.3)) length = length / 8 * 8;
   problem.starts = {kind == Kind::kPacked ? random.between(0, 3) : 0};
   for (std::int64_t s = 0; s < sequences; ++s) {
     const bool empty = kind == Kind::kPacked && random.chance(0.2);
@@ -143,6 +160,7 @@ BackwardCase make_backward_case(std::uint64_t seed, std::span<const std::uint8_t
   problem.seed = seed;
   problem.is_fast = random.chance(0.5);
   problem.width = problem.is_fast ? random.pick(capabilities().widths) : make_width(random);
+  if (problem.is_fast && random.chance(0.3)) problem.width = random.between(2, 4);
   if (!problem.is_fast && random.chance(0.2)) {
     const int most = (capabilities().max_width - 1) / (problem.width - 1);
     problem.dilation =

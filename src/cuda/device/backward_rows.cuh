@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/backward_params.hpp"
+#include "cuda/backward_tuning.hpp"
 #include "cuda/device/backward_segments.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/memory.cuh"
@@ -22,6 +23,24 @@ __device__ inline char* row_at(const BackwardKernelParams& params, const Backwar
   return rows_after(from, rows.stride_bytes, row);
 }
 
+template <typename T, int kWords, int kGroup>
+__device__ inline void unpack_words(const std::uint32_t (&words)[kWords], float (&values)[kGroup]) {
+#pragma unroll
+  for (int pair = 0; pair < kGroup / 2; ++pair) {
+    const float2 two = unpack_pair<T>(words, pair);
+    values[2 * pair] = two.x;
+    values[2 * pair + 1] = two.y;
+  }
+}
+
+template <typename T, int kWords, int kGroup>
+__device__ inline void pack_words(const float (&values)[kGroup], std::uint32_t (&words)[kWords]) {
+#pragma unroll
+  for (int pair = 0; pair < kGroup / 2; ++pair) {
+    pack_pair<T>(words, pair, {values[2 * pair], values[2 * pair + 1]});
+  }
+}
+
 /// Copies the rows of a strip from global memory to a ring of kStages batches in shared memory. A
 /// batch ends with its segment, so it may have fewer rows than kBatch.
 /// A warp has a ring; only its own lanes read it. Lanes beyond the last channels copy the last
@@ -30,11 +49,15 @@ template <typename Shape>
 class RowRing {
  public:
   using T = typename Shape::T;
-  using Words = typename Shape::Words;
-  static constexpr int kBatch = Shape::kBatch, kStages = Shape::kStages;
+  using Words = std::uint32_t[kWordsOf<T, Shape::kGroup>];
+  using Values = typename Shape::Values;
+  static constexpr int kWidth = Shape::kWidth;
+  /// Rows of a batch: a multiple of the width, so that a window is back in its order after it.
+  static constexpr int kBatch = kWidth < 4 ? 2 * kWidth : kWidth;
+  static constexpr int kStages = backward_stages(sizeof(T), Shape::kHasEpilogue);
   static constexpr int kRowBytes = 32 * Shape::kGroup * static_cast<int>(sizeof(T));
   static constexpr int kTensorBytes = kBatch * kRowBytes;
-  static constexpr int kStageBytes = Shape::kTensors * kTensorBytes;
+  static constexpr int kStageBytes = (Shape::kHasEpilogue ? 4 : 2) * kTensorBytes;
   static constexpr int kBytes = kStages * kStageBytes;
 
   /// Rows [first, limit) of the channels from `channel` on.
@@ -42,7 +65,7 @@ class RowRing {
                      int channel)
       : params_(params), next_(first), run_end_(first), limit_(limit) {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const int chunk = params.copies_16_bytes ? 16 : 8;
+    const int chunk = params.copy_bytes;
     const int lanes = kRowBytes / chunk;  // of a row
     const int offset = lane % lanes * chunk;
     lane_row_ = lane / lanes;
@@ -74,13 +97,29 @@ class RowRing {
 
   /// The thread's channels of row `row` of the current batch; negative rows are in the one before
   /// it.
-  __device__ void load(int tensor, int row, Words& words) const {
+  __device__ void load(int tensor, int row, Values& values) const {
     SharedAddress from = from_ + (tensor * kTensorBytes + row * kRowBytes);
     if (row < 0) {
       from -= kStageBytes - kBatch * kRowBytes;
       if (from_ == from_end_ - kBytes) from += kBytes;
     }
+    Words words;
     load_shared_words(from, words);
+    unpack_words<T>(words, values);
+  }
+
+  /// Stores the thread's channels of a row in global memory.
+  __device__ void store(const BackwardRows& rows, int row, int channel,
+                        const Values& values) const {
+    if (rows.data == nullptr || channel >= params_.channels) return;
+    Words words;
+    pack_words<T>(values, words);
+    store_words(row_at(params_, rows, row) + std::int64_t{channel} * static_cast<int>(sizeof(T)),
+                words);
+  }
+  __device__ void store_gradient(int row, int /*batch_row*/, int channel,
+                                 const Values& values) const {
+    store(params_.grad_x, row, channel, values);
   }
 
  private:
@@ -98,7 +137,7 @@ class RowRing {
   __device__ void issue_rest(const Segments& segments) {
     if (next_ == run_end_) {
       run_end_ = min(segments.next_begin(next_ + 1), limit_);
-      if (params_.copies_16_bytes) whole_end_ = run_end_;
+      if (params_.copy_bytes == 16) whole_end_ = run_end_;
       lane_x_ = lane_source(params_.x);
       lane_grad_out_ = lane_source(params_.grad_out);
     }
@@ -106,7 +145,7 @@ class RowRing {
     const auto row_of = [&](const char* from, int stride, int r) {
       return rows_after(from, stride, min(r, last));
     };
-    if (params_.copies_16_bytes) {
+    if (params_.copy_bytes == 16) {
       issue_rows<16>(row_of);
     } else {
       issue_rows<8>(row_of);

@@ -131,6 +131,21 @@ __device__ inline void copy_async(SharedAddress to, const void* from) {
   }
 }
 
+/// As copy_async of 16 or 4 bytes, of which the first `bytes` are read; the others become 0.
+template <int kBytes>
+__device__ inline void copy_async_first(SharedAddress to, const void* from, int bytes) {
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(bytes)
+                 : "memory");
+  } else {
+    static_assert(kBytes == 4);
+    asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
+                 "r"(bytes)
+                 : "memory");
+  }
+}
+
 /// Ends a group of copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -140,10 +155,15 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
-/// Loads one or two words from shared memory, aligned to them all.
+/// Loads one, two or four words from shared memory, aligned to them all.
 template <int kWords>
 __device__ inline void load_shared_words(SharedAddress from, std::uint32_t (&words)[kWords]) {
-  if constexpr (kWords == 2) {
+  if constexpr (kWords == 4) {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(from)
+                 : "memory");
+  } else if constexpr (kWords == 2) {
     asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
                  : "=r"(words[0]), "=r"(words[1])
                  : "r"(from)
@@ -154,14 +174,53 @@ __device__ inline void load_shared_words(SharedAddress from, std::uint32_t (&wor
   }
 }
 
-/// Two or four adjacent floats in shared memory, aligned to them all.
+/// Four words, aligned to 16 bytes.
+__device__ inline void store_shared_words(SharedAddress to, const std::uint32_t (&words)[4]) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]),
+               "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+
+/// One element of 2 or 4 bytes.
+template <typename T>
+__device__ inline T load_shared_element(SharedAddress from) {
+  T element;
+  if constexpr (sizeof(T) == 4) {
+    asm volatile("ld.shared.u32 %0, [%1];"
+                 : "=r"(reinterpret_cast<std::uint32_t&>(element))
+                 : "r"(from)
+                 : "memory");
+  } else {
+    asm volatile("ld.shared.u16 %0, [%1];"
+                 : "=h"(reinterpret_cast<std::uint16_t&>(element))
+                 : "r"(from)
+                 : "memory");
+  }
+  return element;
+}
+template <typename T>
+__device__ inline void store_shared_element(SharedAddress to, const T& element) {
+  if constexpr (sizeof(T) == 4) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(to),
+                 "r"(reinterpret_cast<const std::uint32_t&>(element))
+                 : "memory");
+  } else {
+    asm volatile("st.shared.u16 [%0], %1;" ::"r"(to),
+                 "h"(reinterpret_cast<const std::uint16_t&>(element))
+                 : "memory");
+  }
+}
+
+/// One, two or four adjacent floats in shared memory, aligned to them all.
 template <int kCount>
 __device__ inline void store_shared(float* to, const float (&values)[kCount]) {
   if constexpr (kCount == 4) {
     *reinterpret_cast<float4*>(to) = {values[0], values[1], values[2], values[3]};
-  } else {
-    static_assert(kCount == 2);
+  } else if constexpr (kCount == 2) {
     *reinterpret_cast<float2*>(to) = {values[0], values[1]};
+  } else {
+    static_assert(kCount == 1);
+    *to = values[0];
   }
 }
 
@@ -170,10 +229,12 @@ __device__ inline void load_shared(const float* from, float (&values)[kCount]) {
   if constexpr (kCount == 4) {
     const float4 all = *reinterpret_cast<const float4*>(from);
     values[0] = all.x, values[1] = all.y, values[2] = all.z, values[3] = all.w;
-  } else {
-    static_assert(kCount == 2);
+  } else if constexpr (kCount == 2) {
     const float2 both = *reinterpret_cast<const float2*>(from);
     values[0] = both.x, values[1] = both.y;
+  } else {
+    static_assert(kCount == 1);
+    values[0] = *from;
   }
 }
 

@@ -34,8 +34,11 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
   if (Status status = select_backward(p, config); !status.ok()) return status;
   int shared_bytes = 0;
   if (Status status = shared_bytes_of(p.device.index, shared_bytes); !status.ok()) return status;
-  if (config.strips.shared_bytes > shared_bytes) config.strips = {};
-  for (const BackwardLaunch* launch : {&config.strips, &config.general}) {
+  for (BackwardLaunch* launch : {&config.row_strips, &config.channel_strips}) {
+    if (launch->shared_bytes > shared_bytes) *launch = {};
+  }
+  for (const BackwardLaunch* launch :
+       {&config.row_strips, &config.channel_strips, &config.general}) {
     if (launch->blocks == 0) continue;
     if (Status status = load(launch->function, p.device.index, nullptr, launch->shared_bytes);
         !status.ok()) {
@@ -54,15 +57,15 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
 
 Status launch_rows(const BackwardProblem& p, const BackwardConfig& config,
                    const BackwardPointers& at, void* stream) {
-  bool copies_16_bytes = false;
-  if (allows_strips(config, at, copies_16_bytes)) {
-    BackwardKernelParams params = make_backward_params(p, at, config);
-    params.copies_16_bytes = copies_16_bytes;
+  std::int32_t copy_bytes = 0;
+  if (const BackwardLaunch* strips = choose_strips(config, at, copy_bytes)) {
+    BackwardKernelParams params = make_backward_params(p, at, config, *strips);
+    params.copy_bytes = copy_bytes;
     void* arguments[] = {&params};
-    return launch_kernel({.function = config.strips.function,
-                          .blocks = config.strips.blocks,
+    return launch_kernel({.function = strips->function,
+                          .blocks = strips->blocks,
                           .threads = kBackwardThreads,
-                          .shared_bytes = config.strips.shared_bytes},
+                          .shared_bytes = strips->shared_bytes},
                          arguments, stream);
   }
   BackwardGeneralParams params{p, at, config.general.channel_blocks, config.partition.strip_rows};
@@ -94,8 +97,10 @@ Status run_backward(const BackwardProblem& p, const PlanStorage& storage,
 std::string describe_backward(const BackwardProblem&, const PlanStorage& storage) {
   const auto config = load_choice<BackwardConfig>(storage);
   if (config.general.blocks == 0) return "backward, empty";
-  return concat("backward, ", config.strips.blocks > 0 ? "strips" : "general", " of ",
-                config.partition.strip_rows, " rows");
+  const char* kernel = config.row_strips.blocks > 0       ? "strips"
+                       : config.channel_strips.blocks > 0 ? "channel strips"
+                                                          : "general";
+  return concat("backward, ", kernel, " of ", config.partition.strip_rows, " rows");
 }
 
 std::int64_t backward_workspace_bytes(const BackwardProblem& p, const PlanStorage&) {

@@ -15,6 +15,7 @@ struct BackwardFeatures {
   Activation activation = Activation::kNone;
   bool has_bias = false;      // or its gradient
   bool has_epilogue = false;  // or gates
+  bool has_adjacent_channels = true;
 };
 
 /// An instance of backward_strips.
@@ -31,12 +32,14 @@ struct BackwardLaunch {
   FastDivisor channel_blocks;
 };
 
-/// What a plan keeps. The addresses of a call decide between `strips` and `general`.
+/// What a plan keeps. The addresses of a call decide between the kernels.
 struct BackwardConfig {
   BackwardPartition partition;
-  std::int32_t row_alignment = 0;  // of x, grad_out and gates: 16 or 8 bytes; of the others 8
-  BackwardLaunch strips;
-  BackwardLaunch general;
+  std::int32_t row_alignment = 0;  // of the strides between rows: 16 bytes or less
+  std::int32_t run_alignment = 0;  // of the strides between runs of adjacent tokens
+  BackwardLaunch row_strips;       // adjacent channels, aligned to 8 bytes
+  BackwardLaunch channel_strips;   // any strides
+  BackwardLaunch general;          // everything
   std::int64_t finish_blocks = 0;  // of the kernel after it; 0: it is not needed
   bool finish_overlaps = false;    // that kernel has code for PDL, so it may start early
 };
@@ -54,19 +57,22 @@ struct BackwardConfig {
 /// Everything. Fails for grids that a GPU cannot have.
 [[nodiscard]] Status select_backward(const BackwardProblem& problem, BackwardConfig& config);
 
-/// Whether these addresses allow `strips`, with copies of 16 bytes or of 8.
-[[nodiscard]] bool allows_strips(const BackwardConfig& config, const BackwardPointers& pointers,
-                                 bool& copies_16_bytes);
+/// The launch of strips for these addresses; null: only `general` is possible. copy_bytes:
+/// BackwardKernelParams.
+[[nodiscard]] const BackwardLaunch* choose_strips(const BackwardConfig& config,
+                                                  const BackwardPointers& pointers,
+                                                  std::int32_t& copy_bytes);
 
 [[nodiscard]] BackwardKernelParams make_backward_params(const BackwardProblem& problem,
                                                         const BackwardPointers& pointers,
-                                                        const BackwardConfig& config);
+                                                        const BackwardConfig& config,
+                                                        const BackwardLaunch& strips);
 [[nodiscard]] BackwardSumParams make_sum_params(const BackwardProblem& problem,
                                                 const BackwardPointers& pointers,
                                                 const BackwardConfig& config);
 
-/// The instance for widths of 2 to kMaxBackwardWidth, by the type of x; without a function for
-/// others.
+/// The instance for widths of 2 to kMaxBackwardWidth or kMaxChannelStripWidth, by the type of x;
+/// without a function for others.
 BackwardKernel backward_kernel_f32(const BackwardFeatures& features);
 BackwardKernel backward_kernel_f16(const BackwardFeatures& features);
 BackwardKernel backward_kernel_bf16(const BackwardFeatures& features);

@@ -16,9 +16,12 @@ bool has_epilogue(const BackwardProblem& p) {
   return p.epilogue != Epilogue::kNone || p.input_gate.present;
 }
 
-BackwardKernel kernel_of(const BackwardProblem& p) {
-  const BackwardFeatures features{static_cast<int>(p.width), p.activation,
-                                  p.bias.present || p.grad_bias.present, has_epilogue(p)};
+BackwardKernel kernel_of(const BackwardProblem& p, bool has_adjacent_channels) {
+  const BackwardFeatures features{.width = static_cast<int>(p.width),
+                                  .activation = p.activation,
+                                  .has_bias = p.bias.present || p.grad_bias.present,
+                                  .has_epilogue = has_epilogue(p),
+                                  .has_adjacent_channels = has_adjacent_channels};
   switch (p.x.dtype) {
     case DType::kF16:
       return backward_kernel_f16(features);
@@ -35,6 +38,9 @@ BackwardKernel kernel_of(const BackwardProblem& p) {
   }
   return {};
 }
+
+constexpr std::int64_t kMaxCount = std::int64_t{1} << 30;
+constexpr std::int64_t kMaxStride = std::int64_t{1} << 26;  // in bytes, times 16 rows
 
 /// Calls visit(layout) for each tensor with a row for each token.
 template <typename Visit>
@@ -57,21 +63,49 @@ bool is_packed(const BackwardProblem& p) {
   return packed;
 }
 
-/// Bytes that divide all strides of rows.
-std::int64_t stride_alignment(const BackwardProblem& p) {
+/// Whether channels of a row are adjacent, in all tensors.
+bool has_adjacent_channels(const BackwardProblem& p) {
+  bool adjacent = true;
+  visit_rows(p, [&](const auto& layout) {
+    if (layout.channel_stride != 1) adjacent = false;
+  });
+  return adjacent;
+}
+
+/// The largest power of two, up to 16, that divides the numbers whose bits these are.
+std::int32_t alignment_of(std::int64_t bits) {
+  bits |= 16;
+  return narrow(bits & -bits);
+}
+
+/// Bytes that divide all strides between rows of adjacent channels.
+std::int32_t row_alignment(const BackwardProblem& p) {
   const std::int64_t bytes = element_bytes(p.x.dtype);
   std::int64_t bits = p.channels * bytes;
   visit_rows(p, [&](const auto& layout) {
     bits |= layout.token_stride * bytes;
     if (is_dense(p) && p.sequences > 1) bits |= layout.sequence_stride * bytes;
   });
-  return bits & -bits;
+  return alignment_of(bits);
+}
+
+/// Bytes that divide all strides between runs of adjacent tokens, and the runs of a sequence; 1 if
+/// tokens are not adjacent, or if these strides are too long.
+std::int32_t run_alignment(const BackwardProblem& p) {
+  const std::int64_t bytes = element_bytes(p.x.dtype);
+  std::int64_t bits = 0;
+  visit_rows(p, [&](const auto& layout) {
+    const std::int64_t stride = layout.channel_stride * bytes;
+    if (layout.token_stride != 1 || std::abs(stride) > kMaxStride) bits |= 1;
+    bits |= stride;
+    if (!is_dense(p) || p.sequences == 1) return;
+    bits |= layout.sequence_stride * bytes | p.sequence_tokens * bytes;
+  });
+  return alignment_of(bits);
 }
 
 /// Sizes and strides in 31 bits, with room for the rows that a kernel adds to them.
 bool is_countable(const BackwardProblem& p) {
-  constexpr std::int64_t kMaxCount = std::int64_t{1} << 30;
-  constexpr std::int64_t kMaxStride = std::int64_t{1} << 26;  // in bytes, times 16 rows
   bool countable = p.tokens < kMaxCount && p.channels < kMaxCount / 8 && p.sequences < kMaxCount;
   visit_rows(p, [&](const auto& layout) {
     if (std::abs(layout.token_stride) * element_bytes(layout.dtype) > kMaxStride) countable = false;
@@ -79,15 +113,13 @@ bool is_countable(const BackwardProblem& p) {
   return countable && std::abs(p.query_start_loc.sequence_stride) < kMaxStride;
 }
 
-/// Whether the kernel for token-major rows computes the problem.
-bool has_strips(const BackwardProblem& p) {
-  bool rows = true;
+/// Whether kernels for strips may compute the problem.
+bool allows_strips(const BackwardProblem& p) {
+  bool one_type = p.weight.dtype == p.x.dtype || p.weight.dtype == DType::kF32;
   visit_rows(p, [&](const auto& layout) {
-    if (layout.channel_stride != 1 || layout.dtype != p.x.dtype) rows = false;
+    if (layout.dtype != p.x.dtype) one_type = false;
   });
-  const bool weights = p.weight.dtype == p.x.dtype || p.weight.dtype == DType::kF32;
-  return rows && weights && p.dilation == 1 && is_countable(p) && stride_alignment(p) >= 8 &&
-         kernel_of(p).function != nullptr;
+  return one_type && p.dilation == 1 && is_countable(p);
 }
 
 Status divide_grid(const BackwardProblem& p, std::int64_t columns,
@@ -103,6 +135,20 @@ Status divide_grid(const BackwardProblem& p, std::int64_t columns,
   return {};
 }
 
+/// Without a function if there is no kernel for these strips.
+Status divide_strips(const BackwardProblem& p, bool adjacent_channels, const BackwardConfig& config,
+                     BackwardLaunch& launch) {
+  const BackwardKernel kernel = kernel_of(p, adjacent_channels);
+  if (!allows_strips(p) || kernel.function == nullptr) return {};
+  if (adjacent_channels && config.row_alignment < 8) return {};
+  if (Status status = divide_grid(p, kernel.columns, config.partition, launch); !status.ok()) {
+    return status;
+  }
+  launch.function = kernel.function;
+  launch.shared_bytes = kernel.strip_bytes * kUnitStrips;
+  return {};
+}
+
 std::int64_t sum_blocks(const BackwardProblem& p) {
   const std::int64_t rows = p.grad_bias.present ? p.width + 1 : p.grad_weight.present ? p.width : 0;
   return rows * divide_up(p.channels, kSumColumns);
@@ -115,7 +161,8 @@ template <typename Layout>
 BackwardRows rows_of(const Layout& layout, void* data) {
   if (!layout.present) return {};
   const std::int64_t bytes = element_bytes(layout.dtype);
-  return {data, layout.sequence_stride * bytes, narrow(layout.token_stride * bytes)};
+  return {data, layout.sequence_stride * bytes, layout.channel_stride * bytes,
+          narrow(layout.token_stride * bytes)};
 }
 
 template <typename Layout>
@@ -164,15 +211,15 @@ Status select_backward(const BackwardProblem& p, BackwardConfig& config) {
     return status;
   }
   config.general.function = backward_general_kernel();
-  if (config.general.blocks > 0 && has_strips(p)) {
-    const BackwardKernel kernel = kernel_of(p);
-    if (Status status = divide_grid(p, kernel.columns, config.partition, config.strips);
-        !status.ok()) {
+  if (config.general.blocks > 0) {
+    config.row_alignment = has_adjacent_channels(p) ? row_alignment(p) : 0;
+    config.run_alignment = run_alignment(p);
+    if (Status status = divide_strips(p, true, config, config.row_strips); !status.ok()) {
       return status;
     }
-    config.strips.function = kernel.function;
-    config.strips.shared_bytes = kernel.strip_bytes * kUnitStrips;
-    config.row_alignment = stride_alignment(p) >= 16 ? 16 : 8;
+    if (Status status = divide_strips(p, false, config, config.channel_strips); !status.ok()) {
+      return status;
+    }
   }
   config.finish_blocks = sum_blocks(p) + state_blocks(p);
   if (config.finish_blocks > kMaxBlocks) {
@@ -182,8 +229,8 @@ Status select_backward(const BackwardProblem& p, BackwardConfig& config) {
   return {};
 }
 
-bool allows_strips(const BackwardConfig& config, const BackwardPointers& at,
-                   bool& copies_16_bytes) {
+const BackwardLaunch* choose_strips(const BackwardConfig& config, const BackwardPointers& at,
+                                    std::int32_t& copy_bytes) {
   std::uintptr_t read = 0, written = 0;
   for (const void* address : {at.x, at.grad_out, at.input_gate, at.output_gate}) {
     read |= reinterpret_cast<std::uintptr_t>(address);
@@ -191,14 +238,23 @@ bool allows_strips(const BackwardConfig& config, const BackwardPointers& at,
   for (const void* address : {at.grad_x, at.grad_input_gate, at.grad_output_gate}) {
     written |= reinterpret_cast<std::uintptr_t>(address);
   }
-  copies_16_bytes = config.row_alignment == 16 && read % 16 == 0;
-  return config.strips.blocks > 0 && (read | written) % 8 == 0;
+  if (config.row_strips.blocks > 0 && (read | written) % 8 == 0) {
+    copy_bytes = config.row_alignment == 16 && read % 16 == 0 ? 16 : 8;
+    return &config.row_strips;
+  }
+  const auto is_aligned = [&](std::int32_t bytes) {
+    return config.run_alignment % bytes == 0 && (read | written) % bytes == 0;
+  };
+  copy_bytes = is_aligned(16) ? 16 : is_aligned(4) ? 4 : 0;
+  return config.channel_strips.blocks > 0 ? &config.channel_strips : nullptr;
 }
 
 BackwardKernelParams make_backward_params(const BackwardProblem& p, const BackwardPointers& at,
-                                          const BackwardConfig& config) {
+                                          const BackwardConfig& config,
+                                          const BackwardLaunch& strips) {
   BackwardKernelParams params;
-  params.channel_blocks = config.strips.channel_blocks;
+  params.channel_blocks = strips.channel_blocks;
+  params.units = FastDivisor(static_cast<std::uint32_t>(config.partition.units));
   params.channels = narrow(p.channels);
   params.tokens = narrow(p.tokens);
   params.strip_rows = narrow(config.partition.strip_rows);
@@ -234,7 +290,7 @@ BackwardKernelParams make_backward_params(const BackwardProblem& p, const Backwa
   // Blocks that let the next kernel start cost time, so only the last ones do: device/pdl.cuh.
   constexpr std::int64_t kLastBlocks = 1024;
   params.pdl_launch_from =
-      static_cast<std::uint32_t>(std::max<std::int64_t>(config.strips.blocks - kLastBlocks, 0));
+      static_cast<std::uint32_t>(std::max<std::int64_t>(strips.blocks - kLastBlocks, 0));
   return params;
 }
 

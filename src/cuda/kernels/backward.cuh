@@ -1,10 +1,11 @@
-// Backward calls on token-major rows: the gradients of x, of gates and of initial states, and
-// partial sums of those of weight and bias, which backward_sums.cuh adds up.
+// Backward calls: the gradients of x, of gates and of initial states, and partial sums of those of
+// weight and bias, which backward_sums.cuh adds up.
 //
-// Threads: a warp processes 2 or 4 adjacent channels a lane, 128 or 256 bytes of a row, in a strip
-// of up to 128 rows, one row after the other (device/backward_strip.cuh). The warps of a block have
-// adjacent strips of the same channels. Strips follow from the shape alone (host/backward.hpp), so
-// the sums do too.
+// Threads: a warp processes a strip of up to 128 rows, one row after the other. If channels are
+// adjacent (device/backward_strip.cuh), a lane has 2 or 4 of them, 128 or 256 bytes of a row.
+// Otherwise (device/channel_strip.cuh) it has one, and copies are 64 bytes of each channel. The
+// warps of a block have adjacent strips of the same channels. Strips follow from the shape alone
+// (host/backward.hpp), so the sums do too.
 //
 // Bytes moved: x and grad_out once in, grad_x once out, gates and their gradients once; of every
 // 128 rows width - 1 of grad_out and twice as many of x again; the partial sums, less than 1% of
@@ -18,6 +19,7 @@
 
 #include "cuda/backward_params.hpp"
 #include "cuda/device/backward_strip.cuh"
+#include "cuda/device/channel_strip.cuh"
 #include "cuda/device/memory.cuh"
 
 namespace shortconv::cuda {
@@ -45,17 +47,19 @@ __device__ inline void store_unit_sums(const float* sums, float* to, int channel
   }
 }
 
-template <typename Shape>
-__global__ void __maxnreg__(Shape::kRegisters)
+template <typename Strip>
+__global__ void __maxnreg__(Strip::Shape::kRegisters)
     backward_strips(const __grid_constant__ BackwardKernelParams params) {
-  using Strip = BackwardStrip<Shape>;
+  using Shape = typename Strip::Shape;
   constexpr int kColumns = 32 * Shape::kGroup, kRows = Shape::kWidth + (Shape::kHasBias ? 1 : 0);
-  static_assert(kRows * kColumns * sizeof(float) <= Strip::Ring::kBytes,
+  static_assert(kRows * kColumns * sizeof(float) <= Strip::Rows::kBytes,
                 "the sums replace the rows in shared memory");
   if (blockIdx.x >= params.pdl_launch_from) pdl_launch_dependents();
-  const std::uint32_t unit = params.channel_blocks.divide(blockIdx.x);
-  const int channel =
-      static_cast<int>(blockIdx.x - unit * params.channel_blocks.divisor()) * kColumns;
+  const FastDivisor& inner_blocks = Strip::kUnitsAreAdjacent ? params.units : params.channel_blocks;
+  const std::uint32_t outer = inner_blocks.divide(blockIdx.x);
+  const std::uint32_t inner = blockIdx.x - outer * inner_blocks.divisor();
+  const std::uint32_t unit = Strip::kUnitsAreAdjacent ? inner : outer;
+  const int channel = static_cast<int>(Strip::kUnitsAreAdjacent ? outer : inner) * kColumns;
   const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x / 32), 0);
   const std::int64_t first =
       (std::int64_t{unit} * kUnitStrips + warp) * std::int64_t{params.strip_rows};
@@ -64,7 +68,7 @@ __global__ void __maxnreg__(Shape::kRegisters)
   typename Shape::Values bias_sums = {};
   if (first < params.tokens) {
     const int end = min(static_cast<int>(first) + params.strip_rows, params.tokens);
-    Strip strip(params, memory + warp * Strip::Ring::kBytes, static_cast<int>(first), end, channel);
+    Strip strip(params, memory + warp * Strip::Rows::kBytes, static_cast<int>(first), end, channel);
     strip.run(weight_sums, bias_sums);
   }
   if (params.partial_sums == nullptr) return;

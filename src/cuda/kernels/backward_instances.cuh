@@ -1,9 +1,10 @@
-// Instantiates the kernel of backward.cuh for one element type: every width up to
-// kMaxBackwardWidth, without an epilogue for each activation, SiLU without a bias as well. A bias
-// takes registers and an addition: 8192 x 8192 bf16 1 us, on an H200.
+// Instantiates the kernel of backward.cuh for one element type. Adjacent channels: every width up
+// to kMaxBackwardWidth, without an epilogue for each activation, SiLU without a bias as well. A
+// bias takes registers and an addition: 8192 x 8192 bf16 1 us, on an H200. Other strides: every
+// width up to kMaxChannelStripWidth, without an epilogue.
 #pragma once
 
-#include <array>
+#include <type_traits>
 #include <utility>
 
 #include "cuda/host/backward.hpp"
@@ -12,41 +13,61 @@
 namespace shortconv::cuda {
 
 inline constexpr int kMinBackwardWidth = 2;
-inline constexpr int kBackwardWidths = kMaxBackwardWidth - kMinBackwardWidth + 1;
 
-template <typename T, int kWidth, CompiledActivation kActivation, bool kHasBias, bool kHasEpilogue>
+template <typename Strip>
 BackwardKernel backward_instance() {
-  using Shape = BackwardShape<T, kWidth, kActivation, kHasBias, kHasEpilogue,
-                              backward_group(sizeof(T), kHasEpilogue),
-                              backward_stages(sizeof(T), kHasEpilogue)>;
-  return {reinterpret_cast<KernelFunction>(&backward_strips<Shape>), 32 * Shape::kGroup,
-          RowRing<Shape>::kBytes};
+  return {reinterpret_cast<KernelFunction>(&backward_strips<Strip>), 32 * Strip::Shape::kGroup,
+          Strip::Rows::kBytes};
 }
 
-/// By width, from kMinBackwardWidth on.
+/// make(constant), with the width as a std::integral_constant, for widths from kMinBackwardWidth to
+/// kMaxWidth.
+template <int kMaxWidth, typename Make>
+BackwardKernel backward_instance_of(int width, const Make& make) {
+  BackwardKernel found;
+  [&]<int... kOffsets>(std::integer_sequence<int, kOffsets...>) {
+    ((width == kMinBackwardWidth + kOffsets
+          ? void(found = make(std::integral_constant<int, kMinBackwardWidth + kOffsets>{}))
+          : void()),
+     ...);
+  }(std::make_integer_sequence<int, kMaxWidth - kMinBackwardWidth + 1>());
+  return found;
+}
+
 template <typename T, CompiledActivation kActivation, bool kHasBias, bool kHasEpilogue>
-BackwardKernel backward_instance_of(int width) {
-  static const auto kInstances = []<int... kOffsets>(std::integer_sequence<int, kOffsets...>) {
-    return std::array{backward_instance<T, kMinBackwardWidth + kOffsets, kActivation, kHasBias,
-                                        kHasEpilogue>()...};
-  }(std::make_integer_sequence<int, kBackwardWidths>());
-  if (width < kMinBackwardWidth || width > kMaxBackwardWidth) return {};
-  return kInstances[static_cast<std::size_t>(width - kMinBackwardWidth)];
+BackwardKernel row_instance(int width) {
+  return backward_instance_of<kMaxBackwardWidth>(width, [](auto constant) {
+    return backward_instance<
+        BackwardStrip<BackwardShape<T, decltype(constant)::value, kActivation, kHasBias,
+                                    kHasEpilogue, backward_group(sizeof(T), kHasEpilogue)>>>();
+  });
+}
+
+template <typename T, CompiledActivation kActivation>
+BackwardKernel channel_instance(int width) {
+  return backward_instance_of<kMaxChannelStripWidth>(width, [](auto constant) {
+    return backward_instance<
+        ChannelStrip<BackwardShape<T, decltype(constant)::value, kActivation, true, false, 1>>>();
+  });
 }
 
 template <typename T>
 BackwardKernel select_backward_instance(const BackwardFeatures& features) {
   const int width = features.width;
-  if (features.has_epilogue) {
-    return backward_instance_of<T, CompiledActivation::kRuntime, true, true>(width);
+  if (!features.has_adjacent_channels) {
+    if (features.has_epilogue) return {};
+    return features.activation == Activation::kSilu
+               ? channel_instance<T, CompiledActivation::kSilu>(width)
+               : channel_instance<T, CompiledActivation::kRuntime>(width);
   }
+  if (features.has_epilogue)
+    return row_instance<T, CompiledActivation::kRuntime, true, true>(width);
   switch (compiled(features.activation)) {
     case CompiledActivation::kNone:
-      return backward_instance_of<T, CompiledActivation::kNone, true, false>(width);
+      return row_instance<T, CompiledActivation::kNone, true, false>(width);
     case CompiledActivation::kSilu:
-      return features.has_bias
-                 ? backward_instance_of<T, CompiledActivation::kSilu, true, false>(width)
-                 : backward_instance_of<T, CompiledActivation::kSilu, false, false>(width);
+      return features.has_bias ? row_instance<T, CompiledActivation::kSilu, true, false>(width)
+                               : row_instance<T, CompiledActivation::kSilu, false, false>(width);
     case CompiledActivation::kRuntime:
       break;
   }

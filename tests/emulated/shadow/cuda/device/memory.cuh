@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <type_traits>
 
 #include "block.hpp"
@@ -19,9 +20,7 @@ inline void require_wait() {
 inline void require_alignment(const void* address, std::size_t bytes) {
   require_wait();
   if (reinterpret_cast<std::uintptr_t>(address) % bytes == 0) return;
-  emulated::fail(bytes == 16  ? "an access of 16 bytes is not aligned to them"
-                 : bytes == 8 ? "an access of 8 bytes is not aligned to them"
-                              : "an access of 4 bytes is not aligned to them");
+  emulated::fail("an access of " + std::to_string(bytes) + " bytes is not aligned to them");
 }
 
 template <int kWords>
@@ -80,6 +79,13 @@ void copy_async(SharedAddress to, const void* from) {
   require_alignment(to, kBytes);
   std::memcpy(to, from, kBytes);
 }
+template <int kBytes>
+void copy_async_first(SharedAddress to, const void* from, int bytes) {
+  require_alignment(from, kBytes);
+  require_alignment(to, kBytes);
+  std::memset(to, 0, kBytes);
+  std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
 inline void commit_copies() {}
 template <int kGroups>
 void wait_for_copies() {}
@@ -88,6 +94,24 @@ template <int kWords>
 void load_shared_words(SharedAddress from, std::uint32_t (&words)[kWords]) {
   require_alignment(from, sizeof words);
   std::memcpy(words, from, sizeof words);
+}
+
+template <int kWords>
+void store_shared_words(SharedAddress to, const std::uint32_t (&words)[kWords]) {
+  require_alignment(to, sizeof words);
+  std::memcpy(to, words, sizeof words);
+}
+template <typename T>
+T load_shared_element(SharedAddress from) {
+  T element;
+  require_alignment(from, sizeof element);
+  std::memcpy(&element, from, sizeof element);
+  return element;
+}
+template <typename T>
+void store_shared_element(SharedAddress to, const T& element) {
+  require_alignment(to, sizeof element);
+  std::memcpy(to, &element, sizeof element);
 }
 
 template <int kCount>
