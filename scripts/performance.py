@@ -68,6 +68,20 @@ def decode(results):
     return markdown(header, lines)
 
 
+def short(results):
+    found = by_case(results, "short")
+    decodes = {case.removeprefix("decode-"): row for case, row in found.items() if case.startswith("decode")}
+    lines = []
+    for case, row in found.items():
+        if not case.startswith("short-"):
+            continue
+        size = case.removeprefix("short-").split("x")
+        decode = decodes.get("x".join([size[0]] + size[2:])) if size[1] == "1" else None
+        lines.append([f'{size[0]} x {size[1]} x {row["channels"]}'] + timing(row) +
+                     [f'{row["run_us"] / decode["run_us"]:.2f}' if decode else ""])
+    return markdown(["sequences x tokens x channels", "us", "copy us", "ratio", "over the copy, us", "/ decode call"], lines)
+
+
 def states(results):
     cases = by_case(results, "bf16")
     lines = []
@@ -204,6 +218,24 @@ def rivals(results):
     return markdown(["case", "copy"] + gpu + ["host: copy"] + host[1:], lines)
 
 
+def fronts(results):
+    found = {}
+    for row in json.loads((results / "rivals-fronts.json").read_text())["rows"]:
+        found.setdefault(row["case"], {})[row["rival"]] = row
+    others = ["sglang", "vllm", "as sglang", "as vllm"]
+    lines = []
+    for case, row in found.items():
+        def figure(name, key):
+            return f'{row[name][key]:.2f}' if name in row and "error" not in row[name] else "-"
+        def speedup(name):
+            return f'{row[name]["gpu_us"] / row["shortconv"]["gpu_us"]:.2f}' if name in row else "-"
+        lines.append([case, f'{row["shortconv"]["copy_us"]:.2f}', figure("shortconv", "gpu_us")] +
+                     [figure(name, "gpu_us") for name in others] + [speedup(name) for name in others] +
+                     [figure(name, "host_us") for name in ("shortconv", "sglang", "vllm")])
+    return markdown(["case", "copy", "shortconv"] + others + [f"{name} / ours" for name in others] +
+                    ["host: shortconv", "sglang", "vllm"], lines)
+
+
 def warm(results):
     return markdown(["case", "us", "copy us", "ratio", "over the copy, us"],
                     [[row["case"]] + timing(row) for row in rows(results, "warm")])
@@ -240,8 +272,8 @@ def replay(results):
     return markdown(header, lines)
 
 
-TABLES = {f.__name__: f for f in (prefill, decode, states, gates, groups, drafts, commits, backward, backward_variants, checked, overlapped,
-                                  schedules, variants, rivals, warm, host, replay)}
+TABLES = {f.__name__: f for f in (prefill, decode, short, states, gates, groups, drafts, commits, backward, backward_variants, checked, overlapped,
+                                  schedules, variants, rivals, fronts, warm, host, replay)}
 
 
 def main():
