@@ -25,7 +25,7 @@ constexpr std::int64_t kEnough = 9;
 std::string launched_too_rarely() {
   const std::vector<std::string> kernels = {
       "tiles, groups", "few tiles, groups", "decode, groups", "convolve_group",
-      "copy_group",    "normalize_group",   "store_gates"};
+      "copy_group",    "normalize_groups",  "store_gates"};
   std::string lines;
   for (const std::string& kernel : kernels) {
     bool exists = false;
