@@ -1,6 +1,7 @@
 """The operators on torch tensors, the convolution with gradients, and shortconv.torch.torch.
 
-short_conv and the layer ShortConv1d are for training: nothing is updated in place.
+short_conv, short_conv_groups and the layer ShortConv1d are for training: nothing is updated in
+place.
 
 The other functions are those of shortconv itself, which calls torch's dispatcher where it has to
 be: under torch.compile (fullgraph=True and CUDA graphs work), in traces and modes, with subclasses
@@ -22,9 +23,11 @@ from shortconv._operators import (
 )
 from shortconv._torch import refuse_gradient, run, torch
 from shortconv._training import short_conv
+from shortconv._training_groups import short_conv_groups
 
 __all__ = ["Gradients", "ShortConv1d", "backward", "block_snapshots", "commit", "decode", "forward",
-           "refuse_gradient", "run", "short_conv", "torch", "tree_parents", "verify"]
+           "refuse_gradient", "run", "short_conv", "short_conv_groups", "torch", "tree_parents",
+           "verify"]
 
 # Compiled code finds the functions in shortconv, which loads them at first use.
 shortconv.__getattr__("forward")

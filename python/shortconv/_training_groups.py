@@ -1,0 +1,238 @@
+"""The front of a layer with gradients for torch: convolution, split, norms and gates.
+
+The forward pass is one call of forward_groups. The backward pass computes the convolution again,
+with short_conv, and the norms and gates with torch's operators, and differentiates those. Only
+inputs are kept.
+"""
+
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from shortconv import _groups
+from shortconv._groups import Gates, Group, Grouped, HeadMap
+from shortconv._torch import torch
+from shortconv._training import short_conv
+
+Tensor = torch.Tensor
+
+
+class _Options(NamedTuple):
+    """Arguments of a call that are no tensors with gradients."""
+
+    groups: Tuple[Group, ...]
+    gates: Optional[Gates]  # without its arrays
+    query_start_loc: Optional[Tensor]
+    seq_idx: Optional[Tensor]
+    activation: Optional[str]
+    return_final_state: bool
+    backend: Optional[str]
+    threads: int
+
+
+def short_conv_groups(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    *,
+    groups: Sequence[Group],
+    gates: Optional[Gates] = None,
+    query_start_loc: Optional[Tensor] = None,
+    seq_idx: Optional[Tensor] = None,
+    initial_state: Optional[Tensor] = None,
+    return_final_state: bool = False,
+    activation: Optional[str] = None,
+    backend: Optional[str] = None,
+    threads: int = 0,
+) -> Tuple[Grouped, Optional[Tensor]]:
+    """forward_groups with gradients; nothing is updated in place.
+
+    Gradients of x, weight, bias, initial_state and of the arrays of gates are computed where they
+    are needed, with the same bits in each run. There is no double backward. Roundings count as the
+    identity.
+
+    Args:
+      x to gates: as in forward_groups. No two groups may read the same column of x.
+      query_start_loc to return_final_state: as in short_conv; the channels of states are those of
+        the groups that are not copied, in their order.
+      activation, backend, threads: as in short_conv.
+
+    Returns:
+      (Grouped(groups, g, beta), final states or None)
+
+    Raises:
+      TypeError, ValueError, NotImplementedError: as forward_groups and short_conv.
+    """
+    arrays = (None,) * 4 if gates is None else gates[:4]
+    if gates is not None:
+        gates = Gates(None, None, None, None, *gates[4:])
+    options = _Options(tuple(groups), gates, query_start_loc, seq_idx, activation,
+                       return_final_state, backend, threads)
+    results = list(_Front.apply(options, x, weight, bias, initial_state, *arrays))
+    final = results.pop() if return_final_state else None
+    g, beta = (None, None) if gates is None else (results.pop(-2), results.pop())
+    return Grouped(tuple(results), g, beta), final
+
+
+class _Front(torch.autograd.Function):
+    """forward(ctx, options, x, weight, bias, initial_state, a, b, a_log, dt_bias)"""
+
+    @staticmethod
+    def forward(ctx: Any, options: _Options, x: Tensor, weight: Tensor, bias: Optional[Tensor],
+                initial_state: Optional[Tensor], *arrays: Optional[Tensor]) -> Tuple[Tensor, ...]:
+        ctx.options = options
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight, bias, initial_state, *arrays)
+        gates = None if options.gates is None else options.gates._replace(
+            **dict(zip(("a", "b", "a_log", "dt_bias"), arrays)))
+        state = initial_state
+        if state is not None:
+            state = state.clone(memory_format=torch.contiguous_format)
+        elif options.return_final_state:
+            sequences = x.shape[0] if x.dim() == 3 else 1
+            if options.query_start_loc is not None:
+                sequences = options.query_start_loc.shape[0] - 1
+            state = x.new_zeros(sequences, weight.shape[1] - 1, weight.shape[0])
+        with torch.no_grad():
+            results, g, beta = _groups.forward_groups(
+                x, weight, bias, groups=options.groups, gates=gates, state=state,
+                query_start_loc=options.query_start_loc, seq_idx=options.seq_idx,
+                initial_state=initial_state is not None, activation=options.activation,
+                backend=options.backend, threads=options.threads)
+        outputs = [*results]
+        if gates is not None:
+            outputs += g, beta
+        if options.return_final_state:
+            outputs.append(state)
+        return tuple(outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
+        options, needed = ctx.options, ctx.needs_input_grad[1:]
+        x, weight, bias, initial_state, *arrays = ctx.saved_tensors
+        grads = list(grads)
+        grad_final = grads.pop() if options.return_final_state else None
+        grad_gates = [grads.pop(-2), grads.pop()] if options.gates is not None else []
+        convolved = [one for one in options.groups if not one.copy]
+        columns = _columns_of(options.groups, x)
+        rows = torch.cat([x.index_select(-1, columns[i]) for i, one in enumerate(options.groups)
+                          if not one.copy], -1)
+        found: List[Optional[Tensor]] = [None] * 4
+        grad_parts = [grad for one, grad in zip(options.groups, grads) if not one.copy]
+        if grad_final is not None or any(one is not None for one in grad_parts):
+            found = _differentiate(options, convolved, (rows, weight, bias, initial_state),
+                                   needed[:4], grad_parts, grad_final)
+        grad_x = None
+        if needed[0]:
+            grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
+            sizes = [one.heads * one.head_dim for one in convolved]
+            parts = iter([None] * len(sizes) if found[0] is None else found[0].split(sizes, -1))
+            for i, one in enumerate(options.groups):
+                part = grads[i] if one.copy else next(parts)
+                if part is not None:
+                    grad_x.index_copy_(-1, columns[i], part.reshape(*x.shape[:-1], -1).to(x.dtype))
+        of_gates: List[Optional[Tensor]] = [None] * 4
+        if any(one is not None for one in grad_gates):
+            of_gates = _differentiate_gates(options.gates, arrays, needed[4:], grad_gates)
+        return (None, grad_x, *found[1:], *of_gates)
+
+
+def _columns_of(groups: Sequence[Group], x: Tensor) -> List[Tensor]:
+    """The columns of x that each group reads, in the order of its channels.
+
+    Raises:
+      NotImplementedError: two groups read the same column.
+    """
+    columns = [_columns(one.input, one.heads, one.head_dim, x.device) for one in groups]
+    key = (tuple(groups), x.shape[-1])
+    if key not in _disjoint:
+        every = torch.cat(columns).tolist()
+        if len(set(every)) != len(every):
+            raise NotImplementedError("groups: two of them read the same column of x, which has no "
+                                      "gradient; expected different columns")
+        if len(_disjoint) >= 1000:
+            _disjoint.clear()
+        _disjoint[key] = True
+    return columns
+
+
+_disjoint: Dict[Any, bool] = {}  # groups whose columns were compared
+
+
+def _columns(of: HeadMap, heads: int, head_dim: int, device: Any) -> Tensor:
+    head = torch.arange(heads, device=device)
+    block_heads = of.block_heads or max(heads, 1)
+    first = (of.offset + head // block_heads * of.block_stride
+             + head % block_heads * (of.head_stride or head_dim))
+    return (first[:, None] + torch.arange(head_dim, device=device)).flatten()
+
+
+def _leaf(one: Optional[Tensor], needed: bool) -> Optional[Tensor]:
+    return None if one is None else one.detach().requires_grad_(needed)
+
+
+def _gradients(outputs: List[Tensor], grads: List[Optional[Tensor]],
+               leaves: Sequence[Optional[Tensor]]) -> List[Optional[Tensor]]:
+    """The gradient of each leaf that needs one, or None."""
+    pairs = [(one, grad) for one, grad in zip(outputs, grads)
+             if grad is not None and one.requires_grad]
+    wanted = [one for one in leaves if one is not None and one.requires_grad]
+    if not pairs or not wanted:
+        return [None] * len(leaves)
+    outputs, given = zip(*pairs)  # type: ignore[assignment]
+    found = dict(zip(map(id, wanted),
+                     torch.autograd.grad(outputs, wanted, given, allow_unused=True)))
+    return [found.get(id(one)) for one in leaves]
+
+
+def _differentiate(options: _Options, groups: List[Group], inputs: Sequence[Optional[Tensor]],
+                   needed: Sequence[bool], grads: List[Optional[Tensor]],
+                   grad_final: Optional[Tensor]) -> List[Optional[Tensor]]:
+    """The gradients of the rows [..., channels], weight, bias and initial state."""
+    leaves = [_leaf(one, wanted) for one, wanted in zip(inputs, needed)]
+    rows, weight, bias, initial_state = leaves
+    with torch.enable_grad():
+        if any(one.input_scale != 1 for one in groups):
+            scales = [one.input_scale for one in groups for _ in range(one.heads * one.head_dim)]
+            rows = (rows * rows.new_tensor(scales, dtype=torch.float32)).to(rows.dtype)
+        result = short_conv(
+            rows, weight, bias, activation=options.activation,
+            query_start_loc=options.query_start_loc, seq_idx=options.seq_idx,
+            initial_state=initial_state, return_final_state=grad_final is not None,
+            backend=options.backend, threads=options.threads)
+        out, final = result if grad_final is not None else (result, None)
+        parts = out.split([one.heads * one.head_dim for one in groups], -1)
+        outputs = [_normalized(part.unflatten(-1, (one.heads, one.head_dim)), one)
+                   for part, one in zip(parts, groups)]
+        if final is not None:
+            outputs.append(final)
+        return _gradients(outputs, [*grads, grad_final], leaves)
+
+
+def _normalized(part: Tensor, group: Group) -> Tensor:
+    if not group.l2_norm:
+        return part
+    wide = part.double() if part.dtype == torch.float64 else part.float()
+    inverse = torch.rsqrt(wide.square().sum(-1, keepdim=True) + group.eps)
+    return (wide * (inverse * group.scale)).to(part.dtype)
+
+
+def _differentiate_gates(gates: Gates, arrays: Sequence[Tensor], needed: Sequence[bool],
+                         grads: List[Optional[Tensor]]) -> List[Optional[Tensor]]:
+    """The gradients of a, b, a_log and dt_bias."""
+    a, b, a_log, dt_bias = arrays
+    heads = a_log.shape[0]
+    columns = [_columns(one, heads, 1, a.device) for one in (gates.a_map, gates.b_map)]
+    leaves = [_leaf(one.index_select(-1, at), wanted)
+              for one, at, wanted in zip((a, b), columns, needed)]
+    leaves += [_leaf(a_log, needed[2]), _leaf(dt_bias, needed[3])]
+    with torch.enable_grad():
+        softplus = torch.nn.functional.softplus(leaves[0].float() + leaves[3].float())
+        g = -leaves[2].float().exp() * softplus
+        g = g.exp() if gates.decay == "exp" else g
+        beta = gates.beta_factor * leaves[1].float().sigmoid()
+        found = _gradients([g, beta], grads, leaves)
+    for i, one in enumerate((a, b)):  # the columns that are not read have no gradient
+        if found[i] is not None:
+            whole = torch.zeros_like(one, memory_format=torch.contiguous_format)
+            found[i] = whole.index_copy_(-1, columns[i], found[i])
+    return found
