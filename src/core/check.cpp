@@ -308,4 +308,9 @@ bool ArgumentChecker::check(const Argument& row, const TensorRef& tensor,
   return ok();
 }
 
+Status refuse_f64(BackendId backend) {
+  return {Code::kUnsupported, concat("backend: '", name_of(backend),
+                                     "' does not support f64; expected the reference backend")};
+}
+
 }  // namespace shortconv

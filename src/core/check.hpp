@@ -237,4 +237,7 @@ template <typename AnyChecker, typename Args, typename AnyProblem>
   return {};
 }
 
+/// A backend whose kernels are for f32, f16 and bf16 refuses other types with it.
+[[nodiscard]] Status refuse_f64(BackendId backend);
+
 }  // namespace shortconv

@@ -174,10 +174,7 @@ void partition(const Problem& p, int threads, CpuConfig& config) {
 
 Status choose_kernels(const Problem& p, CpuConfig& config) {
   for (const DType dtype : {p.x.dtype, p.out.dtype, p.weight.dtype, p.state.dtype}) {
-    if (dtype == DType::kF64) {
-      return {Code::kUnsupported,
-              "backend: 'cpu' does not support f64; the reference backend does"};
-    }
+    if (dtype == DType::kF64) return refuse_f64(BackendId::kCpu);
   }
   const auto kernels = [&](DType dtype) { return select(dtype, kernel_width(p), p.activation); };
   config.x_kernels = kernels(p.x.dtype);

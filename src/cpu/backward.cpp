@@ -441,10 +441,7 @@ double bytes_moved(const BackwardProblem& p) {
 Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
   for (const DType dtype : {p.x.dtype, p.weight.dtype, p.grad_out.dtype, p.initial_state.dtype,
                             p.grad_final_state.dtype}) {
-    if (dtype == DType::kF64) {
-      return {Code::kUnsupported,
-              "backend: 'cpu' does not support f64; the reference backend does"};
-    }
+    if (dtype == DType::kF64) return refuse_f64(BackendId::kCpu);
   }
   const std::int32_t threads = thread_limit(p.threads, bytes_moved(p));
   const Choice choice{.kernels = select(p),

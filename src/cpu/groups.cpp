@@ -120,10 +120,6 @@ std::int64_t block_limit(const Problem& p) {
   return has_general_kernels(p) ? kGeneralGroupChannels : kMaxBlockChannels;
 }
 
-Status refuse_f64() {
-  return {Code::kUnsupported, "backend: 'cpu' does not support f64; the reference backend does"};
-}
-
 }  // namespace
 
 void Worker::use_group_block(const GroupBlock& block) {
@@ -201,7 +197,7 @@ Status plan_grouped(const GroupedProblem& p, PlanStorage& storage) {
   }
   if (p.has_gates) {
     for (const DType dtype : {p.gates.a.dtype, p.gates.b.dtype, p.gates.dt_bias.dtype}) {
-      if (dtype == DType::kF64) return refuse_f64();
+      if (dtype == DType::kF64) return refuse_f64(BackendId::kCpu);
     }
   }
   CpuConfig config{};
@@ -238,7 +234,7 @@ std::string describe_grouped(const GroupedProblem& p, const PlanStorage& storage
 }
 
 Status l2_norm(const L2NormCall& call, void*) {
-  if (call.x.dtype == DType::kF64) return refuse_f64();
+  if (call.x.dtype == DType::kF64) return refuse_f64(BackendId::kCpu);
   const Kernels& kernels = *select(call.x.dtype, 0, Activation::kNone);
   if (Status status = check_target(kernels.target); !status.ok()) return status;
   const std::int64_t bytes = element_bytes(call.x.dtype);
@@ -264,7 +260,7 @@ Status l2_norm(const L2NormCall& call, void*) {
 
 Status delta_gates(const GatesCall& call, void*) {
   for (const DType dtype : {call.gates.a.dtype, call.gates.b.dtype, call.gates.dt_bias.dtype}) {
-    if (dtype == DType::kF64) return refuse_f64();
+    if (dtype == DType::kF64) return refuse_f64(BackendId::kCpu);
   }
   constexpr std::int64_t kRows = 64;  // of an item
   // A gate takes some 50 ns, as long as a core copies half a kilobyte.

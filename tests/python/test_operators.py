@@ -402,5 +402,5 @@ def test_reference_takes_doubles(random):
     out = shortconv.reference.forward(x, weight, activation="silu")
     np.testing.assert_allclose(
         out, oracle.convolve(np.zeros((3, 5)), x, weight, None, "silu"), rtol=1e-14)
-    with pytest.raises(NotImplementedError, match="'cpu' does not support f64; the reference"):
+    with pytest.raises(NotImplementedError, match="'cpu' does not support f64; expected the reference"):
         shortconv.forward(x, weight, backend="cpu")

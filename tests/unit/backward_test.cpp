@@ -420,7 +420,7 @@ TEST(BackwardRefusal, NamesTheArgument) {
       "weight: width 65 is not supported (2 to 64)");
   expect_refusal([](Args& a, Layer&) { a.threads = -1; }, "threads: is -1; expected 0 (all)");
   expect_refusal([](Args& a, Layer&) { a.backend = BackendId::kCpu; },
-                 "backend: 'cpu' does not support f64; the reference backend does");
+                 "backend: 'cpu' does not support f64; expected the reference backend");
 }
 
 TEST(BackwardRefusal, SeqIdxHasNoFinalStates) {

@@ -50,10 +50,7 @@ KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
 
 Status plan_cuda(const Problem& p, PlanStorage& storage) {
   for (const DType dtype : {p.x.dtype, p.out.dtype, p.weight.dtype, p.state.dtype}) {
-    if (dtype == DType::kF64) {
-      return {Code::kUnsupported,
-              "backend: 'cuda' does not support f64; expected the reference backend"};
-    }
+    if (dtype == DType::kF64) return refuse_f64(BackendId::kCuda);
   }
   KernelConfig config;
   if (p.tokens > 0 && p.channels > 0) {

@@ -16,9 +16,7 @@ Status check_dtypes(const BackwardProblem& p) {
         if (layout.present && layout.dtype == DType::kF64) has_f64 = true;
       },
       p);
-  if (!has_f64) return {};
-  return {Code::kUnsupported,
-          "backend: 'cuda' does not support f64; expected the reference backend"};
+  return has_f64 ? refuse_f64(BackendId::kCuda) : Status();
 }
 
 /// Shared memory that a block may have.

@@ -25,11 +25,6 @@ bool has_f64(const GroupedProblem& p) {
   return found;
 }
 
-Status refuse_f64() {
-  return {Code::kUnsupported,
-          "backend: 'cuda' does not support f64; expected the reference backend"};
-}
-
 bool has_own_norm(const GroupLayout& group) {
   return group.normalize && !is_normalized_in_tiles(group);
 }
@@ -102,7 +97,7 @@ Status plan_tiles(const GroupedProblem& p, GroupTileConfig& config) {
 Status plan_grouped(const GroupedProblem& p, PlanStorage& storage) {
   GroupTileConfig tiles;
   store_choice(storage, tiles);
-  if (has_f64(p)) return refuse_f64();
+  if (has_f64(p)) return refuse_f64(BackendId::kCuda);
   for (const GroupLayout& group : p.used_groups()) {
     if (group.input_scale == 1) continue;
     return {Code::kUnsupported, "input_scale: the backend 'cuda' supports only 1"};
@@ -284,7 +279,7 @@ const OperationKernels<GroupedOperation> kGrouped{
     .plan = plan_grouped, .run = run_grouped, .describe = describe_grouped};
 
 Status run_l2_norm(const L2NormCall& call, void* stream) {
-  if (call.x.dtype == DType::kF64) return refuse_f64();
+  if (call.x.dtype == DType::kF64) return refuse_f64(BackendId::kCuda);
   if (!aligned(call.x_data, call.x.dtype)) return refuse_unaligned("x");
   if (!aligned(call.out_data, call.out.dtype)) return refuse_unaligned("out");
   return launch_items(l2_norm_kernel(), call, "x", call.rows * call.heads, kWarps, stream);
@@ -299,7 +294,7 @@ Status run_delta_gates(const GatesCall& call, void* stream) {
         has_f64 |= layout.dtype == DType::kF64;
       },
       call.gates, call.at);
-  if (has_f64) return refuse_f64();
+  if (has_f64) return refuse_f64(BackendId::kCuda);
   if (Status status = refuse_unaligned(unaligned); !status.ok()) return status;
   return launch_items(delta_gates_kernel(), call, "a", call.rows * call.gates.heads, kGroupThreads,
                       stream);
