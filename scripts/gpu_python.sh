@@ -42,7 +42,8 @@ pytest=("$python" -m pytest -q -p no:cacheprovider --tb=short --maxfail=20)
 
 cd /
 export SHORTCONV_TEST_ARRAYS=numpy,torch-cpu,torch-cuda
-step "operators, torch" "${pytest[@]}" "$tests"/test_{operators,interface,torch,arrays,check,padded_batches}.py
+step "operators, torch" "${pytest[@]}" "$tests"/test_{operators,interface,torch,arrays,check,padded_batches,groups}.py
+step "training" "${pytest[@]}" "$tests"/test_{backward,training,training_groups}.py
 for name in causal_conv1d sglang vllm fla messages; do
   step "as $name" "${pytest[@]}" -k cuda "$tests/test_compat_$name.py"
 done
@@ -53,6 +54,7 @@ for one in "${theirs[@]}"; do
   step "own tests of ${one%%=*}" "$python" "$scripts/engine_tests.py" "${one%%=*}" "${one#*=}" --maxfail=20
 done
 step "rivals" "$python" "$rivals/run.py" --json "$results"
+step "rivals, fronts" "$python" "$rivals/run.py" --fronts --json "${results%.json}-fronts.json"
 
 echo
 for index in "${!names[@]}"; do printf '%-28s %s\n' "${names[$index]}" "${outcomes[$index]}"; done

@@ -1,4 +1,4 @@
-// Problem -> kernel and grid. Over 500 lines: one class whose switches each list all kernels.
+// Problem -> kernel and grid.
 #include "cuda/host/select.hpp"
 
 #include <algorithm>
@@ -6,6 +6,7 @@
 
 #include "core/check.hpp"
 #include "core/dispatch.hpp"
+#include "cuda/host/memory_layout.hpp"
 #include "cuda/host/numbers.hpp"
 #include "cuda/tuning.hpp"
 #include "shortconv/argument_table.hpp"
@@ -13,122 +14,6 @@
 
 namespace shortconv::cuda {
 namespace {
-
-/// `of` is a power of two; a division would be slower.
-bool is_multiple(std::int64_t value, std::int64_t of) { return (value & (of - 1)) == 0; }
-
-/// Whether steps along an axis keep groups of `group` elements aligned.
-bool keeps_groups(std::int64_t extent, std::int64_t stride, std::int64_t group) {
-  return extent <= 1 || is_multiple(stride, group);
-}
-
-bool has_f32_states(const Problem& p) {
-  return p.state.present && p.state.dtype == DType::kF32 && p.x.dtype != DType::kF32;
-}
-
-/// Whether x, out and state have one type; fp32 states next to 16-bit rows count too.
-bool has_one_type(const Problem& p) {
-  return p.x.dtype == p.out.dtype &&
-         (!p.state.present || p.state.dtype == p.x.dtype || has_f32_states(p));
-}
-
-bool is_dense(const Problem& p) { return !p.query_start_loc.present; }
-
-bool has_single_tokens(const Problem& p) {
-  return is_dense(p) && p.sequence_tokens == 1 && !p.seq_idx.present;
-}
-
-/// Rows of x, out and gates are whole groups of `group` adjacent channels.
-bool is_token_major(const Problem& p, std::int64_t group) {
-  const std::int64_t rows = is_dense(p) ? p.sequence_tokens : p.tokens;
-  const std::int64_t sequences = is_dense(p) ? p.sequences : 1;
-  if (!is_multiple(p.channels, group)) return false;
-  return std::ranges::all_of(
-      std::to_array({&p.x, &p.out, &p.input_gate, &p.output_gate}), [&](const auto* tensor) {
-        return !tensor->present ||
-               (tensor->channel_stride == 1 && keeps_groups(rows, tensor->token_stride, group) &&
-                keeps_groups(sequences, tensor->sequence_stride, group));
-      });
-}
-
-constexpr std::int64_t kMaxCount = 0x7fffffff;
-
-/// The stride that KernelParams has as 32 bits of bytes: of a list of indices, or from token to
-/// token; 0 if there is none.
-template <Axis... kAxes>
-std::int64_t short_stride(const TensorLayout<kAxes...>& layout) {
-  constexpr bool kList = sizeof...(kAxes) == 1 && ((kAxes == Axis::kSequence) && ...);
-  constexpr bool kTokens = ((kAxes == Axis::kToken) || ...) && !((kAxes == Axis::kColumn) || ...);
-  if constexpr (kList)
-    return layout.sequence_stride;
-  else if constexpr (kTokens)
-    return layout.token_stride;
-  else
-    return 0;
-}
-
-/// Whether counts and row strides fit into the 31 bits of KernelParams. Offsets have 64.
-bool is_countable(const Problem& p) {
-  constexpr std::int64_t kMaxStride =
-      (std::int64_t{1} << 25) - 1;  // in bytes, times 8 rows of a tile
-  std::int64_t bits = 0;            // OR of all magnitudes
-  visit_tensors(
-      [&](const Argument&, const auto& layout) {
-        const std::int64_t stride = short_stride(layout);
-        bits |= stride ^ (stride >> 63);
-      },
-      p);
-  return bits <= kMaxStride && p.tokens < kMaxCount - 64 && p.sequences < kMaxCount &&
-         p.slots < kMaxCount && p.channels < kMaxCount - 4096 && p.state_columns < kMaxCount &&
-         p.intermediate_slot_count < kMaxCount && p.intermediate_tokens < kMaxCount;
-}
-
-/// Columns of a slot that are read and written together.
-std::int64_t window_columns(const Problem& p) { return p.width - 1 + p.shifted_columns; }
-
-/// Elements of the vectors in which windows of `group` channels are moved, see load_words.
-std::int64_t run_vector(std::int64_t columns, std::int64_t group, DType dtype) {
-  const std::int64_t limit = 16 / element_bytes(dtype), run = columns * group;
-  return std::min(run & -run, limit);
-}
-
-StateAccess state_access(const Problem& p, std::int64_t group) {
-  const auto& state = p.state;
-  if (!state.present || !keeps_groups(p.slots, state.slot_stride, group)) {
-    return StateAccess::kElements;
-  }
-  if (state.channel_stride == 1 && keeps_groups(p.state_columns, state.column_stride, group)) {
-    return StateAccess::kChannelVectors;
-  }
-  // A pool with more columns has gaps between the windows of neighbouring channels.
-  const std::int64_t window = window_columns(p);
-  const bool run = p.state_columns == window && state.channel_stride == window &&
-                   (window == 1 || state.column_stride == 1);
-  return run && keeps_groups(p.slots, state.slot_stride, run_vector(window, group, state.dtype))
-             ? StateAccess::kWindowVectors
-             : StateAccess::kElements;
-}
-
-StateAccess intermediate_access(const Problem& p, std::int64_t group) {
-  const auto& to = p.intermediate_states;
-  const std::int64_t history = p.width - 1;
-  const bool by_slot = p.intermediate_slots.present;
-  const std::int64_t slots = by_slot ? p.intermediate_slot_count : p.sequences;
-  const std::int64_t tokens = by_slot       ? p.intermediate_tokens
-                              : is_dense(p) ? p.sequence_tokens
-                                            : p.tokens;
-  const auto keeps = [&](std::int64_t vector) {
-    return keeps_groups(slots, to.sequence_stride, vector) &&
-           keeps_groups(tokens, to.token_stride, vector);
-  };
-  if (!to.present || !keeps(group)) return StateAccess::kElements;
-  if (to.channel_stride == 1 && keeps_groups(history, to.column_stride, group)) {
-    return StateAccess::kChannelVectors;
-  }
-  const bool run = to.channel_stride == history && (history == 1 || to.column_stride == 1);
-  return run && keeps(run_vector(history, group, p.state.dtype)) ? StateAccess::kWindowVectors
-                                                                 : StateAccess::kElements;
-}
 
 /// Selection and grid of one problem on one device.
 class Selector {
