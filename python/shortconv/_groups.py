@@ -146,8 +146,8 @@ def forward_groups(
          ("cache_seqlens", cache_seqlens), ("snapshots", snapshots), ("seq_idx", seq_idx),
          ("input_gate", input_gate), ("output_gate", output_gate), ("violations", violations),
          ("shift_full_state", shift_full_state), ("residual", residual),
-         ("base_column", base_column or None), ("dilation", None if dilation == 1 else dilation),
-         ("backend", backend), ("threads", threads or None), ("stream", stream)),
+         ("base_column", _unless(0, base_column)), ("dilation", _unless(1, dilation)),
+         ("backend", backend), ("threads", _unless(0, threads)), ("stream", stream)),
         programmatic_launch)
 
 
@@ -200,8 +200,8 @@ def decode_groups(
          ("cache_seqlens", cache_seqlens), ("snapshots", snapshots), ("input_gate", input_gate),
          ("output_gate", output_gate), ("violations", violations),
          ("shift_full_state", shift_full_state), ("residual", residual),
-         ("base_column", base_column or None), ("dilation", None if dilation == 1 else dilation),
-         ("backend", backend), ("threads", threads or None), ("stream", stream)),
+         ("base_column", _unless(0, base_column)), ("dilation", _unless(1, dilation)),
+         ("backend", backend), ("threads", _unless(0, threads)), ("stream", stream)),
         programmatic_launch)
 
 
@@ -268,6 +268,11 @@ def delta_gates(
     return g, beta
 
 
+def _unless(default: int, value: Any) -> Any:
+    """The value, or None for the default, which then is not passed."""
+    return None if type(value) is int and value == default else value
+
+
 def _require(condition: bool, name: str, value: Any, expected: str) -> None:
     if not condition:
         raise TypeError(f"{name}: is {type(value).__module__}.{type(value).__qualname__}; expected "
@@ -275,7 +280,9 @@ def _require(condition: bool, name: str, value: Any, expected: str) -> None:
 
 
 def _require_array(name: str, value: Any, axes: Tuple[int, ...] = ()) -> None:
-    _require(hasattr(value, "__dlpack__"), name, value, "an array with DLPack")
+    # Of torch first: older compilers cannot trace the question for __dlpack__.
+    _require(calls_of[type(value)] is not None or hasattr(value, "__dlpack__"), name, value,
+             "an array with DLPack")
     if axes and len(value.shape) not in axes:
         expected = " or ".join(map(str, axes))
         raise ValueError(f"{name}: has {len(value.shape)} axes; expected {expected}")
@@ -447,8 +454,8 @@ def _run(frequent: List[Any], groups: Sequence[Group], outs: Optional[Sequence[A
     for name, value in rare:
         if value is not None and value is not False:
             options[name] = value
-    if not programmatic_launch:
-        options["programmatic_launch"] = False
+    if programmatic_launch is not True:
+        options["programmatic_launch"] = programmatic_launch
     if calls is not None:
         calls.forward_groups(frequent, results, checked, options)
         return Grouped(tuple(results), g, beta)

@@ -264,10 +264,10 @@ void add_backward_shapes(std::vector<Shape>& all) {
     added.push_back(backward_shape(copy_of(name)));
   }
   Shape ragged = copy_of("channel-major"), odd = ragged;
-  ragged.name += "-64x128";
+  ragged.name = "channel-64x128";
   ragged.description = "64 sequences of 128 tokens, tokens adjacent in memory";
   ragged.lengths = equal(64, 128);
-  odd.name += "-8191";
+  odd.name = "channel-8191";
   odd.description = "one sequence of an odd length, tokens adjacent in memory";
   odd.lengths = {8191};
   added.push_back(backward_shape(ragged));

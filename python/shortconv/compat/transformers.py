@@ -17,9 +17,8 @@ the norms divide by a correctly rounded root, and beta is rounded to the dtype o
 import sys
 from typing import Any, Callable, NamedTuple, Optional, Tuple
 
-import torch
-
 from shortconv import _groups, models
+from shortconv.torch import torch
 
 _KINDS = {"Qwen3NextGatedDeltaNet": "interleaved", "Qwen3_5GatedDeltaNet": "flat",
           "Qwen3_5MoeGatedDeltaNet": "flat"}
