@@ -33,12 +33,13 @@ def test_greedy_tokens(model, layers, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("model", ["qwen3_next", "qwen3_5"])
-def test_greedy_tokens_of_fused_layers(model, device):
+@pytest.mark.parametrize("model, function", [
+    ("qwen3_next", "forward_groups"), ("qwen3_5", "forward_groups"), ("lfm2", "forward")])
+def test_greedy_tokens_of_fused_layers(model, function, device):
     plain, ours = run(model, device, "padded"), run(model, device, "fuse")
     assert ours["tokens"] == plain["tokens"]
     assert len({tuple(row) for row in ours["tokens"]}) == 2
-    assert ours["calls"] == {"layers": 3, "forward_groups": 3 * 24}
+    assert ours["calls"] == {"layers": 3, function: 3 * 24}
 
 
 def small_model():

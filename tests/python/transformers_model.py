@@ -1,8 +1,8 @@
 """transformers_model.py MODEL DEVICE MODE: greedy tokens of a small random model, as JSON.
 
 MODE: torch, all operators are those of torch; install, the convolutions are ours; padded, as torch,
-with padding before the second prompt; fuse, the same with gated delta nets that
-shortconv.compat.transformers changed.
+with padding before the second prompt; fuse, the same with layers that shortconv.compat.transformers
+changed.
 
 A separate program, because transformers looks for causal_conv1d when it is imported.
 """
@@ -65,10 +65,11 @@ if mode in ("fuse", "padded"):
     mask[1, :4] = 0  # padding on the left
 if mode == "fuse":
     from shortconv import _groups
-    from shortconv.compat.transformers import fuse
+    from shortconv.compat import transformers as fused
 
     _groups.forward_groups = counted(_groups.forward_groups)
-    calls["layers"] = fuse(model)
+    fused.convolve = counted(fused.convolve)
+    calls["layers"] = fused.fuse(model)
 with torch.no_grad():
     tokens = model.generate(prompt, max_new_tokens=24, do_sample=False, pad_token_id=0,
                             attention_mask=mask)
