@@ -7,9 +7,9 @@
 // of the last ones.
 //
 // Here is what all layouts of rows share: segments, states, and rows that are processed one by one.
-// How rows are loaded and stored, and how many at a time are processed without a test for each, is
-// the business of backward_strip.cuh (token-major) and channel_strip.cuh (channels-first). One
-// class, because all of its functions work on the same registers.
+// backward_strip.cuh (adjacent channels) and channel_strip.cuh (any strides) load and store rows,
+// and process several at a time without a test for each. One class, because all of its functions
+// work on the same registers.
 #pragma once
 
 #include <cstdint>
