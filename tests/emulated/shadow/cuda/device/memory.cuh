@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <string>
 #include <type_traits>
 
 #include "block.hpp"
@@ -20,7 +19,10 @@ inline void require_wait() {
 inline void require_alignment(const void* address, std::size_t bytes) {
   require_wait();
   if (reinterpret_cast<std::uintptr_t>(address) % bytes == 0) return;
-  emulated::fail("an access of " + std::to_string(bytes) + " bytes is not aligned to them");
+  emulated::fail(bytes == 16  ? "an access of 16 bytes is not aligned to them"
+                 : bytes == 8 ? "an access of 8 bytes is not aligned to them"
+                 : bytes == 4 ? "an access of 4 bytes is not aligned to them"
+                              : "an access of 2 bytes is not aligned to them");
 }
 
 template <int kWords>
