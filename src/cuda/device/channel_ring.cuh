@@ -11,11 +11,10 @@
 namespace shortconv::cuda {
 
 /// Copies the rows of a strip, 32 channels of them, from global to shared memory, in stages of 64
-/// bytes of each channel. A lane computes one channel; which lane copies what depends on the
-/// strides. Gradients of x replace x and return to global memory in whole stages. The last
-/// gradients of a stage need rows of the next one, so x has three stages: the one before the
-/// current one, the current one and the next one. grad_out has the last two.
-/// A warp has a ring.
+/// bytes of each channel. A lane computes one channel, but copies parts of several: which ones
+/// depends on the strides. Gradients of x replace x and return to global memory in whole stages.
+/// The last gradients of a stage need rows of the next one, so x has three stages: the one before
+/// the current one, the current one and the next one. grad_out has the last two. A warp has a ring.
 template <typename Shape>
 class ChannelRing {
  public:
