@@ -56,7 +56,10 @@ _INTERNAL = ("shortconv._arrays", "shortconv._check", "shortconv._core", "shortc
              "shortconv._torch_groups", "shortconv.torch")
 _PUBLIC = {"shortconv._operators": "shortconv", "shortconv._groups": "shortconv",
            "shortconv._training": "shortconv.torch",
-           "shortconv._layer": "shortconv.torch.ShortConv1d"}
+           "shortconv._layer": "shortconv.torch.ShortConv1d",
+           "shortconv.compat.vllm.front": "shortconv.compat.vllm",
+           "shortconv.compat.vllm.functions": "shortconv.compat.vllm",
+           "shortconv.compat.vllm.gates": "shortconv.compat.vllm"}
 
 
 def _value_of(name: str, arguments: Tuple[Any, ...]) -> Any:

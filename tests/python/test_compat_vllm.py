@@ -2,8 +2,6 @@
 
 import inspect
 import itertools
-import sys
-import types
 
 import pytest
 
@@ -381,19 +379,3 @@ def test_signatures(device):
         "x, conv_state, weight, bias, activation, conv_state_indices, num_accepted_tokens, "
         "query_start_loc, max_query_len, null_block_id, block_idx_last_scheduled_token, "
         "initial_state_idx, validate_data, out, pad_slot_id")
-
-
-def test_plugin_requires_the_environment_variable(device, monkeypatch):
-    name = "vllm.model_executor.layers.mamba.ops.causal_conv1d"
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        part = ".".join(parts[:end])
-        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
-    module = sys.modules[name]
-    module.causal_conv1d_fn = original = lambda: "vllm"
-    monkeypatch.delenv("SHORTCONV_VLLM", raising=False)
-    vllm.plugin()
-    assert module.causal_conv1d_fn is original
-    monkeypatch.setenv("SHORTCONV_VLLM", "1")
-    vllm.plugin()
-    assert module.causal_conv1d_fn is causal_conv1d_fn

@@ -157,11 +157,18 @@ def install_functions(
     return replace_everywhere(replacements)
 
 
-def replace_everywhere(replacements: Dict[Function, Function]) -> Callable[[], None]:
-    """Replaces functions in all loaded modules; returns a function that restores them."""
+def replace_everywhere(replacements: Dict[Function, Function],
+                       package: Optional[str] = None) -> Callable[[], None]:
+    """Replaces functions in all loaded modules, or in those of a package.
+
+    Returns:
+      A function that restores them.
+    """
     by_id = {id(original): (original, new) for original, new in replacements.items()}
     done = []
-    for module in list(sys.modules.values()):
+    for module_name, module in list(sys.modules.items()):
+        if package is not None and module_name.partition(".")[0] != package:
+            continue
         for name, value in list(getattr(module, "__dict__", {}).items()):
             if id(value) in by_id and value is by_id[id(value)][0]:
                 setattr(module, name, by_id[id(value)][1])

@@ -1,18 +1,10 @@
-"""vLLM's causal_conv1d_fn and causal_conv1d_update.
-
-install() replaces them in an imported vLLM. With the environment variable SHORTCONV_VLLM=1 vLLM
-calls it in each of its processes, through its plugins.
-
-Intended differences: rows of padding are zeros (the original leaves them uninitialized); every
-negative index is padding, not only null_block_id; an accepted number of 0 reads from column 0;
-states at block boundaries are exact at any position of the boundary in a chunk; metadata is not
-needed. Cache lines may be omitted: sequence s then has line s, and no line is padding.
+"""causal_conv1d_fn, causal_conv1d_update and conv_and_post_conv_prep with vLLM's arguments.
 
 Source: https://github.com/vllm-project/vllm, vllm/model_executor/layers/mamba/ops/causal_conv1d.py.
 """
 
-import os
-from typing import Any, Callable, Optional, Tuple, Union
+import functools
+from typing import Any, Optional, Tuple, Union
 
 from shortconv import torch as conv
 from shortconv._core import (
@@ -28,12 +20,13 @@ from shortconv._names import argument_names
 from shortconv.compat._common import (
     Tensor,
     convolve_groups,
-    install_functions,
     rolling_states,
     silu_or_none,
     width_of,
 )
 from shortconv.torch import torch
+
+Prepared = Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # q, k, v, g, beta
 
 PAD_SLOT_ID = -1
 NULL_BLOCK_ID = 0
@@ -41,7 +34,7 @@ _PACKED = STATE_CHANNELS_FIRST | LONGER_INDICES  # x: [batch, channels] or [toke
 _DENSE = _PACKED | CHANNELS_FIRST  # x: [batch, channels, tokens]
 
 
-def _slots(table: Optional[Tensor], block: Optional[Tensor]) -> Optional[Tensor]:
+def slots_of(table: Optional[Tensor], block: Optional[Tensor]) -> Optional[Tensor]:
     """Slots from a table [sequences] or [sequences, blocks]; block: [sequences], columns of it."""
     if table is None or table.dim() != 2:
         return table
@@ -107,12 +100,12 @@ def causal_conv1d_fn(
     """
     op = FORWARD | CHANNELS_FIRST | STATE_CHANNELS_FIRST | LONGER_INDICES
     null_slot = None if cache_indices is None else null_block_id
-    read_slots, activation = _slots(cache_indices, initial_state_idx), silu_or_none(activation)
+    read_slots, activation = slots_of(cache_indices, initial_state_idx), silu_or_none(activation)
     if block_idx_last_scheduled_token is None:
         return conv.run(
             op, x, torch.empty_like(x), weight, bias, conv_states, read_slots, query_start_loc,
             has_initial_state, False, activation, null_slot)
-    write_slots, snapshots = _slots(cache_indices, block_idx_last_scheduled_token), None
+    write_slots, snapshots = slots_of(cache_indices, block_idx_last_scheduled_token), None
     if num_computed_tokens is not None and block_size_to_align > 0:
         if cache_indices is None or cache_indices.dim() != 2:
             raise ValueError("cache_indices: has no blocks; expected [sequences, blocks] with "
@@ -129,9 +122,11 @@ def causal_conv1d_fn(
         snapshots=snapshots)
 
 
-@argument_names(
-    {"state": "conv_states", "read_slots": "cache_indices", "a_log": "A_log",
-     "null_slot": "null_block_id"}, reversed_from={"x": 2, "state": 3})
+_NAMES_OF_PREPARED = {"state": "conv_states", "read_slots": "cache_indices", "a_log": "A_log",
+                      "null_slot": "null_block_id"}
+
+
+@argument_names(_NAMES_OF_PREPARED, reversed_from={"x": 2, "state": 3})
 def conv_and_post_conv_prep(
     x: Tensor,
     weight: Tensor,
@@ -152,7 +147,7 @@ def conv_and_post_conv_prep(
     has_initial_state: Optional[Tensor] = None,
     activation: Union[bool, str, None] = "silu",
     null_block_id: Optional[int] = NULL_BLOCK_ID,
-) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Prepared:
     """causal_conv1d_fn, and fused_post_conv_prep of its result, in one launch where there is one.
 
     Args:
@@ -170,16 +165,38 @@ def conv_and_post_conv_prep(
       ValueError: a bad argument; the message names it.
       NotImplementedError: another activation is given.
     """
-    keys = num_k_heads * head_k_dim
-    groups = [Group(num_k_heads, head_k_dim, HeadMap(first), l2_norm=apply_l2norm)
-              for first in (0, keys)]
-    groups.append(Group(A_log.shape[0], head_v_dim, HeadMap(2 * keys)))
+    results: Prepared = prepare_rows(
+        x.T, weight, bias, conv_states, query_start_loc, a, b, A_log, dt_bias, num_k_heads,
+        head_k_dim, head_v_dim, apply_l2norm, output_g_exp, cache_indices, has_initial_state,
+        activation, null_block_id)
+    return results
+
+
+@argument_names(_NAMES_OF_PREPARED, reversed_from={"x": 2, "state": 3})
+def prepare_rows(
+    rows: Tensor, weight: Tensor, bias: Optional[Tensor], conv_states: Tensor,
+    query_start_loc: Tensor, a: Tensor, b: Tensor, A_log: Tensor, dt_bias: Tensor, num_k_heads: int,
+    head_k_dim: int, head_v_dim: int, apply_l2norm: bool, output_g_exp: bool,
+    cache_indices: Optional[Tensor], has_initial_state: Optional[Tensor],
+    activation: Union[bool, str, None], null_block_id: Optional[int],
+) -> Prepared:
+    """conv_and_post_conv_prep of rows [tokens, channels]."""
     parts = convolve_groups(
-        x.T, weight, bias, conv_states, cache_indices, query_start_loc, has_initial_state,
-        silu_or_none(activation), None if cache_indices is None else null_block_id, groups,
+        rows, weight, bias, conv_states, cache_indices, query_start_loc, has_initial_state,
+        silu_or_none(activation), None if cache_indices is None else null_block_id,
+        _delta_net_groups(num_k_heads, head_k_dim, A_log.shape[0], head_v_dim, apply_l2norm),
         Gates(a, b, A_log, dt_bias, decay="exp" if output_g_exp else "log"))
     q, k, v = parts.groups
     return q, k, v, parts.g, parts.beta
+
+
+@functools.lru_cache(maxsize=64)
+def _delta_net_groups(k_heads: int, k_dim: int, v_heads: int, v_dim: int,
+                      norm: bool) -> Tuple[Group, Group, Group]:
+    """The groups q, k and v of rows with q, k and v one after the other."""
+    keys = k_heads * k_dim
+    q, k = (Group(k_heads, k_dim, HeadMap(first), l2_norm=norm) for first in (0, keys))
+    return q, k, Group(v_heads, v_dim, HeadMap(2 * keys))
 
 
 @argument_names(
@@ -243,9 +260,9 @@ def causal_conv1d_update(
     null_slot = null_block_id if pad_slot_id is None else pad_slot_id
     if conv_state_indices is None:
         null_slot = None
-    read_slots, write_slots = _slots(conv_state_indices, initial_state_idx), None
+    read_slots, write_slots = slots_of(conv_state_indices, initial_state_idx), None
     if block_idx_last_scheduled_token is not None:
-        write_slots = _slots(conv_state_indices, block_idx_last_scheduled_token)
+        write_slots = slots_of(conv_state_indices, block_idx_last_scheduled_token)
     if num_accepted_tokens is None:
         layout = _PACKED if x.dim() == 2 else _DENSE
         rare = {} if write_slots is None else {"write_slots": write_slots}
@@ -275,24 +292,3 @@ def causal_conv1d_update(
     if out is None:
         rows.copy_(to)
     return to.view(out.shape) if to.requires_grad and out is not None else result
-
-
-def install() -> Callable[[], None]:
-    """Replaces vLLM's functions by these in all modules loaded so far.
-
-    Returns:
-      A function that restores the originals.
-
-    Raises:
-      ImportError: vLLM is not installed, or has the functions in other modules.
-    """
-    return install_functions({
-        "vllm.model_executor.layers.mamba.ops.causal_conv1d": {
-            "causal_conv1d_fn": causal_conv1d_fn, "causal_conv1d_update": causal_conv1d_update},
-    })
-
-
-def plugin() -> None:
-    """Entry point vllm.general_plugins: calls install() if SHORTCONV_VLLM is 1."""
-    if os.environ.get("SHORTCONV_VLLM") == "1":
-        install()
