@@ -49,7 +49,9 @@ main=(--shape 8192x8192 8x1024 64x128 256x32 skewed decode-256)
 if has bench; then
   mapfile -t gradients < <("$shortconv" bench --list | awk '$1 ~ /^back-/ { print $1 }')
   mapfile -t fronts < <("$shortconv" bench --list | awk '$1 ~ /^(front|flat|kda|mamba2)-/ { print $1 }')
-  mapfile -t others < <("$shortconv" bench --list | awk '$1 !~ /^(back|front|flat|kda|mamba2)-/ { print $1 }')
+  mapfile -t short < <("$shortconv" bench --list | awk '$1 ~ /^short-/ { print $1 }')
+  mapfile -t others < <("$shortconv" bench --list |
+    awk '$1 !~ /^(back|front|flat|kda|mamba2|short|in-place)-/ { print $1 }')
   bench bf16 --schedule flat --shape "${others[@]}"
   bench overlapped --programmatic-launch --shape "${others[@]}"
   bench schedules --schedule sequence-grid,block-list,flat --shape 8192x8192 8x1024 64x128 256x32 1024x8 skewed mixed \
@@ -64,6 +66,12 @@ if has bench; then
   for width in 2 3 5 6 7 8; do bench "width-$width" --width "$width" "${main[@]}"; done
   for dtype in f16 f32; do bench "$dtype" --dtype "$dtype" "${main[@]}" decode-256-ds; done
   bench f32-states --state-dtype f32 "${main[@]}"
+  bench short --programmatic-launch --shape 8192x8192 "${short[@]}" decode-64 decode-256 decode-256x2048
+  bench general --weight-dtype f16 "${main[@]}" spec-64x4 in-place-8192x8192 in-place-64x128 in-place-256x32 in-place-64x4
+  for width in 12 64; do
+    bench "general-width-$width" --width "$width" --shape 8192x8192 64x128 decode-256 in-place-8192x8192
+  done
+  bench general-f32-states --state-dtype f32 --shape spec-64x4 tree-64x7 64x128-kept64
   bench backward --shape "${gradients[@]}"
   for dtype in f16 f32; do bench "backward-$dtype" --dtype "$dtype" --shape "${gradients[@]}"; done
   bench backward-f32-weights --weight-dtype f32 --bias --shape "${gradients[@]}"

@@ -56,6 +56,10 @@ def axes(function):
                 else "epilogue" if has_epilogue == "true"
                 else "base" if has_bias == "true" else "no bias",
                 "activation": ACTIVATIONS[int(activation)]}
+    general = re.search(r"RuntimeTypes(OfWidth<(\d+)>)?", function)
+    if general:
+        return {"kernel": name, "x": "any", "weights": "any", "width": general.group(2) or "any",
+                "variant": "base", "activation": "runtime"}
     plain = re.search(r"<(\w+), (\d+)", function)
     return {"kernel": name, "x": TYPES.get(plain.group(1), plain.group(1)) if plain else "any",
             "weights": "any", "width": plain.group(2) if plain else "any", "variant": "base",

@@ -99,6 +99,16 @@ def states(results):
     return markdown(header, lines)
 
 
+GENERAL = {"general": "weights of another type, width 4", "general-width-12": "width 12",
+           "general-width-64": "width 64", "general-f32-states": "states of f32, width 4"}
+
+
+def general(results):
+    lines = [[label, case] + timing(row) for name, label in GENERAL.items()
+             for case, row in by_case(results, name).items()]
+    return markdown(["call", "case", "us", "copy us", "ratio", "over the copy, us"], lines)
+
+
 def gates(results):
     alone = by_case(results, "bf16")
     lines = []
@@ -272,7 +282,7 @@ def replay(results):
     return markdown(header, lines)
 
 
-TABLES = {f.__name__: f for f in (prefill, decode, short, states, gates, groups, drafts, commits, backward, backward_variants, checked, overlapped,
+TABLES = {f.__name__: f for f in (prefill, decode, short, states, general, gates, groups, drafts, commits, backward, backward_variants, checked, overlapped,
                                   schedules, variants, rivals, fronts, warm, host, replay)}
 
 

@@ -17,7 +17,7 @@ namespace shortconv::cuda {
 
 enum class Kernel : std::uint8_t {
   kTiles,           // kernels/tile.cuh
-  kShortSequences,  // kernels/tile.cuh: fewer than 8 tokens a sequence on average
+  kShortSequences,  // kernels/tile.cuh: few tokens a sequence on average
   kSmallTiles,      // kernels/tile.cuh: at most one wave of blocks
   kSeqIdxTiles,     // kernels/seq_idx_tile.cuh
   kDecode,          // kernels/decode.cuh: 16 bytes of channels a thread
@@ -27,6 +27,8 @@ enum class Kernel : std::uint8_t {
   kChannelsFirst,   // kernels/channels_first.cuh
   kBlockList,       // kernels/block_list.cuh
   kGeneral,         // kernels/general.cuh
+  kGeneralDecode,   // kernels/general_decode.cuh
+  kInPlace,         // kernels/general.cuh: prefill with x == out
 };
 
 constexpr std::string_view name_of(Kernel kernel) {
@@ -53,6 +55,10 @@ constexpr std::string_view name_of(Kernel kernel) {
       return "block list";
     case Kernel::kGeneral:
       return "general";
+    case Kernel::kGeneralDecode:
+      return "general decode";
+    case Kernel::kInPlace:
+      return "in place";
   }
   return {};
 }
@@ -162,9 +168,20 @@ inline constexpr auto kKernelTable = [] {
 }();
 inline constexpr std::size_t kKernelRows = kKernelTable.size();
 
-/// kKernelRows stands for the general kernel.
+/// Numbers behind those of the table, for the kernels that take calls of any types and widths.
+inline constexpr std::size_t kGeneralRow = kKernelRows, kGeneralDecodeRow = kKernelRows + 1,
+                             kInPlaceRow = kKernelRows + 2;
 constexpr Kernel kernel_of(std::size_t row) {
-  return row == kKernelRows ? Kernel::kGeneral : kKernelTable[row].kernel;
+  switch (row) {
+    case kGeneralRow:
+      return Kernel::kGeneral;
+    case kGeneralDecodeRow:
+      return Kernel::kGeneralDecode;
+    case kInPlaceRow:
+      return Kernel::kInPlace;
+    default:
+      return kKernelTable[row].kernel;
+  }
 }
 
 /// Whether the instance exists.
@@ -177,10 +194,15 @@ constexpr bool is_compiled(const KernelRow& row, DType x, DType weight, int widt
   return weight == DType::kF32 && has(row.f32_weight_widths);
 }
 
+/// Whether the kernel takes calls of any types, widths and strides.
+constexpr bool is_general(Kernel kernel) {
+  return kernel == Kernel::kGeneral || kernel == Kernel::kGeneralDecode ||
+         kernel == Kernel::kInPlace;
+}
+
 /// Whether the kernel takes GeneralParams; the others take KernelParams.
 constexpr bool takes_general_params(Kernel kernel) {
-  return kernel == Kernel::kChannelsFirst || kernel == Kernel::kBlockList ||
-         kernel == Kernel::kGeneral;
+  return kernel == Kernel::kChannelsFirst || kernel == Kernel::kBlockList || is_general(kernel);
 }
 
 }  // namespace shortconv::cuda

@@ -64,7 +64,7 @@ enum class StateAccess : std::uint8_t {
 struct LaunchParams {
   FastDivisor channel_blocks;  // block = unit * channel_blocks + channel block
   FastDivisor sequence_tiles;  // dense batches: tiles of one sequence
-  // Units that are tiles. Further units fill rows outside of sequences or, in the general kernel,
+  // Units that are tiles. Further units fill rows outside of sequences or, in the general kernels,
   // write the snapshots that lie in x.
   std::uint32_t tiles = 0;
   std::uint32_t unit_tokens = 0;  // general kernel, schedule flat: packed rows of a unit

@@ -63,9 +63,22 @@ inline constexpr int kSmallTileThreads = kTileChannels / kSmallTileGroup;
 /// 0.36 more than with 20.
 constexpr int small_tile_blocks(std::size_t element_bytes) { return element_bytes == 2 ? 20 : 16; }
 
-/// Groups of channels that a tile block processes where sequences have fewer than 8 tokens on
-/// average; one search serves all of them. 64 sequences of 4 tokens: 6.5 us, 7.4 with one group.
-inline constexpr int kShortSequenceRounds = 16;
+/// The kernel for short sequences: channels of a block, whose threads share nothing. 256 sequences
+/// of 1 token x 2048 take 3.86 us with 512, 4.35 with 256, 5.05 with 128: small blocks wait for
+/// their launch. 16 of 4 x 8192 3.77, 3.51 and 3.05: a few large ones leave multiprocessors idle.
+inline constexpr int kShortSequenceChannels = 512, kFewShortSequenceChannels = 128;
+constexpr int short_sequence_threads(std::size_t element_bytes) {
+  return kShortSequenceChannels / tile_group(element_bytes);
+}
+/// As tile_blocks.
+constexpr int short_sequence_blocks(std::size_t element_bytes, int width) {
+  return tile_blocks(element_bytes, width) * kTileChannels / kShortSequenceChannels;
+}
+/// Tokens of a sequence that its sequence-start block processes.
+inline constexpr int kMaxShortTokens = 32;
+/// Channels that a tile block processes, one group after the other; one search serves all of them.
+/// 64 sequences of 4 tokens: 6.5 us, 7.4 with 128 channels.
+inline constexpr int kShortTileChannels = 2048;
 
 /// Groups of channels that a block processes for one snapshot.
 inline constexpr int kSnapshotRounds = 8;
@@ -116,7 +129,21 @@ constexpr int channels_first_blocks(std::size_t element_bytes) {
   return element_bytes == 2 ? 8 : 5;
 }
 
+// The general kernels. Constants without a figure were not tuned.
 inline constexpr int kGeneralThreads = 128;
+/// As tile_blocks, the next ones too. Width 0: any. Width 4 spills 1 KB with 8 blocks, 100 bytes
+/// with 5.
+constexpr int general_min_blocks(int width) { return width == 0 ? 4 : 5; }
+/// Tokens of which a thread has the inputs in registers.
+inline constexpr int kGeneralStripTokens = 8;
+/// Channels of a thread of the decode kernel, which share one lookup of the sequence.
+constexpr int general_decode_channels(int width) { return width <= 4 ? 4 : 2; }
+inline constexpr int kGeneralDecodeMinBlocks = 6;
+inline constexpr int kInPlaceChannels = 32;  // of a block
+/// In place, 8192 x 8192 of width 4 takes 193 us with two blocks of 512 threads a multiprocessor
+/// and 297 with three of 256, which load the taps again for each strip.
+inline constexpr int kMaxInPlaceThreads = 512;
+constexpr int in_place_min_blocks(int width) { return width == 0 ? 1 : 2; }
 
 /// The checked mode: sequences of a block. Not tuned.
 inline constexpr int kViolationThreads = 256;

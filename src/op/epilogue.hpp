@@ -24,6 +24,19 @@ SHORTCONV_HOST_DEVICE inline float rounded_sum(float a, float b) {
 #endif
 }
 
+/// The operand of the epilogue of a token: its input, or its output gate.
+SHORTCONV_HOST_DEVICE inline float epilogue_operand(Epilogue epilogue, float input, float gate) {
+  switch (epilogue) {
+    case Epilogue::kNone:
+      break;
+    case Epilogue::kResidual:
+      return input;
+    case Epilogue::kOutputGate:
+      return gate;
+  }
+  return 0.0f;
+}
+
 /// The scalar form; src/cpu/kernels-inl.hpp has the vector form. `operand` is ignored without an
 /// epilogue.
 SHORTCONV_HOST_DEVICE inline float finish(Epilogue epilogue, float activated, float operand) {

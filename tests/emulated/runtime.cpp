@@ -6,11 +6,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <numeric>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "block.hpp"
 #include "common/random.hpp"
@@ -54,7 +56,7 @@ class Kernels {
     add_instances("f32", cuda::kernels_f32);
     add_instances("f16", cuda::kernels_f16);
     add_instances("bf16", cuda::kernels_bf16);
-    add("general", "all", cuda::general_kernel(), invoke<cuda::GeneralParams>);
+    add_general();
     add("replace_histories", "all", cuda::replace_histories_kernel(), invoke<cuda::GeneralParams>);
     add("clear_report", "all", cuda::clear_report_kernel(), invoke<cuda::GeneralParams>);
     add("count_violations", "all", cuda::count_violations_kernel(), invoke<cuda::GeneralParams>);
@@ -105,6 +107,26 @@ class Kernels {
         }
       }
     }
+  }
+  void add_general() {
+    const std::vector<int> compiled(kWidths.all.begin(), kWidths.all.end());
+    const auto add_all = [&](std::string_view name, const auto& kernel, Problem p) {
+      for (const auto& [widths, windows] :
+           {std::pair{compiled, "compiled widths"}, {std::vector{kMaxWidth}, "any width"}}) {
+        for (const int width : widths) {
+          p.width = width;
+          add(name, windows, kernel(p), invoke<cuda::GeneralParams>);
+        }
+      }
+    };
+    Problem verify, trees;
+    verify.op = trees.op = Op::kVerify;
+    trees.parents.present = true;
+    add_all("general", cuda::general_kernel, {});
+    add_all("general, drafts", cuda::general_kernel, verify);
+    add("general, trees", "all", cuda::general_kernel(trees), invoke<cuda::GeneralParams>);
+    add_all("general decode", cuda::general_decode_kernel, {});
+    add_all("in place", cuda::in_place_kernel, {});
   }
   void add_groups(cuda::GroupKernel kernel) {
     const std::string name = fmt::format("{}, groups", name_of(kernel));
@@ -207,6 +229,9 @@ void begin(std::uint64_t seed) {
   if (!small) policy.small_tile_waves = policy.small_decode_elements = policy.general_blocks = 0;
   if (drawn == 0) policy.start_blocks_take_all_waves = 0;
   policy.group_rounds_waves = order.between(0, 1);
+  if (order.between(0, 1) == 0) policy.small_short_sequence_warps = 0;
+  policy.short_sequence_tokens = std::array{0, 8, 24, 1000}[order.between(0, 3)];
+  policy.general_rows = std::array{2, 8, 16, 64}[order.between(0, 3)];
 }
 
 ForwardArgs on_device(ForwardArgs args) {

@@ -281,7 +281,7 @@ TEST(CpuCall, RunsEveryShapeInSmallWithEverySchedule) {
       shape.front = delta_front({.key_heads = 1, .value_heads = 2, .copies_z = true});
       shape.channels = shape.front->convolved_channels();
     }
-    const bool flat_only = shape.snapshots() > 0 || shape.front;
+    const bool flat_only = shape.snapshots() > 0 || shape.front || shape.in_place;
     for (const double pitch : {1.0, 2.0}) {
       for (const auto& [schedule, name] : capabilities().schedules) {
         if (schedule != Schedule::kFlat && flat_only) continue;

@@ -35,6 +35,8 @@ TEST(CudaGrid, PoliciesThatDifferPrintDifferently) {
   constexpr Threshold kThresholds[] = {
       &TuningPolicy::wave_blocks,
       &TuningPolicy::start_blocks_take_all_waves,
+      &TuningPolicy::short_sequence_tokens,
+      &TuningPolicy::small_short_sequence_warps,
       &TuningPolicy::small_tile_waves,
       &TuningPolicy::min_start_rounds,
       &TuningPolicy::small_decode_elements,
@@ -78,13 +80,14 @@ TEST(CudaGrid, GridsCoverRowsAndChannels) {
   for (const std::int64_t tokens : {1, 7, 8, 9, 1000, 100000}) {
     for (const std::int64_t channels : {4, 252, 256, 260, 8192}) {
       const LaunchConfig tiles = chosen(packed_batch(tokens, channels, 3)).aligned;
+      const bool short_sequences = tiles.kernel() == Kernel::kShortSequences;
+      const std::int64_t group = short_sequences ? std::int64_t{tiles.threads} * 4 : kTileChannels;
       const auto covers = [&](std::int64_t blocks, std::int64_t rounds) {
-        const std::int64_t each = rounds * kTileChannels;
+        const std::int64_t each = rounds * group;
         return blocks * each >= channels && (blocks - 1) * each < channels;
       };
       const std::int64_t across = tiles.params.channel_blocks.divisor();
-      const bool short_sequences = tiles.kernel() == Kernel::kShortSequences;
-      EXPECT_TRUE(covers(across, short_sequences ? kShortSequenceRounds : 1));
+      EXPECT_TRUE(covers(across, short_sequences ? kShortTileChannels / group : 1));
       const std::int64_t heads = tiles.params.start_channel_blocks.divisor();
       EXPECT_TRUE(covers(heads, tiles.params.start_rounds));
       EXPECT_EQ(tiles.params.start_blocks, 3 * heads);
@@ -96,7 +99,7 @@ TEST(CudaGrid, GridsCoverRowsAndChannels) {
 }
 
 TEST(CudaGrid, StartBlocksAreAWaveUnlessTheyStartAllSequences) {
-  for (const std::int64_t sequences : {1, 2, 63, 64, 65, 66, 67, 256, 1024}) {
+  for (const std::int64_t sequences : {1, 2, 63, 64, 65, 66, 67, 256, 340}) {
     const LaunchConfig tiles = chosen(packed_batch(8192, 8192, sequences)).aligned;
     EXPECT_EQ(tiles.kernel(), Kernel::kTiles);
     EXPECT_FALSE(tiles.params.start_blocks_take_all);
@@ -113,10 +116,12 @@ TEST(CudaGrid, StartBlocksAreAWaveUnlessTheyStartAllSequences) {
   EXPECT_EQ(larger.kernel(), Kernel::kTiles);
   EXPECT_GT(larger.blocks, kWave);
   EXPECT_TRUE(larger.params.start_blocks_take_all);
-  const LaunchConfig decodes = chosen(packed_batch(8191, 8192, 1024)).aligned;
+  const std::int64_t most = kHopperPolicy.short_sequence_tokens;
+  const LaunchConfig decodes = chosen(packed_batch(256 * most - 1, 8192, 256)).aligned;
   EXPECT_EQ(decodes.kernel(), Kernel::kShortSequences);
   EXPECT_TRUE(decodes.params.start_blocks_take_all);
   EXPECT_EQ(decodes.params.start_rounds, 1u);
+  EXPECT_EQ(kernel_of(packed_batch(256 * most, 8192, 256)), Kernel::kTiles);
   Problem room = packed_batch(8192, 8192, 8192);  // for more sequences than there are
   room.state.present = false;
   EXPECT_EQ(kernel_of(room), Kernel::kTiles);
@@ -152,7 +157,19 @@ TEST(CudaGrid, DenseBatchesOfLongSequencesNeedNoStartBlocks) {
   EXPECT_EQ(chosen(p).aligned.params.start_blocks, 0u);
   p.sequence_tokens = 4;
   p.sequences = 2500;
-  EXPECT_EQ(chosen(p).aligned.params.start_blocks, 2500u * 8192 / kTileChannels);
+  EXPECT_EQ(chosen(p).aligned.params.start_blocks, 2500u * 8192 / kShortSequenceChannels);
+}
+
+TEST(CudaGrid, BlocksOfShortSequencesAreSmallWhereThereAreFew) {
+  const auto threads = [](std::int64_t tokens, std::int64_t sequences) {
+    const LaunchConfig launch = chosen(packed_batch(tokens, 8192, sequences)).aligned;
+    EXPECT_EQ(launch.kernel(), Kernel::kShortSequences);
+    return launch.threads;
+  };
+  const int few = kFewShortSequenceChannels / 4, many = kShortSequenceChannels / 4;
+  EXPECT_EQ(threads(16 * 4, 16), few);
+  EXPECT_EQ(threads(64 * 4, 64), many);
+  EXPECT_EQ(threads(16, 16), many) << "one token each";
 }
 
 TEST(CudaGrid, DenseBatchesOfShortSequencesNeedStartBlocks) {
@@ -200,7 +217,7 @@ TEST(CudaGrid, ThreadsOfTheGeneralKernelTakeFewerRowsOfSmallCalls) {
   };
   EXPECT_EQ(rows(1, 1), 1);
   EXPECT_EQ(rows(64, 2048), 1);
-  EXPECT_EQ(rows(8192, 2048), kHopperPolicy.general_rows);
+  EXPECT_EQ(rows(16384, 2048), kHopperPolicy.general_rows);
   for (std::int64_t tokens = 1; tokens < 100000; tokens = tokens * 3 / 2 + 1) rows(tokens, 2047);
 }
 
@@ -208,9 +225,10 @@ TEST(CudaGrid, SnapshotsAreSeparateUnitsUnlessInPlace) {
   Problem p = packed_batch(100000, 512, 7);
   p.width = 9;  // of the general kernel
   p.snapshot_count = 11;
-  EXPECT_EQ(chosen(p).aligned.blocks, (6250 + 11) * 512 / kGeneralThreads);
+  const std::int64_t units = 100000 / kHopperPolicy.general_rows + 1;
+  EXPECT_EQ(chosen(p).aligned.blocks, (units + 11) * 512 / kGeneralThreads);
   p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
-  EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kGeneralThreads);
+  EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kInPlaceChannels);
 }
 
 TEST(CudaGrid, RefusesGridsThatAGpuCannotHave) {

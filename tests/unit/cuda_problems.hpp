@@ -65,7 +65,7 @@ inline Kernel kernel_of(const Problem& p) { return chosen(p).aligned.kernel(); }
 /// kBase for the general kernel.
 inline Variant variant_of(const Problem& p) {
   const std::size_t row = chosen(p).aligned.row;
-  return row == kKernelRows ? Variant::kBase : kKernelTable[row].variant;
+  return row >= kKernelRows ? Variant::kBase : kKernelTable[row].variant;
 }
 
 /// Blocks of tiles that the device holds at once.

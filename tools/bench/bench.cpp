@@ -151,7 +151,7 @@ std::vector<Planned> plan_rows(const BenchOptions& options, CallOptions call) {
   for (const Shape* shape : chosen_shapes(options.shapes, call.backend == BackendId::kCuda)) {
     for (const Schedule schedule : schedules) {
       const bool choice = shape->op == Op::kForward && !shape->gradients && !shape->front &&
-                          shape->snapshots() == 0;
+                          !shape->in_place && shape->snapshots() == 0;
       if (!choice && schedule != schedules.front()) continue;  // has no schedule to choose
       call.schedule = choice ? schedule : Schedule::kFlat;
       rows.push_back({shape, call});

@@ -95,7 +95,7 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   ForwardArgs args;
   args.op = shape_.op;
   args.x = rows(memory.x, device, 0, parts_of_x());
-  args.out = rows(memory.out, device, 0, 1);
+  args.out = rows(shape_.in_place ? memory.x : memory.out, device, 0, 1);
   if (shape_.gated) {
     args.input_gate = rows(memory.x, device, 1, parts_of_x());
     args.epilogue.output_gate = rows(memory.x, device, 2, parts_of_x());

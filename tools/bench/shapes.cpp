@@ -235,6 +235,13 @@ Shape short_shape(std::int64_t sequences, std::int64_t tokens, std::int64_t chan
   return shape;
 }
 
+Shape in_place_shape(Shape shape) {
+  shape.name = "in-place-" + shape.name;
+  shape.description += ", in place";
+  shape.in_place = true;
+  return shape;
+}
+
 /// The gradients of a shape.
 Shape backward_shape(Shape shape) {
   constexpr std::int64_t kMostOnCpu = std::int64_t{8192} * 2048;
@@ -372,6 +379,9 @@ std::vector<Shape> make_shapes() {
   all.push_back(short_shape(1024, 1, kDecodeChannels));
   for (const std::string_view name : {"64x128", "1024x8", "64x4", "decode-64"}) {
     all.push_back(checked_shape(*std::ranges::find(all, name, &Shape::name)));
+  }
+  for (const std::string_view name : {"8192x8192", "64x128", "256x32", "64x4"}) {
+    all.push_back(in_place_shape(*std::ranges::find(all, name, &Shape::name)));
   }
   all.push_back(commit_shape(4, 64, 4));
   all.push_back(commit_shape(48, 64, 4));

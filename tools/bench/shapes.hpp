@@ -33,6 +33,7 @@ struct Shape {
   std::vector<std::int32_t> parents = {};  // verify: the tree of each sequence's draft tokens
   bool rings = false;                      // states are rings, whose newest input stands anywhere
   bool older = false;                      // states have a column before the history
+  bool in_place = false;                   // results replace x
   bool gated = false;                      // inputs and results, x and gates thirds of one tensor
   std::int64_t snapshot_tokens = 0;        // a snapshot after every so many tokens; 0: none
   bool checked = false;                    // with a report of the checked mode

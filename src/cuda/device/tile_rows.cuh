@@ -13,14 +13,22 @@
 namespace shortconv::cuda {
 
 /// The kGroup channels of a thread. Threads beyond the last channels read the last ones and write
-/// nothing.
+/// nothing. kThreads: of a block; 0: as launched, a power of two.
 template <int kThreads, int kGroup>
 struct TileChannels {
   int unclamped = 0;
 
   TileChannels() = default;
   __device__ explicit TileChannels(std::uint32_t block)
-      : unclamped(static_cast<int>(block * kThreads + threadIdx.x) * kGroup) {}
+      : unclamped(static_cast<int>(block * threads() + threadIdx.x) * kGroup) {}
+
+  __device__ static constexpr unsigned threads() {
+    if constexpr (kThreads == 0) {
+      return blockDim.x;
+    } else {
+      return kThreads;
+    }
+  }
 
   __device__ int first(const KernelParams& params) const {
     return min(unclamped, params.channels - kGroup);
@@ -29,11 +37,11 @@ struct TileChannels {
   /// Moves on to the next of the `rounds` groups of channels of the block; false if there is none.
   /// `rounds` is a power of two. A counter would take a register from the rows.
   __device__ bool next(const KernelParams& params, std::uint32_t rounds) {
-    constexpr int kBlock = kThreads * kGroup;
-    unclamped += kBlock;
-    const std::uint32_t group = static_cast<std::uint32_t>(unclamped) / kBlock;
+    const std::uint32_t block = threads() * kGroup;
+    unclamped += static_cast<int>(block);
+    const std::uint32_t group = static_cast<std::uint32_t>(unclamped) / block;
     return (group & (rounds - 1)) != 0 &&
-           group * kBlock < static_cast<std::uint32_t>(params.channels);
+           group * block < static_cast<std::uint32_t>(params.channels);
   }
 };
 
@@ -167,11 +175,11 @@ __device__ inline TileRows tile_of(const KernelParams& params, int number) {
 }
 
 /// As is_inner_tile, for packed rows.
-template <int kHistory>
+template <int kHistory, int kMaxStartTokens>
 __device__ inline bool is_inner_packed_tile(const KernelParams& params, TileRows& tile) {
   const int first = tile.first, tokens = params.tokens;
   // Minimum number of tokens that the block which starts a sequence convolves.
-  const int start_tokens = params.start_blocks_take_all ? kTileTokens : kHistory;
+  const int start_tokens = params.start_blocks_take_all ? kMaxStartTokens : kHistory;
   if (params.sequences == 1) {  // no search to wait for
     const bool usable = usable_slot(params, read_slot_of(params, 0).value());
     const int begin = raw_begin(params, 0), end = raw_begin(params, 1);
@@ -217,11 +225,12 @@ __device__ inline bool is_inner_packed_tile(const KernelParams& params, TileRows
 }
 
 /// As is_inner_tile, for a dense batch.
+template <int kMaxStartTokens>
 __device__ inline bool is_inner_dense_tile(const KernelParams& params, TileRows& tile) {
   const int rows = params.tokens - tile.first;
   if (!usable_slot(params, read_slot_of(params, tile.origin.sequence).value())) {
     tile.padding = tile_rows_between(0, rows);
-  } else if (tile.first > 0) {
+  } else if (tile.first >= kMaxStartTokens) {
     tile.mask = tile_rows_between(0, rows);
     return rows >= kTileTokens;
   } else if (rows >= kTileTokens && !params.start_blocks_take_all) {
@@ -231,17 +240,18 @@ __device__ inline bool is_inner_dense_tile(const KernelParams& params, TileRows&
 }
 
 /// True if all rows of the tile belong to one sequence that enters it, as in most tiles; the mask
-/// may be unset then. Otherwise it sets mask, padding and starting_sequence.
-template <int kHistory>
+/// may be unset then. Otherwise it sets mask, padding and starting_sequence. kMaxStartTokens:
+/// tokens of a sequence that its sequence-start block convolves, where these take all sequences.
+template <int kHistory, int kMaxStartTokens = kTileTokens>
 __device__ inline bool is_inner_tile(const KernelParams& params, TileRows& tile) {
-  return params.has_query_start_loc ? is_inner_packed_tile<kHistory>(params, tile)
-                                    : is_inner_dense_tile(params, tile);
+  return params.has_query_start_loc ? is_inner_packed_tile<kHistory, kMaxStartTokens>(params, tile)
+                                    : is_inner_dense_tile<kMaxStartTokens>(params, tile);
 }
 
 /// As is_inner_tile, and sets the mask of an inner tile as well.
-template <int kHistory>
+template <int kHistory, int kMaxStartTokens = kTileTokens>
 __device__ inline void classify_tile(const KernelParams& params, TileRows& tile) {
-  if (is_inner_tile<kHistory>(params, tile)) tile.mask = kAllTileRows;
+  if (is_inner_tile<kHistory, kMaxStartTokens>(params, tile)) tile.mask = kAllTileRows;
 }
 
 }  // namespace shortconv::cuda

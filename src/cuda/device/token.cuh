@@ -1,6 +1,6 @@
-// Convolution of one channel of one token at a time, from memory, for any strides and dtypes: the
-// edge rows of channels_first.cuh and block_list.cuh and all of general.cuh. The operations and
-// their order are those of the other kernels, and so are the bits of the results.
+// One channel of one token at a time, from memory, for any strides and dtypes: results, padding,
+// states and snapshots. The operations and their order are those of the other kernels, and so are
+// the bits of the results. runtime_strip.cuh has the results of more tokens.
 //
 // Types gives the dtypes: StaticTypes<T> if x, out and state have the same one, RuntimeTypes
 // otherwise. StaticTypes<T> is only for plain calls, without gates, residual, dilation, circular
@@ -55,9 +55,16 @@ __device__ inline void move_element(DType from_dtype, const void* from, std::int
 
 struct RuntimeTypes {
   static constexpr bool kPlain = false;  // any call
+  static constexpr int kWidth = 0;       // any width and dilation
   __device__ static DType x(const Problem& p) { return p.x.dtype; }
   __device__ static DType out(const Problem& p) { return p.out.dtype; }
   __device__ static DType state(const Problem& p) { return p.state.dtype; }
+};
+
+/// For calls without dilation.
+template <int kTaps>
+struct RuntimeTypesOfWidth : RuntimeTypes {
+  static constexpr int kWidth = kTaps;
 };
 
 template <typename T>
@@ -68,10 +75,6 @@ struct StaticTypes {
   __device__ static constexpr DType state(const Problem&) { return kDTypeOf<T>; }
 };
 
-template <typename Types>
-__device__ inline int dilation_of(const Problem& p) {
-  return Types::kPlain ? 1 : p.dilation;
-}
 template <typename Types>
 __device__ inline int history_of(const Problem& p) {
   return Types::kPlain ? p.width - 1 : shortconv::history_of(p);
@@ -166,12 +169,13 @@ __device__ inline void store_result(const Problem& p, const TensorPointers& at, 
             row_offset(p, s.begin + token, p.out) + channel * p.out.channel_stride, result);
 }
 
+/// A token of a plain call.
 template <typename Types>
 __device__ inline void convolve_token(const Problem& p, const TensorPointers& at, const Sequence& s,
                                       std::int64_t token, std::int64_t channel) {
   float sum = bias_at(p, at, channel);
   for (int k = 0; k < p.width; ++k) {
-    const std::int64_t from = token - std::int64_t{p.width - 1 - k} * dilation_of<Types>(p);
+    const std::int64_t from = token - (p.width - 1 - k);
     sum = __fmaf_rn(weight_at(p, at, channel, k), input_at<Types>(p, at, s, from, channel), sum);
   }
   store_result<Types>(p, at, s, token, channel, sum);
@@ -194,49 +198,6 @@ __device__ inline void move_input(const Problem& p, const TensorPointers& at, co
 }
 
 template <typename Types>
-__device__ inline void convolve_draft(const Problem& p, const TensorPointers& at, const Sequence& s,
-                                      std::int64_t sequence, std::int64_t token,
-                                      std::int64_t channel) {
-  const int history = p.width - 1;
-  std::int64_t window[kMaxWidth];  // its inputs, newest last
-  for (std::int64_t input = token, k = history; k >= 0; --k) {
-    window[k] = input;
-    input = parent_of(p, at, sequence, s.begin, input);
-  }
-  float sum = bias_at(p, at, channel);
-  for (int k = 0; k <= history; ++k) {
-    sum =
-        __fmaf_rn(weight_at(p, at, channel, k), input_at<Types>(p, at, s, window[k], channel), sum);
-  }
-  store_result<Types>(p, at, s, token, channel, sum);
-}
-
-/// Writes the states after the draft tokens, after all results. Overlapping ones are written in
-/// ascending columns: intermediate states may overlap the history, and each column of the slot
-/// takes an input from a column after it.
-template <typename Types>
-__device__ inline void write_intermediate_states(const Problem& p, const TensorPointers& at,
-                                                 const Sequence& s, std::int64_t sequence,
-                                                 std::int64_t channel) {
-  const int history = p.width - 1;
-  const bool overlap = p.intermediate_states.token_stride == p.intermediate_states.column_stride;
-  const auto rows = intermediate_rows(p, at, s, sequence);
-  for (std::int64_t token = 0; token < rows.tokens; ++token) {
-    const std::int64_t first = rows.first + token * p.intermediate_states.token_stride +
-                               channel * p.intermediate_states.channel_stride;
-    std::int64_t window[kMaxWidth];
-    for (std::int64_t input = token, k = history; k >= 1; --k) {
-      window[k] = input;
-      input = parent_of(p, at, sequence, s.begin, input);
-    }
-    for (int column = overlap && token > 0 ? history - 1 : 0; column < history; ++column) {
-      move_input<Types>(p, at, s, window[column + 1], channel, at.intermediate_states,
-                        first + column * p.intermediate_states.column_stride);
-    }
-  }
-}
-
-template <typename Types>
 __device__ inline void pad_element(const Problem& p, const TensorPointers& at, std::int64_t row,
                                    std::int64_t channel) {
   const std::int64_t to = row_offset(p, row, p.out) + channel * p.out.channel_stride;
@@ -245,6 +206,12 @@ __device__ inline void pad_element(const Problem& p, const TensorPointers& at, s
     move_element(Types::x(p), at.x, row_offset(p, row, p.x) + channel * p.x.channel_stride,
                  Types::out(p), at.out, to);
   }
+}
+
+template <typename Types>
+__device__ inline void pad_rows(const Problem& p, const TensorPointers& at, std::int64_t begin,
+                                std::int64_t end, std::int64_t channel) {
+  for (; begin < end; ++begin) pad_element<Types>(p, at, begin, channel);
 }
 
 /// Writes the final state. In ascending order no input is read after it was overwritten: inputs of
@@ -297,90 +264,6 @@ __device__ inline void take_listed_snapshot(const Problem& p, const TensorPointe
   const Sequence s = sequence_at(p, at, snapshot.sequence);
   if (is_taken(p, s, snapshot) && replaces_history(s, snapshot) == replacing) {
     take_snapshot<RuntimeTypes>(p, at, s, snapshot, channel);
-  }
-}
-
-/// Processes the part of a sequence in packed rows [begin, end). The thread with the first row of
-/// the sequence processes all tokens whose windows contain history, the state, and the snapshots
-/// that need the history.
-template <typename Types>
-__device__ inline void convolve_part(const Problem& p, const TensorPointers& at, const Sequence& s,
-                                     std::int64_t sequence, std::int64_t begin, std::int64_t end,
-                                     std::int64_t channel) {
-  const std::int64_t length = s.end - s.begin;
-  const std::int64_t start_tokens = min(length, std::int64_t{history_of<Types>(p)});
-  const bool has_start = s.begin >= begin && s.begin < end;
-  std::int64_t first = max(begin - s.begin, start_tokens);
-  if (has_start) {
-    for (std::int64_t token = 0; token < start_tokens; ++token) {
-      convolve_token<Types>(p, at, s, token, channel);
-    }
-    if constexpr (!Types::kPlain) {
-      take_snapshots<Types>(p, at, s, sequence, history_of<Types>(p), false, channel);
-    }
-    write_state_of_channel<Types>(p, at, s, channel);
-    if constexpr (!Types::kPlain) {
-      take_snapshots<Types>(p, at, s, sequence, length + 1, true, channel);
-    }
-  }
-  for (; first < min(end, s.end) - s.begin; ++first) {
-    convolve_token<Types>(p, at, s, first, channel);
-  }
-}
-
-/// Processes rows of a sequence that seq_idx divides further, up to `last`.
-template <typename Types>
-__device__ inline void convolve_seq_idx_rows(const Problem& p, const TensorPointers& at,
-                                             const Sequence& s, std::int64_t& row,
-                                             std::int64_t last, std::int64_t channel) {
-  const std::int64_t most = max(last - row, std::int64_t{history_of<Types>(p)});
-  while (row < last) {
-    const Sequence part = seq_idx_part(p, at, s, row, most);
-    const std::int64_t end = min(part.end, last);
-    if (!part.skipped) {
-      convolve_part<Types>(p, at, part, 0, row, end, channel);  // 0: there are no snapshots
-      row = end;
-    }
-    for (; row < end; ++row) pad_element<Types>(p, at, row, channel);
-  }
-}
-
-/// Processes packed rows [begin, end) of one channel.
-template <typename Types>
-__device__ inline void convolve_rows(const Problem& p, const TensorPointers& at, std::int64_t begin,
-                                     std::int64_t end, std::int64_t channel) {
-  std::int64_t row = begin;
-  for (std::int64_t sequence = max(find_sequence(p, at, begin), std::int64_t{0});
-       row < end && sequence < p.sequences; ++sequence) {
-    const Sequence s = sequence_at(p, at, sequence);
-    for (; row < min(s.begin, end); ++row) pad_element<Types>(p, at, row, channel);
-    const std::int64_t last = min(s.end, end);
-    if constexpr (!Types::kPlain) {
-      if (p.seq_idx.present) {
-        convolve_seq_idx_rows<Types>(p, at, s, row, last, channel);
-        continue;
-      }
-    }
-    if (s.skipped) {
-      for (; row < last; ++row) pad_element<Types>(p, at, row, channel);
-    } else {
-      convolve_part<Types>(p, at, s, sequence, row, last, channel);
-      row = last;
-    }
-  }
-  for (; row < end; ++row) pad_element<Types>(p, at, row, channel);
-}
-
-/// Pads the rows before the first and after the last sequence, which no block of a sequence visits.
-template <typename Types>
-__device__ inline void pad_outside(const Problem& p, const TensorPointers& at,
-                                   std::int64_t channel) {
-  if (p.padded_rows == PaddedRows::kUntouched) return;
-  const std::int64_t begin = p.sequences > 0 ? sequence_begin(p, at, 0) : p.tokens;
-  for (std::int64_t row = 0; row < begin; ++row) pad_element<Types>(p, at, row, channel);
-  if (p.sequences == 0) return;
-  for (std::int64_t row = max(begin, sequence_begin(p, at, p.sequences)); row < p.tokens; ++row) {
-    pad_element<Types>(p, at, row, channel);
   }
 }
 

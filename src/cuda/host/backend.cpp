@@ -45,7 +45,16 @@ const KernelFunctions& kernels_of(const Problem& p) {
 }
 
 KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
-  return launch.kernel() == Kernel::kGeneral ? general_kernel() : kernels_of(p)[launch.row];
+  switch (launch.row) {
+    case kGeneralRow:
+      return general_kernel(p);
+    case kGeneralDecodeRow:
+      return general_decode_kernel(p);
+    case kInPlaceRow:
+      return in_place_kernel(p);
+    default:
+      return kernels_of(p)[launch.row];
+  }
 }
 
 Status plan_cuda(const Problem& p, PlanStorage& storage) {

@@ -6,6 +6,7 @@
 
 #include "cuda/kernel_table.hpp"
 #include "shortconv/arguments.hpp"
+#include "shortconv/problem.hpp"
 
 namespace shortconv::cuda {
 
@@ -21,10 +22,13 @@ const KernelFunctions& kernels_f32(int width, Activation activation, bool f32_we
 const KernelFunctions& kernels_f16(int width, Activation activation, bool f32_weights);
 const KernelFunctions& kernels_bf16(int width, Activation activation, bool f32_weights);
 
-KernelFunction general_kernel();            // takes GeneralParams
-KernelFunction replace_histories_kernel();  // takes GeneralParams
+// All take GeneralParams.
+KernelFunction general_kernel(const Problem& problem);
+KernelFunction general_decode_kernel(const Problem& problem);
+KernelFunction in_place_kernel(const Problem& problem);
+KernelFunction replace_histories_kernel();
 
-// The checked mode; both take GeneralParams.
+// The checked mode.
 KernelFunction clear_report_kernel();
 KernelFunction count_violations_kernel();
 

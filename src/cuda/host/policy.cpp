@@ -8,7 +8,9 @@ const TuningPolicy& policy_for(const DeviceProperties&) { return kHopperPolicy; 
 
 std::string to_string(const TuningPolicy& p) {
   return concat("wave ", p.wave_blocks, " blocks, start blocks take all up to ",
-                p.start_blocks_take_all_waves, " waves, small tiles up to ", p.small_tile_waves,
+                p.start_blocks_take_all_waves, " waves, short sequences below ",
+                p.short_sequence_tokens, " tokens, in small blocks below ",
+                p.small_short_sequence_warps, " warps, small tiles up to ", p.small_tile_waves,
                 " waves, at least ", p.min_start_rounds, " start rounds, small decode up to ",
                 p.small_decode_elements, " elements, decode of 64 and 128 threads up to ",
                 p.decode_elements_64_threads, " and ", p.decode_elements_128_threads,

@@ -25,6 +25,16 @@ struct TuningPolicy {
   /// and 74.9.
   std::int64_t start_blocks_take_all_waves = 8;
 
+  /// Tokens a sequence, on average, below which sequence-start blocks process the first
+  /// kMaxShortTokens of each, unless small tiles do. 64 sequences of 9 x 8192 take 9.1 us with them
+  /// and 12.0 without, of 17 14.2 and 16.6, 256 of 17 x 8192 45.9 and 50.0.
+  std::int64_t short_sequence_tokens = 24;
+
+  /// Warps of a multiprocessor below which the blocks for short sequences are small, unless all
+  /// have one token. Between the 1024 and the 4096 warps of the measurements at
+  /// kShortSequenceChannels.
+  std::int64_t small_short_sequence_warps = 16;
+
   /// Waves up to which small tiles (2 channels a thread) are used. 1319 x 2048 in 5 (2.7 thousand
   /// blocks) takes 5.36 us with 2 channels, 6.00 with 4; 512 x 8192 (4.2 thousand) 6.79 and 6.94;
   /// 1024 x 8192 (8.3 thousand) 11.08 and 10.75.
@@ -67,9 +77,9 @@ struct TuningPolicy {
   std::int64_t group_rounds_waves = 4;
 
   /// The general kernel: packed rows of a thread, but fewer where less than general_blocks would be
-  /// left. Width 12: a decode of 8 x 8192 takes 77 us with 16 rows and 13 with this rule, of 64 155
-  /// and 62; 1319 x 2048 in 5 129 and 121, with half as many blocks 128, with twice as many 125.
-  std::int64_t general_rows = 16;
+  /// left. 8192 x 8192 of width 4 takes 148 us with 32 rows, 124 with 64, 119 with 128; 256
+  /// sequences of 32 tokens 188, 187 and 196.
+  std::int64_t general_rows = 64;
   std::int64_t general_blocks = 16;
 
   friend bool operator==(const TuningPolicy&, const TuningPolicy&) = default;

@@ -22,7 +22,7 @@ class Selector {
       : p_(problem), device_(device), policy_(policy), features_(features_of(problem)) {}
 
   [[nodiscard]] std::size_t select_row() const {
-    if (p_.dilation != 1 || !has_one_type(p_)) return kKernelRows;
+    if (p_.dilation != 1 || !has_one_type(p_)) return general_row();
     for (std::size_t row = 0; row < kKernelRows; ++row) {
       const KernelRow& candidate = kKernelTable[row];
       if (has_form(candidate) && candidate.supports(features_) &&
@@ -30,7 +30,15 @@ class Selector {
         return row;
       }
     }
-    return kKernelRows;
+    return general_row();
+  }
+
+  /// The row for calls that no other kernel supports.
+  [[nodiscard]] std::size_t general_row() const {
+    const bool decode = p_.op != Op::kVerify && p_.schedule == Schedule::kFlat &&
+                        has_single_tokens(p_) && p_.snapshot_count == 0;
+    if (decode) return kGeneralDecodeRow;
+    return p_.in_place ? kInPlaceRow : kGeneralRow;
   }
 
   [[nodiscard]] Alignment alignment(std::size_t row) const {
@@ -53,8 +61,8 @@ class Selector {
     const Kernel kernel = launch.kernel();
     const std::int64_t units = units_of(kernel, launch.params);
     // Schedules made of sequences need one more unit for the rows outside of all sequences.
-    const bool outside = p_.op == Op::kVerify || p_.schedule != Schedule::kFlat ||
-                         (kernel == Kernel::kGeneral && p_.in_place);
+    const bool outside =
+        p_.op == Op::kVerify || p_.schedule != Schedule::kFlat || kernel == Kernel::kInPlace;
     launch.threads = threads_of(row);
     const std::int64_t blocks = divide_up(p_.channels, block_channels(row, launch.threads));
     launch.blocks = (units + (outside ? 1 : 0) + snapshot_units(kernel)) * blocks;
@@ -112,6 +120,8 @@ class Selector {
         return separate && !p_.seq_idx.present && p_.x.token_stride == 1 &&
                p_.out.token_stride == 1;
       case Kernel::kGeneral:
+      case Kernel::kGeneralDecode:
+      case Kernel::kInPlace:
         break;
     }
     return true;
@@ -138,11 +148,12 @@ class Selector {
     return p_.tokens * p_.channels <= policy_.small_decode_elements;
   }
 
-  /// Fewer tokens than a tile on average. Without states, a query_start_loc with as many sequences
-  /// as tokens is assumed to be padded to the maximum.
+  /// On average. Without states, a query_start_loc with as many sequences as tokens is assumed to
+  /// be padded to the maximum.
   [[nodiscard]] bool has_short_sequences() const {
     const bool spare = !p_.state.present && p_.sequences >= p_.tokens;
-    return p_.tokens < kTileTokens * p_.sequences && !spare;
+    const std::int64_t most = is_small() ? kTileTokens : policy_.short_sequence_tokens;
+    return p_.tokens < most * p_.sequences && !spare;
   }
   [[nodiscard]] bool is_small() const {
     const std::int64_t tiles = is_dense(p_)
@@ -176,6 +187,8 @@ class Selector {
         return 2;
       case Kernel::kChannelsFirst:
       case Kernel::kGeneral:
+      case Kernel::kGeneralDecode:
+      case Kernel::kInPlace:
         break;
     }
     return 1;
@@ -184,8 +197,9 @@ class Selector {
   [[nodiscard]] std::int32_t threads_of(std::size_t row) const {
     const Kernel kernel = kernel_of(row);
     switch (kernel) {
-      case Kernel::kTiles:
       case Kernel::kShortSequences:
+        return short_sequence_channels() / static_cast<std::int32_t>(group_channels(row));
+      case Kernel::kTiles:
       case Kernel::kSmallTiles:
       case Kernel::kSeqIdxTiles:
         return kTileChannels / static_cast<std::int32_t>(group_channels(row));
@@ -199,10 +213,27 @@ class Selector {
         return 32 * kChannelsFirstWarps;
       case Kernel::kBlockList:
         return kBlockChannels / 2;
+      case Kernel::kInPlace:
+        return in_place_threads();
       case Kernel::kGeneral:
+      case Kernel::kGeneralDecode:
         break;
     }
     return kGeneralThreads;
+  }
+
+  [[nodiscard]] std::int32_t short_sequence_channels() const {
+    const std::int64_t warps = p_.sequences * divide_up(p_.channels, kTileChannels);
+    const bool few = warps < policy_.small_short_sequence_warps * device_.multiprocessors;
+    return few && p_.tokens > p_.sequences ? kFewShortSequenceChannels : kShortSequenceChannels;
+  }
+
+  /// A warp for each strip of a sequence of average length.
+  [[nodiscard]] std::int32_t in_place_threads() const {
+    const std::int64_t tokens = divide_up(p_.tokens, std::max<std::int64_t>(p_.sequences, 1));
+    const std::int64_t strips = divide_up(tokens, kGeneralStripTokens);
+    return static_cast<std::int32_t>(
+        std::min<std::int64_t>(32 * std::max<std::int64_t>(strips, 1), kMaxInPlaceThreads));
   }
 
   [[nodiscard]] std::int32_t decode_threads(std::size_t row) const {
@@ -218,6 +249,11 @@ class Selector {
   [[nodiscard]] std::int64_t block_channels(std::size_t row, std::int32_t threads) const {
     const Kernel kernel = kernel_of(row);
     if (kernel == Kernel::kChannelsFirst) return kChannelsFirstWarps * kWarpChannels;
+    if (kernel == Kernel::kInPlace) return kInPlaceChannels;
+    if (kernel == Kernel::kGeneralDecode) {
+      const bool compiled = p_.dilation == 1 && is_listed(kWidths, p_.width);
+      return std::int64_t{threads} * general_decode_channels(compiled ? p_.width : 0);
+    }
     return threads * group_channels(row);
   }
 
@@ -242,7 +278,7 @@ class Selector {
   }
 
   [[nodiscard]] std::int64_t general_units(LaunchParams& params) const {
-    if (p_.in_place || p_.op == Op::kVerify) return p_.sequences;
+    if (p_.op == Op::kVerify) return p_.sequences;
     if (p_.schedule != Schedule::kFlat) return scheduled_units(params);
     std::int64_t rows = policy_.general_rows;
     const std::int64_t blocks = divide_up(p_.channels, kGeneralThreads);
@@ -270,6 +306,9 @@ class Selector {
         return tiles_of(32 * 16 / element_bytes(p_.x.dtype), params);
       case Kernel::kBlockList:
         return scheduled_units(params);
+      case Kernel::kGeneralDecode:
+      case Kernel::kInPlace:
+        return p_.sequences;
       case Kernel::kGeneral:
         break;
     }
@@ -279,7 +318,8 @@ class Selector {
   /// Snapshots whose inputs are in x and not overwritten have their own units. The thread that
   /// reads the sequence's state writes the others.
   [[nodiscard]] std::int64_t snapshot_units(Kernel kernel) const {
-    const bool decode = kernel == Kernel::kDecode || kernel == Kernel::kSmallDecode;
+    const bool decode = kernel == Kernel::kDecode || kernel == Kernel::kSmallDecode ||
+                        kernel == Kernel::kGeneralDecode;
     return decode || p_.in_place ? 0 : p_.snapshot_count;
   }
 
@@ -307,7 +347,7 @@ class Selector {
     params.start_channel_blocks = FastDivisor(static_cast<std::uint32_t>(start_blocks));
     params.start_blocks = static_cast<std::uint32_t>(needed ? p_.sequences * start_blocks : 0);
     const std::int64_t tile_blocks =
-        kernel == Kernel::kShortSequences ? divide_up(groups, kShortSequenceRounds) : groups;
+        kernel == Kernel::kShortSequences ? divide_up(p_.channels, kShortTileChannels) : groups;
     params.channel_blocks = FastDivisor(static_cast<std::uint32_t>(tile_blocks));
     params.tiles = static_cast<std::uint32_t>(tiles);
     const std::int64_t snapshot_blocks = divide_up(groups, kSnapshotRounds);
@@ -382,7 +422,8 @@ Status select(const Problem& p, const DeviceProperties& device, const TuningPoli
   const std::size_t row = selector.select_row();
   config.alignment = selector.alignment(row);
   config.aligned = selector.launch(row);
-  config.fallback = config.alignment.rows == 1 ? config.aligned : selector.launch(kKernelRows);
+  config.fallback =
+      config.alignment.rows == 1 ? config.aligned : selector.launch(selector.general_row());
   for (const LaunchConfig* launch : {&config.aligned, &config.fallback}) {
     const std::int64_t blocks = std::max(launch->blocks, launch->replacing_blocks);
     if (blocks > kMaxBlocks) {
@@ -446,7 +487,7 @@ KernelFunction launch_for(const KernelConfig& config, const TensorPointers& at,
 }
 
 std::string to_string(const LaunchConfig& launch) {
-  const bool general = launch.row == kKernelRows;
+  const bool general = launch.row >= kKernelRows;
   const Variant variant = general ? Variant::kBase : kKernelTable[launch.row].variant;
   return concat(name_of(launch.kernel()), variant == Variant::kBase ? "" : ", ",
                 variant == Variant::kBase ? "" : name_of(variant), ", ", launch.blocks,

@@ -19,7 +19,7 @@ inline constexpr std::int64_t kMaxBlocks = 0x7fffffff;
 [[nodiscard]] FeatureSet features_of(const Problem& problem);
 
 struct LaunchConfig {
-  std::size_t row = kKernelRows;  // of kKernelTable; kKernelRows: the general kernel
+  std::size_t row = kGeneralRow;  // of kKernelTable, or one of those behind it
   std::int64_t blocks = 0;
   std::int32_t threads = 0;
   LaunchParams params;
@@ -38,7 +38,7 @@ struct Alignment {
 /// aligned rows. States that are not aligned are accessed element by element.
 struct KernelConfig {
   LaunchConfig aligned;
-  LaunchConfig fallback;  // the general kernel, or as `aligned` if that needs no alignment
+  LaunchConfig fallback;  // a general kernel, or as `aligned` if that needs no alignment
   Alignment alignment;
   KernelFunction aligned_function = nullptr;
   KernelFunction fallback_function = nullptr;

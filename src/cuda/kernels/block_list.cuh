@@ -14,6 +14,7 @@
 
 #include "cuda/device/element.cuh"
 #include "cuda/device/memory.cuh"
+#include "cuda/device/sequence_rows.cuh"
 #include "cuda/device/taps.cuh"
 #include "cuda/device/token.cuh"
 #include "cuda/kernel_params.hpp"

@@ -19,6 +19,7 @@
 #include "cuda/device/element.cuh"
 #include "cuda/device/memory.cuh"
 #include "cuda/device/search.cuh"
+#include "cuda/device/sequence_rows.cuh"
 #include "cuda/device/token.cuh"
 #include "cuda/kernel_params.hpp"
 #include "cuda/tuning.hpp"

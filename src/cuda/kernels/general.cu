@@ -1,9 +1,40 @@
+#include "core/dispatch.hpp"
 #include "cuda/host/kernels.hpp"
 #include "cuda/kernels/general.cuh"
+#include "cuda/kernels/general_decode.cuh"
 
 namespace shortconv::cuda {
 
-KernelFunction general_kernel() { return reinterpret_cast<KernelFunction>(&convolve_general); }
+namespace {
+
+/// use(Types{}), with the types that a kernel for this window is compiled for.
+template <typename Use>
+KernelFunction with_types(const Problem& p, Use&& use) {
+  KernelFunction function = nullptr;
+  const bool compiled = p.dilation == 1 && dispatch(kWidths, p.width, [&](auto width) {
+                          function = reinterpret_cast<KernelFunction>(
+                              use(RuntimeTypesOfWidth<decltype(width)::value>{}));
+                        });
+  return compiled ? function : reinterpret_cast<KernelFunction>(use(RuntimeTypes{}));
+}
+
+}  // namespace
+
+KernelFunction general_kernel(const Problem& p) {
+  if (p.op != Op::kVerify) {
+    return with_types(p, [](auto types) { return &convolve_general<decltype(types)>; });
+  }
+  if (p.parents.present) return reinterpret_cast<KernelFunction>(&convolve_general_trees);
+  return with_types(p, [](auto types) { return &convolve_general_drafts<decltype(types)>; });
+}
+
+KernelFunction in_place_kernel(const Problem& p) {
+  return with_types(p, [](auto types) { return &convolve_in_place<decltype(types)>; });
+}
+
+KernelFunction general_decode_kernel(const Problem& p) {
+  return with_types(p, [](auto types) { return &decode_general<decltype(types)>; });
+}
 
 KernelFunction replace_histories_kernel() {
   return reinterpret_cast<KernelFunction>(&replace_histories);

@@ -1,16 +1,21 @@
-// The general kernel: any call that the other kernels do not support, with different dtypes, any
-// strides, widths up to 64, unaligned addresses, or prefill in place.
+// The general kernels: any call that the other kernels do not support, with different dtypes, any
+// strides, widths up to 64, unaligned addresses, or prefill in place. One token of each sequence
+// has a kernel of its own, general_decode.cuh.
 //
-// Threads: a thread processes one channel of up to 16 packed rows, of a token block of 8 tokens,
-// or, in place and for draft tokens, of a whole sequence. States as in tile.cuh. The thread that
-// writes a final state also writes the snapshots that need the history, and in place all of them.
-// Other snapshots have their inputs in x; each is a unit after those of the tokens.
+// Threads: a thread processes one channel of up to 64 packed rows, of a token block of 8 tokens, or
+// of all draft tokens of a sequence. States as in tile.cuh. The thread that writes a final state
+// also writes the snapshots that need the history. Other snapshots have their inputs in x; each is
+// a unit after those of the tokens. In place a block processes 32 channels of a sequence.
 //
-// Bytes moved: every window is read again from the caches. Ceiling: none is aimed at.
+// Bytes moved: x and out once, states once in each direction; windows without an instance are read
+// from the caches for every 4 taps. Ceiling: twice a copy of these bytes: each element has an
+// instruction of its own.
 #pragma once
 
 #include <cstdint>
 
+#include "cuda/device/search.cuh"
+#include "cuda/device/sequence_rows.cuh"
 #include "cuda/device/token.cuh"
 #include "cuda/kernel_params.hpp"
 #include "cuda/kernels/block_list.cuh"
@@ -18,120 +23,200 @@
 
 namespace shortconv::cuda {
 
-inline constexpr int kGeneralHistory = kMaxWidth - 1;
+/// A thread of the general kernels.
+struct GeneralThread {
+  std::uint32_t unit, block;
+  std::int64_t channel;
 
-/// Processes all tokens of a sequence with x == out. `kept` holds the inputs that later tokens
-/// need, in the dtype of x if it is that of the state, otherwise as fp32.
-__device__ inline void convolve_in_place(const Problem& p, const TensorPointers& at,
-                                         const Sequence& s, std::int64_t sequence,
-                                         std::int64_t channel) {
-  const int history = history_of<RuntimeTypes>(p);
-  const std::int64_t length = s.end - s.begin;
-  take_snapshots<RuntimeTypes>(p, at, s, sequence, length + 1, false, channel);
-  const bool same = p.state.present && p.state.dtype == p.x.dtype;
-  const DType kept_dtype = same ? p.x.dtype : DType::kF32;
-  const std::int64_t step = 4 / element_bytes(kept_dtype);  // one word per element
-  std::uint32_t kept[kGeneralHistory];                      // input i at index i mod history
-  for (int k = 0; k < history; ++k) {
-    kept[k] = 0;
-    if (s.read_slot < 0) continue;
-    move_element(p.state.dtype, at.state,
-                 state_index(p, s.read_slot, history_column(p, s, k - history), channel),
-                 kept_dtype, kept, k * step);
+  __device__ GeneralThread(const LaunchParams& grid, int block_channels)
+      : unit(grid.channel_blocks.divide(blockIdx.x)),
+        block(blockIdx.x - unit * grid.channel_blocks.divisor()),
+        channel(std::int64_t{block} * block_channels + threadIdx.x % block_channels) {}
+};
+
+/// find_sequence of op/sequence.hpp, with all lanes of a warp, which look for the same row.
+__device__ inline std::int64_t find_sequence_by_warp(const Problem& p, const TensorPointers& at,
+                                                     std::int64_t row) {
+  if (!p.query_start_loc.present) return row / p.sequence_tokens;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  // The number of sequences that begin at or before the row is in [low, high].
+  std::int64_t low = 0, high = p.sequences;
+  while (low < high) {
+    const std::int64_t stride = (high - low + 31) / 32;
+    const std::int64_t probe = low + (lane + 1) * stride - 1;
+    const bool begun = probe < high && sequence_begin(p, at, probe) <= row;
+    low += __popc(__ballot_sync(kFullWarp, begun)) * stride;
+    high = min(high, low + stride - 1);
   }
-  take_snapshots<RuntimeTypes>(p, at, s, sequence, length + 1, true, channel);
-  // Circular buffers and shift_full_state may take more inputs than `kept` holds, so they take each
-  // input when it is read.
-  const bool write_early = p.cache_seqlens.present || p.shifted_columns > 0;
-  const std::int64_t first = write_early && s.write_slot >= 0 ? first_written_input(p, s) : length;
-  const auto write = [&](std::int64_t input, const std::uint32_t* from, std::int64_t index) {
-    move_element(kept_dtype, from, index, p.state.dtype, at.state,
-                 state_index(p, s.write_slot, written_column(p, s, input, length), channel));
-  };
-  for (std::int64_t input = first; input < 0; ++input) {
-    if (input < -history) {
-      move_input<RuntimeTypes>(
-          p, at, s, input, channel, at.state,
-          state_index(p, s.write_slot, written_column(p, s, input, length), channel));
-    } else {
-      write(input, kept, (history + input) * step);
-    }
-  }
-  int oldest = 0;
-  for (std::int64_t row = s.begin; row < s.end; ++row) {
-    std::uint32_t newest = 0;
-    move_input_of_row<RuntimeTypes>(p, at, row, channel, kept_dtype, &newest, 0);
-    if (row - s.begin >= first) write(row - s.begin, &newest, 0);
-    float sum = bias_at(p, at, channel);
-    for (int k = 0; k + 1 < p.width; ++k) {
-      const int from = oldest + k * p.dilation;
-      const int place = from < history ? from : from - history;
-      sum = __fmaf_rn(weight_at(p, at, channel, k), load_f32(kept_dtype, kept, place * step), sum);
-    }
-    sum = __fmaf_rn(weight_at(p, at, channel, p.width - 1), load_f32(kept_dtype, &newest, 0), sum);
-    store_result<RuntimeTypes>(p, at, s, row - s.begin, channel, sum);
-    kept[oldest] = newest;
-    oldest = oldest + 1 < history ? oldest + 1 : 0;
-  }
-  if (s.write_slot < 0 || write_early) return;
-  for (int k = 0; k < history; ++k) {
-    const int place = oldest + k < history ? oldest + k : oldest + k - history;
-    write(length - history + k, kept, place * step);
-  }
+  return low - 1;
 }
 
-__global__ void __launch_bounds__(kGeneralThreads)
+/// Types: of runtime_strip.cuh.
+template <typename Types>
+__global__ void __launch_bounds__(kGeneralThreads, general_min_blocks(Types::kWidth))
     convolve_general(const __grid_constant__ GeneralParams params) {
   const Problem& p = params.problem;
   const TensorPointers& at = params.pointers;
   const LaunchParams& grid = params.launch;
-  const std::uint32_t unit = grid.channel_blocks.divide(blockIdx.x);
-  const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
-  const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;
+  const auto [unit, block, channel] = GeneralThread(grid, kGeneralThreads);
+  std::int64_t sequence = 0, begin = 0, end = 0;
+  if (p.schedule == Schedule::kFlat && unit < grid.tiles) {
+    begin = std::int64_t{unit} * grid.unit_tokens;
+    end = min(begin + grid.unit_tokens, p.tokens);
+    sequence = max(find_sequence_by_warp(p, at, begin), std::int64_t{0});
+  }
   if (channel >= p.channels) return;
-  if (unit >= grid.tiles && p.snapshot_count > 0 && !p.in_place) {
-    take_listed_snapshot(p, at, unit - grid.tiles, history_of<RuntimeTypes>(p), false, channel);
-  } else if (unit >= grid.tiles) {
-    pad_outside<RuntimeTypes>(p, at, channel);
-  } else if (p.op == Op::kVerify) {
-    const Sequence s = sequence_at(p, at, unit);
-    for (std::int64_t row = s.begin; row < s.end; ++row) {
-      if (s.skipped) {
-        pad_element<RuntimeTypes>(p, at, row, channel);
-      } else {
-        convolve_draft<RuntimeTypes>(p, at, s, unit, row - s.begin, channel);
-      }
-    }
-    if (s.begin >= s.end || s.skipped) return;
-    // Each of the two may overwrite history that the other reads.
-    const bool elsewhere = s.write_slot != s.read_slot;
-    if (elsewhere) write_state_of_channel<RuntimeTypes>(p, at, s, channel);
-    write_intermediate_states<RuntimeTypes>(p, at, s, unit, channel);
-    if (!elsewhere) write_state_of_channel<RuntimeTypes>(p, at, s, channel);
-  } else if (p.in_place) {
-    const Sequence s = sequence_at(p, at, unit);
-    if (s.begin >= s.end) return;
-    if (!s.skipped) return convolve_in_place(p, at, s, unit, channel);
-    for (std::int64_t row = s.begin; row < s.end; ++row)
-      pad_element<RuntimeTypes>(p, at, row, channel);
-  } else if (p.schedule == Schedule::kFlat) {
-    const std::int64_t first = std::int64_t{unit} * grid.unit_tokens;
-    convolve_rows<RuntimeTypes>(p, at, first, min(first + grid.unit_tokens, p.tokens), channel);
-  } else {
+  if (unit >= grid.tiles) {
+    if (p.snapshot_count == 0) return pad_outside<Types>(p, at, channel);
+    return take_listed_snapshot(p, at, unit - grid.tiles, history_of<Types>(p), false, channel);
+  }
+  if (p.schedule != Schedule::kFlat) {
     TokenBlock token_block;
     if (!token_block_of_unit(p, at, grid, unit, token_block)) return;
-    const Sequence s = sequence_at(p, at, token_block.sequence);
-    const std::int64_t length = s.end - s.begin;
-    if (token_block.first >= length) return;
-    const std::int64_t last =
-        token_block.to_the_end ? length : min(token_block.first + kBlockTokens, length);
-    if (!s.skipped) {
-      return convolve_part<RuntimeTypes>(p, at, s, token_block.sequence,
-                                         s.begin + token_block.first, s.begin + last, channel);
+    sequence = token_block.sequence;
+    const Sequence s = sequence_at(p, at, sequence);
+    begin = s.begin + token_block.first;
+    if (begin >= s.end) return;
+    end = token_block.to_the_end ? s.end : min(begin + kBlockTokens, s.end);
+  }
+  convolve_rows_from<Types>(p, at, sequence, begin, end, channel);
+}
+
+/// Draft tokens. A thread processes a channel of a sequence.
+template <typename Types>
+__global__ void __launch_bounds__(kGeneralThreads, general_min_blocks(Types::kWidth))
+    convolve_general_drafts(const __grid_constant__ GeneralParams params) {
+  const Problem& p = params.problem;
+  const TensorPointers& at = params.pointers;
+  const auto [unit, block, channel] = GeneralThread(params.launch, kGeneralThreads);
+  if (channel >= p.channels) return;
+  if (unit >= params.launch.tiles) return pad_outside<Types>(p, at, channel);
+  const Sequence s = sequence_at(p, at, unit);
+  const std::int64_t length = s.end - s.begin;
+  if (length <= 0) return;
+  if (s.skipped) return pad_rows<Types>(p, at, s.begin, s.end, channel);
+  const RuntimeStrips<Types> strips(p, at, s, channel);
+  strips.convolve(0, length);
+  // Each of the two may overwrite history that the other reads.
+  const bool elsewhere = s.write_slot != s.read_slot;
+  if (elsewhere) strips.write_state();
+  strips.write_chain_states(unit);
+  if (!elsewhere) strips.write_state();
+}
+
+/// A draft token of a tree.
+__device__ inline void convolve_tree_token(const Problem& p, const TensorPointers& at,
+                                           const Sequence& s, std::int64_t sequence,
+                                           std::int64_t token, std::int64_t channel) {
+  const int history = p.width - 1;
+  std::int64_t window[kMaxWidth];  // its inputs, newest last
+  for (std::int64_t input = token, k = history; k >= 0; --k) {
+    window[k] = input;
+    input = parent_of(p, at, sequence, s.begin, input);
+  }
+  float sum = bias_at(p, at, channel);
+  for (int k = 0; k <= history; ++k) {
+    sum = __fmaf_rn(weight_at(p, at, channel, k),
+                    input_at<RuntimeTypes>(p, at, s, window[k], channel), sum);
+  }
+  store_result<RuntimeTypes>(p, at, s, token, channel, sum);
+}
+
+/// Writes the states after the draft tokens of a tree, after all results.
+__device__ inline void write_tree_states(const Problem& p, const TensorPointers& at,
+                                         const Sequence& s, std::int64_t sequence,
+                                         std::int64_t channel) {
+  const auto rows = shortconv::intermediate_rows(p, at, s, sequence);
+  for (std::int64_t token = 0; token < rows.tokens; ++token) {
+    std::int64_t to = rows.first + token * p.intermediate_states.token_stride +
+                      channel * p.intermediate_states.channel_stride;
+    std::int64_t window[kMaxWidth];
+    for (std::int64_t input = token, k = p.width - 2; k >= 0; --k) {
+      window[k] = input;
+      input = parent_of(p, at, sequence, s.begin, input);
     }
-    for (std::int64_t token = token_block.first; token < last; ++token) {
-      pad_element<RuntimeTypes>(p, at, s.begin + token, channel);
+    for (int k = 0; k + 1 < p.width; ++k, to += p.intermediate_states.column_stride) {
+      move_input<RuntimeTypes>(p, at, s, window[k], channel, at.intermediate_states, to);
     }
+  }
+}
+
+/// As convolve_general_drafts, for trees.
+__global__ void __launch_bounds__(kGeneralThreads)
+    convolve_general_trees(const __grid_constant__ GeneralParams params) {
+  using Types = RuntimeTypes;
+  const Problem& p = params.problem;
+  const TensorPointers& at = params.pointers;
+  const auto [unit, block, channel] = GeneralThread(params.launch, kGeneralThreads);
+  if (channel >= p.channels) return;
+  if (unit >= params.launch.tiles) return pad_outside<Types>(p, at, channel);
+  const Sequence s = sequence_at(p, at, unit);
+  const std::int64_t length = s.end - s.begin;
+  if (length <= 0) return;
+  if (s.skipped) return pad_rows<Types>(p, at, s.begin, s.end, channel);
+  for (std::int64_t token = 0; token < length; ++token) {
+    convolve_tree_token(p, at, s, unit, token, channel);
+  }
+  const bool elsewhere = s.write_slot != s.read_slot;
+  if (elsewhere) write_state_of_channel<Types>(p, at, s, channel);
+  write_tree_states(p, at, s, unit, channel);
+  if (!elsewhere) write_state_of_channel<Types>(p, at, s, channel);
+}
+
+/// Convolves in place. A block processes 32 channels of a sequence, in steps: each of its warps
+/// computes the results of a strip of 8 tokens, and stores them when all warps have read theirs.
+/// The inputs before the next step are kept in shared memory, as fp32. The state and the snapshots
+/// are written first, while all of the inputs are in x.
+template <typename Types>
+__global__ void __launch_bounds__(kMaxInPlaceThreads, in_place_min_blocks(Types::kWidth))
+    convolve_in_place(const __grid_constant__ GeneralParams params) {
+  __shared__ float kept[2][kMaxWidth - 1][kInPlaceChannels];
+  const Problem& p = params.problem;
+  const TensorPointers& at = params.pointers;
+  const auto [unit, block, channel] = GeneralThread(params.launch, kInPlaceChannels);
+  const int lane = static_cast<int>(threadIdx.x) % kInPlaceChannels;
+  const int warp = static_cast<int>(threadIdx.x) / kInPlaceChannels;
+  const int warps = static_cast<int>(blockDim.x) / kInPlaceChannels;
+  const bool inside = channel < p.channels;
+  const bool first_warp = inside && warp == 0;
+  if (unit >= params.launch.tiles) {
+    if (first_warp) pad_outside<Types>(p, at, channel);
+    return;
+  }
+  const Sequence s = sequence_at(p, at, unit);
+  const std::int64_t length = s.end - s.begin;
+  if (length <= 0) return;
+  if (s.skipped) {
+    if (first_warp) pad_rows<Types>(p, at, s.begin, s.end, channel);
+    return;
+  }
+  const int history = history_of<Types>(p);
+  const RuntimeStrips<Types> strips(p, at, s, inside ? channel : 0);
+  if (first_warp) {
+    for (int k = 0; k < history; ++k) kept[0][k][lane] = strips.input(k - history, {});
+    take_snapshots<Types>(p, at, s, unit, length + 1, false, channel);
+    strips.write_state();
+    take_snapshots<Types>(p, at, s, unit, length + 1, true, channel);
+  }
+  // The window of the first strip is in the same threads; others may need more of the history.
+  if constexpr (Types::kWidth == 0) __syncthreads();
+  typename RuntimeStrips<Types>::Window window;
+  strips.load_taps(window);
+  int current = 0;
+  const std::int64_t step = std::int64_t{warps} * kStripTokens;
+  for (std::int64_t begin = 0; begin < length; begin += step, current ^= 1) {
+    const KeptInputs before{kept[current], begin};
+    const std::int64_t first = begin + std::int64_t{warp} * kStripTokens, next = begin + step;
+    const int count = RuntimeStrips<Types>::tokens_of_strip(first, length);
+    float results[kStripTokens];
+    if (inside && count > 0) strips.convolve_strip(window, first, count, before, results);
+    if (inside && next < length) {
+      for (int k = warp; k < history; k += warps) {
+        kept[current ^ 1][k][lane] = strips.input(next - history + k, before);
+      }
+    }
+    __syncthreads();
+    if (inside && count > 0) strips.store(first, count, results);
   }
 }
 
@@ -141,10 +226,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
     replace_histories(const __grid_constant__ GeneralParams params) {
   const Problem& p = params.problem;
   const TensorPointers& at = params.pointers;
-  const LaunchParams& grid = params.launch;
-  const std::uint32_t number = grid.channel_blocks.divide(blockIdx.x);
-  const std::uint32_t block = blockIdx.x - number * grid.channel_blocks.divisor();
-  const std::int64_t channel = std::int64_t{block} * kGeneralThreads + threadIdx.x;
+  const auto [number, block, channel] = GeneralThread(params.launch, kGeneralThreads);
   if (channel >= p.channels) return;
   take_listed_snapshot(p, at, number, 0, true, channel);
 }

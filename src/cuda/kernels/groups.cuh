@@ -1,9 +1,9 @@
 // Groups of channels, norms of heads and gates, for any strides, dtypes and head sizes. Each group,
 // all norms together, and the gates are a launch of their own.
 //
-// Threads: a thread convolves or copies one channel of 16 packed rows, as the general kernel does,
-// or computes the gates of one head of 16 rows. A warp normalizes one head, of one row or of up to
-// 16: a lane adds up adjacent elements, a subtree of the sum, and shuffles add up the subtrees.
+// Threads: a thread convolves one channel of 16 packed rows, as the general kernel does, or copies
+// it, or computes the gates of one head of 16 rows. A warp normalizes one head, of one row or of up
+// to 16: a lane adds up adjacent elements, a subtree of the sum, and shuffles add up the subtrees.
 //
 // Bytes moved: every window is read again from the caches, and normalized rows are read and written
 // again. Ceiling: a copy for norms of 16-bit rows, whose lanes have whole vectors; none is aimed at
@@ -15,6 +15,7 @@
 #include "cuda/device/element.cuh"
 #include "cuda/device/memory.cuh"
 #include "cuda/device/search.cuh"
+#include "cuda/device/sequence_rows.cuh"
 #include "cuda/device/token.cuh"
 #include "cuda/group_params.hpp"
 #include "op/groups.hpp"
