@@ -1,6 +1,6 @@
-// One channel of strips of 8 tokens, for any strides and dtypes: results and states of general.cuh
-// and of the groups of groups.cuh. The operations and their order are those of the other kernels,
-// and so are the bits of the results.
+// Convolution of strips of 8 tokens of one channel, for any strides and dtypes. general.cuh and
+// groups.cuh use it. The operations and their order are those of the other kernels, and so are the
+// bits of the results.
 //
 // What differs between calls is looked up once for a strip, not for each of its elements, and the
 // elements of a strip are loaded before the first is converted: a conversion waits for its load,
@@ -17,8 +17,6 @@
 #include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
-
-inline constexpr int kStripTokens = kGeneralStripTokens;
 
 /// The bits of elements of any dtype.
 template <int kCount>
@@ -161,25 +159,25 @@ class RuntimeStrips {
     const char* from = x_ + first * x_step;
     char* to = const_cast<char*>(elements(p_.out, at_.out, p_.out.dtype, first));
     Window window;
-    RawElements<kStripTokens> next;
+    RawElements<kGeneralStripTokens> next;
     next.load(from, x_step, x_bytes_, tokens_of_strip(first, last));
     window.load_taps(*this);
     window.load_history(*this, first, {});
     window.convert_taps(*this);
     while (true) {
-      float tokens[kStripTokens], results[kStripTokens];
+      float tokens[kGeneralStripTokens], results[kGeneralStripTokens];
       const int count = tokens_of_strip(first, last);
       next.convert(p_.x.dtype, tokens);
-      if (first + kStripTokens < last) {
-        from += kStripTokens * x_step;
-        next.load(from, x_step, x_bytes_, tokens_of_strip(first + kStripTokens, last));
+      if (first + kGeneralStripTokens < last) {
+        from += kGeneralStripTokens * x_step;
+        next.load(from, x_step, x_bytes_, tokens_of_strip(first + kGeneralStripTokens, last));
       }
       apply_input_gate(first, count, tokens);
       window.convolve(*this, first, count, {}, tokens, results);
       finish_strip(first, count, tokens, results);
       store_elements(p_.out.dtype, results, count, to, p_.out.token_stride);
-      to += kStripTokens * out_step;
-      first += kStripTokens;
+      to += kGeneralStripTokens * out_step;
+      first += kGeneralStripTokens;
       if (first >= last) return;
     }
   }
@@ -191,9 +189,10 @@ class RuntimeStrips {
   /// The results of up to 8 tokens from `first` on, which are not stored: x may be overwritten when
   /// the other threads have read their inputs. `window` has the taps.
   __device__ void convolve_strip(Window& window, std::int64_t first, int count,
-                                 const KeptInputs& kept, float (&results)[kStripTokens]) const {
-    RawElements<kStripTokens> raw;
-    float tokens[kStripTokens];
+                                 const KeptInputs& kept,
+                                 float (&results)[kGeneralStripTokens]) const {
+    RawElements<kGeneralStripTokens> raw;
+    float tokens[kGeneralStripTokens];
     load_tokens(first, count, raw);
     window.load_history(*this, first, kept);
     raw.convert(p_.x.dtype, tokens);
@@ -201,7 +200,8 @@ class RuntimeStrips {
     window.convolve(*this, first, count, kept, tokens, results);
     finish_strip(first, count, tokens, results);
   }
-  __device__ void store(std::int64_t first, int count, const float (&results)[kStripTokens]) const {
+  __device__ void store(std::int64_t first, int count,
+                        const float (&results)[kGeneralStripTokens]) const {
     char* to = const_cast<char*>(elements(p_.out, at_.out, p_.out.dtype, first));
     store_elements(p_.out.dtype, results, count, to, p_.out.token_stride);
   }
@@ -225,7 +225,8 @@ class RuntimeStrips {
                 p_.state.column_stride);
   }
 
-  /// Writes the states after the draft tokens of a chain, as write_intermediate_states.
+  /// Writes the states after the draft tokens of a chain, in ascending columns: overlapping states
+  /// may overlap the history too.
   __device__ void write_chain_states(std::int64_t sequence) const {
     const auto& states = p_.intermediate_states;
     const auto rows = shortconv::intermediate_rows(p_, at_, s_, sequence);
@@ -242,7 +243,7 @@ class RuntimeStrips {
   }
 
   __device__ static int tokens_of_strip(std::int64_t first, std::int64_t last) {
-    return static_cast<int>(min(last - first, std::int64_t{kStripTokens}));
+    return static_cast<int>(min(last - first, std::int64_t{kGeneralStripTokens}));
   }
 
  private:
@@ -283,14 +284,15 @@ class RuntimeStrips {
     }
 
     __device__ void convolve(const RuntimeStrips&, std::int64_t, int, const KeptInputs&,
-                             const float (&tokens)[kStripTokens], float (&results)[kStripTokens]) {
-      float inputs[kHistory + kStripTokens];
+                             const float (&tokens)[kGeneralStripTokens],
+                             float (&results)[kGeneralStripTokens]) {
+      float inputs[kHistory + kGeneralStripTokens];
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) inputs[k] = history[k];
 #pragma unroll
-      for (int t = 0; t < kStripTokens; ++t) inputs[kHistory + t] = tokens[t];
+      for (int t = 0; t < kGeneralStripTokens; ++t) inputs[kHistory + t] = tokens[t];
 #pragma unroll
-      for (int t = 0; t < kStripTokens; ++t) {
+      for (int t = 0; t < kGeneralStripTokens; ++t) {
         results[t] = bias;
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) {
@@ -298,7 +300,7 @@ class RuntimeStrips {
         }
       }
 #pragma unroll
-      for (int k = 0; k < kHistory; ++k) history[k] = inputs[kStripTokens + k];
+      for (int k = 0; k < kHistory; ++k) history[k] = inputs[kGeneralStripTokens + k];
     }
   };
 
@@ -309,13 +311,13 @@ class RuntimeStrips {
     __device__ void load_history(const RuntimeStrips&, std::int64_t, const KeptInputs&) {}
 
     __device__ void convolve(const RuntimeStrips& strips, std::int64_t first, int count,
-                             const KeptInputs& kept, const float (&)[kStripTokens],
-                             float (&results)[kStripTokens]) {
+                             const KeptInputs& kept, const float (&)[kGeneralStripTokens],
+                             float (&results)[kGeneralStripTokens]) {
       constexpr int kGroup = 4;
       const Problem& p = strips.p_;
       const float bias = bias_at(p, strips.at_, strips.channel_);
 #pragma unroll
-      for (int t = 0; t < kStripTokens; ++t) results[t] = bias;
+      for (int t = 0; t < kGeneralStripTokens; ++t) results[t] = bias;
       if (p.dilation == 1) {
 #pragma unroll 1
         for (int tap = 0; tap < p.width; tap += kGroup) {
@@ -332,11 +334,11 @@ class RuntimeStrips {
     template <int kTaps>
     __device__ static void add_taps(const RuntimeStrips& strips, std::int64_t first, int count,
                                     int first_tap, const KeptInputs& kept,
-                                    float (&results)[kStripTokens]) {
+                                    float (&results)[kGeneralStripTokens]) {
       const Problem& p = strips.p_;
       const int used = min(kTaps, p.width - first_tap);
       Taps<kTaps> taps;
-      float inputs[kTaps - 1 + kStripTokens];
+      float inputs[kTaps - 1 + kGeneralStripTokens];
       taps.load(strips, first_tap, used);
       strips.load_inputs(first - std::int64_t{p.width - 1 - first_tap} * p.dilation,
                          count + used - 1, kept, inputs);
@@ -345,7 +347,7 @@ class RuntimeStrips {
       for (int k = 0; k < kTaps; ++k) {
         if (k >= used) break;
 #pragma unroll
-        for (int t = 0; t < kStripTokens; ++t) {
+        for (int t = 0; t < kGeneralStripTokens; ++t) {
           results[t] = __fmaf_rn(taps.values[k], inputs[t + k], results[t]);
         }
       }
@@ -465,18 +467,19 @@ class RuntimeStrips {
   }
 
   /// Activation and epilogue of the sums of tokens with these inputs.
-  __device__ void finish_strip(std::int64_t first, int count, const float (&tokens)[kStripTokens],
-                               float (&results)[kStripTokens]) const {
+  __device__ void finish_strip(std::int64_t first, int count,
+                               const float (&tokens)[kGeneralStripTokens],
+                               float (&results)[kGeneralStripTokens]) const {
     activate_all(p_.activation, results);
     if (p_.epilogue == Epilogue::kNone) return;
-    float gates[kStripTokens] = {};
+    float gates[kGeneralStripTokens] = {};
     if (p_.output_gate.present) {
-      RawElements<kStripTokens> raw;
+      RawElements<kGeneralStripTokens> raw;
       load_rows(p_.output_gate, at_.output_gate, first, count, raw);
       raw.convert(p_.x.dtype, gates);
     }
 #pragma unroll
-    for (int t = 0; t < kStripTokens; ++t) {
+    for (int t = 0; t < kGeneralStripTokens; ++t) {
       results[t] =
           finish(p_.epilogue, results[t], epilogue_operand(p_.epilogue, tokens[t], gates[t]));
     }

@@ -1,6 +1,6 @@
 // The general kernels: any call that the other kernels do not support, with different dtypes, any
-// strides, widths up to 64, unaligned addresses, or prefill in place. One token of each sequence
-// has a kernel of its own, general_decode.cuh.
+// strides, widths up to 64, unaligned addresses, or prefill in place. The kernel for one token of
+// each sequence is in general_decode.cuh.
 //
 // Threads: a thread processes one channel of up to 64 packed rows, of a token block of 8 tokens, or
 // of all draft tokens of a sequence. States as in tile.cuh. The thread that writes a final state
@@ -8,8 +8,8 @@
 // a unit after those of the tokens. In place a block processes 32 channels of a sequence.
 //
 // Bytes moved: x and out once, states once in each direction; windows without an instance are read
-// from the caches for every 4 taps. Ceiling: twice a copy of these bytes: each element has an
-// instruction of its own.
+// from the caches for every 4 taps. Ceiling: twice a copy of these bytes, because each load and
+// store moves one element.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +25,14 @@ namespace shortconv::cuda {
 
 /// A thread of the general kernels.
 struct GeneralThread {
-  std::uint32_t unit, block;
+  std::uint32_t unit;
   std::int64_t channel;
 
   __device__ GeneralThread(const LaunchParams& grid, int block_channels)
-      : unit(grid.channel_blocks.divide(blockIdx.x)),
-        block(blockIdx.x - unit * grid.channel_blocks.divisor()),
-        channel(std::int64_t{block} * block_channels + threadIdx.x % block_channels) {}
+      : unit(grid.channel_blocks.divide(blockIdx.x)) {
+    const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
+    channel = std::int64_t{block} * block_channels + threadIdx.x % block_channels;
+  }
 };
 
 /// find_sequence of op/sequence.hpp, with all lanes of a warp, which look for the same row.
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(kGeneralThreads, general_min_blocks(Types::kWi
   const Problem& p = params.problem;
   const TensorPointers& at = params.pointers;
   const LaunchParams& grid = params.launch;
-  const auto [unit, block, channel] = GeneralThread(grid, kGeneralThreads);
+  const auto [unit, channel] = GeneralThread(grid, kGeneralThreads);
   std::int64_t sequence = 0, begin = 0, end = 0;
   if (p.schedule == Schedule::kFlat && unit < grid.tiles) {
     begin = std::int64_t{unit} * grid.unit_tokens;
@@ -82,13 +83,14 @@ __global__ void __launch_bounds__(kGeneralThreads, general_min_blocks(Types::kWi
   convolve_rows_from<Types>(p, at, sequence, begin, end, channel);
 }
 
-/// Draft tokens. A thread processes a channel of a sequence.
+/// Draft tokens in chains. A thread processes a channel of a sequence. convolve_general_trees
+/// begins with the same lines: in a common function they cost registers, and width 8 spills.
 template <typename Types>
 __global__ void __launch_bounds__(kGeneralThreads, general_min_blocks(Types::kWidth))
     convolve_general_drafts(const __grid_constant__ GeneralParams params) {
   const Problem& p = params.problem;
   const TensorPointers& at = params.pointers;
-  const auto [unit, block, channel] = GeneralThread(params.launch, kGeneralThreads);
+  const auto [unit, channel] = GeneralThread(params.launch, kGeneralThreads);
   if (channel >= p.channels) return;
   if (unit >= params.launch.tiles) return pad_outside<Types>(p, at, channel);
   const Sequence s = sequence_at(p, at, unit);
@@ -141,13 +143,13 @@ __device__ inline void write_tree_states(const Problem& p, const TensorPointers&
   }
 }
 
-/// As convolve_general_drafts, for trees.
+/// Draft tokens in trees.
 __global__ void __launch_bounds__(kGeneralThreads)
     convolve_general_trees(const __grid_constant__ GeneralParams params) {
   using Types = RuntimeTypes;
   const Problem& p = params.problem;
   const TensorPointers& at = params.pointers;
-  const auto [unit, block, channel] = GeneralThread(params.launch, kGeneralThreads);
+  const auto [unit, channel] = GeneralThread(params.launch, kGeneralThreads);
   if (channel >= p.channels) return;
   if (unit >= params.launch.tiles) return pad_outside<Types>(p, at, channel);
   const Sequence s = sequence_at(p, at, unit);
@@ -173,7 +175,7 @@ __global__ void __launch_bounds__(kMaxInPlaceThreads, in_place_min_blocks(Types:
   __shared__ float kept[2][kMaxWidth - 1][kInPlaceChannels];
   const Problem& p = params.problem;
   const TensorPointers& at = params.pointers;
-  const auto [unit, block, channel] = GeneralThread(params.launch, kInPlaceChannels);
+  const auto [unit, channel] = GeneralThread(params.launch, kInPlaceChannels);
   const int lane = static_cast<int>(threadIdx.x) % kInPlaceChannels;
   const int warp = static_cast<int>(threadIdx.x) / kInPlaceChannels;
   const int warps = static_cast<int>(blockDim.x) / kInPlaceChannels;
@@ -203,12 +205,13 @@ __global__ void __launch_bounds__(kMaxInPlaceThreads, in_place_min_blocks(Types:
   typename RuntimeStrips<Types>::Window window;
   strips.load_taps(window);
   int current = 0;
-  const std::int64_t step = std::int64_t{warps} * kStripTokens;
+  const std::int64_t step = std::int64_t{warps} * kGeneralStripTokens;
   for (std::int64_t begin = 0; begin < length; begin += step, current ^= 1) {
     const KeptInputs before{kept[current], begin};
-    const std::int64_t first = begin + std::int64_t{warp} * kStripTokens, next = begin + step;
+    const std::int64_t first = begin + std::int64_t{warp} * kGeneralStripTokens,
+                       next = begin + step;
     const int count = RuntimeStrips<Types>::tokens_of_strip(first, length);
-    float results[kStripTokens];
+    float results[kGeneralStripTokens];
     if (inside && count > 0) strips.convolve_strip(window, first, count, before, results);
     if (inside && next < length) {
       for (int k = warp; k < history; k += warps) {
@@ -226,7 +229,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
     replace_histories(const __grid_constant__ GeneralParams params) {
   const Problem& p = params.problem;
   const TensorPointers& at = params.pointers;
-  const auto [number, block, channel] = GeneralThread(params.launch, kGeneralThreads);
+  const auto [number, channel] = GeneralThread(params.launch, kGeneralThreads);
   if (channel >= p.channels) return;
   take_listed_snapshot(p, at, number, 0, true, channel);
 }

@@ -5,8 +5,8 @@
 // are stored last, and threads share nothing, so a call in place is safe.
 //
 // Bytes moved: x and out once, the state once in each direction; windows of a width without an
-// instance are read a second time, from the caches. Ceiling: twice a copy of these bytes: each
-// element has an instruction of its own.
+// instance are read a second time, from the caches. Ceiling: twice a copy of these bytes, because
+// each load and store moves one element.
 #pragma once
 
 #include <cstdint>
