@@ -14,6 +14,7 @@ import functools
 from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 from shortconv.compat._common import Function, Tensor, has_fast_groups, needs_gradient, silu_or_none
+from shortconv.compat._deferred import Deferred
 from shortconv.compat.vllm.functions import (
     NULL_BLOCK_ID,
     PAD_SLOT_ID,
@@ -124,12 +125,8 @@ def _decodes_of(metadata: Any, query_start_loc: Tensor, tokens: int) -> Tuple[in
     return decodes, decode_tokens
 
 
-class DeferredRows:
-    """Rows of a convolution that is computed when they are used.
-
-    A transposition and a range of tokens are deferred as well. Attributes, methods and operators of
-    tensors, and functions of torch that take these rows, compute them.
-    """
+class DeferredRows(Deferred):
+    """Rows of a convolution. A transposition and a range of tokens are deferred as well."""
 
     def __init__(self, call: _Convolution, first: int, last: int, channels_first: bool) -> None:
         self._call, self._first, self._last = call, first, last
@@ -162,34 +159,6 @@ class DeferredRows:
         if self._channels_first:
             return None
         return self._call.prepared(self._first, self._last, *arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.computed(), name)
-
-    @classmethod
-    def __torch_function__(cls, function: Function, types: Any, arguments: Tuple[Any, ...] = (),
-                           options: Optional[Dict[str, Any]] = None) -> Any:
-        arguments, options = torch.utils._pytree.tree_map(_as_tensor, (arguments, options or {}))
-        return function(*arguments, **options)
-
-
-def _as_tensor(value: Any) -> Any:
-    return value.computed() if isinstance(value, DeferredRows) else value
-
-
-def _operator_of_tensors(name: str) -> Function:
-    def call(self: DeferredRows, *others: Any) -> Any:
-        return getattr(self.computed(), name)(*map(_as_tensor, others))
-
-    return call
-
-
-# Python looks for these in the class, not with __getattr__.
-for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul",
-              "rmatmul", "pow", "neg", "abs", "eq", "ne", "lt", "le", "gt", "ge", "len", "iter",
-              "bool", "float", "int", "iadd", "isub", "imul", "itruediv", "setitem"):
-    setattr(DeferredRows, f"__{_name}__", _operator_of_tensors(f"__{_name}__"))
-DeferredRows.__hash__ = object.__hash__  # type: ignore[method-assign]  # __eq__ removed it
 
 
 @functools.wraps(causal_conv1d_fn)

@@ -2,54 +2,40 @@
 
 import inspect
 from types import ModuleType
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Dict, List
 
+from shortconv.compat._hooks import (
+    ModuleChange,
+    Undo,
+    require_parameters,
+    set_attribute,
+    version,
+)
 from shortconv.compat.vllm import front, gates
-from shortconv.compat.vllm.hooks import require_parameters, version
-
-Undo = Callable[[], None]
-
-
-class LayerChange(NamedTuple):
-    """How a part of the plug-in changes modules.
-
-    modules: names of modules with the layer; newer and older versions have different ones.
-    check: raises ImportError for a module with a layer that is not known.
-    apply: changes a module and returns what restores it. Nothing if it has been changed before.
-    """
-
-    modules: Tuple[str, ...]
-    check: Callable[[ModuleType], None]
-    apply: Callable[[ModuleType], List[Undo]]
-
-
-def _set(owner: Any, name: str, value: Any) -> Undo:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    return lambda: setattr(owner, name, before)
 
 
 def _check_front(module: ModuleType) -> None:
     for name in ("causal_conv1d_fn", "fused_post_conv_prep"):
         if not hasattr(module, name):
-            raise ImportError(f"{module.__name__} of {version()}: has no {name}; expected it for "
-                              "the part front of shortconv")
+            raise ImportError(f"{module.__name__} of {version('vllm')}: has no {name}; expected "
+                              "it for the part front of shortconv")
     theirs = module.fused_post_conv_prep
-    require_parameters("fused_post_conv_prep", theirs, front.fused_post_conv_prep_of(theirs), 8)
+    ours = front.fused_post_conv_prep_of(theirs)
+    require_parameters("vllm", "fused_post_conv_prep", theirs, ours, 8)
 
 
 def _apply_front(module: ModuleType) -> List[Undo]:
     if module.causal_conv1d_fn is front.deferred_conv1d_fn:
         return []
     prep = front.fused_post_conv_prep_of(module.fused_post_conv_prep)
-    return [_set(module, "fused_post_conv_prep", prep),
-            _set(module, "causal_conv1d_fn", front.deferred_conv1d_fn)]
+    return [set_attribute(module, "fused_post_conv_prep", prep),
+            set_attribute(module, "causal_conv1d_fn", front.deferred_conv1d_fn)]
 
 
 def _check_gates(module: ModuleType) -> None:
     layer = getattr(module, "ShortConv", None)
     method = getattr(layer, "forward_cuda", None)
-    where = f"ShortConv.forward_cuda of {version()}"
+    where = f"ShortConv.forward_cuda of {version('vllm')}"
     if method is None:
         raise ImportError(f"{where}: does not exist; expected it for the part gates of shortconv")
     if hasattr(method, "_is_of_shortconv"):
@@ -75,12 +61,12 @@ def _apply_gates(module: ModuleType) -> List[Undo]:
         return []
     ours = gates.layer_forward(layer.forward_cuda)
     ours._is_of_shortconv = True  # type: ignore[attr-defined]
-    return [_set(layer, "forward_cuda", ours)]
+    return [set_attribute(layer, "forward_cuda", ours)]
 
 
 _MAMBA = "vllm.model_executor.layers.mamba."
-CHANGES: Dict[str, LayerChange] = {
-    "front": LayerChange((_MAMBA + "gdn.qwen_gdn_linear_attn", _MAMBA + "gdn_linear_attn"),
-                         _check_front, _apply_front),
-    "gates": LayerChange((_MAMBA + "short_conv",), _check_gates, _apply_gates),
+CHANGES: Dict[str, ModuleChange] = {
+    "front": ModuleChange((_MAMBA + "gdn.qwen_gdn_linear_attn", _MAMBA + "gdn_linear_attn"),
+                          _check_front, _apply_front),
+    "gates": ModuleChange((_MAMBA + "short_conv",), _check_gates, _apply_gates),
 }
