@@ -2,8 +2,6 @@
 
 import inspect
 import itertools
-import sys
-import types
 
 import pytest
 
@@ -17,7 +15,6 @@ from grids import (  # noqa: E402
     pick,
     random_bounds,
 )
-from shortconv.compat import sglang  # noqa: E402
 from shortconv.compat.sglang import (  # noqa: E402
     causal_conv1d_fn,
     causal_conv1d_fn_split_qkv,
@@ -357,7 +354,7 @@ def test_signatures(device):
 
     assert names(causal_conv1d_fn) == (
         "x, weight, bias, conv_states, query_start_loc, seq_lens_cpu, cache_indices, "
-        "has_initial_state, activation, pad_slot_id, validate_data, kwargs")
+        "has_initial_state, activation, pad_slot_id, validate_data, block_table, kwargs")
     assert names(dispatcher.causal_conv1d_fn) == (
         "x, weight, bias, query_start_loc, cache_indices, has_initial_state, conv_states, "
         "activation, pad_slot_id, kwargs")
@@ -365,27 +362,3 @@ def test_signatures(device):
         "x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices, "
         "num_accept_tokens, intermediate_conv_window, intermediate_state_indices, "
         "retrieve_next_token, retrieve_next_sibling, retrieve_parent_token, pad_slot_id")
-
-
-def test_install(device, monkeypatch):
-    for part in [one for one in sys.modules if one.partition(".")[0] == "sglang"]:
-        monkeypatch.delitem(sys.modules, part)
-    monkeypatch.setitem(sys.modules, "sglang", None)  # importing it fails
-    with pytest.raises(ImportError, match="^sglang: none of its modules"):
-        sglang.install()
-    name = "sglang.srt.layers.attention.mamba."
-    for part in ("sglang", "sglang.srt", "sglang.srt.layers", "sglang.srt.layers.attention",
-                 name[:-1]):
-        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
-    triton, chooser = (types.ModuleType(name + one) for one in
-                       ("causal_conv1d_triton", "causal_conv1d"))
-    user = types.ModuleType("user_of_sglang")
-    triton.causal_conv1d_fn = user.conv = lambda: "triton"
-    chooser.causal_conv1d_fn = lambda: "chooser"
-    for module in (triton, chooser, user):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    undo = sglang.install()
-    assert triton.causal_conv1d_fn is user.conv is causal_conv1d_fn
-    assert chooser.causal_conv1d_fn is dispatcher.causal_conv1d_fn
-    undo()
-    assert user.conv() == "triton" and chooser.causal_conv1d_fn() == "chooser"

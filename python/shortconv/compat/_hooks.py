@@ -86,7 +86,8 @@ def checked_functions(package: str, wanted: Sequence[Wanted]) -> Dict[Function, 
         if theirs is None:
             raise ImportError(
                 f"{version(package)}: has no {ours.__name__} in {module.__name__}")
-        require_parameters(package, ours.__name__, theirs, ours, positional)
+        require_parameters(
+            package, f"{module.__name__}.{ours.__name__}", theirs, ours, positional)
         replacements[theirs] = ours
     return replacements
 

@@ -60,6 +60,7 @@ def causal_conv1d_fn(
     activation: Union[bool, str, None] = "silu",
     pad_slot_id: Optional[int] = PAD_SLOT_ID,
     validate_data: bool = False,
+    block_table: Optional[Tensor] = None,
     **kwargs: Any,
 ) -> Tensor:
     """Convolves a packed batch and writes final states to conv_states.
@@ -74,7 +75,7 @@ def causal_conv1d_fn(
       has_initial_state: [sequences] bool; None: all sequences start from zeros.
       activation: None, "silu", "swish", or a bool for SiLU.
       pad_slot_id: an index that means padding, as every negative one does.
-      seq_lens_cpu, validate_data, and block_table among kwargs: accepted, without effect.
+      seq_lens_cpu, validate_data, block_table: accepted, without effect.
 
     Arguments with one number for each sequence may be longer than query_start_loc says, as in
     padded batches; the first ones are used.
@@ -84,7 +85,7 @@ def causal_conv1d_fn(
 
     Raises:
       ValueError: a bad argument; the message names it.
-      TypeError: kwargs has an unknown argument.
+      TypeError: there is an unknown argument.
       NotImplementedError: another activation is given.
     """
     if kwargs:

@@ -1,0 +1,203 @@
+"""The plug-in of SGLang on modules with the contracts of SGLang's: no SGLang is needed."""
+
+import importlib
+import logging
+import re
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from sglang_stand_in import (  # noqa: E402
+    LINEAR,
+    TRITON,
+    add_engine,
+    make_functions,
+)
+from shortconv.compat import sglang  # noqa: E402
+from shortconv.compat.sglang import dispatcher, triton  # noqa: E402
+
+layouts = pytest.mark.parametrize("layout", ["old", "new"])
+
+
+@pytest.fixture(autouse=True)
+def finders():
+    """install() adds an import hook; a test that fails must not leave it."""
+    torch.manual_seed(0)
+    before = list(sys.meta_path)
+    yield
+    sys.meta_path[:] = before
+
+
+def functions_of(engine):
+    """Everything that install() may replace."""
+    return [engine.triton.causal_conv1d_fn, engine.triton.causal_conv1d_update,
+            engine.chooser.causal_conv1d_fn, engine.chooser.causal_conv1d_update,
+            engine.chooser._causal_conv1d_fn_triton, engine.model.causal_conv1d_fn,
+            engine.model.causal_conv1d_update, engine.backend.causal_conv1d_update,
+            engine.backend.causal_conv1d_fn, engine.backend.fused_gdn_gating,
+            engine.backend.fused_qkv_split_gdn_prefill, engine.delta_rule.chunk_gated_delta_rule,
+            engine.backend.GDNKernelDispatcher.extend]
+
+
+CONV = 9  # so many of them belong to the part conv
+
+
+@layouts
+def test_all_parts_are_installed_and_undone(monkeypatch, layout):
+    engine = add_engine(monkeypatch, layout)
+    before, finders = functions_of(engine), list(sys.meta_path)
+    undo = sglang.install()
+    assert engine.triton.causal_conv1d_fn is triton.causal_conv1d_fn
+    assert engine.triton.causal_conv1d_update is triton.causal_conv1d_update
+    assert engine.chooser.causal_conv1d_fn is dispatcher.causal_conv1d_fn
+    assert engine.chooser.causal_conv1d_update is dispatcher.causal_conv1d_update
+    assert engine.chooser._causal_conv1d_fn_triton is triton.causal_conv1d_fn
+    assert engine.model.causal_conv1d_fn is dispatcher.causal_conv1d_fn
+    assert engine.backend.causal_conv1d_update is triton.causal_conv1d_update
+    assert all(one is not other for one, other in zip(before, functions_of(engine)))
+    installed = functions_of(engine)
+    sglang.install()()
+    assert functions_of(engine) == installed
+    undo()
+    assert functions_of(engine) == before and sys.meta_path == finders
+
+
+@pytest.mark.parametrize("value, parts", [
+    (None, ""), ("", ""), ("0", ""), ("1", "conv front"), ("conv", "conv"),
+    ("conv, front", "conv front"), ("front,conv", "conv front")])
+def test_the_environment_variable_chooses_parts(monkeypatch, value, parts):
+    engine = add_engine(monkeypatch)
+    before = functions_of(engine)
+    monkeypatch.delenv("SHORTCONV_SGLANG", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SHORTCONV_SGLANG", value)
+    sglang.plugin()
+    changed = [one is not other for one, other in zip(before, functions_of(engine))]
+    assert changed == ["conv" in parts] * CONV + ["front" in parts] * (len(changed) - CONV)
+
+
+def test_a_function_of_later_versions_is_replaced_where_it_exists(monkeypatch):
+    engine = add_engine(monkeypatch)
+    engine.triton.causal_conv1d_fn_split_qkv = before = (
+        lambda x, weight, bias, conv_states, query_start_loc, seq_lens_cpu, q_dim, **kwargs: None)
+    undo = sglang.install()
+    assert engine.triton.causal_conv1d_fn_split_qkv is triton.causal_conv1d_fn_split_qkv
+    undo()
+    assert engine.triton.causal_conv1d_fn_split_qkv is before
+
+
+def with_another_parameter(q, k, v, g, beta, scale=None, gate_lower_bound=None):
+    pass
+
+
+UNKNOWN = {
+    "causal_conv1d_fn": (lambda x, weight, bias, spam=None: None, "has the parameters spam, which"),
+    "causal_conv1d_update": (
+        lambda x, conv_state, bias, weight: None,
+        r"begins with \(x, conv_state, bias, weight\); expected \(x, conv_state, weight, bias"),
+    "fused_gdn_gating": (lambda A_log, a, b, dt_bias, eggs: None, "has the parameters eggs"),
+    "fused_qkv_split_gdn_prefill": (lambda rows, num_q_heads: None, "has the parameters rows"),
+    "chunk_gated_delta_rule": (with_another_parameter, "has the parameters gate_lower_bound"),
+}
+
+
+@pytest.mark.parametrize("name", list(UNKNOWN))
+def test_unknown_signatures_are_refused_and_nothing_is_replaced(monkeypatch, caplog, name):
+    function, message = UNKNOWN[name]
+    engine = add_engine(monkeypatch, **{name: function})
+    before, finders = functions_of(engine), list(sys.meta_path)
+    with pytest.raises(ImportError, match=f"{name} of sglang 0.9.9: {message}"):
+        sglang.install()
+    monkeypatch.setenv("SHORTCONV_SGLANG", "1")
+    with caplog.at_level(logging.WARNING):
+        sglang.plugin()  # does not raise
+    assert "SHORTCONV_SGLANG: shortconv is not used, SGLang runs its own kernels" in caplog.text
+    assert functions_of(engine) == before and sys.meta_path == finders
+
+
+def test_missing_functions_and_modules_are_named(monkeypatch):
+    engine = add_engine(monkeypatch)
+    del engine.chooser.causal_conv1d_update
+    with pytest.raises(ImportError, match="sglang 0.9.9: has no causal_conv1d_update in sglang.sr"):
+        sglang.install()
+    engine = add_engine(monkeypatch)
+    del engine.backend.fused_gdn_gating
+    with pytest.raises(ImportError, match="gdn_backend of sglang 0.9.9: has no fused_gdn_gating"):
+        sglang.install()
+    sglang.install(["conv"])()
+    monkeypatch.setitem(sys.modules, TRITON["new"], None)
+    with pytest.raises(ImportError, match="sglang 0.9.9: has no module sglang.kernels.* or sglang.s"
+                                          ".* with causal_conv1d_fn"):
+        sglang.install()
+    monkeypatch.setitem(sys.modules, "sglang", None)  # importing it fails
+    with pytest.raises(ImportError, match="^sglang: is not installed, or cannot be imported"):
+        sglang.install()
+
+
+@pytest.mark.parametrize("parts", [[], ["front"], ["conv", "gates"]])
+def test_unknown_parts_are_refused(monkeypatch, caplog, parts):
+    add_engine(monkeypatch)
+    with pytest.raises(ValueError, match="^parts: are .*; expected conv, and any of front, which"):
+        sglang.install(parts)
+    monkeypatch.setenv("SHORTCONV_SGLANG", ",".join(parts) or "x")
+    sglang.plugin()
+    assert "expected conv" in caplog.text
+
+
+@pytest.mark.parametrize("device, hip, name", [
+    (None, "6.3", "rocm"), ("xpu", None, "xpu"), ("cuda", "6.3", "rocm")])
+def test_other_devices_are_refused(monkeypatch, device, hip, name):
+    engine = add_engine(monkeypatch)
+    before = functions_of(engine)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator",
+                        lambda: device and torch.device(device))
+    with pytest.raises(ImportError, match=f"sglang 0.9.9: runs on {name}; expected cuda or cpu"):
+        sglang.install()
+    assert functions_of(engine) == before
+
+
+@pytest.mark.parametrize("change, warning", [
+    ("", None), ("_cpu", "is <function causal_conv1d_fn_cpu .*; expected the function of this nam"),
+    (", eggs=None", "fused_gdn_gating of sglang 0.9.9: has the parameters eggs")])
+def test_a_backend_that_is_imported_later_is_changed(monkeypatch, caplog, tmp_path, change,
+                                                     warning):
+    engine = add_engine(monkeypatch)
+    original = engine.chooser.causal_conv1d_fn
+    (tmp_path / "gdn_backend.py").write_text(
+        f"from {engine.chooser.__name__} import causal_conv1d_fn\n"
+        "def causal_conv1d_fn_cpu(): pass\n"
+        + ("causal_conv1d_fn = causal_conv1d_fn_cpu\n" if change == "_cpu" else "")
+        + "class GDNKernelDispatcher:\n"
+        "    def extend(self, q, k, v, g, beta, *, ssm_states, cache_indices, query_start_loc,\n"
+        "               **kwargs): pass\n"
+        "def fused_gdn_gating(A_log, a, b, dt_bias, beta=1.0, threshold=20.0"
+        f"{change if change[:1] == ',' else ''}): pass\n")
+    monkeypatch.setattr(sys.modules[LINEAR[:-1]], "__path__", [str(tmp_path)])
+    name = LINEAR + "gdn_backend"
+    monkeypatch.setitem(sys.modules, name, None)  # removed after the test
+    del sys.modules[name]
+    undo = sglang.install()
+    with caplog.at_level(logging.INFO):
+        module = importlib.import_module(name)
+    assert hasattr(module.causal_conv1d_fn, "is_deferred") == (warning is None)
+    assert (f"sglang 0.9.9: shortconv changes {name}" in caplog.text) == (warning is None)
+    if warning is not None:
+        assert "shortconv does not change a layer" in caplog.text
+        assert re.search(warning, caplog.text)
+    undo()
+    assert module.causal_conv1d_fn in (original, module.causal_conv1d_fn_cpu)
+
+
+@pytest.mark.parametrize("name", ["num_accepted_tokens", "num_accept_tokens"])
+def test_both_names_of_accepted_numbers_are_known(monkeypatch, name):
+    """0.5.10 and 0.5.11 have the first."""
+    code = make_functions([])["causal_conv1d_update"].__code__
+    names = [name if one == "num_accept_tokens" else one
+             for one in code.co_varnames[: code.co_argcount]]
+    update = eval(f"lambda {', '.join(names)}: None")
+    engine = add_engine(monkeypatch, "old", causal_conv1d_update=update)
+    sglang.install()
+    assert engine.triton.causal_conv1d_update is triton.causal_conv1d_update
