@@ -8,49 +8,16 @@ neither vLLM's dependencies nor a GPU: the signatures are read from the source.
 Prints what was found in each; ends with 1 if a version is refused.
 """
 
-import ast
 import pathlib
-import subprocess
 import sys
-import types
+
+from signatures import add_module, functions_of, main
 
 FUNCTIONS = {
     "vllm.model_executor.layers.mamba.ops.causal_conv1d":
         ("causal_conv1d_fn", "causal_conv1d_update"),
     "vllm.v1.attention.backends.utils": ("compute_causal_conv1d_metadata",),
 }
-
-
-def functions_of(path, names):
-    """{name: function} of a source file: signatures and bodies, without annotations, decorators and
-    the values of defaults. They cannot be called."""
-    found = {}
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.FunctionDef) or node.name not in names or node.name in found:
-            continue
-        node.decorator_list = []
-        node.args.defaults = [ast.Constant(None) for _ in node.args.defaults]
-        node.args.kw_defaults = [one and ast.Constant(None) for one in node.args.kw_defaults]
-        for part in ast.walk(node):
-            for field in ("returns", "annotation"):
-                if getattr(part, field, None) is not None:
-                    setattr(part, field, ast.Constant(None))
-        module = ast.fix_missing_locations(ast.Module([node], []))
-        namespace = {}
-        exec(compile(module, str(path), "exec"), namespace)
-        found[node.name] = namespace[node.name]
-    return found
-
-
-def add_module(name, members):
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        path = ".".join(parts[:end])
-        if path not in sys.modules:
-            sys.modules[path] = types.ModuleType(path)
-            sys.modules[path].__path__ = []
-    vars(sys.modules[name]).update(members)
-    return sys.modules[name]
 
 
 def check(folder):
@@ -88,20 +55,5 @@ def check(folder):
     print(f"{folder}: conv, metadata, {', '.join(found) or 'no layers'}", flush=True)
 
 
-def main(arguments):
-    if arguments[:1] == ["--one"]:
-        try:
-            check(arguments[1])
-        except (ImportError, OSError) as error:
-            sys.exit(f"{arguments[1]}: {error}")
-        return
-    if not arguments:
-        sys.exit(__doc__)
-    # A process for each, because the modules have the same names.
-    codes = [subprocess.run([sys.executable, __file__, "--one", one]).returncode
-             for one in arguments]
-    sys.exit(any(codes))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(check, __doc__)

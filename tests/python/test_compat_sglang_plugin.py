@@ -1,8 +1,12 @@
 """The plug-in of SGLang on modules with the contracts of SGLang's: no SGLang is needed."""
 
 import importlib
+import inspect
 import logging
+import os
+import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -10,9 +14,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from sglang_stand_in import (  # noqa: E402
+    BACKEND_CODE,
+    DELTA_RULE_CODE,
     LINEAR,
+    MAMBA,
     TRITON,
     add_engine,
+    make_dispatcher,
     make_functions,
 )
 from shortconv.compat import sglang  # noqa: E402
@@ -201,3 +209,62 @@ def test_both_names_of_accepted_numbers_are_known(monkeypatch, name):
     engine = add_engine(monkeypatch, "old", causal_conv1d_update=update)
     sglang.install()
     assert engine.triton.causal_conv1d_update is triton.causal_conv1d_update
+
+
+SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "sglang_signatures.py"
+
+
+def write_sources(root, layout, change=lambda text: text):
+    """The source of a version, as far as its signatures matter."""
+    def write(name, *texts):
+        path = root / (name.replace(".", "/") + ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(change("\n".join(texts)))
+
+    def signature(function):
+        return f"def {function.__name__}{inspect.signature(function)}: pass"
+
+    made = make_functions([])
+    convolutions = [made.pop("causal_conv1d_fn"), made.pop("causal_conv1d_update")]
+    write(TRITON[layout], *map(signature, convolutions))
+    write(MAMBA + "causal_conv1d", *map(signature, make_dispatcher([]).values()))
+    write("sglang.ops", *map(signature, made.values()))
+    write(LINEAR + "gdn_backend", f"from {TRITON[layout]} import causal_conv1d_fn",
+          "if is_cuda():", f"    from {MAMBA}causal_conv1d import causal_conv1d_fn as cuda",
+          "    from sglang.ops import fused_gdn_gating, fused_qkv_split_gdn_prefill", BACKEND_CODE)
+    write(LINEAR + "kernels.gdn_triton", "from sglang.ops import chunk_gated_delta_rule",
+          DELTA_RULE_CODE)
+    write("sglang.srt.plugins.__init__")
+
+
+def signatures(*folders):
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(sglang.__file__).parents[3])}
+    done = subprocess.run([sys.executable, SCRIPT, *folders], env=environment, capture_output=True,
+                          text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_script_says_what_is_replaced_and_what_is_refused(tmp_path):
+    def change(before, after):
+        return lambda text: text.replace(before, after)
+
+    write_sources(tmp_path / "one", "old")
+    write_sources(tmp_path / "two", "new")
+    write_sources(tmp_path / "three", "new", change("metadata=None", "spam=None"))
+    write_sources(tmp_path / "four", "new", change("query_start_loc=batch.b", "eggs=batch.b"))
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(sglang.__file__).parents[3])}
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "one", "two", "three", "four"], cwd=tmp_path, env=environment,
+        capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "three: causal" not in done.stdout and done.stderr.startswith(
+        f"three: {TRITON['new']}.causal_conv1d_update of sglang three: has the parameters spam, ")
+    for name, layout in (("one", "old"), ("two", "new")):
+        module = TRITON[layout].partition(".")[2]
+        assert (f"{name}: conv: {module}.causal_conv1d_fn, {module}.causal_conv1d_update, "
+                in done.stdout)
+        assert (f"{name}: front: causal_conv1d_fn, fused_gdn_gating, fused_qkv_split_gdn_prefill, "
+                "GDNKernelDispatcher.extend, chunk_gated_delta_rule\n") in done.stdout
+        assert f"{name}: used by: gdn_backend\n{name}: front" in done.stdout
+        assert f"{name}: loads plug-ins: yes\n" in done.stdout
+    assert "four: front: none, as causal_conv1d_fn is called with other arguments" in done.stdout
