@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Any, Dict, List
 if TYPE_CHECKING:
     from shortconv import models, reference
     from shortconv._backward import Gradients, backward
+    from shortconv._group_arguments import Gates, Group, HeadMap
     from shortconv._groups import (
-        Gates,
-        Group,
         Grouped,
-        HeadMap,
         decode_groups,
         delta_gates,
         forward_groups,
@@ -49,10 +47,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'shortconv' has no attribute {name!r}")
     import importlib
 
-    core, operators, backward, groups, models, reference = (
+    core, models, reference, *public = (
         importlib.import_module(f"shortconv.{module}")
-        for module in ("_core", "_operators", "_backward", "_groups", "models", "reference"))
-    functions = {one: getattr(module, one) for module in (operators, backward, groups)
+        for module in ("_core", "models", "reference", "_operators", "_backward",
+                       "_group_arguments", "_groups"))
+    functions = {one: getattr(module, one) for module in public
                  for one in __all__ if hasattr(module, one)}
     globals().update(functions, models=models, reference=reference, __version__=core.version())
     return globals()[name]

@@ -5,7 +5,8 @@ dispatcher as operators; see _torch. The operators take the groups as lists of n
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from shortconv import _core, _torch
-from shortconv._groups import CheckedGroups, _pairs, for_caller
+from shortconv._group_arguments import CheckedGroups
+from shortconv._groups import _pairs, for_caller
 from shortconv._torch import Tensor, torch
 
 _torch._library.define(

@@ -8,7 +8,8 @@ inputs are kept.
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from shortconv import _groups
-from shortconv._groups import Gates, Group, Grouped, HeadMap
+from shortconv._group_arguments import Gates, Group, HeadMap
+from shortconv._groups import Grouped
 from shortconv._torch import torch
 from shortconv._training import short_conv
 

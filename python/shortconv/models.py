@@ -15,7 +15,7 @@ Source: docs/groups.md of the shortconv repository.
 
 from typing import Any, NamedTuple, Optional, Tuple
 
-from shortconv._groups import Gates, Group, HeadMap
+from shortconv._group_arguments import Gates, Group, HeadMap
 
 
 class Front(NamedTuple):

@@ -5,6 +5,7 @@ import sys
 from typing import Any, Callable, Dict, Optional, Sequence, Union
 
 from shortconv import _core, _groups, _names
+from shortconv._group_arguments import Gates, Group
 from shortconv.torch import torch
 
 Tensor = torch.Tensor
@@ -71,8 +72,8 @@ def convolve_groups(
     has_initial_state: Optional[Tensor],
     activation: Optional[str],
     null_slot: Optional[int],
-    groups: Sequence[_groups.Group],
-    gates: Optional[_groups.Gates] = None,
+    groups: Sequence[Group],
+    gates: Optional[Gates] = None,
 ) -> _groups.Grouped:
     """forward_groups with states [slots, channels, columns], in the words of the caller.
 

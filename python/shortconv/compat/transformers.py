@@ -19,6 +19,7 @@ import sys
 from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 from shortconv import _groups, models
+from shortconv._group_arguments import Gates
 from shortconv.torch import forward as convolve
 from shortconv.torch import torch
 
@@ -182,8 +183,8 @@ def _front(layer: Any, hidden_states: torch.Tensor, cache: Any) -> Tuple[torch.T
     else:
         x = layer.in_proj_qkv(hidden_states)
         z = layer.in_proj_z(hidden_states)
-        gates = _groups.Gates(layer.in_proj_a(hidden_states), layer.in_proj_b(hidden_states),
-                              layer.A_log.float(), layer.dt_bias, round_beta=True)
+        gates = Gates(layer.in_proj_a(hidden_states), layer.in_proj_b(hidden_states),
+                      layer.A_log.float(), layer.dt_bias, round_beta=True)
     weight = layer.conv1d.weight.squeeze(1)
     state, resumes = _state_of(cache, x, weight)
     groups, g, beta = _groups.forward_groups(

@@ -15,7 +15,7 @@ from shortconv._core import (
     STATE_CHANNELS_FIRST,
     VERIFY,
 )
-from shortconv._groups import Group, HeadMap
+from shortconv._group_arguments import Group, HeadMap
 from shortconv._names import argument_names
 from shortconv.compat._common import (
     Tensor,
