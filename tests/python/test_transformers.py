@@ -1,5 +1,6 @@
 """Small models of transformers give the same greedy tokens with our convolution as with torch's."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -8,23 +9,32 @@ import sys
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 from grids import DEVICES  # noqa: E402
 
+# Layers of the models of transformers_configs.py that fuse changes.
+LAYERS = {"qwen3_next": 3, "qwen3_5": 3, "qwen3_5_moe": 3, "lfm2": 3, "lfm2_moe": 3}
 
-def run(model, device, mode):
-    program = pathlib.Path(__file__).with_name("transformers_model.py")
-    done = subprocess.run([sys.executable, program, model, device, mode], capture_output=True,
-                          text=True)
+
+def run(program, *arguments):
+    path = pathlib.Path(__file__).with_name(program)
+    done = subprocess.run([sys.executable, path, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@functools.lru_cache
+def fused(device):
+    """The models before and after fuse, all from one run: to import transformers takes seconds."""
+    return run("transformers_fused.py", device, *LAYERS)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("model, layers", [("qwen3_next", 3), ("mamba2", 4), ("lfm2", 3)])
 def test_greedy_tokens(model, layers, device):
-    plain, ours = run(model, device, "torch"), run(model, device, "install")
+    plain, ours = (run("transformers_model.py", model, device, mode)
+                   for mode in ("torch", "install"))
     assert ours["tokens"] == plain["tokens"]
     assert len({tuple(row) for row in ours["tokens"]}) == 2
     # The prefill of each layer and every decode step called the installed functions.
@@ -33,18 +43,36 @@ def test_greedy_tokens(model, layers, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("model, function", [
-    ("qwen3_next", "forward_groups"), ("qwen3_5", "forward_groups"), ("lfm2", "forward")])
-def test_greedy_tokens_of_fused_layers(model, function, device):
-    plain, ours = run(model, device, "padded"), run(model, device, "fuse")
-    assert ours["tokens"] == plain["tokens"]
-    assert len({tuple(row) for row in ours["tokens"]}) == 2
-    assert ours["calls"] == {"layers": 3, function: 3 * 24}
+@pytest.mark.parametrize("model", LAYERS)
+def test_greedy_tokens_of_fused_layers(model, device):
+    found = fused(device)[model]
+    assert found["tokens"] == found["expected"]
+    batch = len(found["tokens"])
+    assert len({tuple(row) for row in found["tokens"]}) == batch
+    assert min(len(set(row[11:])) for row in found["tokens"]) > 1
+    assert found["layers"] == LAYERS[model]
+    # One call for each layer and step.
+    function = "forward" if model.startswith("lfm2") else "forward_groups"
+    assert found["calls"] == {function: 12 * LAYERS[model]}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("model", LAYERS)
+def test_logits_and_states_of_fused_layers(model, device):
+    found = fused(device)[model]
+    checked = {**found["differences"], "bf16": found["bf16 differences"]}
+    for case, differences in checked.items():
+        noise = found["bf16 noise" if case == "bf16" else "noise"]
+        for name, difference in differences.items():
+            # The change of a weight is the same for all tokens, that of a rounding is not.
+            assert difference <= 4 * noise[name], (case, name)
+    # The first layer has the same inputs, which are its state.
+    exact = [difference for differences in checked.values()
+             for name, difference in differences.items() if name.startswith("conv state 0 ")]
+    assert exact == [0] * (4 * len(checked))
 
 
 def small_model():
-    import transformers
-
     config = transformers.Qwen3_5TextConfig(
         hidden_size=32, vocab_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, intermediate_size=48, head_dim=16, linear_num_key_heads=1,

@@ -118,7 +118,7 @@ def _short_conv_of(layer: Any) -> Callable[..., Any]:
         weight = layer.conv.weight.squeeze(1)
         state, resumes = _state_of(cache, x, weight)
         out = convolve(x, weight, layer.conv.bias, state=state, initial_state=resumes,
-                       shift_full_state=state is not None, input_gate=input_gate,
+                       base_column=0 if state is None else 1, input_gate=input_gate,
                        output_gate=output_gate)
         return layer.out_proj(out)
 
@@ -141,8 +141,12 @@ def _masked(hidden_states: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.
 
 def _state_of(cache: Any, x: torch.Tensor,
               weight: torch.Tensor) -> Tuple[Optional[torch.Tensor], bool]:
-    """The state [batch, columns, channels] of a cache, with one column more than the history, and
-    whether the sequences continue from it."""
+    """The state [batch, columns, channels] of a cache, and whether the sequences continue from it.
+
+    The cache keeps `width` inputs. No output depends on the oldest one, in the layers' own code
+    either, so that its column is left as it is: shifting it would take calls with groups off their
+    one launch on a GPU.
+    """
     if cache is None:
         return None, False
     resumes = bool(cache.has_previous_state[0])
@@ -189,7 +193,7 @@ def _front(layer: Any, hidden_states: torch.Tensor, cache: Any) -> Tuple[torch.T
     state, resumes = _state_of(cache, x, weight)
     groups, g, beta = _groups.forward_groups(
         x, weight, groups=fused.front.groups, gates=gates, state=state,
-        shift_full_state=state is not None, initial_state=resumes, activation="silu")
+        base_column=0 if state is None else 1, initial_state=resumes, activation="silu")
     if fused.is_interleaved:
         *groups, z = groups
     return (*groups, z, g, beta)

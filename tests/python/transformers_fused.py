@@ -1,0 +1,120 @@
+"""transformers_fused.py DEVICE MODEL...: small random models before and after fuse, as JSON.
+
+A separate program, because transformers looks for fla, causal_conv1d and mamba_ssm when it is
+imported: here all operators but ours are those of torch.
+"""
+
+import copy
+import functools
+import json
+import sys
+
+sys.modules["fla"] = sys.modules["causal_conv1d"] = sys.modules["mamba_ssm"] = None
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from transformers_configs import model_of  # noqa: E402
+
+from shortconv import _groups  # noqa: E402
+from shortconv.compat import transformers as compat  # noqa: E402
+
+calls = {}
+
+
+def counted(function):
+    @functools.wraps(function)
+    def call(*arguments, **named):
+        calls[function.__name__] = calls.get(function.__name__, 0) + 1
+        return function(*arguments, **named)
+
+    return call
+
+
+_groups.forward_groups = counted(_groups.forward_groups)
+compat.convolve = counted(compat.convolve)
+
+
+def outputs(model, tokens, mask, change=lambda model: None):
+    """Logits of a prompt of 11 tokens, a chunk of 5 and 2 steps, and the states after each.
+
+    change: called after the prompt.
+    """
+    cache = transformers.DynamicCache(config=model.config)
+    found = {}
+    for begin, end in ((0, 11), (11, 16), (16, 17), (17, 18)):
+        found[f"logits {end}"] = model(
+            tokens[:, begin:end], attention_mask=mask[:, :end], use_cache=True,
+            past_key_values=cache).logits.float()
+        for index, layer in enumerate(cache.layers):
+            # The oldest input that a cache keeps is not part of the history.
+            for kind, first in (("conv", 1), ("recurrent", 0)):
+                state = getattr(layer, f"{kind}_states", {}).get(0)
+                if state is not None:
+                    found[f"{kind} state {index} {end}"] = state[..., first:].float().clone()
+        if begin == 0:
+            change(model)
+    return found
+
+
+def difference(one, other):
+    """The largest of each tensor, in parts of the largest value."""
+    assert one.keys() == other.keys()
+    return {name: float((one[name] - other[name]).abs().max() / other[name].abs().max())
+            for name in one}
+
+
+def perturbed(model, relative):
+    """A copy with a random relative change of the weights of its convolutions."""
+    model = copy.deepcopy(model)
+    for one in model.modules():
+        if isinstance(one, torch.nn.Conv1d):
+            one.weight.mul_(1 + relative * torch.randn_like(one.weight).sign())
+    return model
+
+
+def noise(model, relative, tokens, mask, expected):
+    """What such a change of the weights does to the outputs, the largest of three."""
+    found = [difference(outputs(perturbed(model, relative), tokens, mask), expected)
+             for _ in range(3)]
+    return {name: max(one[name] for one in found) for name in expected}
+
+
+def facts(name, device):
+    model = model_of(name, device)
+    tokens = torch.randint(1, 128, (3, 18), device=device)
+    mask = torch.ones_like(tokens)
+    mask[-1, :4] = 0  # padding on the left
+    holes = mask.clone()
+    holes[-1, 6:8] = 0
+    holes[0, 9:11] = 0
+    generate = functools.partial(model.generate, tokens[:, :11], max_new_tokens=12, do_sample=False,
+                                 pad_token_id=0, attention_mask=mask[:, :11])
+    found = {"expected": generate().tolist()}
+    plain, with_holes = outputs(model, tokens, mask), outputs(model, tokens, holes)
+    # Each sum has at most 5 roundings in either order, and SiLU and the norms have a few more: as
+    # if the weights differed by 16 roundings.
+    found["noise"] = noise(model, 16 * 2**-24, tokens, mask, plain)
+    fused_later = outputs(model, tokens, mask, compat.fuse)
+    found["layers"] = compat.fuse(model)
+    calls.clear()
+    found["tokens"] = generate().tolist()
+    found["calls"] = dict(calls)
+    found["differences"] = {
+        "fused": difference(outputs(model, tokens, mask), plain),
+        "fused after the prompt": difference(fused_later, plain),
+        "with holes in the mask": difference(outputs(model, tokens, holes), with_holes),
+        "unfused after the prompt": difference(
+            outputs(model, tokens, mask, compat.unfuse), plain)}
+
+    model = model.bfloat16()  # torch rounds the result of the convolution once more
+    plain = outputs(model, tokens, mask)
+    found["bf16 noise"] = noise(model, 4 * 2**-9, tokens, mask, plain)
+    compat.fuse(model)
+    found["bf16 differences"] = difference(outputs(model, tokens, mask), plain)
+    return found
+
+
+device, *names = sys.argv[1:]
+torch.backends.cudnn.allow_tf32 = False
+with torch.no_grad():
+    print(json.dumps({name: facts(name, device) for name in names}))
