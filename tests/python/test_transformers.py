@@ -1,5 +1,6 @@
 """Small models of transformers give the same greedy tokens with our convolution as with torch's."""
 
+import copy
 import functools
 import json
 import pathlib
@@ -108,10 +109,35 @@ def test_unknown_layers_are_refused():
     model = small_model()
     layer = model.model.layers[0].linear_attn
     layer.activation = "gelu"
-    with pytest.raises(NotImplementedError, match="Qwen3_5GatedDeltaNet: has the activation 'gelu'"):
+    with pytest.raises(NotImplementedError, match="DeltaNet: has the activation 'gelu'"):
         fuse(model)
     layer.activation = "silu"
     del layer.dt_bias
     with pytest.raises(NotImplementedError, match="Qwen3_5GatedDeltaNet: has no dt_bias"):
         fuse(model)
+    model = small_model()
+    layer = model.model.layers[0].linear_attn
+    layer.num_v_heads = 3
+    with pytest.raises(NotImplementedError, match="convolution of 64 channels; expected 80"):
+        fuse(model)
     assert fuse(torch.nn.Linear(2, 2)) == 0
+    assert "forward" not in vars(layer)
+
+
+def test_copies_and_replaced_forwards():
+    from shortconv.compat.transformers import fuse, unfuse
+
+    model = small_model()
+    layer = model.model.layers[0].linear_attn
+    replaced = layer.forward = functools.partial(layer.forward)  # by hooks, for example
+    fuse(model)
+    tokens = torch.randint(0, 64, (2, 9))
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        expected = model(tokens).logits
+        for parameter in other.model.layers[0].linear_attn.parameters():
+            parameter.zero_()
+        assert not torch.equal(other(tokens).logits, expected)  # it has its own weights
+        assert torch.equal(model(tokens).logits, expected)
+    unfuse(model)
+    assert layer.forward is replaced

@@ -13,10 +13,9 @@ sys.modules["fla"] = sys.modules["causal_conv1d"] = sys.modules["mamba_ssm"] = N
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from transformers_configs import model_of  # noqa: E402
-
 from shortconv import _groups  # noqa: E402
 from shortconv.compat import transformers as compat  # noqa: E402
+from transformers_configs import model_of  # noqa: E402
 
 calls = {}
 
