@@ -1,14 +1,16 @@
 """Layers of transformers with one call of ours after their projection: the gated delta nets of
-Qwen3-Next and Qwen3.5, and the short convolutions of LFM2.
+Qwen3-Next and Qwen3.5, Mamba-2 (Mamba-2, Falcon-H1, Nemotron-H, Granite 4, Bamba, Zamba2) and the
+short convolutions of LFM2.
 
     from shortconv.compat.transformers import fuse
 
     layers = fuse(model)  # the number of layers that changed
 
 One launch then computes a delta net's convolution, the split into q, k and v, their norms and the
-gates, instead of about ten; of LFM2 the convolution and both products. Nothing is transposed.
-Inference only: calls that need gradients, packed sequences (cu_seq_lens_q, seq_idx) and caches that
-record the past run the layer's own code. `unfuse` undoes it.
+gates, instead of about ten; of Mamba-2 the convolution and the split into x, B and C; of LFM2 the
+convolution and both products. Nothing is transposed. Inference only: calls that need gradients,
+packed sequences (cu_seq_lens_q, seq_idx) and caches that record the past run the layer's own code.
+`unfuse` undoes it.
 
 Works with the layers and caches of transformers 5.16 and later. Differences of results are those of
 rounding: sums of the convolution and the norms have another order, beta is rounded to the dtype of
@@ -178,7 +180,7 @@ def _state_of(cache: Any, resumes: bool, x: _Tensor, weight: _Tensor) -> Dict[st
 
 
 def _grouped(layer: Any, rows: _Tensor, cache: Any, resumes: bool,
-             gates: Optional[Gates]) -> _groups.Grouped:
+             gates: Optional[Gates] = None) -> _groups.Grouped:
     """The groups of the rows of a projection. Updates the state of the convolution."""
     weight = layer.conv1d.weight.squeeze(1)
     return _groups.forward_groups(
@@ -230,6 +232,51 @@ def _project_qwen3_5(layer: Any, hidden_states: _Tensor) -> _Projected:
     return _Projected(layer.in_proj_qkv(hidden_states), layer.in_proj_z(hidden_states), gates)
 
 
+def _run_mamba2(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], cache: Any,
+                resumes: bool) -> _Tensor:
+    batch, tokens = hidden_states.shape[:2]
+    hidden_states = _masked(layer, hidden_states, mask)
+    if hasattr(layer, "mup_vector"):  # Falcon-H1
+        rows = layer.in_proj(hidden_states * layer.ssm_in_multiplier) * layer.mup_vector
+    else:
+        rows = layer.in_proj(hidden_states)
+    z, dt = rows[..., :layer.intermediate_size], rows[..., -layer.num_heads:]
+    # Biases make padding other than zero again, which the layer's own code removes as well.
+    x, b, c = (_masked(layer, one.flatten(2), mask).view_as(one)
+               for one in _grouped(layer, rows, cache, resumes).groups)
+    a = -layer.A_log.float().exp()
+    has_norm = getattr(layer, "mamba_rms_norm", True)  # Falcon-H1 may have none
+    scan = _function_of(layer, layer._shortconv_fused.kind.functions[resumes and tokens == 1])
+    if resumes and tokens == 1:
+        heads = (layer.num_heads, layer.head_dim)
+        out = scan(
+            cache.recurrent_states[0], x[:, 0], dt[:, 0, :, None].expand(-1, *heads),
+            a[:, None, None].expand(*heads, layer.ssm_state_size), b[:, 0], c[:, 0],
+            layer.D[:, None].expand(heads), z=None if has_norm else z.reshape(batch, *heads),
+            dt_bias=layer.dt_bias[:, None].expand(heads), dt_softplus=True)
+    else:
+        out = scan(
+            x, dt, a, b, c, chunk_size=layer.chunk_size, D=layer.D, z=None,
+            return_final_states=cache is not None, dt_bias=layer.dt_bias, dt_softplus=True,
+            initial_states=cache.recurrent_states[0] if resumes else None,
+            dt_limit=layer.time_step_limit)
+        if cache is not None:
+            out, recurrent_state = out
+            cache.update_recurrent_state(recurrent_state)
+        if not has_norm:
+            out = out.flatten(2) * torch.nn.functional.silu(z)
+    out = out.reshape(batch * tokens, -1)  # the norm of Falcon-H1 drops the axis of one token
+    if has_norm:
+        out = layer.norm(out, z.reshape(batch * tokens, -1))
+    result: _Tensor = layer.out_proj(out.to(hidden_states.dtype).view(batch, tokens, -1))
+    return result
+
+
+def _front_of_mamba2(layer: Any) -> models.Front:
+    return models.mamba2(num_heads=layer.num_heads, head_dim=layer.head_dim,
+                         n_groups=layer.n_groups, state_size=layer.ssm_state_size)
+
+
 def _run_short_conv(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], cache: Any,
                     resumes: bool) -> _Tensor:
     rows = layer.in_proj(_masked(layer, hidden_states, mask))
@@ -249,6 +296,11 @@ _LAST = ("norm", "out_proj")
 _QWEN3_5 = _Kind(
     _run_delta_net, (*_HEADS, *_LAST, "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b"), _RULES,
     _front_of_delta_net, _project_qwen3_5)
+_MAMBA2 = _Kind(
+    _run_mamba2,
+    ("num_heads", "head_dim", "n_groups", "ssm_state_size", "intermediate_size", "conv1d", "A_log",
+     "D", "dt_bias", "activation", "chunk_size", "time_step_limit", "in_proj", "norm", "out_proj"),
+    ("mamba2_chunk_scan", "mamba2_selective_state_update"), _front_of_mamba2)
 _LFM2 = _Kind(_run_short_conv, ("conv", "in_proj", "out_proj"))
 
 _KINDS: Dict[str, _Kind] = {  # by the class of the layer
@@ -257,6 +309,12 @@ _KINDS: Dict[str, _Kind] = {  # by the class of the layer
         _front_of_qwen3_next, _project_qwen3_next),
     "Qwen3_5GatedDeltaNet": _QWEN3_5,
     "Qwen3_5MoeGatedDeltaNet": _QWEN3_5,
+    "Mamba2Mixer": _MAMBA2,
+    "FalconH1Mixer": _MAMBA2,
+    "NemotronHMamba2Mixer": _MAMBA2,
+    "BambaMixer": _MAMBA2,
+    "GraniteMoeHybridMambaLayer": _MAMBA2,
+    "Zamba2MambaMixer": _MAMBA2,
     "Lfm2ShortConv": _LFM2,
     "Lfm2MoeShortConv": _LFM2,
 }
