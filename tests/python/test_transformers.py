@@ -15,9 +15,11 @@ transformers = pytest.importorskip("transformers")
 from grids import DEVICES  # noqa: E402
 
 # Layers of the models of transformers_configs.py that fuse changes.
-LAYERS = {"qwen3_next": 3, "qwen3_5": 3, "qwen3_5_moe": 3, "mamba2": 4, "falcon_h1": 4,
-          "falcon_h1_norm": 4, "nemotron_h": 2, "bamba": 3, "granite": 3, "zamba2": 4, "lfm2": 3,
-          "lfm2_moe": 3}
+LAYERS = {"qwen3_next": 3, "qwen3_5": 3, "qwen3_5_moe": 3, "olmo_hybrid": 3, "kimi_linear": 3,
+          "mamba2": 4, "falcon_h1": 4, "falcon_h1_norm": 4, "nemotron_h": 2, "bamba": 3,
+          "granite": 3, "zamba2": 4, "lfm2": 3, "lfm2_moe": 3}
+if not hasattr(transformers, "KimiLinearConfig"):  # before 5.17
+    del LAYERS["kimi_linear"]
 
 
 def run(program, *arguments):
@@ -102,6 +104,32 @@ def test_fused_layers_train_with_their_own_code():
     assert "forward" in vars(layer)
     unfuse(model)
     assert "forward" not in vars(layer) and not hasattr(layer, "_shortconv_fused")
+
+
+def test_calls_that_their_own_code_computes(monkeypatch):
+    from shortconv import _groups
+    from shortconv.compat.transformers import fuse
+
+    model = small_model()
+    layer = model.model.layers[0].linear_attn
+    x, mask = torch.randn(2, 9, 32), torch.ones(2, 9, dtype=torch.int64)
+    tokens = torch.randint(0, 64, (2, 9))
+    numbers = torch.zeros(2, 9, dtype=torch.int32)
+
+    def outputs():
+        cache = transformers.DynamicCache(config=model.config)
+        cache.layers[0].activate_past_recording()
+        with torch.no_grad():
+            return [layer(x, seq_idx=numbers), layer(x, None, mask, seq_idx=numbers),
+                    model(tokens, past_key_values=cache).logits, cache.layers[0].conv_states[0]]
+
+    expected = outputs()
+    fuse(model)
+    monkeypatch.setattr(_groups, "forward_groups", None)  # calling it fails
+    for one, other in zip(outputs(), expected):
+        assert torch.equal(one, other)
+    with pytest.raises(TypeError), torch.no_grad():
+        layer(x, None, mask)
 
 
 def test_unknown_layers_are_refused():

@@ -28,6 +28,12 @@ CONFIGS = {
     "qwen3_5_moe": lambda: transformers.Qwen3_5MoeTextConfig(
         **SMALL, **ATTENTION, **DELTA_NET, head_dim=16, num_experts=4, num_experts_per_tok=2,
         moe_intermediate_size=32, shared_expert_intermediate_size=32),
+    "olmo_hybrid": lambda: transformers.OlmoHybridConfig(
+        **SMALL, **ATTENTION, **DELTA_NET, layer_types=HYBRID, pad_token_id=0),
+    "kimi_linear": lambda: transformers.KimiLinearConfig(
+        **SMALL, **EXPERTS, num_attention_heads=4, num_key_value_heads=4, intermediate_size=96,
+        moe_intermediate_size=32, kv_lora_rank=32, qk_rope_head_dim=8, qk_nope_head_dim=16,
+        v_head_dim=16, linear_head_dim=16, linear_num_heads=4, layer_types=HYBRID, pad_token_id=0),
     "mamba2": lambda: transformers.Mamba2Config(
         **SMALL, state_size=16, num_heads=8, head_dim=16, expand=2, n_groups=2, chunk_size=16,
         use_bias=True, pad_token_id=0, bos_token_id=1),

@@ -1,6 +1,6 @@
-"""Layers of transformers with one call of ours after their projection: the gated delta nets of
-Qwen3-Next and Qwen3.5, Mamba-2 (Mamba-2, Falcon-H1, Nemotron-H, Granite 4, Bamba, Zamba2) and the
-short convolutions of LFM2.
+"""Layers of transformers with one call of ours after their projection: gated delta nets
+(Qwen3-Next, Qwen3.5, OLMo hybrid), Kimi delta attention (Kimi Linear), Mamba-2 (Mamba-2, Falcon-H1,
+Nemotron-H, Granite 4, Bamba, Zamba2) and the short convolutions of LFM2.
 
     from shortconv.compat.transformers import fuse
 
@@ -40,6 +40,7 @@ class _Kind(NamedTuple):
     functions: of the module of the layer, for several tokens and for one.
     front: the groups of the rows of a layer.
     project: of delta nets, what their projections give.
+    ends: names of the norm and the last projection of delta nets.
     """
 
     run: Callable[[Any, _Tensor, Optional[_Tensor], Any, bool], _Tensor]
@@ -47,6 +48,7 @@ class _Kind(NamedTuple):
     functions: Tuple[str, ...] = ()
     front: Optional[Callable[[Any], models.Front]] = None
     project: Optional[Callable[[Any, _Tensor], "_Projected"]] = None
+    ends: Tuple[str, str] = ("norm", "out_proj")
 
 
 class _Projected(NamedTuple):
@@ -54,11 +56,14 @@ class _Projected(NamedTuple):
 
     rows: the inputs of the convolution, among other columns.
     z: input of the gate of the norm. None: a group of the rows.
+    gates: None: g and beta are computed.
     """
 
     rows: _Tensor
     z: Optional[_Tensor]
-    gates: Gates
+    gates: Optional[Gates]
+    g: Optional[_Tensor] = None
+    beta: Optional[_Tensor] = None
 
 
 class _Fused(NamedTuple):
@@ -192,8 +197,10 @@ def _run_delta_net(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], 
                    resumes: bool) -> _Tensor:
     kind = layer._shortconv_fused.kind
     batch, tokens = hidden_states.shape[:2]
-    rows, z, gates = kind.project(layer, _masked(layer, hidden_states, mask))
-    (q, k, v, *copied), g, beta = _grouped(layer, rows, cache, resumes, gates)
+    rows, z, gates, g, beta = kind.project(layer, _masked(layer, hidden_states, mask))
+    (q, k, v, *copied), *computed = _grouped(layer, rows, cache, resumes, gates)
+    if gates is not None:
+        g, beta = computed
     repeats = v.shape[2] // q.shape[2]
     if repeats > 1:
         q, k = (one.repeat_interleave(repeats, dim=2) for one in (q, k))
@@ -204,9 +211,10 @@ def _run_delta_net(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], 
         output_final_state=cache is not None, use_qk_l2norm_in_kernel=False)
     if cache is not None:
         cache.update_recurrent_state(recurrent_state)
+    norm, last_projection = (getattr(layer, name) for name in kind.ends)
     z = copied[0] if z is None else z
-    out = layer.norm(out.reshape(-1, v.shape[3]), z.reshape(-1, v.shape[3]))
-    result: _Tensor = layer.out_proj(out.reshape(batch, tokens, -1))
+    out = norm(out.reshape(-1, v.shape[3]), z.reshape(-1, v.shape[3]))
+    result: _Tensor = last_projection(out.reshape(batch, tokens, -1))
     return result
 
 
@@ -230,6 +238,30 @@ def _project_qwen3_5(layer: Any, hidden_states: _Tensor) -> _Projected:
     gates = Gates(layer.in_proj_a(hidden_states), layer.in_proj_b(hidden_states),
                   layer.A_log.float(), layer.dt_bias, round_beta=True)
     return _Projected(layer.in_proj_qkv(hidden_states), layer.in_proj_z(hidden_states), gates)
+
+
+def _joined(layer: Any, hidden_states: _Tensor) -> _Tensor:
+    """q, k and v of three projections in one row, which the layer's own code makes as well."""
+    return torch.cat([project(hidden_states)
+                      for project in (layer.q_proj, layer.k_proj, layer.v_proj)], -1)
+
+
+def _project_olmo(layer: Any, hidden_states: _Tensor) -> _Projected:
+    gates = Gates(layer.a_proj(hidden_states), layer.b_proj(hidden_states), layer.A_log.float(),
+                  layer.dt_bias, beta_factor=2 if layer.allow_neg_eigval else 1, round_beta=True)
+    return _Projected(_joined(layer, hidden_states), layer.g_proj(hidden_states), gates)
+
+
+def _front_of_kimi(layer: Any) -> models.Front:
+    return models.kimi_delta_attention(num_heads=layer.num_heads, head_dim=layer.head_dim,
+                                       normalize=True)
+
+
+def _project_kimi(layer: Any, hidden_states: _Tensor) -> _Projected:
+    """The gate g has a value for each channel, so that it is not one of Gates."""
+    return _Projected(
+        _joined(layer, hidden_states), layer.g_b_proj(layer.g_a_proj(hidden_states)), None,
+        layer.forget_gate(hidden_states), layer.b_proj(hidden_states).sigmoid())
 
 
 def _run_mamba2(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], cache: Any,
@@ -290,12 +322,20 @@ def _run_short_conv(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor],
 
 _HEADS = ("num_k_heads", "num_v_heads", "head_k_dim", "head_v_dim", "conv1d", "A_log", "dt_bias",
           "activation")
+_SEPARATE = ("q_proj", "k_proj", "v_proj", "b_proj")
 _RULES = ("chunk_gated_delta_rule", "recurrent_gated_delta_rule")
 _LAST = ("norm", "out_proj")
+_O_LAST = ("o_norm", "o_proj")
 
 _QWEN3_5 = _Kind(
     _run_delta_net, (*_HEADS, *_LAST, "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b"), _RULES,
     _front_of_delta_net, _project_qwen3_5)
+_KIMI = _Kind(
+    _run_delta_net,
+    (*_SEPARATE, *_O_LAST, "num_heads", "head_dim", "conv1d", "activation", "forget_gate",
+     "g_a_proj", "g_b_proj"),
+    ("chunk_kimi_delta_attention", "recurrent_kimi_delta_attention"), _front_of_kimi, _project_kimi,
+    _O_LAST)
 _MAMBA2 = _Kind(
     _run_mamba2,
     ("num_heads", "head_dim", "n_groups", "ssm_state_size", "intermediate_size", "conv1d", "A_log",
@@ -309,6 +349,10 @@ _KINDS: Dict[str, _Kind] = {  # by the class of the layer
         _front_of_qwen3_next, _project_qwen3_next),
     "Qwen3_5GatedDeltaNet": _QWEN3_5,
     "Qwen3_5MoeGatedDeltaNet": _QWEN3_5,
+    "OlmoHybridGatedDeltaNet": _Kind(
+        _run_delta_net, (*_HEADS, *_SEPARATE, *_O_LAST, "a_proj", "g_proj", "allow_neg_eigval"),
+        _RULES, _front_of_delta_net, _project_olmo, _O_LAST),
+    "KimiLinearDeltaAttention": _KIMI,
     "Mamba2Mixer": _MAMBA2,
     "FalconH1Mixer": _MAMBA2,
     "NemotronHMamba2Mixer": _MAMBA2,
