@@ -17,6 +17,7 @@ from shortconv import _groups  # noqa: E402
 from shortconv.compat import transformers as compat  # noqa: E402
 from transformers_configs import model_of  # noqa: E402
 
+COMPILED = ("qwen3_next", "qwen3_5", "kimi_linear", "mamba2", "lfm2")  # one of each kind
 calls = {}
 
 
@@ -107,6 +108,14 @@ def facts(name, device):
         "with holes in the mask": difference(outputs(model, tokens, holes), with_holes),
         "unfused after the prompt": difference(
             outputs(model, tokens, mask, compat.unfuse), plain)}
+
+    if name in COMPILED:
+        prompt = {"input_ids": tokens[:, :11], "attention_mask": mask[:, :11], "use_cache": False}
+        compat.fuse(model)
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        found["differences"]["compiled"] = difference(
+            {"logits 11": compiled(**prompt).logits}, {"logits 11": plain["logits 11"]})
+        compat.unfuse(model)
 
     model = model.bfloat16()  # torch rounds the result of the convolution once more
     plain = outputs(model, tokens, mask)

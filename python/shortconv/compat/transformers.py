@@ -29,6 +29,7 @@ from shortconv.torch import torch
 _Tensor = torch.Tensor
 _CACHES = ("cache_params", "past_key_values", "cache")  # names of the argument
 _PACKED = ("cu_seq_lens_q", "seq_idx")  # arguments of packed sequences
+_MASK = "apply_mask_to_padding_states"  # function of the module of a layer
 
 
 class _Kind(NamedTuple):
@@ -144,9 +145,6 @@ def _needs_own_code(layer: Any, hidden_states: _Tensor, cache: Any, options: Any
             or (cache is not None and cache.record_past))
 
 
-_MASK = "apply_mask_to_padding_states"
-
-
 def _masked(layer: Any, x: _Tensor, mask: Optional[_Tensor]) -> _Tensor:
     """x [batch, tokens, columns] with zeros in padding, as the layer has them."""
     return x if mask is None else _function_of(layer, _MASK)(x, mask)
@@ -204,7 +202,8 @@ def _run_delta_net(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], 
     repeats = v.shape[2] // q.shape[2]
     if repeats > 1:
         q, k = (one.repeat_interleave(repeats, dim=2) for one in (q, k))
-    rule = _function_of(layer, kind.functions[resumes and tokens == 1])
+    several, single = kind.functions
+    rule = _function_of(layer, single if resumes and tokens == 1 else several)
     out, recurrent_state = rule(
         q, k, v, g=g, beta=beta,
         initial_state=cache.recurrent_states[0] if resumes else None,
@@ -274,20 +273,20 @@ def _run_mamba2(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], cac
         rows = layer.in_proj(hidden_states)
     z, dt = rows[..., :layer.intermediate_size], rows[..., -layer.num_heads:]
     # Biases make padding other than zero again, which the layer's own code removes as well.
-    x, b, c = (_masked(layer, one.flatten(2), mask).view_as(one)
-               for one in _grouped(layer, rows, cache, resumes).groups)
+    x, b, c = (_masked(layer, group.flatten(2), mask).view_as(group)
+               for group in _grouped(layer, rows, cache, resumes).groups)
     a = -layer.A_log.float().exp()
     has_norm = getattr(layer, "mamba_rms_norm", True)  # Falcon-H1 may have none
-    scan = _function_of(layer, layer._shortconv_fused.kind.functions[resumes and tokens == 1])
+    several, single = layer._shortconv_fused.kind.functions
     if resumes and tokens == 1:
         heads = (layer.num_heads, layer.head_dim)
-        out = scan(
+        out = _function_of(layer, single)(
             cache.recurrent_states[0], x[:, 0], dt[:, 0, :, None].expand(-1, *heads),
             a[:, None, None].expand(*heads, layer.ssm_state_size), b[:, 0], c[:, 0],
             layer.D[:, None].expand(heads), z=None if has_norm else z.reshape(batch, *heads),
             dt_bias=layer.dt_bias[:, None].expand(heads), dt_softplus=True)
     else:
-        out = scan(
+        out = _function_of(layer, several)(
             x, dt, a, b, c, chunk_size=layer.chunk_size, D=layer.D, z=None,
             return_final_states=cache is not None, dt_bias=layer.dt_bias, dt_softplus=True,
             initial_states=cache.recurrent_states[0] if resumes else None,
@@ -354,7 +353,8 @@ _KINDS: Dict[str, _Kind] = {  # by the class of the layer
         _RULES, _front_of_delta_net, _project_olmo, _O_LAST),
     "KimiLinearDeltaAttention": _KIMI,
     "Mamba2Mixer": _MAMBA2,
-    "FalconH1Mixer": _MAMBA2,
+    "FalconH1Mixer": _MAMBA2._replace(
+        members=(*_MAMBA2.members, "mup_vector", "ssm_in_multiplier", "mamba_rms_norm")),
     "NemotronHMamba2Mixer": _MAMBA2,
     "BambaMixer": _MAMBA2,
     "GraniteMoeHybridMambaLayer": _MAMBA2,
