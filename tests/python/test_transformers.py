@@ -116,18 +116,24 @@ def test_calls_that_their_own_code_computes(monkeypatch):
     tokens = torch.randint(0, 64, (2, 9))
     numbers = torch.zeros(2, 9, dtype=torch.int32)
 
+    def packed(*arguments):
+        try:
+            return layer(x, *arguments, seq_idx=numbers)
+        except ValueError as error:  # later versions refuse them without causal_conv1d
+            return str(error)
+
     def outputs():
         cache = transformers.DynamicCache(config=model.config)
         cache.layers[0].activate_past_recording()
         with torch.no_grad():
-            return [layer(x, seq_idx=numbers), layer(x, None, mask, seq_idx=numbers),
-                    model(tokens, past_key_values=cache).logits, cache.layers[0].conv_states[0]]
+            return [packed(), packed(None, mask), model(tokens, past_key_values=cache).logits,
+                    cache.layers[0].conv_states[0]]
 
     expected = outputs()
     fuse(model)
     monkeypatch.setattr(_groups, "forward_groups", None)  # calling it fails
     for one, other in zip(outputs(), expected):
-        assert torch.equal(one, other)
+        assert one == other if isinstance(one, str) else torch.equal(one, other)
     with pytest.raises(TypeError), torch.no_grad():
         layer(x, None, mask)
 
