@@ -403,7 +403,7 @@ def run(
             x.requires_grad or weight.requires_grad or out.requires_grad
             or (bias is not None and bias.requires_grad)
             or (state is not None and state.requires_grad)
-            or any(map(_needs_gradient, pairs))))
+            or (pairs and any(map(_needs_gradient, pairs)))))
     ):
         _call(_RUN, (op, x, out, weight, bias, state, read_slots, query_start_loc,
                      has_initial_state, initial_state, activation, null_slot, padded_rows, *pairs))

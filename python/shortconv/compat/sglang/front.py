@@ -15,7 +15,8 @@ backend does not use them in between.
 import functools
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from shortconv._groups import Gates, Group, Grouped, HeadMap
+from shortconv._group_arguments import Gates, Group, HeadMap
+from shortconv._groups import Grouped
 from shortconv._names import argument_names
 from shortconv.compat._common import (
     Function,
