@@ -71,9 +71,9 @@ const Kernels* select(DType dtype, int width, Activation activation) {
 }
 
 int thread_limit(int wanted, double bytes) {
-  // Decode of 1 x 4096 bf16 moves as many bytes and takes 20 us, or 15 on two threads that are
-  // awake; waking one takes 5 us and more.
-  constexpr double kBytesOfThread = 64 << 10;
+  // A decode of 1 x 8192 bf16 moves half as many bytes and takes 6 us on one thread. Handing work
+  // over takes as long, and more if the other thread has to wake.
+  constexpr double kBytesOfThread = 256 << 10;
   if (wanted > 0) return std::min(wanted, kMaxThreads);
   const double worth = bytes / kBytesOfThread;
   return worth < 2 ? 1 : static_cast<int>(std::min<double>(worth, available_threads()));
@@ -132,10 +132,11 @@ void partition(const Problem& p, int threads, CpuConfig& config) {
   const bool general = p.dilation > 1 || p.width > kWidths.all.back();
   const bool flat = p.schedule == Schedule::kFlat;
   const bool channels_first = config.form == Form::kChannelsFirst;
-  std::int64_t block = general          ? kGeneralBlockChannels
-                       : !flat          ? kBlockChannels
-                       : channels_first ? 64
-                                        : kMaxBlockChannels;
+  std::int64_t block = general                   ? kGeneralBlockChannels
+                       : !flat                   ? kBlockChannels
+                       : channels_first          ? 64
+                       : p.tokens <= p.sequences ? kTokenBlockChannels
+                                                 : kMaxBlockChannels;
   const std::int64_t longest_tile = channels_first ? 512 : 64;
   // Few tokens of few channels: smaller blocks occupy all threads.
   while (flat && block > 64 && (p.channels + block - 1) / block < threads &&

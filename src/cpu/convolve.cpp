@@ -11,6 +11,9 @@
 namespace shortconv::cpu {
 namespace {
 
+// A row of the history of a sequence that starts from zeros, in any dtype.
+constexpr char kZeros[kMaxBlockChannels * sizeof(float)] = {};
+
 // Visits rows x channels with the smaller stride in the inner loop.
 template <typename Visit>
 void for_each_element(std::int64_t rows, std::int64_t channels, std::int64_t row_stride,
@@ -31,8 +34,9 @@ void for_each_element(std::int64_t rows, std::int64_t channels, std::int64_t row
 void Worker::convolve(const Sequence& s, std::int64_t first, std::int64_t last) {
   const std::int64_t start = std::min(s.end - s.begin, config_.start_tokens);
   if (first == 0) {
-    convolve_start(s, start);
-    if (groups_ != nullptr) finish_rows(s.begin, s.begin + start);
+    first = has_rows_of_inputs(s) ? std::max(last, start) : start;
+    convolve_start(s, first);
+    if (groups_ != nullptr) finish_rows(s.begin, s.begin + first);
   }
   first = std::max(first, start);
   if (first >= last) return;
@@ -40,37 +44,34 @@ void Worker::convolve(const Sequence& s, std::int64_t first, std::int64_t last) 
   if (groups_ != nullptr) finish_rows(s.begin + first, s.begin + last);
 }
 
-void Worker::convolve_start(const Sequence& s, std::int64_t tokens) {
+void Worker::convolve_between_slots(const Sequence& s, std::int64_t last) {
+  const int history = history_of(p_);
+  const std::int64_t length = s.end - s.begin;
+  const std::int64_t tokens = std::max(last, std::min<std::int64_t>(length, history));
+  // The last inputs of a longer sequence are rows of other tiles.
+  const bool writes_all = s.write_slot >= 0 && tokens == length;
+  const void* rows[kMaxWidth - 1];
+  void* columns[kMaxWidth - 1];
+  for (int k = 0; k < history; ++k) {
+    rows[k] = s.read_slot < 0 ? kZeros : state(s.read_slot, history_column(p_, s, k - history));
+    if (writes_all) columns[k] = state(s.write_slot, p_.base_column + k);
+  }
+  convolve_token_major(s.begin, tokens, channels_, rows, writes_all ? columns : nullptr);
+  if (!writes_all) write_state(s);
+  if (groups_ != nullptr) finish_rows(s.begin, s.begin + tokens);
+}
+
+void Worker::convolve_start(const Sequence& s, std::int64_t last) {
   int from = 0;
-  if (form() == Form::kTokenMajor && (p_.state.dtype == p_.x.dtype || s.read_slot < 0)) {
-    // History and inputs have one dtype. Copied next to each other they are rows for the
-    // token-major kernel.
-    const int step = config_.x_kernels->step;
-    from = channels_ / step * step;
-    const std::int64_t row_bytes = pitch_ * element_bytes(p_.x.dtype);
-    auto* rows = reinterpret_cast<char*>(stage_);
-    const auto history_bytes = static_cast<std::size_t>(history_of(p_) * row_bytes);
-    if (s.read_slot < 0) {
-      std::memset(rows, 0, history_bytes);
-    } else {
-      std::memcpy(rows, raw_history(0), history_bytes);
-    }
-    rows += history_bytes;
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const char* inputs = x(s.begin + t, channel_);
-      if (p_.input_gate.present) {
-        config_.x_kernels->multiply(inputs, input_gates(s.begin + t).data, rows + t * row_bytes,
-                                    from);
-      } else {
-        std::memcpy(rows + t * row_bytes, inputs,
-                    static_cast<std::size_t>(from * element_bytes(p_.x.dtype)));
-      }
-    }
-    convolve_token_major(rows, pitch_, {}, s.begin, tokens, from);
+  if (has_rows_of_inputs(s)) {
+    const void* rows[kMaxWidth - 1];
+    for (int k = 0; k < history_of(p_); ++k) rows[k] = s.read_slot < 0 ? kZeros : raw_history(k);
+    from = channels_ / config_.x_kernels->step * config_.x_kernels->step;
+    convolve_token_major(s.begin, last, from, rows);
   }
   if (from == channels_) return;
   stage_history();
-  convolve_staged(s, 0, tokens, from, channels_ - from);
+  convolve_staged(s, 0, last, from, channels_ - from);
 }
 
 void Worker::convolve_direct(const Sequence& s, std::int64_t first, std::int64_t last) {
@@ -80,8 +81,7 @@ void Worker::convolve_direct(const Sequence& s, std::int64_t first, std::int64_t
   switch (form()) {
     case Form::kTokenMajor:
       from = channels_ / step * step;
-      convolve_token_major(x(row, channel_), p_.x.token_stride, input_gates(row), row, last - first,
-                           from);
+      convolve_token_major(row, last - first, from);
       break;
     case Form::kChannelsFirst: {
       if (last - first < step) break;
@@ -119,29 +119,37 @@ Block Worker::make_block(const Rows& inputs, void* out, std::int64_t out_token_s
   };
 }
 
-void Worker::convolve_token_major(const void* from, std::int64_t from_token_stride,
-                                  const Rows& input_gate, std::int64_t row, std::int64_t tokens,
-                                  int count) {
+void Worker::convolve_token_major(std::int64_t row, std::int64_t tokens, int count,
+                                  const void* const* history, void* const* state) {
   if (count == 0) return;
   arrange_taps();
-  Block block = make_block({from, from_token_stride, 1}, out(row, channel_), out_.token_stride, 1,
-                           tokens, count);
+  Block block = make_block({x(row, channel_), p_.x.token_stride, 1}, out(row, channel_),
+                           out_.token_stride, 1, tokens, count);
   block.taps = arranged_taps_;
   block.bias = arranged_bias_;
-  block.input_gate = input_gate;
+  block.input_gate = input_gates(row);
   block.output_gate = output_gates(row);
   block.stream = stream_;
+  block.history = history;
+  block.state = state;
   config_.x_kernels->token_major(block);
 }
 
 void Worker::arrange_taps() {
   if (arranged_) return;
-  for (int tap = 0; tap < p_.width; ++tap) {
-    const std::int64_t row = std::int64_t{tap} * pitch_;
-    config_.x_kernels->arrange(taps_ + row, arranged_taps_ + row, pitch_);
-  }
-  config_.x_kernels->arrange(bias_, arranged_bias_, pitch_);
   arranged_ = true;
+  const Kernels& kernels = *config_.x_kernels;
+  if (has_only_rows_ && has_dense_weight() && p_.weight.dtype == p_.x.dtype &&
+      kernels.arrange_weight != nullptr) {
+    kernels.arrange_weight(weight(), arranged_taps_, pitch_, channels_);
+  } else {
+    if (has_only_rows_) load_taps();
+    for (int tap = 0; tap < p_.width; ++tap) {
+      const std::int64_t row = std::int64_t{tap} * pitch_;
+      kernels.arrange(taps_ + row, arranged_taps_ + row, pitch_);
+    }
+  }
+  if (p_.bias.present) kernels.arrange(bias_, arranged_bias_, pitch_);
 }
 
 void Worker::convolve_staged(const Sequence& s, std::int64_t first, std::int64_t last, int from,

@@ -113,6 +113,12 @@ HWY_INLINE Pair silu(Pair sum) {
   return {hn::Div(values[0], p[0]), hn::Div(values[1], p[1])};
 }
 
+/// NaN -> the standard one. hn::NaN has all payload bits set in some versions of Highway.
+HWY_INLINE VecF canonical(VecF value) {
+  const VecF quiet = hn::BitCast(F32(), hn::Set(U32(), 0x7fc00000u));
+  return hn::IfThenElse(hn::IsNaN(value), quiet, value);
+}
+
 /// An element type: conversion of one step to two fp32 vectors and back. `load_as` and `store_as`
 /// are for fp32 in memory, with the lanes in the order of the type; the defaults keep channel
 /// order.
@@ -124,11 +130,12 @@ struct ElementDefaults {
   static HWY_INLINE void stream(Pair value, Type* to) {
     Element::store(value, to);
   }
-  /// For values that may be any NaN.
-  template <typename Type>
-  static HWY_INLINE void store_any(Pair value, Type* to) {
-    Element::store(value, to);
+  /// Values of this type such that a NaN has a lower half of zeros.
+  static HWY_INLINE Pair without_payloads(Pair value) {
+    return {canonical(value.a), canonical(value.b)};
   }
+  /// Values that may be any NaN such that they may be stored.
+  static HWY_INLINE Pair storable(Pair value) { return value; }
 };
 
 struct ElementF32 : ElementDefaults<ElementF32> {
@@ -188,16 +195,43 @@ struct ElementBF16 {
   }
   static HWY_INLINE void store(Pair value, Type* to) { hn::StoreU(packed(value), U16(), to); }
   static HWY_INLINE void stream(Pair value, Type* to) { hn::Stream(packed(value), U16(), to); }
-  static HWY_INLINE VecF canonical(VecF value) {
-    // hn::NaN has all payload bits set in some versions of Highway.
-    const VecF quiet = hn::BitCast(F32(), hn::Set(U32(), 0x7fc00000u));
-    return hn::IfThenElse(hn::IsNaN(value), quiet, value);
-  }
-  static HWY_INLINE void store_any(Pair value, Type* to) {
-    store({canonical(value.a), canonical(value.b)}, to);
+  static HWY_INLINE Pair without_payloads(Pair value) { return value; }
+  static HWY_INLINE Pair storable(Pair value) { return {canonical(value.a), canonical(value.b)}; }
+  /// [channels, 4] -> rows of taps. The taps of a channel are 64 bits, so half as many instructions
+  /// separate them as separate four elements.
+  static void arrange_four_taps(const void* weight, float* taps, std::int64_t pitch,
+                                std::int64_t channels) {
+    const U32 d;
+    const hn::Repartition<std::uint64_t, U32> d64;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    const auto* from = static_cast<const std::uint32_t*>(weight);
+    for (std::int64_t channel = 0; channel < channels; channel += 2 * lanes, from += 4 * lanes) {
+      const auto v0 = hn::BitCast(d64, hn::LoadU(d, from));
+      const auto v1 = hn::BitCast(d64, hn::LoadU(d, from + lanes));
+      const auto v2 = hn::BitCast(d64, hn::LoadU(d, from + 2 * lanes));
+      const auto v3 = hn::BitCast(d64, hn::LoadU(d, from + 3 * lanes));
+      float* const even = taps + channel;
+      store_four_taps(hn::BitCast(d, hn::ConcatEven(d64, v1, v0)),
+                      hn::BitCast(d, hn::ConcatEven(d64, v3, v2)), even, pitch);
+      store_four_taps(hn::BitCast(d, hn::ConcatOdd(d64, v1, v0)),
+                      hn::BitCast(d, hn::ConcatOdd(d64, v3, v2)), even + lanes, pitch);
+    }
   }
   static float to_f32(Type value) { return f32_from_bf16(value); }
   static Type from_f32(float value) { return bf16_from_f32(value); }
+
+ private:
+  /// Lanes of a vector of channels: taps 0 and 1, then 2 and 3, of each.
+  static HWY_INLINE void store_four_taps(VecU low, VecU high, float* to, std::int64_t pitch) {
+    const U32 d;
+    store_two_taps(hn::ConcatEven(d, high, low), to, pitch);
+    store_two_taps(hn::ConcatOdd(d, high, low), to + 2 * pitch, pitch);
+  }
+  static HWY_INLINE void store_two_taps(VecU taps, float* to, std::int64_t pitch) {
+    const F32 d;
+    hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(taps)), d, to);
+    hn::StoreU(hn::BitCast(d, hn::And(taps, hn::Set(U32(), 0xffff0000u))), d, to + pitch);
+  }
 };
 
 struct ElementF16 : ElementDefaults<ElementF16> {

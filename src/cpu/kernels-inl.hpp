@@ -4,8 +4,8 @@
 // Token-major: a strip of 8 tokens is processed step by step over the channels. A step is two
 // vectors of adjacent channels; its taps and the window of the last `width` inputs stay in
 // registers, so a strip loads each of its inputs once, and the width - 1 tokens before it (from
-// cache). Channels-first: a vector holds consecutive tokens of one channel, and the earlier inputs
-// are loads from shifted addresses.
+// cache). A second pass activates the sums. Channels-first: a vector holds consecutive tokens of
+// one channel, and the earlier inputs are loads from shifted addresses.
 //
 // Threads: a call runs on one thread; worker.hpp divides the tokens and channels among threads.
 // Bytes moved: x once, out once; taps and halo come from cache. The ceiling is a copy of x to out.
@@ -40,10 +40,10 @@ HWY_INLINE Pair product(const typename Element::Type* x, const typename Element:
   return Element::rounded({hn::Mul(a.a, b.a), hn::Mul(a.b, b.b)});
 }
 
-/// Inputs: x, or x * gate; a null gate is absent.
-template <class Element>
+/// Inputs: x, or x * gate; a null gate is absent. kGated: false if it is absent in all of a call.
+template <class Element, bool kGated = true>
 HWY_INLINE Pair input_at(const typename Element::Type* x, const typename Element::Type* gate) {
-  return gate == nullptr ? Element::load(x) : product<Element>(x, gate);
+  return !kGated || gate == nullptr ? Element::load(x) : product<Element>(x, gate);
 }
 
 template <Activation kActivation>
@@ -72,72 +72,174 @@ HWY_INLINE Pair finish(Epilogue epilogue, Pair value, const typename Element::Ty
   return {hn::Mul(value.a, other.a), hn::Mul(value.b, other.b)};
 }
 
-/// kPlain: no gate and no epilogue. Run-time tests per vector cost plain calls up to 7%.
-template <class Element, int kWidth, Activation kActivation, bool kPlain>
-void convolve_strips(const Block& block) {
+/// Copies a step, bits unchanged.
+template <typename Type>
+HWY_INLINE void copy_step(const Type* from, Type* to) {
+  const hn::ScalableTag<Type> d;
+  const std::size_t step = 2 * hn::Lanes(F32());
+  for (std::size_t i = 0; i < step; i += hn::Lanes(d))
+    hn::StoreU(hn::LoadU(d, from + i), d, to + i);
+}
+
+/// The rows of Block::state and of the inputs that they receive.
+template <typename Type, int kWidth>
+struct FinalState {
+  const Type* inputs[kWidth - 1];
+  Type* columns[kWidth - 1];
+};
+
+template <typename Type, int kWidth>
+HWY_INLINE FinalState<Type, kWidth> final_state(const Block& block) {
+  FinalState<Type, kWidth> state;
+  for (int k = 0; k < kWidth - 1; ++k) {
+    const std::int64_t token = block.tokens - (kWidth - 1) + k;
+    state.inputs[k] = token < 0 ? static_cast<const Type*>(block.history[kWidth - 1 + token])
+                                : static_cast<const Type*>(block.x) + token * block.x_token_stride;
+    state.columns[k] = static_cast<Type*>(block.state[k]);
+  }
+  return state;
+}
+
+template <typename Type, int kWidth>
+HWY_INLINE void write_step(const FinalState<Type, kWidth>& state, std::int64_t channel) {
+  for (int k = 0; k < kWidth - 1; ++k) {  // ascending: see Block::state
+    copy_step(state.inputs[k] + channel, state.columns[k] + channel);
+  }
+}
+
+/// Up to kStripTokens tokens of a block, from `first` on.
+template <typename Type, int kWidth>
+struct Strip {
+  std::int64_t first, tokens;
+  const Type* before[kWidth - 1];  // rows of the window of the first token, oldest first
+  bool after_history;              // true if these are inputs, to which no gate applies
+};
+
+template <typename Type, int kWidth>
+HWY_INLINE Strip<Type, kWidth> strip_at(const Block& block, std::int64_t first) {
+  Strip<Type, kWidth> strip;
+  strip.first = first;
+  strip.tokens = std::min(kStripTokens, block.tokens - first);
+  strip.after_history = first == 0 && block.history != nullptr;
+  const auto* x = static_cast<const Type*>(block.x) + first * block.x_token_stride;
+  for (int k = 0; k < kWidth - 1; ++k) {
+    strip.before[k] = strip.after_history ? static_cast<const Type*>(block.history[k])
+                                          : x + (k + 1 - kWidth) * block.x_token_stride;
+  }
+  return strip;
+}
+
+/// Writes the sums of the step at `channel`. kGated: x may have a gate.
+template <class Element, int kWidth, bool kGated>
+HWY_INLINE void sum_step(const Block& block, const Strip<typename Element::Type, kWidth>& strip,
+                         std::int64_t channel, float* sums) {
   using Type = typename Element::Type;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
-  const std::int64_t x_token = block.x_token_stride, out_token = block.out_token_stride;
-  const bool stream = block.stream;
-  const Epilogue epilogue = kPlain ? Epilogue::kNone : block.epilogue;
-  const Rows operands = operand_of(block);
-  const auto* gates = kPlain ? nullptr : static_cast<const Type*>(block.input_gate.data);
-  const std::int64_t gate_token = block.input_gate.token_stride;
+  const std::int64_t x_token = block.x_token_stride, gate_token = block.input_gate.token_stride;
+  const Type* x = static_cast<const Type*>(block.x) + strip.first * x_token + channel;
+  const Type* gate = nullptr;
+  if (kGated && block.input_gate.data != nullptr) {
+    gate = static_cast<const Type*>(block.input_gate.data) + strip.first * gate_token + channel;
+  }
+  const Pair bias = load_pair(block.bias + channel);
+  Pair taps[kWidth];
+  Pair window[kWidth];
+  for (int k = 0; k < kWidth; ++k) {
+    taps[k] = load_pair(block.taps + k * block.tap_pitch + channel);
+  }
+  for (int k = 0; k + 1 < kWidth; ++k) {
+    const bool gated = kGated && gate != nullptr && !strip.after_history;
+    window[k] = input_at<Element, kGated>(strip.before[k] + channel,
+                                          gated ? gate + (k + 1 - kWidth) * gate_token : nullptr);
+  }
+  for (std::int64_t token = 0; token < strip.tokens; ++token) {
+    window[kWidth - 1] =
+        input_at<Element, kGated>(x, gate == nullptr ? nullptr : gate + token * gate_token);
+    hwy::Prefetch(x + kStripTokens * x_token);  // the same channels of the next strip
+    Pair sum = bias;
+    for (int k = 0; k < kWidth; ++k) {
+      sum.a = fused(taps[k].a, window[k].a, sum.a);
+      sum.b = fused(taps[k].b, window[k].b, sum.b);
+    }
+    store_pair(sum, sums + token * step);
+    for (int k = 0; k + 1 < kWidth; ++k) window[k] = window[k + 1];
+    x += x_token;
+  }
+}
+
+/// Sum -> result, for a step of a token.
+template <class Element, Activation kActivation, bool kPlain>
+HWY_INLINE void finish_sum(const Block& block, Pair sum, std::int64_t token, std::int64_t channel) {
+  using Type = typename Element::Type;
+  Pair result = activate<kActivation>(sum);
+  if constexpr (!kPlain) {
+    const Rows operands = operand_of(block);
+    const auto* row = static_cast<const Type*>(operands.data) + token * operands.token_stride;
+    result = finish<Element>(block.epilogue, result, row + channel);
+  }
+  Type* out = static_cast<Type*>(block.out) + token * block.out_token_stride + channel;
+  if (block.stream) {
+    Element::stream(result, out);
+  } else {
+    Element::store(result, out);
+  }
+}
+
+/// kPlain: no gate and no epilogue. Run-time tests per vector cost plain calls up to 7%.
+template <class Element, int kWidth, Activation kActivation, bool kPlain>
+void convolve_strips(const Block& shared) {
+  using Type = typename Element::Type;
+  const Block block = shared;  // no store of a result can change it
+  const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
   HWY_ALIGN float sums[kStripTokens * kMaxStep];
   for (std::int64_t first = 0; first < block.tokens; first += kStripTokens) {
-    const std::int64_t tokens = std::min(kStripTokens, block.tokens - first);
-    const auto* x = static_cast<const Type*>(block.x) + first * x_token;
-    auto* out = static_cast<Type*>(block.out) + first * out_token;
+    const auto strip = strip_at<Type, kWidth>(block, first);
+    const bool writes_state = block.state != nullptr && first + strip.tokens == block.tokens;
+    FinalState<Type, kWidth> state;
+    if (writes_state) state = final_state<Type, kWidth>(block);
     for (std::int64_t channel = 0; channel < block.channels; channel += step) {
-      const Type* input = x + channel;
-      const Type* gate = gates == nullptr ? nullptr : gates + first * gate_token + channel;
-      const Pair bias = load_pair(block.bias + channel);
-      Pair taps[kWidth];
-      Pair window[kWidth];
-      for (int k = 0; k < kWidth; ++k) {
-        taps[k] = load_pair(block.taps + k * block.tap_pitch + channel);
-      }
-      for (int k = 0; k + 1 < kWidth; ++k) {
-        window[k] = input_at<Element>(input + (k + 1 - kWidth) * x_token,
-                                      gate + (k + 1 - kWidth) * gate_token);
-      }
-      for (std::int64_t token = 0; token < tokens; ++token) {
-        window[kWidth - 1] = input_at<Element>(input, gate);
-        hwy::Prefetch(input + kStripTokens * x_token);  // the same channels of the next strip
-        Pair sum = bias;
-        for (int k = 0; k < kWidth; ++k) {
-          sum.a = fused(taps[k].a, window[k].a, sum.a);
-          sum.b = fused(taps[k].b, window[k].b, sum.b);
-        }
-        store_pair(sum, sums + token * step);
-        for (int k = 0; k + 1 < kWidth; ++k) window[k] = window[k + 1];
-        input += x_token;
-        gate += gate_token;
-      }
+      sum_step<Element, kWidth, !kPlain>(block, strip, channel, sums);
+      if (writes_state) write_step(state, channel);
       // A separate loop for the activation: its constants stay in registers that taps and window
       // no longer occupy, and the tokens are independent. 3% of an 8192 x 8192 call.
-      Type* output = out + channel;
-      const Type* operand =
-          static_cast<const Type*>(operands.data) + first * operands.token_stride + channel;
-      for (std::int64_t token = 0; token < tokens; ++token) {
-        const Pair activated = activate<kActivation>(load_pair(sums + token * step));
-        const Pair result = finish<Element>(epilogue, activated, operand);
-        if (stream) {
-          Element::stream(result, output);
-        } else {
-          Element::store(result, output);
-        }
-        output += out_token;
-        operand += operands.token_stride;
+      for (std::int64_t token = 0; token < strip.tokens; ++token) {
+        finish_sum<Element, kActivation, kPlain>(block, load_pair(sums + token * step),
+                                                 first + token, channel);
       }
     }
+  }
+}
+
+/// One token after a history, without gate and epilogue: a decode. Its sums stay in registers: 40
+/// cycles a step instead of 50, from the L1 cache.
+template <class Element, int kWidth, Activation kActivation>
+void convolve_token(const Block& shared) {
+  using Type = typename Element::Type;
+  const Block block = shared;
+  const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  const auto strip = strip_at<Type, kWidth>(block, 0);
+  const auto* x = static_cast<const Type*>(block.x);
+  FinalState<Type, kWidth> state;
+  if (block.state != nullptr) state = final_state<Type, kWidth>(block);
+  for (std::int64_t channel = 0; channel < block.channels; channel += step) {
+    Pair sum = load_pair(block.bias + channel);
+    for (int k = 0; k < kWidth; ++k) {
+      const Pair tap = load_pair(block.taps + k * block.tap_pitch + channel);
+      const Pair input = Element::load((k < kWidth - 1 ? strip.before[k] : x) + channel);
+      sum.a = fused(tap.a, input.a, sum.a);
+      sum.b = fused(tap.b, input.b, sum.b);
+    }
+    if (block.state != nullptr) write_step(state, channel);
+    finish_sum<Element, kActivation, true>(block, sum, 0, channel);
   }
 }
 
 template <class Element, int kWidth, Activation kActivation>
 void convolve_token_major(const Block& block) {
   const bool plain = block.epilogue == Epilogue::kNone && block.input_gate.data == nullptr;
-  if (plain) {
+  if (plain && block.tokens == 1) {
+    convolve_token<Element, kWidth, kActivation>(block);
+  } else if (plain) {
     convolve_strips<Element, kWidth, kActivation, true>(block);
   } else {
     convolve_strips<Element, kWidth, kActivation, false>(block);
@@ -149,6 +251,7 @@ template <class Element, Activation kActivation>
 void convolve_token_major_any_width(const Block& block) {
   using Type = typename Element::Type;
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  const std::int64_t history = std::int64_t{block.width - 1} * block.dilation;
   const Rows operands = operand_of(block);
   for (std::int64_t token = 0; token < block.tokens; ++token) {
     const auto* x = static_cast<const Type*>(block.x);
@@ -160,9 +263,13 @@ void convolve_token_major_any_width(const Block& block) {
       for (int k = 0; k < block.width; ++k) {
         const Pair tap = load_pair(block.taps + k * block.tap_pitch + channel);
         const std::int64_t from = token + std::int64_t{k + 1 - block.width} * block.dilation;
-        const Type* gate =
-            gates == nullptr ? nullptr : gates + from * block.input_gate.token_stride + channel;
-        const Pair value = input_at<Element>(x + from * block.x_token_stride + channel, gate);
+        const bool in_history = from < 0 && block.history != nullptr;
+        const Type* row = in_history ? static_cast<const Type*>(block.history[history + from])
+                                     : x + from * block.x_token_stride;
+        const Type* gate = gates == nullptr || in_history
+                               ? nullptr
+                               : gates + from * block.input_gate.token_stride + channel;
+        const Pair value = input_at<Element>(row + channel, gate);
         sum.a = fused(tap.a, value.a, sum.a);
         sum.b = fused(tap.b, value.b, sum.b);
       }
@@ -240,7 +347,8 @@ void store_run(const float* from, void* to, std::int64_t count) {
   auto* target = static_cast<typename Element::Type*>(to);
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
   std::int64_t i = 0;
-  for (; i + step <= count; i += step) Element::store_any(Element::load_as(from + i), target + i);
+  for (; i + step <= count; i += step)
+    Element::store(Element::storable(Element::load_as(from + i)), target + i);
   for (; i < count; ++i) target[i] = Element::from_f32(from[i]);
 }
 
@@ -250,6 +358,36 @@ void arrange_run(const float* from, float* to, std::int64_t count) {
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
   for (std::int64_t i = 0; i < count; i += step) {
     store_pair(Element::load_as(from + i), to + i);
+  }
+}
+
+/// [channels, width] -> Block::taps in the lane order of Element.
+template <class Element, int kWidth>
+void arrange_weight(const void* weight, float* taps, std::int64_t pitch, std::int64_t channels) {
+  if constexpr (kWidth == 4 && requires { &Element::arrange_four_taps; }) {
+    return Element::arrange_four_taps(weight, taps, pitch, channels);
+  }
+  using Type = typename Element::Type;
+  const hn::ScalableTag<Type> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
+  const auto* from = static_cast<const Type*>(weight);
+  HWY_ALIGN Type rows[kWidth][kMaxStep];
+  for (std::int64_t channel = 0; channel < channels; channel += step) {
+    for (std::int64_t i = 0; i < step; i += lanes, from += kWidth * lanes) {
+      hn::Vec<decltype(d)> v[4];
+      if constexpr (kWidth == 2) {
+        hn::LoadInterleaved2(d, from, v[0], v[1]);
+      } else if constexpr (kWidth == 3) {
+        hn::LoadInterleaved3(d, from, v[0], v[1], v[2]);
+      } else {
+        hn::LoadInterleaved4(d, from, v[0], v[1], v[2], v[3]);
+      }
+      for (int k = 0; k < kWidth; ++k) hn::Store(v[k], d, rows[k] + i);
+    }
+    for (int k = 0; k < kWidth; ++k) {
+      store_pair(Element::without_payloads(Element::load(rows[k])), taps + k * pitch + channel);
+    }
   }
 }
 
@@ -318,6 +456,15 @@ constexpr ConvolveFn token_major_kernel() {
   }
 }
 
+template <class Element, int kWidth>
+constexpr ArrangeWeightFn arrange_weight_kernel() {
+  if constexpr (kWidth >= 2 && kWidth <= 4) {
+    return &arrange_weight<Element, kWidth>;
+  } else {
+    return nullptr;
+  }
+}
+
 /// One table per kernel; plans refer to its address.
 template <class Element, int kWidth, Activation kActivation>
 const Kernels* table() {
@@ -328,6 +475,7 @@ const Kernels* table() {
       .load = &load_run<Element>,
       .store = &store_run<Element>,
       .arrange = &arrange_run<Element>,
+      .arrange_weight = arrange_weight_kernel<Element, kWidth>(),
       .split = &split_rows<typename Element::Bits>,
       .join = &join_rows<typename Element::Bits>,
       .step = static_cast<int>(2 * hn::Lanes(F32())),

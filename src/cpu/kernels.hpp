@@ -14,14 +14,15 @@ struct Rows {
   std::int64_t token_stride = 0, channel_stride = 0;
 };
 
-/// Tokens x channels of one sequence. The history precedes the first token in memory.
+/// Tokens x channels of one sequence. The history precedes the first token in memory, unless
+/// `history` names its rows.
 struct Block {
   const void* x;  // first token, first channel
   void* out;
   std::int64_t x_token_stride, x_channel_stride;
   std::int64_t out_token_stride, out_channel_stride;
-  // Oldest first. The only NaN among taps and bias is the standard one, so a NaN in the result is
-  // either that or one of x's: the rounding to bf16 relies on a lower half of zeros.
+  // Oldest first. A NaN among taps and bias has a lower half of zeros, and so has one of x: the
+  // rounding to bf16 relies on that for results.
   // Token-major kernels take them in the order of Kernels::arrange, the others in channel order.
   const float* taps;  // [width][tap_pitch]
   const float* bias;  // [channels]
@@ -34,6 +35,13 @@ struct Block {
   Rows output_gate = {};  // Epilogue::kOutputGate only
   bool stream = false;    // token-major: non-temporal stores; out and its pitch are multiples of
                           // 64 bytes
+  // Token-major: the rows of the history, oldest first, from the first channel on; null: in memory
+  // before x.
+  const void* const* history = nullptr;
+  // Token-major kernels of one width, without an input gate: [width - 1] rows, oldest first, that
+  // receive the last inputs, bits unchanged; null: none. They may be rows of the history, if that
+  // has each one later than the state.
+  void* const* state = nullptr;
 };
 
 /// Second operand of the epilogue.
@@ -53,6 +61,8 @@ using MultiplyFn = void (*)(const void* a, const void* b, void* to, std::int64_t
 using LoadFn = void (*)(const void* from, float* to, std::int64_t count);
 using StoreFn = void (*)(const float* from, void* to, std::int64_t count);
 using ArrangeFn = void (*)(const float* from, float* to, std::int64_t count);
+using ArrangeWeightFn = void (*)(const void* weight, float* taps, std::int64_t pitch,
+                                 std::int64_t channels);
 using SplitFn = void (*)(const void* from, int rows, std::int64_t count, void* to,
                          std::int64_t to_pitch);
 using JoinFn = void (*)(const void* const* from, int rows, std::int64_t count, void* to);
@@ -64,9 +74,11 @@ struct Kernels {
   LoadFn load;                // elements -> fp32
   StoreFn store;              // fp32 -> elements, to nearest even
   ArrangeFn arrange;          // fp32 in channel order -> in lane order; whole steps
-  SplitFn split;              // [count, rows] -> [rows, count], bits unchanged
-  JoinFn join;                // rows -> [count, rows]
-  int step;                   // elements of two vectors
+  // [channels, width] -> Block::taps in lane order; whole steps; null: not for this width.
+  ArrangeWeightFn arrange_weight;
+  SplitFn split;  // [count, rows] -> [rows, count], bits unchanged
+  JoinFn join;    // rows -> [count, rows]
+  int step;       // elements of two vectors
   const char* target;
 };
 

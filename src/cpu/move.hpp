@@ -1,8 +1,10 @@
 // Single elements and strided runs of elements.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "core/element.hpp"
 #include "op/epilogue.hpp"
@@ -20,6 +22,10 @@ inline void store_f32(DType dtype, char* address, float value) {
   }
   const std::uint16_t bits = dtype == DType::kBF16 ? bf16_from_f32(value) : f16_from_f32(value);
   std::memcpy(address, &bits, sizeof bits);
+}
+
+inline float canonical_nan(float value) {
+  return std::isnan(value) ? std::numeric_limits<float>::quiet_NaN() : value;
 }
 
 /// A gated input: the product, rounded to the dtype of the elements, as fp32.

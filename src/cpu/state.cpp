@@ -8,6 +8,12 @@
 
 namespace shortconv::cpu {
 
+bool Worker::uses_slots_directly() const {
+  return has_only_rows_ && (!p_.state.present || p_.state.channel_stride == 1) &&
+         !p_.cache_seqlens.present && p_.shifted_columns == 0 && !p_.input_gate.present &&
+         !replaces_histories_ && !is_general();
+}
+
 void Worker::load_history(const Sequence& s) {
   const int history = history_of(p_);
   if (s.read_slot < 0) {

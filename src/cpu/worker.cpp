@@ -4,19 +4,13 @@
 #include <hwy/cache_control.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "core/capability.hpp"
 #include "cpu/move.hpp"
 
 namespace shortconv::cpu {
 namespace {
-
-float canonical_nan(float value) {
-  return std::isnan(value) ? std::numeric_limits<float>::quiet_NaN() : value;
-}
 
 void zero_run(char* to, std::int64_t stride_bytes, std::int64_t bytes, std::int64_t count) {
   if (stride_bytes == bytes) {
@@ -73,30 +67,41 @@ void Worker::use_channels(std::int64_t block) {
                 channel_ * p_.out.channel_stride * element_bytes(p_.out.dtype);
   }
   pitch_ = padded(channels_);
-  if (is_convolved()) load_taps();
+  if (!is_convolved()) return;
+  has_only_rows_ = form() == Form::kTokenMajor && channels_ % config_.x_kernels->step == 0 &&
+                   (!p_.state.present || p_.state.dtype == p_.x.dtype) && !p_.parents.present;
+  if (!has_only_rows_) load_taps();
+  load_bias();
 }
 
 void Worker::load_taps() {
   const std::int64_t bytes = element_bytes(p_.weight.dtype);
-  const auto* weight =
-      static_cast<const char*>(at_.weight) + channel_ * p_.weight.channel_stride * bytes;
-  const bool dense = p_.weight.tap_stride == 1 && p_.weight.channel_stride == p_.width;
-  if (dense) {
-    config_.weight_kernels->load(weight, stage_, std::int64_t{channels_} * p_.width);
+  if (has_dense_weight()) {
+    config_.weight_kernels->load(weight(), stage_, std::int64_t{channels_} * p_.width);
     config_.f32_kernels->split(stage_, p_.width, channels_, taps_, pitch_);
   }
   for (int tap = 0; tap < p_.width; ++tap) {
     float* row = taps_ + std::int64_t{tap} * pitch_;
-    if (!dense) {
-      copy_run(weight + tap * p_.weight.tap_stride * bytes, p_.weight.channel_stride,
+    if (!has_dense_weight()) {
+      copy_run(weight() + tap * p_.weight.tap_stride * bytes, p_.weight.channel_stride,
                p_.weight.dtype, reinterpret_cast<char*>(row), 1, DType::kF32, channels_);
     }
     std::transform(row, row + channels_, row, canonical_nan);
     std::fill(row + channels_, row + pitch_, 0.0f);
   }
-  std::fill(bias_, bias_ + pitch_, 0.0f);
-  if (!p_.bias.present) return;
-  copy_run(static_cast<const char*>(at_.bias) + channel_ * p_.bias.channel_stride * bytes,
+}
+
+void Worker::load_bias() {
+  if (!p_.bias.present) {
+    if (pitch_ <= zeros_of_bias_) return;
+    zeros_of_bias_ = pitch_;
+    std::fill(bias_, bias_ + pitch_, 0.0f);
+    std::fill(arranged_bias_, arranged_bias_ + pitch_, 0.0f);
+    return;
+  }
+  std::fill(bias_ + channels_, bias_ + pitch_, 0.0f);
+  copy_run(static_cast<const char*>(at_.bias) +
+               channel_ * p_.bias.channel_stride * element_bytes(p_.weight.dtype),
            p_.bias.channel_stride, p_.weight.dtype, reinterpret_cast<char*>(bias_), 1, DType::kF32,
            channels_);
   std::transform(bias_, bias_ + channels_, bias_, canonical_nan);
@@ -159,6 +164,7 @@ void Worker::process_block(std::int64_t sequence, std::int64_t block, bool to_th
 void Worker::process_tokens(const Sequence& s, std::int64_t sequence, std::int64_t first,
                             std::int64_t last) {
   if (!is_convolved()) return finish_rows(s.begin + first, s.begin + last);
+  if (first == 0 && uses_slots_directly()) return convolve_between_slots(s, last);
   if (first == 0) {
     load_history(s);
     write_state(s);
