@@ -290,6 +290,13 @@ using ElementF16 = ElementByElement<f32_from_f16, f16_from_f32>;
 
 #endif
 
+/// Products, rounded to the element type.
+template <class Element>
+HWY_INLINE Pair product(const typename Element::Type* x, const typename Element::Type* gate) {
+  const Pair a = Element::load(x), b = Element::load(gate);
+  return Element::rounded({hn::Mul(a.a, b.a), hn::Mul(a.b, b.b)});
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace shortconv::cpu
 HWY_AFTER_NAMESPACE();

@@ -74,6 +74,7 @@ struct Kernels {
   LoadFn load;                // elements -> fp32
   StoreFn store;              // fp32 -> elements, to nearest even
   ArrangeFn arrange;          // fp32 in channel order -> in lane order; whole steps
+  ArrangeFn restore;          // the inverse
   // [channels, width] -> Block::taps in lane order; whole steps; null: not for this width.
   ArrangeWeightFn arrange_weight;
   SplitFn split;  // [count, rows] -> [rows, count], bits unchanged
