@@ -2,418 +2,24 @@
 //
 // Threads: an item is a block of channels with all tokens, so the gradients of weights, which are
 // sums over all tokens, do not depend on the number of threads, and no memory is needed for partial
-// sums. The thread walks over the tokens of each sequence, up to 16 at a time, in fp32 rows: the
-// history of inputs and of sum gradients stays in its buffers, so each row of x and grad_out is
-// read once (twice with an input gate or a residual). Totals are added up in fp32 over 64 rows of
-// x, then in fp64.
+// sums.
 //
 // Bytes moved: x and grad_out once in, grad_x once out, the gates twice. The ceiling is a copy of
 // the same bytes; docs/performance.md has the distance to it.
-#include <hwy/cache_control.h>
-
 #include <algorithm>
-#include <cstring>
 
-#include "core/capability.hpp"
 #include "core/check.hpp"
-#include "core/history.hpp"
 #include "core/thread_pool.hpp"
 #include "cpu/backend.hpp"
-#include "cpu/backward_kernels.hpp"
-#include "cpu/kernels.hpp"
-#include "cpu/move.hpp"
+#include "cpu/backward_worker.hpp"
 #include "cpu/thread_buffers.hpp"
-#include "op/sequence.hpp"
 
 namespace shortconv::cpu {
 namespace {
 
-// Channels of a block. Each row of a block is on another page of memory, so longer rows cause fewer
-// TLB misses: 8192 x 2048 bf16 took 35 ms in blocks of 1024 channels, 42 in 512 and 47 in 256 (2
-// threads of an EPYC with AVX2, before the kernel had three passes).
-constexpr std::int64_t kMinBlockChannels = 64, kMaxBlockChannels = 1024;
-constexpr std::int64_t kPadding = 16;  // a cache line: rows are in different sets of the L1 cache
-constexpr std::int64_t kMaxPitch = kMaxBlockChannels + kPadding;
-constexpr std::int64_t kGroupTokens = 16;
-constexpr std::int64_t kTotalRows = 64;  // rows of x whose totals are added up in fp32
-constexpr std::int64_t kMaxHistory = kMaxWidth - 1;
-
-struct Buffers {
-  template <std::int64_t kRows>
-  using FloatRows = float[kRows * kMaxPitch];
-
-  alignas(64) FloatRows<kMaxHistory + kGroupTokens> inputs;
-  alignas(64) FloatRows<kMaxHistory + kGroupTokens> sum_grads;
-  alignas(64) FloatRows<kGroupTokens> grad_out;
-  alignas(64) FloatRows<kGroupTokens> input_grads;
-  alignas(64) FloatRows<kGroupTokens> values;
-  alignas(64) FloatRows<2> rows;  // of gates and of results before they are stored
-  alignas(64) FloatRows<kMaxWidth> taps;
-  alignas(64) FloatRows<1> bias;
-  alignas(64) FloatRows<kMaxWidth + 1> totals;
-  alignas(64) double sums[(kMaxWidth + 1) * kMaxPitch];
-};
-
-/// Conversions of rows.
-struct Conversions {
-  const Kernels& f32 = *select(DType::kF32, kMinWidth, Activation::kNone);
-  const Kernels& f16 = *select(DType::kF16, kMinWidth, Activation::kNone);
-  const Kernels& bf16 = *select(DType::kBF16, kMinWidth, Activation::kNone);
-
-  [[nodiscard]] const Kernels& of(DType dtype) const {
-    return dtype == DType::kF32 ? f32 : dtype == DType::kF16 ? f16 : bf16;
-  }
-};
-
-/// Rows [begin, end) that convolve with each other and with nothing else.
-struct Part {
-  std::int64_t sequence, begin, end;
-  bool has_states;  // begins with the initial state, ends with the final one
-};
-
-class BackwardWorker {
- public:
-  BackwardWorker(const BackwardProblem& p, const BackwardPointers& at,
-                 const BackwardKernels& kernels, Buffers& buffers)
-      : p_(p), at_(at), kernels_(kernels), b_(buffers) {}
-
-  /// Channels [channel, channel + count), at most kMaxBlockChannels.
-  void process(std::int64_t channel, std::int64_t count) {
-    channel_ = channel;
-    count_ = count;
-    channels_ = (count_ + kernels_.step - 1) / kernels_.step * kernels_.step;
-    pitch_ = channels_ + kPadding;
-    load_weights();
-    std::fill_n(b_.totals, (p_.width + 1) * pitch_, 0.0f);
-    std::fill_n(b_.sums, (p_.width + 1) * pitch_, 0.0);
-    std::int64_t row = 0;  // rows before it are done
-    for (std::int64_t s = 0; s < p_.sequences; ++s) {
-      const std::int64_t begin = sequence_begin(p_, at_, s),
-                         end = std::max(sequence_begin(p_, at_, s + 1), begin);
-      clear_rows(row, begin);
-      process_sequence(s, begin, end);
-      row = std::max(row, end);
-    }
-    clear_rows(row, p_.tokens);
-    add_totals();
-    store_weight_gradients();
-  }
-
- private:
-  // ---- Sequences ----
-
-  void process_sequence(std::int64_t sequence, std::int64_t begin, std::int64_t end) {
-    if (!p_.seq_idx.present || begin == end) return process_part({sequence, begin, end, true});
-    std::int64_t first = begin;
-    for (std::int64_t row = begin; row < end; ++row) {
-      if (row + 1 < end && seq_idx_of_row(p_, at_, row + 1) == seq_idx_of_row(p_, at_, row))
-        continue;
-      if (seq_idx_of_row(p_, at_, row) < 0) {
-        clear_rows(first, row + 1);
-        if (first == begin) process_part({sequence, begin, begin, true});
-      } else {
-        process_part({sequence, first, row + 1, first == begin});
-      }
-      first = row + 1;
-    }
-  }
-
-  void process_part(const Part& part) {
-    load_initial_state(part);
-    std::fill_n(b_.sum_grads, history_ * pitch_, 0.0f);
-    std::int64_t row = part.begin;
-    while (row < part.end) {
-      const std::int64_t boundary = (row / kTotalRows + 1) * kTotalRows;
-      const std::int64_t end = std::min({part.end, row + kGroupTokens, boundary});
-      process_group(part, row, end);
-      if (end == boundary) add_totals();
-      row = end;
-    }
-    finish_part(part);
-  }
-
-  /// Rows [begin, end): the sum gradients of these tokens, and the input gradients of those
-  /// `history` tokens earlier.
-  void process_group(const Part& part, std::int64_t begin, std::int64_t end) {
-    const std::int64_t tokens = end - begin;
-    prefetch(p_.x, at_.x, end);
-    prefetch(p_.grad_out, at_.grad_out, end);
-    float* const new_inputs = b_.inputs + history_ * pitch_;
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      load_input(begin + t, new_inputs + t * pitch_);
-      load_grad_out(begin + t, b_.grad_out + t * pitch_);
-    }
-    kernels_.block({.inputs = b_.inputs,
-                    .grad_out = b_.grad_out,
-                    .sum_grads = b_.sum_grads,
-                    .input_grads = b_.input_grads,
-                    .values = p_.grad_output_gate.present ? b_.values : nullptr,
-                    .taps = b_.taps,
-                    .bias = b_.bias,
-                    .totals = b_.totals,
-                    .pitch = pitch_,
-                    .tokens = tokens,
-                    .channels = channels_,
-                    .width = p_.width,
-                    .dilation = p_.dilation});
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      if (p_.grad_output_gate.present) store_output_gate_gradient(begin + t, t);
-      const std::int64_t row = begin + t - history_;
-      if (row >= part.begin) {
-        store_input_gradient(row, b_.input_grads + t * pitch_);
-      } else {
-        store_state_gradient(part, row - part.begin, begin - part.begin, tokens);
-      }
-    }
-    keep_history(b_.inputs, tokens);
-    keep_history(b_.sum_grads, tokens);
-  }
-
-  /// Input gradients of the last `history` inputs, which the final state holds too.
-  void finish_part(const Part& part) {
-    const std::int64_t tokens = part.end - part.begin;
-    for (std::int64_t n = tokens - history_; n < tokens; ++n) {
-      if (n < 0) {
-        store_state_gradient(part, n, tokens, 0);
-      } else {
-        chain_row(part, n, tokens, 0, b_.rows);
-        store_input_gradient(part.begin + n, b_.rows);
-      }
-    }
-  }
-
-  /// The gradient of input n, counted from the part's first token, of the tokens so far:
-  /// `done` before the group and `tokens` in it. Sum gradients of the history are in front of the
-  /// buffer.
-  void chain_row(const Part& part, std::int64_t n, std::int64_t done, std::int64_t tokens,
-                 float* to) {
-    const std::int64_t length = part.end - part.begin, last = done + tokens - 1;
-    const float* init = nullptr;
-    if (p_.grad_final_state.present && n >= length - history_) {
-      load_row(p_.grad_final_state, at_.grad_final_state,
-               state_offset(p_.grad_final_state, part.sequence, n - (length - history_)),
-               b_.rows + pitch_);
-      init = b_.rows + pitch_;
-    }
-    // Taps of tokens from `last` down to the first one.
-    std::int64_t tap = 0;
-    while (tap < p_.width && n + (p_.width - 1 - tap) * p_.dilation > last) ++tap;
-    const std::int64_t token = n + (p_.width - 1 - tap) * p_.dilation;
-    const std::int64_t first = std::max<std::int64_t>(n, 0);
-    const std::int64_t count =
-        tap == p_.width || token < first ? 0 : (token - first) / p_.dilation + 1;
-    const float* grads = b_.sum_grads + (history_ + token - done) * pitch_;
-    kernels_.row({.taps = b_.taps + tap * pitch_,
-                  .grads = count > 0 ? grads : b_.sum_grads,
-                  .init = init,
-                  .to = to,
-                  .count = count,
-                  .pitch = pitch_,
-                  .channels = channels_,
-                  .dilation = p_.dilation});
-  }
-
-  void keep_history(float* rows, std::int64_t tokens) const {
-    std::memmove(rows, rows + tokens * pitch_,
-                 static_cast<std::size_t>(history_ * pitch_) * sizeof(float));
-  }
-
-  // ---- Rows ----
-
-  template <typename Layout>
-  [[nodiscard]] std::int64_t state_offset(const Layout& layout, std::int64_t sequence,
-                                          std::int64_t column) const {
-    return sequence * layout.sequence_stride + column * layout.column_stride;
-  }
-  /// Address of the block's first channel.
-  template <typename Layout>
-  [[nodiscard]] char* address(const Layout& layout, void* data, std::int64_t offset) const {
-    return static_cast<char*>(data) +
-           (offset + channel_ * layout.channel_stride) * element_bytes(layout.dtype);
-  }
-
-  /// The rows of the next group, which the hardware does not foresee: its distance in memory is a
-  /// whole row of x.
-  template <typename Layout>
-  void prefetch(const Layout& layout, const void* data, std::int64_t row) const {
-    constexpr std::int64_t kLine = 64;
-    if (layout.channel_stride != 1) return;
-    const std::int64_t last = std::min(row + kGroupTokens, p_.tokens);
-    for (; row < last; ++row) {
-      const char* line = address(layout, const_cast<void*>(data), row_offset(p_, row, layout));
-      const char* const end = line + count_ * element_bytes(layout.dtype);
-      for (; line < end; line += kLine) hwy::Prefetch(line);
-    }
-  }
-
-  template <typename Layout>
-  void load_row(const Layout& layout, void* data, std::int64_t offset, float* to) const {
-    const char* from = address(layout, data, offset);
-    if (layout.channel_stride == 1) {
-      conversions_.of(layout.dtype).load(from, to, count_);
-    } else {
-      copy_run(from, layout.channel_stride, layout.dtype, reinterpret_cast<char*>(to), 1,
-               DType::kF32, count_);
-    }
-    std::fill(to + count_, to + channels_, 0.0f);
-  }
-  template <typename Layout>
-  void store_row(const Layout& layout, void* data, std::int64_t offset, const float* from) const {
-    char* to = address(layout, data, offset);
-    if (layout.channel_stride == 1) {
-      conversions_.of(layout.dtype).store(from, to, count_);
-    } else {
-      copy_run(reinterpret_cast<const char*>(from), 1, DType::kF32, to, layout.channel_stride,
-               layout.dtype, count_);
-    }
-  }
-  template <typename Layout>
-  void load_token(const Layout& layout, void* data, std::int64_t row, float* to) const {
-    load_row(layout, data, row_offset(p_, row, layout), to);
-  }
-
-  /// x, or x * input_gate rounded to the dtype of x.
-  void load_input(std::int64_t row, float* to) {
-    load_token(p_.x, at_.x, row, to);
-    if (!p_.input_gate.present) return;
-    load_token(p_.input_gate, at_.input_gate, row, b_.rows);
-    for (std::int64_t c = 0; c < count_; ++c) to[c] *= b_.rows[c];
-    if (p_.x.dtype == DType::kF32) return;
-    const Kernels& kernels = conversions_.of(p_.x.dtype);
-    kernels.store(to, b_.rows, count_);
-    kernels.load(b_.rows, to, count_);
-  }
-
-  void load_grad_out(std::int64_t row, float* to) {
-    load_token(p_.grad_out, at_.grad_out, row, to);
-    if (!p_.output_gate.present) return;
-    load_token(p_.output_gate, at_.output_gate, row, b_.rows);
-    for (std::int64_t c = 0; c < count_; ++c) to[c] *= b_.rows[c];
-  }
-
-  void store_output_gate_gradient(std::int64_t row, std::int64_t token) {
-    load_token(p_.grad_out, at_.grad_out, row, b_.rows);
-    const float* values = b_.values + token * pitch_;
-    for (std::int64_t c = 0; c < count_; ++c) b_.rows[c] *= values[c];
-    store_row(p_.grad_output_gate, at_.grad_output_gate, row_offset(p_, row, p_.grad_output_gate),
-              b_.rows);
-  }
-
-  /// `gradient` is that of the input of a row; it may be b_.rows.
-  void store_input_gradient(std::int64_t row, float* gradient) {
-    float* const other = b_.rows + pitch_;
-    if (p_.epilogue == Epilogue::kResidual && p_.grad_x.present) {
-      load_token(p_.grad_out, at_.grad_out, row, other);
-      for (std::int64_t c = 0; c < count_; ++c) gradient[c] += other[c];
-    }
-    if (p_.grad_input_gate.present) {
-      load_token(p_.x, at_.x, row, other);
-      for (std::int64_t c = 0; c < count_; ++c) other[c] *= gradient[c];
-      store_row(p_.grad_input_gate, at_.grad_input_gate, row_offset(p_, row, p_.grad_input_gate),
-                other);
-    }
-    if (!p_.grad_x.present) return;
-    if (p_.input_gate.present) {
-      load_token(p_.input_gate, at_.input_gate, row, other);
-      for (std::int64_t c = 0; c < count_; ++c) gradient[c] *= other[c];
-    }
-    store_row(p_.grad_x, at_.grad_x, row_offset(p_, row, p_.grad_x), gradient);
-  }
-
-  /// Input n < 0 of a part, once all its tokens are known: `done` before the group, `tokens` in it.
-  void store_state_gradient(const Part& part, std::int64_t n, std::int64_t done,
-                            std::int64_t tokens) {
-    if (!part.has_states || !p_.grad_initial_state.present) return;
-    // This input is in the final state too; finish_part adds the gradient of that.
-    if (tokens > 0 && n >= part.end - part.begin - history_) return;
-    chain_row(part, n, done, tokens, b_.rows);
-    store_row(p_.grad_initial_state, at_.grad_initial_state,
-              state_offset(p_.grad_initial_state, part.sequence, history_ + n), b_.rows);
-  }
-
-  void load_initial_state(const Part& part) {
-    if (!part.has_states || !p_.initial_state.present) {
-      std::fill_n(b_.inputs, history_ * pitch_, 0.0f);
-      return;
-    }
-    for (std::int64_t column = 0; column < history_; ++column) {
-      load_row(p_.initial_state, at_.initial_state,
-               state_offset(p_.initial_state, part.sequence, column), b_.inputs + column * pitch_);
-    }
-  }
-
-  /// Rows without a sequence have gradients of 0.
-  void clear_rows(std::int64_t begin, std::int64_t end) {
-    if (begin >= end) return;
-    std::fill_n(b_.rows, pitch_, 0.0f);
-    for (std::int64_t row = begin; row < end; ++row) {
-      const auto clear = [&](const auto& layout, void* data) {
-        if (layout.present) store_row(layout, data, row_offset(p_, row, layout), b_.rows);
-      };
-      clear(p_.grad_x, at_.grad_x);
-      clear(p_.grad_input_gate, at_.grad_input_gate);
-      clear(p_.grad_output_gate, at_.grad_output_gate);
-    }
-  }
-
-  // ---- Weights ----
-
-  void load_weights() {
-    const std::int64_t bytes = element_bytes(p_.weight.dtype);
-    for (std::int64_t tap = 0; tap < p_.width; ++tap) {
-      float* row = b_.taps + tap * pitch_;
-      copy_run(address(p_.weight, at_.weight, 0) + tap * p_.weight.tap_stride * bytes,
-               p_.weight.channel_stride, p_.weight.dtype, reinterpret_cast<char*>(row), 1,
-               DType::kF32, count_);
-      std::fill(row + count_, row + channels_, 0.0f);
-    }
-    if (p_.bias.present) {
-      load_row(p_.bias, at_.bias, 0, b_.bias);
-    } else {
-      std::fill_n(b_.bias, pitch_, 0.0f);
-    }
-  }
-
-  void add_totals() {
-    for (std::int64_t i = 0; i < (p_.width + 1) * pitch_; ++i) {
-      b_.sums[i] += b_.totals[i];
-      b_.totals[i] = 0;
-    }
-  }
-
-  template <typename Layout>
-  void store_sums(const Layout& layout, void* data, std::int64_t offset, const double* sums) const {
-    char* to = address(layout, data, offset);
-    const std::int64_t bytes = layout.channel_stride * element_bytes(layout.dtype);
-    for (std::int64_t c = 0; c < count_; ++c, to += bytes) {
-      store_element(layout.dtype, to,
-                    p_.accumulate ? sums[c] + load_element(layout.dtype, to) : sums[c]);
-    }
-  }
-
-  void store_weight_gradients() const {
-    for (std::int64_t tap = 0; p_.grad_weight.present && tap < p_.width; ++tap) {
-      store_sums(p_.grad_weight, at_.grad_weight, tap * p_.grad_weight.tap_stride,
-                 b_.sums + tap * pitch_);
-    }
-    if (p_.grad_bias.present) {
-      store_sums(p_.grad_bias, at_.grad_bias, 0, b_.sums + p_.width * pitch_);
-    }
-  }
-
-  const BackwardProblem& p_;
-  const BackwardPointers& at_;
-  const BackwardKernels& kernels_;
-  Buffers& b_;
-  const Conversions conversions_;
-  const std::int64_t history_ = history_of(p_);
-  std::int64_t channel_ = 0, count_ = 0;  // of the block
-  std::int64_t channels_ = 0;             // count_ in whole vectors
-  std::int64_t pitch_ = 0;                // of the rows of the buffers
-};
-
 struct Choice {
   const BackwardKernels* kernels;
+  BackwardStripFn strip;
   std::int32_t threads;
   std::int32_t block_channels;
 };
@@ -422,12 +28,19 @@ struct Choice {
 std::int32_t block_channels(std::int64_t channels, std::int32_t threads) {
   const std::int64_t share = (channels + threads - 1) / threads;
   const std::int64_t rounded =
-      (share + kMinBlockChannels - 1) / kMinBlockChannels * kMinBlockChannels;
-  return static_cast<std::int32_t>(std::clamp(rounded, kMinBlockChannels, kMaxBlockChannels));
+      (share + kMinBackwardChannels - 1) / kMinBackwardChannels * kMinBackwardChannels;
+  return static_cast<std::int32_t>(std::clamp(rounded, kMinBackwardChannels, kMaxBackwardChannels));
 }
 
 std::int64_t block_count(const BackwardProblem& p, const Choice& choice) {
   return (p.channels + choice.block_channels - 1) / choice.block_channels;
+}
+
+/// True if x, grad_out and grad_x are rows of one dtype and nothing else counts.
+bool has_strips(const BackwardProblem& p) {
+  return p.dilation == 1 && p.grad_out.dtype == p.x.dtype && p.x.channel_stride == 1 &&
+         p.grad_out.channel_stride == 1 && (!p.grad_x.present || p.grad_x.channel_stride == 1) &&
+         !p.input_gate.present && !p.output_gate.present && p.epilogue == Epilogue::kNone;
 }
 
 double bytes_moved(const BackwardProblem& p) {
@@ -444,9 +57,11 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
     if (dtype == DType::kF64) return refuse_f64(BackendId::kCpu);
   }
   const std::int32_t threads = thread_limit(p.threads, bytes_moved(p));
-  const Choice choice{.kernels = select(p),
-                      .threads = threads,
-                      .block_channels = block_channels(p.channels, threads)};
+  const Choice choice{
+      .kernels = select(p),
+      .strip = has_strips(p) ? select_backward_strip(p.x.dtype, p.width, p.activation) : nullptr,
+      .threads = threads,
+      .block_channels = block_channels(p.channels, threads)};
   if (Status status = check_target(choice.kernels->target); !status.ok()) return status;
   store_choice(storage, choice);
   return {};
@@ -455,11 +70,11 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
 Status run_backward(const BackwardProblem& p, const PlanStorage& storage,
                     const BackwardPointers& at, void*) {
   const auto choice = load_choice<Choice>(storage);
-  if (thread_buffers<Buffers>() == nullptr) return no_thread_buffers<Buffers>();
+  if (thread_buffers<BackwardBuffers>() == nullptr) return no_thread_buffers<BackwardBuffers>();
   share_items(choice.threads, block_count(p, choice), [&](Items& items) {
-    Buffers* const buffers = thread_buffers<Buffers>();
+    BackwardBuffers* const buffers = thread_buffers<BackwardBuffers>();
     if (buffers == nullptr) return;  // leaves the items to the other threads
-    BackwardWorker worker(p, at, *choice.kernels, *buffers);
+    BackwardWorker worker(p, at, *choice.kernels, choice.strip, *buffers);
     for (std::int64_t item = items.take(); item >= 0; item = items.take()) {
       const std::int64_t channel = item * choice.block_channels;
       worker.process(channel, std::min<std::int64_t>(choice.block_channels, p.channels - channel));

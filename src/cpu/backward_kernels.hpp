@@ -38,13 +38,36 @@ struct BackwardRow {
 
 using BackwardRowFn = void (*)(const BackwardRow& row);
 
+/// Up to kStripTokens tokens of one sequence, whose windows and the inputs `history` tokens earlier
+/// are rows of adjacent channels. fp32 rows are in the lane order of the dtype, with `pitch`.
+struct BackwardStrip {
+  const void* x;         // the first token
+  const void* grad_out;  // the same
+  void* grad_x;          // `history` tokens earlier; null: not wanted
+  std::int64_t x_stride, grad_out_stride, grad_x_stride;  // from token to token, in elements
+  float* sum_grads;   // [history] rows, of the tokens before; replaced by those of the last tokens
+  const float* taps;  // [width], oldest first. NaN as in Block
+  const float* bias;  // one row
+  float* totals;      // [width + 1], added to: gradients of the taps, then of the bias
+  std::int64_t pitch, tokens, channels;  // whole steps
+};
+
+inline constexpr std::int64_t kStripTokens = 8;
+
+using BackwardStripFn = void (*)(const BackwardStrip& strip);
+
 struct BackwardKernels {
   BackwardFn block;
   BackwardRowFn row;
+  /// Adds totals to sums and clears them.
+  void (*add_totals)(float* totals, double* sums, std::int64_t count);
   int step;  // channels of a vector
   const char* target;
 };
 
 const BackwardKernels* select_backward(int width, int dilation, Activation activation);
+
+/// For x, grad_out and grad_x of one dtype; null: none for this width. Steps are those of Kernels.
+BackwardStripFn select_backward_strip(DType dtype, int width, Activation activation);
 
 }  // namespace shortconv::cpu
