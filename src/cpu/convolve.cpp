@@ -122,7 +122,9 @@ Block Worker::make_block(const Rows& inputs, void* out, std::int64_t out_token_s
 void Worker::convolve_token_major(std::int64_t row, std::int64_t tokens, int count,
                                   const void* const* history, void* const* state) {
   if (count == 0) return;
-  arrange_taps();
+  const bool is_only_token = p_.tokens == 1 && has_weight_of_kernels() &&
+                             p_.epilogue == Epilogue::kNone && !p_.input_gate.present;
+  if (!is_only_token) arrange_taps();
   Block block = make_block({x(row, channel_), p_.x.token_stride, 1}, out(row, channel_),
                            out_.token_stride, 1, tokens, count);
   block.taps = arranged_taps_;
@@ -130,6 +132,7 @@ void Worker::convolve_token_major(std::int64_t row, std::int64_t tokens, int cou
   block.input_gate = input_gates(row);
   block.output_gate = output_gates(row);
   block.stream = stream_;
+  if (is_only_token) block.weight = weight();
   block.history = history;
   block.state = state;
   config_.x_kernels->token_major(block);
@@ -139,8 +142,7 @@ void Worker::arrange_taps() {
   if (arranged_) return;
   arranged_ = true;
   const Kernels& kernels = *config_.x_kernels;
-  if (has_only_rows_ && has_dense_weight() && p_.weight.dtype == p_.x.dtype &&
-      kernels.arrange_weight != nullptr) {
+  if (has_weight_of_kernels()) {
     kernels.arrange_weight(weight(), arranged_taps_, pitch_, channels_);
   } else {
     if (has_only_rows_) load_taps();
@@ -149,7 +151,6 @@ void Worker::arrange_taps() {
       kernels.arrange(taps_ + row, arranged_taps_ + row, pitch_);
     }
   }
-  if (p_.bias.present) kernels.arrange(bias_, arranged_bias_, pitch_);
 }
 
 void Worker::convolve_staged(const Sequence& s, std::int64_t first, std::int64_t last, int from,

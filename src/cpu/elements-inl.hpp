@@ -197,41 +197,31 @@ struct ElementBF16 {
   static HWY_INLINE void stream(Pair value, Type* to) { hn::Stream(packed(value), U16(), to); }
   static HWY_INLINE Pair without_payloads(Pair value) { return value; }
   static HWY_INLINE Pair storable(Pair value) { return {canonical(value.a), canonical(value.b)}; }
-  /// [channels, 4] -> rows of taps. The taps of a channel are 64 bits, so half as many instructions
-  /// separate them as separate four elements.
-  static void arrange_four_taps(const void* weight, float* taps, std::int64_t pitch,
-                                std::int64_t channels) {
+  /// Four taps of a step from [channels, 4]. The taps of a channel are 64 bits, so half as many
+  /// instructions separate them as separate four elements.
+  static HWY_INLINE void load_taps(const Type* from, Pair (&taps)[4]) {
     const U32 d;
     const hn::Repartition<std::uint64_t, U32> d64;
-    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-    const auto* from = static_cast<const std::uint32_t*>(weight);
-    for (std::int64_t channel = 0; channel < channels; channel += 2 * lanes, from += 4 * lanes) {
-      const auto v0 = hn::BitCast(d64, hn::LoadU(d, from));
-      const auto v1 = hn::BitCast(d64, hn::LoadU(d, from + lanes));
-      const auto v2 = hn::BitCast(d64, hn::LoadU(d, from + 2 * lanes));
-      const auto v3 = hn::BitCast(d64, hn::LoadU(d, from + 3 * lanes));
-      float* const even = taps + channel;
-      store_four_taps(hn::BitCast(d, hn::ConcatEven(d64, v1, v0)),
-                      hn::BitCast(d, hn::ConcatEven(d64, v3, v2)), even, pitch);
-      store_four_taps(hn::BitCast(d, hn::ConcatOdd(d64, v1, v0)),
-                      hn::BitCast(d, hn::ConcatOdd(d64, v3, v2)), even + lanes, pitch);
-    }
+    const auto quarter = [&](std::size_t i) HWY_ATTR {
+      return hn::BitCast(d64, hn::LoadU(U16(), from + i * hn::Lanes(U16())));
+    };
+    const auto v0 = quarter(0), v1 = quarter(1), v2 = quarter(2), v3 = quarter(3);
+    const VecU even[2] = {hn::BitCast(d, hn::ConcatEven(d64, v1, v0)),
+                          hn::BitCast(d, hn::ConcatEven(d64, v3, v2))};
+    const VecU odd[2] = {hn::BitCast(d, hn::ConcatOdd(d64, v1, v0)),
+                         hn::BitCast(d, hn::ConcatOdd(d64, v3, v2))};
+    const auto separate = [&](VecU a, VecU b, Pair& lower, Pair& upper) HWY_ATTR {
+      const VecU mask = hn::Set(d, 0xffff0000u);
+      lower = {hn::BitCast(F32(), hn::ShiftLeft<16>(a)), hn::BitCast(F32(), hn::ShiftLeft<16>(b))};
+      upper = {hn::BitCast(F32(), hn::And(a, mask)), hn::BitCast(F32(), hn::And(b, mask))};
+    };
+    separate(hn::ConcatEven(d, even[1], even[0]), hn::ConcatEven(d, odd[1], odd[0]), taps[0],
+             taps[1]);
+    separate(hn::ConcatOdd(d, even[1], even[0]), hn::ConcatOdd(d, odd[1], odd[0]), taps[2],
+             taps[3]);
   }
   static float to_f32(Type value) { return f32_from_bf16(value); }
   static Type from_f32(float value) { return bf16_from_f32(value); }
-
- private:
-  /// Lanes of a vector of channels: taps 0 and 1, then 2 and 3, of each.
-  static HWY_INLINE void store_four_taps(VecU low, VecU high, float* to, std::int64_t pitch) {
-    const U32 d;
-    store_two_taps(hn::ConcatEven(d, high, low), to, pitch);
-    store_two_taps(hn::ConcatOdd(d, high, low), to + 2 * pitch, pitch);
-  }
-  static HWY_INLINE void store_two_taps(VecU taps, float* to, std::int64_t pitch) {
-    const F32 d;
-    hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(taps)), d, to);
-    hn::StoreU(hn::BitCast(d, hn::And(taps, hn::Set(U32(), 0xffff0000u))), d, to + pitch);
-  }
 };
 
 struct ElementF16 : ElementDefaults<ElementF16> {

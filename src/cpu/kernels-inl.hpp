@@ -210,8 +210,8 @@ void convolve_strips(const Block& shared) {
 }
 
 /// One token after a history, without gate and epilogue: a decode. Its sums stay in registers: 40
-/// cycles a step instead of 50, from the L1 cache.
-template <class Element, int kWidth, Activation kActivation>
+/// cycles a step instead of 50, from the L1 cache. kWeight: taps are loaded from Block::weight.
+template <class Element, int kWidth, Activation kActivation, bool kWeight>
 void convolve_token(const Block& shared) {
   using Type = typename Element::Type;
   const Block block = shared;
@@ -222,11 +222,18 @@ void convolve_token(const Block& shared) {
   if (block.state != nullptr) state = final_state<Type, kWidth>(block);
   for (std::int64_t channel = 0; channel < block.channels; channel += step) {
     Pair sum = load_pair(block.bias + channel);
+    Pair taps[kWidth];
+    if constexpr (kWeight) {
+      load_taps<Element>(static_cast<const Type*>(block.weight) + channel * kWidth, taps);
+    } else {
+      for (int k = 0; k < kWidth; ++k) {
+        taps[k] = load_pair(block.taps + k * block.tap_pitch + channel);
+      }
+    }
     for (int k = 0; k < kWidth; ++k) {
-      const Pair tap = load_pair(block.taps + k * block.tap_pitch + channel);
       const Pair input = Element::load((k < kWidth - 1 ? strip.before[k] : x) + channel);
-      sum.a = fused(tap.a, input.a, sum.a);
-      sum.b = fused(tap.b, input.b, sum.b);
+      sum.a = fused(taps[k].a, input.a, sum.a);
+      sum.b = fused(taps[k].b, input.b, sum.b);
     }
     if (block.state != nullptr) write_step(state, channel);
     finish_sum<Element, kActivation, true>(block, sum, 0, channel);
@@ -236,7 +243,10 @@ void convolve_token(const Block& shared) {
 template <class Element, int kWidth, Activation kActivation>
 void convolve_token_major(const Block& block) {
   if (is_plain(block) && block.tokens == 1) {
-    convolve_token<Element, kWidth, kActivation>(block);
+    if constexpr (kHasArrangeWeight<kWidth>) {
+      if (block.weight != nullptr) return convolve_token<Element, kWidth, kActivation, true>(block);
+    }
+    convolve_token<Element, kWidth, kActivation, false>(block);
   } else if (is_plain(block)) {
     convolve_strips<Element, kWidth, kActivation, true>(block);
   } else {
@@ -342,7 +352,7 @@ constexpr ConvolveFn token_major_kernel() {
 
 template <class Element, int kWidth>
 constexpr ArrangeWeightFn arrange_weight_kernel() {
-  if constexpr (kWidth >= 2 && kWidth <= 4) {
+  if constexpr (kHasArrangeWeight<kWidth>) {
     return &arrange_weight<Element, kWidth>;
   } else {
     return nullptr;

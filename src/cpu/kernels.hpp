@@ -35,6 +35,9 @@ struct Block {
   Rows output_gate = {};  // Epilogue::kOutputGate only
   bool stream = false;    // token-major: non-temporal stores; out and its pitch are multiples of
                           // 64 bytes
+  // One token, plain, with Kernels::arrange_weight: [channels, width] in the dtype of x, in place
+  // of taps that no other token shares; null: taps.
+  const void* weight = nullptr;
   // Token-major: the rows of the history, oldest first, from the first channel on; null: in memory
   // before x.
   const void* const* history = nullptr;

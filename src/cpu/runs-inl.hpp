@@ -69,33 +69,45 @@ void restore_run(const float* from, float* to, std::int64_t count) {
   for (std::int64_t i = 0; i < count; i += step) Element::store_as(load_pair(from + i), to + i);
 }
 
-/// [channels, width] -> Block::taps in the lane order of Element.
+/// True if there are functions that take weights as they are, which separate the taps in registers.
+template <int kWidth>
+inline constexpr bool kHasArrangeWeight = kWidth >= 2 && kWidth <= 4;
+
+/// Block::taps of a step from [channels, width], in the lane order of Element.
+template <class Element, int kWidth>
+HWY_INLINE void load_taps(const typename Element::Type* from, Pair (&taps)[kWidth]) {
+  static_assert(kHasArrangeWeight<kWidth>);
+  if constexpr (kWidth == 4 && requires { Element::load_taps(from, taps); }) {
+    return Element::load_taps(from, taps);
+  }
+  const hn::ScalableTag<typename Element::Type> d;
+  const std::size_t lanes = hn::Lanes(d), step = 2 * hn::Lanes(F32());
+  HWY_ALIGN typename Element::Type rows[kWidth][kMaxStep];
+  for (std::size_t i = 0; i < step; i += lanes, from += kWidth * lanes) {
+    hn::Vec<decltype(d)> v[4];
+    if constexpr (kWidth == 2) {
+      hn::LoadInterleaved2(d, from, v[0], v[1]);
+    } else if constexpr (kWidth == 3) {
+      hn::LoadInterleaved3(d, from, v[0], v[1], v[2]);
+    } else {
+      hn::LoadInterleaved4(d, from, v[0], v[1], v[2], v[3]);
+    }
+    for (int k = 0; k < kWidth; ++k) hn::Store(v[k], d, rows[k] + i);
+  }
+  for (int k = 0; k < kWidth; ++k) {
+    taps[k] = Element::without_payloads(Element::load(rows[k]));
+  }
+}
+
+/// [channels, width] -> Block::taps; whole steps.
 template <class Element, int kWidth>
 void arrange_weight(const void* weight, float* taps, std::int64_t pitch, std::int64_t channels) {
-  if constexpr (kWidth == 4 && requires { &Element::arrange_four_taps; }) {
-    return Element::arrange_four_taps(weight, taps, pitch, channels);
-  }
-  using Type = typename Element::Type;
-  const hn::ScalableTag<Type> d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto step = static_cast<std::int64_t>(2 * hn::Lanes(F32()));
-  const auto* from = static_cast<const Type*>(weight);
-  HWY_ALIGN Type rows[kWidth][kMaxStep];
+  const auto* from = static_cast<const typename Element::Type*>(weight);
   for (std::int64_t channel = 0; channel < channels; channel += step) {
-    for (std::int64_t i = 0; i < step; i += lanes, from += kWidth * lanes) {
-      hn::Vec<decltype(d)> v[4];
-      if constexpr (kWidth == 2) {
-        hn::LoadInterleaved2(d, from, v[0], v[1]);
-      } else if constexpr (kWidth == 3) {
-        hn::LoadInterleaved3(d, from, v[0], v[1], v[2]);
-      } else {
-        hn::LoadInterleaved4(d, from, v[0], v[1], v[2], v[3]);
-      }
-      for (int k = 0; k < kWidth; ++k) hn::Store(v[k], d, rows[k] + i);
-    }
-    for (int k = 0; k < kWidth; ++k) {
-      store_pair(Element::without_payloads(Element::load(rows[k])), taps + k * pitch + channel);
-    }
+    Pair step_taps[kWidth];
+    load_taps<Element>(from + channel * kWidth, step_taps);
+    for (int k = 0; k < kWidth; ++k) store_pair(step_taps[k], taps + k * pitch + channel);
   }
 }
 

@@ -105,6 +105,7 @@ void Worker::load_bias() {
            p_.bias.channel_stride, p_.weight.dtype, reinterpret_cast<char*>(bias_), 1, DType::kF32,
            channels_);
   std::transform(bias_, bias_ + channels_, bias_, canonical_nan);
+  config_.x_kernels->arrange(bias_, arranged_bias_, pitch_);
 }
 
 void Worker::process_tile(std::int64_t tile) {

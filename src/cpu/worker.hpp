@@ -105,7 +105,7 @@ class Worker {
   void use_channels(std::int64_t block);
   /// Taps in channel order; overwrites the stage.
   void load_taps();
-  void load_bias();
+  void load_bias();  // in both orders
   void process_tile(std::int64_t tile);
   void process_block(std::int64_t sequence, std::int64_t block, bool to_the_end);
   /// Rows [row, end) of a sequence that seq_idx divides into parts.
@@ -233,6 +233,11 @@ class Worker {
   [[nodiscard]] bool has_dense_weight() const {
     return p_.weight.tap_stride == 1 && p_.weight.channel_stride == p_.width;
   }
+  /// True if the kernels for x take the weight as it is.
+  [[nodiscard]] bool has_weight_of_kernels() const {
+    return has_only_rows_ && has_dense_weight() && p_.weight.dtype == p_.x.dtype &&
+           config_.x_kernels->arrange_weight != nullptr;
+  }
   /// First tap of the block's first channel.
   [[nodiscard]] const char* weight() const {
     return static_cast<const char*>(at_.weight) +
@@ -268,7 +273,7 @@ class Worker {
   int pitch_ = 0;  // padded(channels_)
 
   bool has_only_rows_ = false;  // true if all tokens go to the token-major kernel in the dtype of x
-  bool arranged_ = false;       // true if arranged_taps_ and arranged_bias_ belong to the block
+  bool arranged_ = false;       // true if arranged_taps_ belong to the block
   int zeros_of_bias_ = 0;       // without a bias: so many are 0 already, in both orders
 };
 
