@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "../common/backward_case.hpp"
 #include "common/random.hpp"
 #include "core/element.hpp"
 #include "shortconv/plan.hpp"
@@ -54,6 +55,47 @@ TEST(Cpu, StreamedOutputsHaveTheBitsOfStoredOnes) {
     for (const std::uint16_t* p = memory.data(); p < out; ++p) EXPECT_EQ(*p, 0x7fc1);
     for (const std::uint16_t* p = out + kTokens * kChannels; p < &memory.back(); ++p) {
       EXPECT_EQ(*p, 0x7fc1);
+    }
+  }
+}
+
+// Calls of one token have a loop of their own, which takes the taps from the weights where it can.
+TEST(Cpu, OneTokenAfterTheOtherHasTheBitsOfAPrefill) {
+  constexpr std::int64_t kRows = 5, kWide = 101;  // whole steps of channels and a rest
+  tools::Random random(3);
+  for (const DType dtype : tests::kRowDTypes) {
+    for (const std::int64_t width : {2, 3, 4, 5}) {
+      for (const std::int64_t channels : {std::int64_t{96}, kWide}) {
+        for (const bool has_bias : {false, true}) {
+          tests::Memory x(dtype, {kRows, channels}), whole = x, single = x;
+          tests::Memory weight(dtype, {channels, width}), bias(dtype, {channels});
+          tests::Memory state(dtype, {1, width - 1, channels}), last = state;
+          for (tests::Memory* one : {&x, &weight, &bias, &state}) one->fill(random);
+          last.bytes = state.bytes;
+          const auto run = [&](std::int64_t first, std::int64_t tokens, tests::Memory& out,
+                               tests::Memory& pool) {
+            const auto rows = [&](tests::Memory& of) {
+              TensorRef part = of.ref();
+              part.data = of.bytes.data() + first * channels * element_bytes(dtype);
+              part.shape[0] = tokens;
+              return part;
+            };
+            ForwardArgs args;
+            args.x = rows(x);
+            args.out = rows(out);
+            args.weight = weight.ref();
+            if (has_bias) args.bias = bias.ref();
+            args.pool.state = pool.ref();
+            args.sequences.initial_state = InitialState::kAll;
+            args.epilogue.activation = Activation::kSilu;
+            ASSERT_TRUE(forward(args).ok());
+          };
+          run(0, kRows, whole, state);
+          for (std::int64_t row = 0; row < kRows; ++row) run(row, 1, single, last);
+          EXPECT_EQ(single.bytes, whole.bytes) << width << ' ' << channels << ' ' << has_bias;
+          EXPECT_EQ(last.bytes, state.bytes) << width << ' ' << channels << ' ' << has_bias;
+        }
+      }
     }
   }
 }
