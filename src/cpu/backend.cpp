@@ -135,10 +135,9 @@ std::int64_t run_block_channels(const Problem& p) { return p.tokens < 64 * p.seq
 // Tiles are small enough for several items per thread, large enough to make the search for a
 // sequence negligible, and longer than wide where tokens are adjacent.
 void partition(const Problem& p, int threads, CpuConfig& config) {
-  const bool general = p.dilation > 1 || p.width > kWidths.all.back();
   const bool flat = p.schedule == Schedule::kFlat;
   const bool channels_first = config.form == Form::kChannelsFirst;
-  std::int64_t block = general                   ? kGeneralBlockChannels
+  std::int64_t block = has_general_kernels(p)    ? kGeneralBlockChannels
                        : !flat                   ? kBlockChannels
                        : channels_first          ? run_block_channels(p)
                        : p.tokens <= p.sequences ? kTokenBlockChannels

@@ -112,10 +112,6 @@ void store_gates(const GateProblem& p, const GatePointers& at, std::int64_t sequ
   }
 }
 
-bool has_general_kernels(const Problem& p) {
-  return p.dilation > 1 || p.width > kWidths.all.back();
-}
-
 std::int64_t block_limit(const Problem& p) {
   return has_general_kernels(p) ? kGeneralGroupChannels : kMaxBlockChannels;
 }

@@ -11,7 +11,7 @@ namespace shortconv::cpu {
 bool Worker::uses_slots_directly() const {
   return has_only_rows_ && (!p_.state.present || p_.state.channel_stride == 1) &&
          !p_.cache_seqlens.present && p_.shifted_columns == 0 && !p_.input_gate.present &&
-         !replaces_histories_ && !is_general();
+         !replaces_histories_ && !has_general_kernels(p_);
 }
 
 void Worker::load_history(const Sequence& s) {

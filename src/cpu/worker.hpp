@@ -48,6 +48,11 @@ inline constexpr int kGeneralBlockChannels = 64;
 inline constexpr int kGeneralGroupChannels = 192;  // blocks of grouped calls are whole heads
 inline constexpr int kStageTokens = 8;
 
+/// True if a call has the kernels for any width and dilation.
+inline bool has_general_kernels(const Problem& p) {
+  return p.dilation > 1 || p.width > kWidths.all.back();
+}
+
 /// Buffers of a thread, about 0.4 MB: more than the stack of every thread has left.
 struct Scratch {
   // Sizes in floats.
@@ -150,8 +155,6 @@ class Worker {
   [[nodiscard]] char* raw_history(std::int64_t column) {
     return reinterpret_cast<char*>(results_) + column * pitch_ * element_bytes(p_.state.dtype);
   }
-  /// True if kernels for any width and dilation are in use.
-  [[nodiscard]] bool is_general() const { return p_.dilation > 1 || p_.width > kWidths.all.back(); }
   /// True if a slot is [channels, history] without gaps.
   [[nodiscard]] bool has_dense_slots() const {
     return p_.state.column_stride == 1 && p_.state.channel_stride == history_of(p_);
