@@ -20,7 +20,7 @@ import tempfile
 
 CUOBJDUMP = os.environ.get("CUOBJDUMP", "cuobjdump")
 # Enumerators of Variant (src/cuda/launch_params.hpp) and CompiledActivation, by number.
-VARIANTS = ("base", "circular", "shift full state", "gated", "f32 state", "extended", "groups")
+VARIANTS = ("base", "circular", "shift full state", "gated", "extended", "groups")
 ACTIVATIONS = ("none", "silu", "runtime")
 TYPES = {"__half": "f16", "__nv_bfloat16": "bf16", "float": "f32"}
 TRAITS = re.compile(
@@ -44,9 +44,10 @@ def axes(function):
     name = re.search(r"shortconv::cuda::(\w+)", function).group(1)
     found = TRAITS.search(function)
     if found:
-        x, weight, _, width, activation, variant, group = found.groups()
+        x, weight, state, width, activation, variant, group = found.groups()
         return {"kernel": name + (f" x{group}" if group else ""), "x": TYPES[x],
-                "weights": TYPES[weight], "width": width, "variant": VARIANTS[int(variant)],
+                "weights": TYPES[weight], "width": width,
+                "variant": VARIANTS[int(variant)] + (", f32 states" if state != x else ""),
                 "activation": ACTIVATIONS[int(activation)]}
     found = SHAPE.search(function)
     if found:

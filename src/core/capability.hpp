@@ -19,6 +19,8 @@ struct Values {
 inline constexpr Values<2, 3, 4, 5, 6, 7, 8> kWidths;  // with specialised kernels
 /// Widths of released models, for which the CUDA backend has a kernel for every feature.
 inline constexpr Values<2, 3, 4> kModelWidths;
+/// Widths with CUDA kernels for gates. LFM3 has 7.
+inline constexpr Values<2, 3, 4, 7> kGatedWidths;
 /// Widths with CUDA kernels for fp32 states beside 16-bit rows.
 inline constexpr Values<3, 4> kF32StateWidths;
 inline constexpr int kMinWidth = 2;

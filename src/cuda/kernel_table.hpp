@@ -73,8 +73,6 @@ constexpr std::string_view name_of(Variant variant) {
       return "shift full state";
     case Variant::kGated:
       return "gated";
-    case Variant::kF32State:
-      return "f32 state";
     case Variant::kExtended:
       return "extended";
     case Variant::kGroups:
@@ -88,7 +86,7 @@ enum class Feature : std::uint8_t {
   kCircularBuffers,
   kShiftFullState,
   kGates,
-  kF32State,
+  kF32State,  // fp32 states beside 16-bit rows
   kSnapshots,
   kIntermediateSlots,
   kResidual,
@@ -121,17 +119,28 @@ struct KernelRow {
   bool runtime_weights = false;                 // weights of any type at `widths`
   bool only_16_bit = false;                     // not for fp32 rows
 
+  [[nodiscard]] constexpr bool has_f32_state() const {
+    return features.includes({Feature::kF32State});
+  }
   /// Only extended instances compute calls that lack some of their features: the others read and
-  /// write what their features say without asking.
+  /// write what their features say without asking. The type of the states is always compiled.
   [[nodiscard]] constexpr bool supports(FeatureSet call) const {
-    return variant == Variant::kExtended ? features.includes(call) : features == call;
+    if (variant != Variant::kExtended) return features == call;
+    return features.includes(call) && call.includes({Feature::kF32State}) == has_f32_state();
   }
 };
+
+inline std::string name_of(const KernelRow& row) {
+  std::string name(name_of(row.kernel));
+  if (row.variant != Variant::kBase) name.append(", ").append(name_of(row.variant));
+  return row.has_f32_state() ? name + ", f32 states" : name;
+}
 
 /// In the order of preference. Each instance costs code: scripts/kernel_report.py prints how much.
 inline constexpr auto kKernelTable = [] {
   constexpr std::span<const int> kAll = kWidths.all, kModels = kModelWidths.all;
   constexpr std::span<const int> kF32States = kF32StateWidths.all;
+  constexpr std::span<const int> kGatedModels = kGatedWidths.all;
   using enum Feature;
   constexpr FeatureSet kNone{}, kCircular{kCircularBuffers}, kShift{kShiftFullState};
   constexpr FeatureSet kGated{kGates}, kF32{Feature::kF32State};
@@ -140,6 +149,14 @@ inline constexpr auto kKernelTable = [] {
   constexpr FeatureSet kTreesExtended{kCircularBuffers, kIntermediateSlots, kResidual};
   constexpr FeatureSet kDraftsExtended{kCircularBuffers, kIntermediateSlots, kResidual,
                                        kLongChains};
+  constexpr FeatureSet kDecodeExtendedF32{kCircularBuffers, kShiftFullState, kSnapshots, kResidual,
+                                          Feature::kF32State};
+  constexpr FeatureSet kTilesExtendedF32{kCircularBuffers, kSnapshots, kResidual,
+                                         Feature::kF32State};
+  constexpr FeatureSet kDraftsExtendedF32{kCircularBuffers, kIntermediateSlots, kResidual,
+                                          kLongChains, Feature::kF32State};
+  constexpr FeatureSet kTreesExtendedF32{kCircularBuffers, kIntermediateSlots, kResidual,
+                                         Feature::kF32State};
   // A runtime activation costs small calls 0.2 to 0.5 us (H200), calls with snapshots 0.5 to 1.2%,
   // so only rare variants have it. A runtime weight type would cost full tiles 30%.
   return std::to_array<KernelRow>({
@@ -147,21 +164,32 @@ inline constexpr auto kKernelTable = [] {
       {Kernel::kDecode, Variant::kBase, kNone, kAll, kModels},
       {Kernel::kDecode, Variant::kCircular, kCircular, kModels, kModels},
       {Kernel::kSmallDecode, Variant::kShiftFullState, kShift, kModels, kModels},
-      {Kernel::kSmallDecode, Variant::kGated, kGated, kModels, {}, true},
-      {Kernel::kSmallDecode, Variant::kF32State, kF32, kF32States, {}, true, false, true},
+      {Kernel::kSmallDecode, Variant::kGated, kGated, kGatedModels, {}, true},
+      {Kernel::kSmallDecode, Variant::kBase, kF32, kF32States, kF32States, true, false, true},
+      {Kernel::kSmallDecode,
+       Variant::kExtended,
+       kDecodeExtendedF32,
+       kF32States,
+       {},
+       true,
+       false,
+       true},
       {Kernel::kDecode, Variant::kExtended, kDecodeExtended, kModels, kModels, true},
       {Kernel::kShortSequences, Variant::kBase, kNone, kModels, kModels},
       {Kernel::kSmallTiles, Variant::kBase, kNone, kModels, kModels},
       {Kernel::kTiles, Variant::kBase, kNone, kAll, kModels},
-      {Kernel::kTiles, Variant::kGated, kGated, kModels, {}, true},
-      {Kernel::kTiles, Variant::kF32State, kF32, kF32States, {}, true, false, true},
+      {Kernel::kTiles, Variant::kGated, kGated, kGatedModels, {}, true},
+      {Kernel::kTiles, Variant::kBase, kF32, kF32States, kF32States, true, false, true},
+      {Kernel::kTiles, Variant::kExtended, kTilesExtendedF32, kF32States, {}, true, false, true},
       {Kernel::kTiles, Variant::kExtended, kTilesExtended, kModels, kModels, true},
       {Kernel::kSeqIdxTiles, Variant::kBase, kNone, kModels, kModels},
       {Kernel::kDrafts, Variant::kBase, kNone, kAll, kModels},
-      {Kernel::kDrafts, Variant::kGated, kGated, kModels, {}, true},
+      {Kernel::kDrafts, Variant::kGated, kGated, kGatedModels, {}, true},
       {Kernel::kDrafts, Variant::kExtended, kDraftsExtended, kModels, kModels, true},
+      {Kernel::kDrafts, Variant::kExtended, kDraftsExtendedF32, kF32States, {}, true, false, true},
       {Kernel::kTrees, Variant::kBase, kNone, kModels, kModels},
       {Kernel::kTrees, Variant::kExtended, kTreesExtended, kModels, kModels, true},
+      {Kernel::kTrees, Variant::kExtended, kTreesExtendedF32, kF32States, {}, true, false, true},
       {Kernel::kBlockList, Variant::kBase, kNone, kModels, {}, true},
       {Kernel::kChannelsFirst, Variant::kBase, kNone, kModels, {}, false, true},
   });

@@ -41,8 +41,7 @@ enum class Variant : std::uint8_t {
   kCircular,        // states that are circular buffers
   kShiftFullState,  // one column before the history that shifts with it
   kGated,           // input and output gates
-  kF32State,        // fp32 states beside 16-bit rows
-  kExtended,        // the others, except gates, fp32 states and groups
+  kExtended,        // the others, except gates and groups
   kGroups,          // groups of channels
 };
 

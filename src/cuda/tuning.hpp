@@ -38,7 +38,7 @@ constexpr int tile_blocks(std::size_t element_bytes, int width) {
 /// output gates. 8192 x 2048 of width 3 in 8 sequences takes 32.9 us with 20 blocks; 33.3 with 16
 /// and the output gates loaded together with the rows; the copy 33.1. Width 4 spills with 20.
 constexpr int gated_tile_blocks(std::size_t element_bytes, int width) {
-  if (element_bytes == 4) return 10;
+  if (element_bytes == 4) return width <= 4 ? 10 : 8;
   return width <= 3 ? 20 : 16;
 }
 
@@ -116,7 +116,12 @@ constexpr int draft_blocks(std::size_t element_bytes, int width) {
   return tile_blocks(element_bytes, width) / 2;
 }
 
-constexpr int gated_draft_blocks(std::size_t element_bytes) { return element_bytes == 2 ? 8 : 4; }
+constexpr int gated_draft_blocks(std::size_t element_bytes, int width) {
+  if (element_bytes == 4) return 4;
+  return width <= 4 ? 8 : 6;
+}
+/// For fp32 states beside 16-bit rows. Width 4 spills 316 bytes with 16.
+inline constexpr int kF32StateDraftBlocks = 12;
 
 // Channels first: warps of a block, channels of a warp, and channels whose loads are in flight
 // together.
@@ -136,13 +141,23 @@ inline constexpr int kGeneralThreads = 128;
 constexpr int general_min_blocks(int width) { return width == 0 ? 4 : 5; }
 /// Tokens of which a thread has the inputs in registers.
 inline constexpr int kGeneralStripTokens = 8;
+/// Shared memory of a thread whose window has no compiled width: its inputs, and the taps.
+constexpr std::int32_t general_window_bytes(int history, int width) {
+  return (history + kGeneralStripTokens + width) * static_cast<std::int32_t>(sizeof(float));
+}
 /// Channels of a thread of the decode kernel, which share one lookup of the sequence.
 constexpr int general_decode_channels(int width) { return width <= 4 ? 4 : 2; }
 inline constexpr int kGeneralDecodeMinBlocks = 6;
-inline constexpr int kInPlaceChannels = 32;  // of a block
-/// In place, 8192 x 8192 of width 4 takes 193 us with two blocks of 512 threads a multiprocessor
-/// and 297 with three of 256, which load the taps again for each strip.
-inline constexpr int kMaxInPlaceThreads = 512;
+/// In place: channels of a block; more where sequences are short and a block has few strips. 64
+/// sequences of 4 tokens x 8192 take 26 us with 128, 52 with 32 in an older kernel.
+inline constexpr int kInPlaceChannels = 32, kShortInPlaceChannels = 128;
+inline constexpr int kMaxShortInPlaceTokens = 24;
+/// In place, 8192 x 8192 of width 4 takes 165 us with two blocks of 384 threads a multiprocessor.
+/// With 512 a thread has 64 registers, and the tokens of the next step are spilled.
+inline constexpr int kMaxInPlaceThreads = 384;
+/// Without a compiled width, so that the inputs of 63 taps before a step and its taps fit into 48
+/// KB.
+inline constexpr int kMaxWideInPlaceThreads = 256;
 constexpr int in_place_min_blocks(int width) { return width == 0 ? 1 : 2; }
 
 /// The checked mode: sequences of a block. Not tuned.

@@ -27,6 +27,7 @@
 #include "cuda/host/select.hpp"
 #include "cuda/kernel_params.hpp"
 #include "cuda/launch_params.hpp"
+#include "cuda/tuning.hpp"
 #include "device.hpp"
 #include "op/prepare.hpp"
 #include "shortconv/argument_table.hpp"
@@ -95,8 +96,7 @@ class Kernels {
                      const cuda::KernelFunctions& (*kernels)(int, Activation, bool f32_weights)) {
     for (std::size_t row = 0; row < cuda::kKernelRows; ++row) {
       const cuda::Kernel kernel = cuda::kKernelTable[row].kernel;
-      const std::string name =
-          fmt::format("{}, {}", name_of(kernel), name_of(cuda::kKernelTable[row].variant));
+      const std::string name = name_of(cuda::kKernelTable[row]);
       const Invoke invoke_row = cuda::takes_general_params(kernel) ? invoke<cuda::GeneralParams>
                                                                    : invoke<cuda::KernelParams>;
       for (const int width : kWidths.all) {
@@ -119,14 +119,22 @@ class Kernels {
         }
       }
     };
-    Problem verify, trees;
+    Problem verify, trees, long_sequence;
     verify.op = trees.op = Op::kVerify;
     trees.parents.present = true;
     add_all("general", cuda::general_kernel, {});
     add_all("general, drafts", cuda::general_kernel, verify);
     add("general, trees", "all", cuda::general_kernel(trees), invoke<cuda::GeneralParams>);
     add_all("general decode", cuda::general_decode_kernel, {});
-    add_all("in place", cuda::in_place_kernel, {});
+    long_sequence.sequences = 1;
+    long_sequence.tokens = cuda::kMaxShortInPlaceTokens + 1;
+    add_all("in place", cuda::in_place_kernel, long_sequence);
+    for (const int width : kWidths.all) {
+      Problem p;
+      p.width = width;
+      add("in place, short sequences", "compiled widths", cuda::in_place_kernel(p),
+          invoke<cuda::GeneralParams>);
+    }
   }
   void add_groups(cuda::GroupKernel kernel) {
     const std::string name = fmt::format("{}, groups", name_of(kernel));

@@ -62,6 +62,9 @@ inline KernelConfig chosen(const Problem& p) {
 
 inline Kernel kernel_of(const Problem& p) { return chosen(p).aligned.kernel(); }
 
+/// Not for general kernels.
+inline const KernelRow& row_of(const Problem& p) { return kKernelTable[chosen(p).aligned.row]; }
+
 /// kBase for the general kernel.
 inline Variant variant_of(const Problem& p) {
   const std::size_t row = chosen(p).aligned.row;

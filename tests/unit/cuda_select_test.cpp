@@ -267,7 +267,7 @@ TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
       {packed_batch(28, 512, 7), Kernel::kTiles},      {decode_batch(512, 7), Kernel::kSmallDecode},
       {decode_batch(8192, 512), Kernel::kSmallDecode}, {drafts, Kernel::kDrafts},
   };
-  for (const int width : kModelWidths.all) {
+  for (const int width : kGatedWidths.all) {
     for (const auto& [plain, kernel] : calls) {
       Problem p = gated(plain);
       p.width = width;
@@ -293,7 +293,7 @@ TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
         if (change == 0) other.weight.dtype = DType::kF32;
         if (change == 1) other.cache_seqlens.present = true;
         if (change == 2) other.snapshot_count = 1;
-        if (change == 3) other.state_columns = 4, other.base_column = other.shifted_columns = 1;
+        if (change == 3) other.state_columns = width, other.base_column = other.shifted_columns = 1;
         if (change == 4) other.width = 5;
         EXPECT_TRUE(is_general(kernel_of(other))) << text() << ", change " << change;
       }
@@ -307,20 +307,21 @@ TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
   EXPECT_TRUE(is_general(kernel_of(by_seq_idx)));
 }
 
-TEST(CudaSelect, StatesOfF32AreFastBesideRowsOf16BitsWhereNothingElseIsRare) {
+TEST(CudaSelect, StatesOfF32AreFastBesideRowsOf16Bits) {
   const std::pair<Problem, Kernel> calls[] = {
       {packed_batch(100000, 512, 7), Kernel::kTiles},  {packed_batch(1000, 512, 7), Kernel::kTiles},
       {packed_batch(28, 512, 7), Kernel::kTiles},      {decode_batch(512, 7), Kernel::kSmallDecode},
       {decode_batch(8192, 512), Kernel::kSmallDecode},
   };
-  const std::vector<std::function<void(Problem&)>> changes = {
-      [](Problem& p) { p.weight.dtype = DType::kF32; },
+  const std::vector<std::function<void(Problem&)>> extended = {
       [](Problem& p) { p.cache_seqlens.present = true; },
       [](Problem& p) { p.snapshot_count = 1; },
-      [](Problem& p) { p.state_columns = p.width, p.base_column = p.shifted_columns = 1; },
       [](Problem& p) { p.epilogue = Epilogue::kResidual; },
-      [](Problem& p) { p = gated(p); },
       [](Problem& p) { p.op = Op::kVerify; },
+      [](Problem& p) { p.op = Op::kVerify, p.parents.present = true; },
+  };
+  const std::vector<std::function<void(Problem&)>> changes = {
+      [](Problem& p) { p = gated(p); },
       [](Problem& p) { p.schedule = Schedule::kSequenceGrid; },
       [](Problem& p) { p.x.channel_stride = p.out.channel_stride = 2; },
       [](Problem& p) { p.width = 2, p.state_columns = 1; },
@@ -335,10 +336,20 @@ TEST(CudaSelect, StatesOfF32AreFastBesideRowsOf16BitsWhereNothingElseIsRare) {
         p.width = width;
         p.state_columns = width - 1;
         EXPECT_EQ(kernel_of(p), kernel) << name_of(kernel) << ", width " << width;
-        EXPECT_EQ(variant_of(p), Variant::kF32State);
+        EXPECT_EQ(variant_of(p), Variant::kBase);
+        EXPECT_TRUE(row_of(p).has_f32_state());
         EXPECT_EQ(chosen(p).aligned.params.state_access, StateAccess::kChannelVectors);
         EXPECT_EQ(chosen(p).alignment.rows, 8u);
         EXPECT_EQ(chosen(p).alignment.state, 16u);
+        Problem f32_weights = p;
+        f32_weights.weight.dtype = DType::kF32;
+        EXPECT_EQ(kernel_of(f32_weights), kernel);
+        for (std::size_t change = 0; change < extended.size(); ++change) {
+          Problem other = p;
+          extended[change](other);
+          EXPECT_EQ(variant_of(other), Variant::kExtended) << name_of(kernel) << ", " << change;
+          EXPECT_TRUE(row_of(other).has_f32_state());
+        }
         for (std::size_t change = 0; change < changes.size(); ++change) {
           Problem other = p;
           changes[change](other);

@@ -98,8 +98,7 @@ bool is_ordinary(const Case& problem) {
 }
 bool has_gates(const Case& problem) { return problem.input_gate || problem.output_gate; }
 bool may_have_f32_states(const Case& problem) {
-  return is_ordinary(problem) && problem.state && problem.op != Op::kVerify &&
-         problem.epilogue != Epilogue::kResidual && problem.schedule == Schedule::kFlat;
+  return problem.state && !problem.seq_idx && problem.schedule == Schedule::kFlat;
 }
 void leave_out_gates(Case& problem) {
   problem.input_gate.reset();
@@ -115,8 +114,7 @@ Case make_fast_case(std::uint64_t seed, DType dtype) {
   const bool wants_older = wants_decode && random.chance(0.35);
   const bool wants_gates = !wants_older && random.chance(0.2);
   const bool wants_drafts = wants_gates && !wants_decode && random.chance(0.4);
-  const bool wants_f32_states =
-      !wants_older && !wants_gates && dtype != DType::kF32 && random.chance(0.15);
+  const bool wants_f32_states = !wants_gates && dtype != DType::kF32 && random.chance(0.25);
   for (std::uint64_t drawn = mix(seed);; drawn = mix(drawn)) {
     Case problem = make_case(drawn);
     const bool groups = problem.channels() % kGroup == 0 || problem.layout == Layout::kChannelMajor;
@@ -132,6 +130,7 @@ Case make_fast_case(std::uint64_t seed, DType dtype) {
     if (!wants_gates) leave_out_gates(problem);
     use_type(problem, dtype);
     if (wants_f32_states) problem.state->dtype = DType::kF32;
+    if (wants_f32_states && problem.windows) problem.windows->dtype = DType::kF32;
     if (random.chance(0.9)) pack(random, problem);
     if (problem.in_place) problem.out = problem.x;
     problem.seed = seed;

@@ -2,115 +2,20 @@
 // groups.cuh use it. The operations and their order are those of the other kernels, and so are the
 // bits of the results.
 //
-// What differs between calls is looked up once for a strip, not for each of its elements, and the
-// elements of a strip are loaded before the first is converted: a conversion waits for its load,
-// and the branch to the conversion of a dtype would wait with it.
-//
-// Windows of a compiled width stay in registers from strip to strip, so each input is loaded once.
-// Other windows are loaded for 4 taps at a time, dilated ones for each tap: mostly from the caches.
+// The window stays in the thread from strip to strip, so each input is loaded once: in registers
+// for compiled widths, otherwise in shared memory, which kernels with such windows are launched
+// with (general_window_bytes).
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/device/memory.cuh"
+#include "cuda/device/raw_elements.cuh"
 #include "cuda/device/token.cuh"
 #include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
-
-/// The bits of elements of any dtype.
-template <int kCount>
-struct RawElements {
-  std::uint32_t bits[kCount];
-
-  __device__ void load_one(int index, const void* from, int bytes) {
-    if (bytes == 4) {
-      bits[index] = *static_cast<const std::uint32_t*>(from);
-    } else {
-      bits[index] = *static_cast<const std::uint16_t*>(from);
-    }
-  }
-  /// Loads the first `count`, `stride_bytes` apart.
-  __device__ void load(const char* from, std::int64_t stride_bytes, int bytes, int count) {
-    if (bytes == 4) {
-      load_as<std::uint32_t>(from, stride_bytes, count);
-    } else {
-      load_as<std::uint16_t>(from, stride_bytes, count);
-    }
-  }
-  template <typename T>
-  __device__ void load_as(const char* from, std::int64_t stride_bytes, int count) {
-    if (count == kCount) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i, from += stride_bytes) {
-        bits[i] = *reinterpret_cast<const T*>(from);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i, from += stride_bytes) {
-        if (i < count) bits[i] = *reinterpret_cast<const T*>(from);
-      }
-    }
-  }
-
-  __device__ static float to_value(DType dtype, std::uint32_t bits) {
-    switch (dtype) {
-      case DType::kF16: {
-        const auto half = static_cast<std::uint16_t>(bits);
-        return to_f32(reinterpret_cast<const F16&>(half));
-      }
-      case DType::kBF16:
-        return __uint_as_float(bits << 16);
-      default:
-        return __uint_as_float(bits);
-    }
-  }
-  /// Writes the values of all elements to `values`.
-  __device__ void convert(DType dtype, float* values) const {
-    switch (dtype) {
-      case DType::kF16:
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) values[i] = to_value(DType::kF16, bits[i]);
-        return;
-      case DType::kBF16:
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) values[i] = to_value(DType::kBF16, bits[i]);
-        return;
-      default:
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) values[i] = to_value(DType::kF32, bits[i]);
-    }
-  }
-};
-
-/// Stores the first `count` values, `stride` elements apart.
-template <typename T, int kCount>
-__device__ inline void store_elements(const float (&values)[kCount], int count, void* to,
-                                      std::int64_t stride) {
-  T* address = static_cast<T*>(to);
-  if (count == kCount) {
-#pragma unroll
-    for (int t = 0; t < kCount; ++t, address += stride) *address = from_f32<T>(values[t]);
-  } else {
-#pragma unroll
-    for (int t = 0; t < kCount; ++t, address += stride) {
-      if (t < count) *address = from_f32<T>(values[t]);
-    }
-  }
-}
-
-template <int kCount>
-__device__ inline void store_elements(DType dtype, const float (&values)[kCount], int count,
-                                      void* to, std::int64_t stride) {
-  switch (dtype) {
-    case DType::kF16:
-      return store_elements<F16>(values, count, to, stride);
-    case DType::kBF16:
-      return store_elements<BF16>(values, count, to, stride);
-    default:
-      return store_elements<F32>(values, count, to, stride);
-  }
-}
 
 template <int kCount>
 __device__ inline void activate_all(Activation activation, float (&sums)[kCount]) {
@@ -124,23 +29,17 @@ __device__ inline void activate_all(Activation activation, float (&sums)[kCount]
   }
 }
 
-/// Inputs of a sequence that are neither in its state nor in x any more, because the call works in
-/// place: those before token `end`, one row of the block's channels for each, as fp32.
-struct KeptInputs {
-  const float (*rows)[kInPlaceChannels] = nullptr;  // null: no token was overwritten
-  std::int64_t end = 0;
-};
-
 /// A channel of a sequence. Types: RuntimeTypes or RuntimeTypesOfWidth.
 template <typename Types>
 class RuntimeStrips {
   template <int kWidth>
   struct RegisterWindow;
-  struct MemoryWindow;
+  struct SharedWindow;
 
  public:
-  using Window = std::conditional_t<Types::kWidth == 0, MemoryWindow,
+  using Window = std::conditional_t<Types::kWidth == 0, SharedWindow,
                                     RegisterWindow<Types::kWidth == 0 ? 2 : Types::kWidth>>;
+  using RawTokens = RawElements<kGeneralStripTokens>;
 
   __device__ RuntimeStrips(const Problem& p, const TensorPointers& at, const Sequence& s,
                            std::int64_t channel)
@@ -158,11 +57,11 @@ class RuntimeStrips {
     const std::int64_t out_step = p_.out.token_stride * element_bytes(p_.out.dtype);
     const char* from = x_ + first * x_step;
     char* to = const_cast<char*>(elements(p_.out, at_.out, p_.out.dtype, first));
-    Window window;
-    RawElements<kGeneralStripTokens> next;
+    Window window = Window::of_thread(*this);
+    RawTokens next;
     next.load(from, x_step, x_bytes_, tokens_of_strip(first, last));
     window.load_taps(*this);
-    window.load_history(*this, first, {});
+    window.load_history(*this, first);
     window.convert_taps(*this);
     while (true) {
       float tokens[kGeneralStripTokens], results[kGeneralStripTokens];
@@ -173,7 +72,7 @@ class RuntimeStrips {
         next.load(from, x_step, x_bytes_, tokens_of_strip(first + kGeneralStripTokens, last));
       }
       apply_input_gate(first, count, tokens);
-      window.convolve(*this, first, count, {}, tokens, results);
+      window.convolve(*this, tokens, results);
       finish_strip(first, count, tokens, results);
       store_elements(p_.out.dtype, results, count, to, p_.out.token_stride);
       to += kGeneralStripTokens * out_step;
@@ -182,36 +81,55 @@ class RuntimeStrips {
     }
   }
 
+  // In place: x is overwritten when all threads of the block have loaded the tokens of a step.
+
+  /// Loads up to a strip of tokens.
+  __device__ void load_strip(std::int64_t first, int count, RawTokens& raw) const {
+    load_tokens(first, count, raw);
+  }
+  /// The inputs of these tokens.
+  __device__ void convert_strip(std::int64_t first, int count, const RawTokens& raw,
+                                float (&tokens)[kGeneralStripTokens]) const {
+    raw.convert(p_.x.dtype, tokens);
+    apply_input_gate(first, count, tokens);
+  }
   __device__ void load_taps(Window& window) const {
     window.load_taps(*this);
     window.convert_taps(*this);
   }
-  /// The results of up to 8 tokens from `first` on, which are not stored: x may be overwritten when
-  /// the other threads have read their inputs. `window` has the taps.
-  __device__ void convolve_strip(Window& window, std::int64_t first, int count,
-                                 const KeptInputs& kept,
-                                 float (&results)[kGeneralStripTokens]) const {
-    RawElements<kGeneralStripTokens> raw;
-    float tokens[kGeneralStripTokens];
-    load_tokens(first, count, raw);
-    window.load_history(*this, first, kept);
-    raw.convert(p_.x.dtype, tokens);
-    apply_input_gate(first, count, tokens);
-    window.convolve(*this, first, count, kept, tokens, results);
+  /// Processes a strip. `rows` has the inputs from that of the strip's oldest tap on, `row_stride`
+  /// apart; `tokens` are the newest of them.
+  __device__ void convolve_strip(Window& window, const float* rows, int row_stride,
+                                 std::int64_t first, int count,
+                                 const float (&tokens)[kGeneralStripTokens]) const {
+    float results[kGeneralStripTokens];
+    window.convolve(*this, rows, row_stride, tokens, results);
     finish_strip(first, count, tokens, results);
-  }
-  __device__ void store(std::int64_t first, int count,
-                        const float (&results)[kGeneralStripTokens]) const {
     char* to = const_cast<char*>(elements(p_.out, at_.out, p_.out.dtype, first));
     store_elements(p_.out.dtype, results, count, to, p_.out.token_stride);
   }
-
-  /// Input of a token or, below 0, of the history.
-  __device__ float input(std::int64_t token, const KeptInputs& kept) const {
-    if (kept.rows == nullptr || token >= kept.end) {
-      return input_at<Types>(p_, at_, s_, token, channel_);
+  /// Whether the final state is the last tokens of x, as they are.
+  __device__ bool state_is_in_x() const {
+    return s_.end - s_.begin >= shortconv::history_of(p_) && !p_.input_gate.present &&
+           !p_.cache_seqlens.present && p_.shifted_columns == 0;
+  }
+  /// The state of such a sequence: loads it, and stores it when the history is no longer needed.
+  template <int kHistory>
+  __device__ void load_state(RawElements<kHistory>& raw) const {
+    load_tokens(s_.end - s_.begin - kHistory, kHistory, raw);
+  }
+  template <int kHistory>
+  __device__ void store_state(const RawElements<kHistory>& raw) const {
+    if (s_.write_slot < 0) return;
+    std::int64_t to = state_index(p_, s_.write_slot, p_.base_column, channel_);
+#pragma unroll
+    for (int k = 0; k < kHistory; ++k, to += p_.state.column_stride) {
+      store_input(raw.bits[k], p_.x.dtype, at_.state, to);
     }
-    return kept.rows[token - kept.end + shortconv::history_of(p_)][threadIdx.x % kInPlaceChannels];
+  }
+  /// Input of a token or, below 0, of the history.
+  __device__ float input(std::int64_t token) const {
+    return input_at<Types>(p_, at_, s_, token, channel_);
   }
 
   /// Writes the final state, in ascending columns: no input is read after it was overwritten.
@@ -278,13 +196,13 @@ class RuntimeStrips {
       taps.convert(strips);
     }
     /// Loads the inputs before token `first`.
-    __device__ void load_history(const RuntimeStrips& strips, std::int64_t first,
-                                 const KeptInputs& kept) {
-      strips.load_inputs(first - kHistory, kHistory, kept, history);
+    __device__ void load_history(const RuntimeStrips& strips, std::int64_t first) {
+      strips.load_inputs(first - kHistory, kHistory, history);
     }
+    __device__ static RegisterWindow of_thread(const RuntimeStrips&) { return {}; }
 
-    __device__ void convolve(const RuntimeStrips&, std::int64_t, int, const KeptInputs&,
-                             const float (&tokens)[kGeneralStripTokens],
+    /// The sums of a strip, the next one after that of the call before.
+    __device__ void convolve(const RuntimeStrips&, const float (&tokens)[kGeneralStripTokens],
                              float (&results)[kGeneralStripTokens]) {
       float inputs[kHistory + kGeneralStripTokens];
 #pragma unroll
@@ -302,55 +220,130 @@ class RuntimeStrips {
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) history[k] = inputs[kGeneralStripTokens + k];
     }
+    /// The sums of a strip whose inputs are in shared memory.
+    __device__ void convolve(const RuntimeStrips& strips, const float* rows, int row_stride,
+                             const float (&tokens)[kGeneralStripTokens],
+                             float (&results)[kGeneralStripTokens]) {
+#pragma unroll
+      for (int k = 0; k < kHistory; ++k) history[k] = rows[k * row_stride];
+      convolve(strips, tokens, results);
+    }
   };
 
-  /// Loads the inputs again for each group of taps.
-  struct MemoryWindow {
-    __device__ void load_taps(const RuntimeStrips&) {}
-    __device__ void convert_taps(const RuntimeStrips&) {}
-    __device__ void load_history(const RuntimeStrips&, std::int64_t, const KeptInputs&) {}
+  /// Inputs and taps in shared memory, as fp32. Those of adjacent threads are adjacent.
+  struct SharedWindow {
+    float* inputs;  // those before the strip, then the strip
+    float* taps;
+    int stride;  // between inputs and between taps
 
-    __device__ void convolve(const RuntimeStrips& strips, std::int64_t first, int count,
-                             const KeptInputs& kept, const float (&)[kGeneralStripTokens],
+    /// Of this thread alone.
+    __device__ static SharedWindow of_thread(const RuntimeStrips& strips) {
+      const auto threads = static_cast<int>(blockDim.x);
+      float* inputs = reinterpret_cast<float*>(dynamic_shared_memory()) + threadIdx.x;
+      const int rows = shortconv::history_of(strips.p_) + kGeneralStripTokens;
+      return {inputs, inputs + rows * threads, threads};
+    }
+
+    __device__ void load_taps(const RuntimeStrips&) {}
+    __device__ void convert_taps(const RuntimeStrips& strips) {
+      constexpr int kBatch = 4;
+      const int width = strips.p_.width;
+#pragma unroll 1
+      for (int tap = 0; tap < width; tap += kBatch) {
+        const int count = min(kBatch, width - tap);
+        Taps<kBatch> batch;
+        batch.load(strips, tap, count);
+        batch.convert(strips);
+        store_rows(batch.values, count, taps + tap * stride);
+      }
+    }
+    __device__ void load_history(const RuntimeStrips& strips, std::int64_t first) {
+      constexpr int kBatch = 4;
+      const int history = shortconv::history_of(strips.p_);
+#pragma unroll 1
+      for (int k = 0; k < history; k += kBatch) {
+        const int count = min(kBatch, history - k);
+        float batch[kBatch];
+        strips.load_inputs(first - history + k, count, batch);
+        store_rows(batch, count, inputs + k * stride);
+      }
+    }
+    template <int kCount>
+    __device__ void store_rows(const float (&values)[kCount], int count, float* to) const {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (i < count) to[i * stride] = values[i];
+      }
+    }
+
+    __device__ void convolve(const RuntimeStrips& strips,
+                             const float (&tokens)[kGeneralStripTokens],
                              float (&results)[kGeneralStripTokens]) {
-      constexpr int kGroup = 4;
+      const int history = shortconv::history_of(strips.p_);
+      store_rows(tokens, kGeneralStripTokens, inputs + history * stride);
+      convolve(strips, inputs, stride, tokens, results);
+      const float* from = inputs + kGeneralStripTokens * stride;
+#pragma unroll 4
+      for (int k = 0; k < history; ++k) inputs[k * stride] = from[k * stride];
+    }
+
+    __device__ void convolve(const RuntimeStrips& strips, const float* rows, int row_stride,
+                             const float (&)[kGeneralStripTokens],
+                             float (&results)[kGeneralStripTokens]) const {
       const Problem& p = strips.p_;
       const float bias = bias_at(p, strips.at_, strips.channel_);
 #pragma unroll
       for (int t = 0; t < kGeneralStripTokens; ++t) results[t] = bias;
       if (p.dilation == 1) {
-#pragma unroll 1
-        for (int tap = 0; tap < p.width; tap += kGroup) {
-          add_taps<kGroup>(strips, first, count, tap, kept, results);
-        }
+        add_adjacent_taps(p.width, rows, row_stride, results);
       } else {
 #pragma unroll 1
         for (int tap = 0; tap < p.width; ++tap) {
-          add_taps<1>(strips, first, count, tap, kept, results);
+          const float value = taps[tap * stride];
+          const float* from = rows + tap * p.dilation * row_stride;
+#pragma unroll
+          for (int t = 0; t < kGeneralStripTokens; ++t) {
+            results[t] = __fmaf_rn(value, from[t * row_stride], results[t]);
+          }
         }
       }
     }
 
-    template <int kTaps>
-    __device__ static void add_taps(const RuntimeStrips& strips, std::int64_t first, int count,
-                                    int first_tap, const KeptInputs& kept,
-                                    float (&results)[kGeneralStripTokens]) {
-      const Problem& p = strips.p_;
-      const int used = min(kTaps, p.width - first_tap);
-      Taps<kTaps> taps;
-      float inputs[kTaps - 1 + kGeneralStripTokens];
-      taps.load(strips, first_tap, used);
-      strips.load_inputs(first - std::int64_t{p.width - 1 - first_tap} * p.dilation,
-                         count + used - 1, kept, inputs);
-      taps.convert(strips);
+    /// The inputs of a tap are those of the tap before and one more, so each is loaded once.
+    __device__ void add_adjacent_taps(int width, const float* rows, int row_stride,
+                                      float (&results)[kGeneralStripTokens]) const {
+      constexpr int kGroup = 4;  // taps
+      float inputs[kGeneralStripTokens + kGroup];
+#pragma unroll
+      for (int i = 0; i < kGeneralStripTokens; ++i) inputs[i] = rows[i * row_stride];
+      const float* from = rows + kGeneralStripTokens * row_stride;
+      int tap = 0;
+#pragma unroll 2
+      for (; tap + kGroup <= width; tap += kGroup)
+        add_taps<kGroup>(tap, from, row_stride, inputs, results);
+#pragma unroll 1
+      for (; tap < width; ++tap) add_taps<1>(tap, from, row_stride, inputs, results);
+    }
+    template <int kTaps, int kInputs>
+    __device__ void add_taps(int tap, const float*& from, int row_stride, float (&inputs)[kInputs],
+                             float (&results)[kGeneralStripTokens]) const {
+      float values[kTaps];
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
-        if (k >= used) break;
+        values[k] = taps[(tap + k) * stride];
+        // The last one belongs to the tap after these, and may not exist.
+        inputs[kGeneralStripTokens + k] = from[k * row_stride];
+      }
+#pragma unroll
+      for (int k = 0; k < kTaps; ++k) {
 #pragma unroll
         for (int t = 0; t < kGeneralStripTokens; ++t) {
-          results[t] = __fmaf_rn(taps.values[k], inputs[t + k], results[t]);
+          results[t] = __fmaf_rn(values[k], inputs[t + k], results[t]);
         }
       }
+#pragma unroll
+      for (int t = 0; t < kGeneralStripTokens; ++t) inputs[t] = inputs[t + kTaps];
+      from += kTaps * row_stride;
     }
   };
 
@@ -410,6 +403,17 @@ class RuntimeStrips {
     }
   }
 
+  /// Stores an input of this dtype as one of that of the state.
+  __device__ void store_input(std::uint32_t bits, DType dtype, void* to, std::int64_t index) const {
+    if (dtype != p_.state.dtype) {
+      store_f32(p_.state.dtype, to, index, RawElements<1>::to_value(dtype, bits));
+    } else if (element_bytes(p_.state.dtype) == 4) {
+      static_cast<std::uint32_t*>(to)[index] = bits;
+    } else {
+      static_cast<std::uint16_t*>(to)[index] = static_cast<std::uint16_t>(bits);
+    }
+  }
+
   /// Copies inputs [input, end) to elements of the dtype of the state, `stride` elements apart.
   __device__ void move_inputs(std::int64_t input, std::int64_t end, void* to, std::int64_t index,
                               std::int64_t stride) const {
@@ -427,29 +431,22 @@ class RuntimeStrips {
 #pragma unroll
       for (int i = 0; i < kBatch; ++i, index += stride) {
         if (i >= count) break;
-        if (input + i >= 0 && p_.x.dtype != p_.state.dtype) {
-          store_f32(p_.state.dtype, to, index, raw.to_value(p_.x.dtype, raw.bits[i]));
-        } else if (element_bytes(p_.state.dtype) == 4) {
-          static_cast<std::uint32_t*>(to)[index] = raw.bits[i];
-        } else {
-          static_cast<std::uint16_t*>(to)[index] = static_cast<std::uint16_t>(raw.bits[i]);
-        }
+        store_input(raw.bits[i], input + i >= 0 ? p_.x.dtype : p_.state.dtype, to, index);
       }
     }
   }
 
   /// Loads inputs.
   template <int kCount>
-  __device__ void load_inputs(std::int64_t first, int count, const KeptInputs& kept,
-                              float (&inputs)[kCount]) const {
+  __device__ void load_inputs(std::int64_t first, int count, float (&inputs)[kCount]) const {
     RawElements<kCount> raw;
-    if (first >= kept.end) {
+    if (first >= 0) {
       load_tokens(first, count, raw);
       raw.convert(p_.x.dtype, inputs);
       apply_input_gate(first, count, inputs);
-    } else if (Types::kWidth == 0 || kept.rows != nullptr || p_.input_gate.present) {
+    } else if (p_.input_gate.present) {
 #pragma unroll 1
-      for (int i = 0; i < count; ++i) set_element(inputs, i, input(first + i, kept));
+      for (int i = 0; i < count; ++i) set_element(inputs, i, input(first + i));
     } else {
       load_mixed(first, count, raw);
 #pragma unroll

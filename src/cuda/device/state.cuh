@@ -31,6 +31,20 @@ __device__ inline void to_state(const std::uint32_t (&input)[kWords],
   }
 }
 
+/// The reverse, for words that to_state made.
+template <typename TState, typename T, int kStateWords, int kWords>
+__device__ inline void from_state(const std::uint32_t (&words)[kStateWords],
+                                  std::uint32_t (&input)[kWords]) {
+  if constexpr (std::is_same_v<T, TState>) {
+    copy_words(words, input);
+  } else {
+#pragma unroll
+    for (int pair = 0; pair < kStateWords / 2; ++pair) {
+      pack_pair<T>(input, pair, unpack_pair<TState>(words, pair));
+    }
+  }
+}
+
 template <typename T>
 __device__ inline T* state_element(const KernelParams& params, std::int64_t slot,
                                    std::int64_t column, std::int64_t channel) {

@@ -13,6 +13,7 @@
 #include "core/check.hpp"
 #include "cuda/host/backward.hpp"
 #include "cuda/host/commit.hpp"
+#include "cuda/host/general.hpp"
 #include "cuda/host/groups.hpp"
 #include "cuda/host/launch.hpp"
 #include "cuda/host/prepare.hpp"
@@ -57,6 +58,14 @@ KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
   }
 }
 
+/// Dynamic shared memory that the function of a launch may need, for any problem. More than that
+/// would leave less for the L1 cache.
+std::int32_t max_shared_bytes(const Problem& p, const LaunchConfig& launch) {
+  const bool windows = launch.kernel() == Kernel::kGeneral &&
+                       general_shared_bytes(p, launch.kernel(), launch.threads) > 0;
+  return windows ? max_general_shared_bytes(launch.threads) : 0;
+}
+
 Status plan_cuda(const Problem& p, PlanStorage& storage) {
   for (const DType dtype : {p.x.dtype, p.out.dtype, p.weight.dtype, p.state.dtype}) {
     if (dtype == DType::kF64) return refuse_f64(BackendId::kCuda);
@@ -76,11 +85,15 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
       }
     }
     bool has_pdl = false;
-    if (Status status = load(config.aligned_function, p.device.index, &has_pdl); !status.ok()) {
+    if (Status status = load(config.aligned_function, p.device.index, &has_pdl,
+                             max_shared_bytes(p, config.aligned));
+        !status.ok()) {
       return status;
     }
     if (!has_pdl) config.aligned.params.pdl = PdlMode::kOff;
-    if (Status status = load(config.fallback_function, p.device.index); !status.ok()) {
+    if (Status status = load(config.fallback_function, p.device.index, nullptr,
+                             max_shared_bytes(p, config.fallback));
+        !status.ok()) {
       return status;
     }
   }
@@ -108,7 +121,10 @@ Status launch_forward(const Problem& p, const KernelConfig& config, const Tensor
   if (takes_general_params(launch.kernel())) {
     GeneralParams params{p, at, launch.params};
     void* arguments[] = {&params};
-    return launch_kernel({.function = function, .blocks = launch.blocks, .threads = launch.threads},
+    return launch_kernel({.function = function,
+                          .blocks = launch.blocks,
+                          .threads = launch.threads,
+                          .shared_bytes = general_shared_bytes(p, launch.kernel(), launch.threads)},
                          arguments, stream);
   }
   KernelParams params = make_kernel_params(p, at, launch.params);

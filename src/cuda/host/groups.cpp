@@ -7,10 +7,12 @@
 
 #include "core/check.hpp"
 #include "cuda/group_params.hpp"
+#include "cuda/host/general.hpp"
 #include "cuda/host/group_tiles.hpp"
 #include "cuda/host/launch.hpp"
 #include "cuda/host/numbers.hpp"
 #include "cuda/host/select.hpp"
+#include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
 namespace {
@@ -107,7 +109,12 @@ Status plan_grouped(const GroupedProblem& p, PlanStorage& storage) {
   if (Status status = require_current(p.forward.device, "x"); !status.ok()) return status;
   for (const KernelFunction function : {convolve_group_kernel(), copy_group_kernel(),
                                         normalize_groups_kernel(), store_gates_kernel()}) {
-    if (Status status = load(function, p.forward.device.index); !status.ok()) return status;
+    const std::int32_t shared_bytes =
+        function == convolve_group_kernel() ? max_general_shared_bytes(kGroupThreads) : 0;
+    if (Status status = load(function, p.forward.device.index, nullptr, shared_bytes);
+        !status.ok()) {
+      return status;
+    }
   }
   if (Status status = plan_tiles(p, tiles); !status.ok()) return status;
   store_choice(storage, tiles);
@@ -148,11 +155,12 @@ GroupKernelParams params_of(const GroupedProblem& p, const GroupedPointers& at,
 
 template <typename Params>
 Status launch(KernelFunction function, Params& params, std::int64_t blocks, void* stream,
-              bool programmatic = false) {
+              std::int32_t shared_bytes = 0, bool programmatic = false) {
   void* arguments[] = {&params};
   return launch_kernel({.function = function,
                         .blocks = blocks,
                         .threads = kGroupThreads,
+                        .shared_bytes = shared_bytes,
                         .programmatic = programmatic},
                        arguments, stream);
 }
@@ -164,7 +172,8 @@ Status launch_group(const GroupedProblem& p, const GroupedPointers& at, std::siz
   if (group.channels() == 0) return {};
   const std::int64_t blocks = group_blocks(p.forward, group);
   if (group.copy) return launch(copy_group_kernel(), params, blocks, stream);
-  return launch(convolve_group_kernel(), params, blocks, stream);
+  return launch(convolve_group_kernel(), params, blocks, stream,
+                general_window_bytes(history_of(p.forward), p.forward.width) * kGroupThreads);
 }
 
 /// The norms of groups for which `is_wanted`, after their convolutions. `overlaps`: the kernel
@@ -190,7 +199,7 @@ Status launch_norms(const GroupedProblem& p, const GroupedPointers& at, const Is
   }
   if (params.heads == 0) return {};
   params.rows = norm_rows(p.forward, params.heads);
-  return launch(normalize_groups_kernel(), params, norm_blocks(p.forward, params.heads), stream,
+  return launch(normalize_groups_kernel(), params, norm_blocks(p.forward, params.heads), stream, 0,
                 overlaps);
 }
 

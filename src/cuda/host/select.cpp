@@ -6,6 +6,7 @@
 
 #include "core/check.hpp"
 #include "core/dispatch.hpp"
+#include "cuda/host/general.hpp"
 #include "cuda/host/memory_layout.hpp"
 #include "cuda/host/numbers.hpp"
 #include "cuda/tuning.hpp"
@@ -142,9 +143,11 @@ class Selector {
     return has_single_tokens(p_) && p_.state.present && p_.initial_state == InitialState::kAll &&
            p_.shifted_columns <= 1;
   }
-  /// Only the base variant has both sizes.
+  /// Only the base variant has both sizes, with states of x's type.
   [[nodiscard]] bool is_small_decode(const KernelRow& row) const {
-    if (row.variant != Variant::kBase) return row.kernel == Kernel::kSmallDecode;
+    if (row.variant != Variant::kBase || row.has_f32_state()) {
+      return row.kernel == Kernel::kSmallDecode;
+    }
     return p_.tokens * p_.channels <= policy_.small_decode_elements;
   }
 
@@ -214,7 +217,7 @@ class Selector {
       case Kernel::kBlockList:
         return kBlockChannels / 2;
       case Kernel::kInPlace:
-        return in_place_threads();
+        return in_place_threads(p_);
       case Kernel::kGeneral:
       case Kernel::kGeneralDecode:
         break;
@@ -226,14 +229,6 @@ class Selector {
     const std::int64_t warps = p_.sequences * divide_up(p_.channels, kTileChannels);
     const bool few = warps < policy_.small_short_sequence_warps * device_.multiprocessors;
     return few && p_.tokens > p_.sequences ? kFewShortSequenceChannels : kShortSequenceChannels;
-  }
-
-  /// A warp for each strip of a sequence of average length.
-  [[nodiscard]] std::int32_t in_place_threads() const {
-    const std::int64_t tokens = divide_up(p_.tokens, std::max<std::int64_t>(p_.sequences, 1));
-    const std::int64_t strips = divide_up(tokens, kGeneralStripTokens);
-    return static_cast<std::int32_t>(
-        std::min<std::int64_t>(32 * std::max<std::int64_t>(strips, 1), kMaxInPlaceThreads));
   }
 
   [[nodiscard]] std::int32_t decode_threads(std::size_t row) const {
@@ -249,10 +244,9 @@ class Selector {
   [[nodiscard]] std::int64_t block_channels(std::size_t row, std::int32_t threads) const {
     const Kernel kernel = kernel_of(row);
     if (kernel == Kernel::kChannelsFirst) return kChannelsFirstWarps * kWarpChannels;
-    if (kernel == Kernel::kInPlace) return kInPlaceChannels;
+    if (kernel == Kernel::kInPlace) return in_place_channels(p_);
     if (kernel == Kernel::kGeneralDecode) {
-      const bool compiled = p_.dilation == 1 && is_listed(kWidths, p_.width);
-      return std::int64_t{threads} * general_decode_channels(compiled ? p_.width : 0);
+      return std::int64_t{threads} * general_decode_channels(general_width(p_));
     }
     return threads * group_channels(row);
   }
@@ -487,11 +481,10 @@ KernelFunction launch_for(const KernelConfig& config, const TensorPointers& at,
 }
 
 std::string to_string(const LaunchConfig& launch) {
-  const bool general = launch.row >= kKernelRows;
-  const Variant variant = general ? Variant::kBase : kKernelTable[launch.row].variant;
-  return concat(name_of(launch.kernel()), variant == Variant::kBase ? "" : ", ",
-                variant == Variant::kBase ? "" : name_of(variant), ", ", launch.blocks,
-                " blocks of ", std::int64_t{launch.threads}, " threads");
+  const Kernel kernel = launch.kernel();
+  const std::string name =
+      is_general(kernel) ? std::string(name_of(kernel)) : name_of(kKernelTable[launch.row]);
+  return concat(name, ", ", launch.blocks, " blocks of ", std::int64_t{launch.threads}, " threads");
 }
 
 }  // namespace shortconv::cuda

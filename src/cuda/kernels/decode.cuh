@@ -57,8 +57,7 @@ struct DecodeKernel {
 
   __device__ static void prefetch(const KernelParams& params, const TState* pool, int sequence,
                                   int channel) {
-    constexpr bool kOrdered =
-        kVariant == Variant::kBase || kVariant == Variant::kGated || kVariant == Variant::kF32State;
+    constexpr bool kOrdered = kVariant == Variant::kBase || kVariant == Variant::kGated;
     if constexpr (kHasPdl && kOrdered && kGroup == kSmallDecodeGroup) {
       if (params.prefetch_state && threadIdx.x == 0) {
         const int channels = min(static_cast<int>(blockDim.x) * kGroup, params.channels - channel);

@@ -3,7 +3,8 @@
 //
 // Threads: a thread processes 4 adjacent channels (8 or 16 bytes per row) of one sequence, in
 // strips of 8 tokens, with the windows in registers. In a batch of drafts and prompts, tiles of
-// packed rows process the tokens after the first strip of a sequence, as in tile.cuh.
+// packed rows process the tokens after the first strip of a sequence, as in tile.cuh. A history of
+// fp32 beside 16-bit rows stays apart from the rows, and is the window of the first token.
 //
 // Bytes moved: x and out once, the state once, and width - 1 inputs for each intermediate state
 // (one if they overlap). Ceiling: a copy of these bytes.
@@ -22,8 +23,12 @@ struct DraftKernel {
   using Tiles = TileKernel<Traits, kDraftThreads, kDraftGroup>;
   static constexpr int kHistory = Traits::kHistory;
   static constexpr Variant kVariant = Traits::kVariant;
+  using TState = typename Traits::State;
   using Words = typename Tiles::Words;
+  using StateWords = typename Tiles::StateWords;
   using Rows = typename Tiles::Rows;  // history, then tokens
+  using History = StateWords[kHistory];
+  static constexpr bool kHistoryInRows = sizeof(StateWords) == sizeof(Words);
   using Gates = typename Tiles::Gates;
   using DraftTaps = typename Tiles::Taps;
 
@@ -61,36 +66,57 @@ struct DraftKernel {
     for (int row = end; row < tokens; ++row) Tiles::Store::fill_row(params, {}, row, channel);
   }
 
+  /// Loads the history of a sequence, to the rows if they have its type.
+  __device__ static void load_history(const KernelParams& params, const SequenceStart& start,
+                                      int channel, History& history, Rows& rows) {
+    auto& in_rows = reinterpret_cast<History&>(rows);
+    Tiles::State::load_history(params, start, channel, kHistoryInRows ? in_rows : history);
+  }
+
   /// Stores the state after a token. If the intermediate states overlap, that of the previous token
   /// contains all inputs but the newest.
   __device__ static void store_intermediate(const KernelParams& params,
                                             const IntermediateRows& intermediate, int token,
-                                            int channel, const Words (&columns)[kHistory]) {
+                                            int channel, const History& columns) {
     if (kVariant == Variant::kExtended && token >= intermediate.tokens) return;
-    T* to = static_cast<T*>(params.intermediate_states) + intermediate.first +
-            token * params.intermediate_token_stride + channel * params.intermediate_channel_stride;
+    TState* to = static_cast<TState*>(params.intermediate_states) + intermediate.first +
+                 token * params.intermediate_token_stride +
+                 channel * params.intermediate_channel_stride;
     if (token > 0 && params.intermediate_token_stride == params.intermediate_column_stride &&
         params.intermediate_access == StateAccess::kChannelVectors) {
       store_words(to + (kHistory - 1) * params.intermediate_column_stride, columns[kHistory - 1]);
     } else {
-      store_columns<T, kHistory, kDraftGroup>(to, params.intermediate_column_stride,
-                                              params.intermediate_channel_stride,
-                                              params.intermediate_access, columns);
+      store_columns<TState, kHistory, kDraftGroup>(to, params.intermediate_column_stride,
+                                                   params.intermediate_channel_stride,
+                                                   params.intermediate_access, columns);
     }
   }
 
   /// Stores the states after the tokens of a strip that are in the mask. `token` is the first token
-  /// of the strip.
+  /// of the strip; `history` is null if all inputs are in the rows.
   __device__ static void store_intermediates(const KernelParams& params,
                                              const IntermediateRows& intermediate, int token,
-                                             std::uint32_t mask, int channel, const Rows& rows) {
+                                             std::uint32_t mask, int channel,
+                                             const StateWords* history, const Rows& rows) {
     if (intermediate.tokens == 0) return;
 #pragma unroll
     for (int t = 0; t < kTileTokens; ++t) {
       if (mask >> t == 0) break;
       if (kVariant == Variant::kExtended && (mask >> t & 1u) == 0) continue;
-      store_intermediate(params, intermediate, token + t, channel,
-                         reinterpret_cast<const Words(&)[kHistory]>(rows[t + 1]));
+      if constexpr (kHistoryInRows) {
+        store_intermediate(params, intermediate, token + t, channel,
+                           reinterpret_cast<const History&>(rows[t + 1]));
+      } else {
+        History columns;
+#pragma unroll
+        for (int k = 0; k < kHistory; ++k) {
+          to_state<T, TState>(rows[t + 1 + k], columns[k]);
+          if (t + 1 + k < kHistory && history != nullptr) {
+            copy_words(history[t + 1 + k], columns[k]);
+          }
+        }
+        store_intermediate(params, intermediate, token + t, channel, columns);
+      }
     }
   }
 
@@ -113,7 +139,7 @@ struct DraftKernel {
           intermediate_rows<kVariant>(params, sequence, bounds.begin, bounds.end - bounds.begin);
       if (inside) {
         store_intermediates(params, intermediate, tile.first - bounds.begin, tile.mask, channel,
-                            rows);
+                            nullptr, rows);
       }
       Tiles::Convolution::convolve(params, taps, tile.mask, rows, {});
       if (inside) {
@@ -127,8 +153,8 @@ struct DraftKernel {
   /// Processes `length` tokens of a sequence. The rows of the first strip are loaded.
   __device__ static void convolve_chain(const KernelParams& params, const TileRows& tile,
                                         const IntermediateRows& intermediate, int length,
-                                        int channel, const DraftTaps& taps, Rows& rows,
-                                        Gates& gates) {
+                                        int channel, const DraftTaps& taps, const History& history,
+                                        Rows& rows, Gates& gates) {
     for (int base = 0; base < length; base += kTileTokens) {
       const int tokens = min(kTileTokens, length - base);
       TileRows strip = tile;
@@ -140,11 +166,15 @@ struct DraftKernel {
       }
       Tiles::Gating::apply(params, strip, channel, kHistory, gates, rows);
       const std::uint32_t mask = tile_rows_between(0, tokens);
-      store_intermediates(params, intermediate, base, mask, channel, rows);
+      const StateWords* before = kHistoryInRows || base > 0 ? nullptr : history;
+      store_intermediates(params, intermediate, base, mask, channel, before, rows);
       Words next[kHistory];
 #pragma unroll
       for (int k = 0; k < kHistory; ++k) copy_words(rows[kTileTokens + k], next[k]);
-      Tiles::Convolution::convolve(params, taps, mask, rows, gates);
+      using Convolution = typename Tiles::Convolution;
+      Convolution::template convolve_joined<!kHistoryInRows>(
+          params, taps, mask, before != nullptr ? 0 : Convolution::kNoBoundaryRow, history, rows,
+          gates);
       Tiles::Store::store(params, out_at<T>(params, strip.origin, strip.first, channel), mask,
                           rows);
 #pragma unroll
@@ -154,10 +184,15 @@ struct DraftKernel {
 };
 
 template <typename Traits>
-__global__ void __launch_bounds__(kDraftThreads,
-                                  resident(Traits::kVariant == Variant::kGated
-                                               ? gated_draft_blocks(Traits::kInputBytes)
-                                               : draft_blocks(Traits::kInputBytes, Traits::kWidth)))
+constexpr int draft_blocks_of() {
+  constexpr std::size_t kBytes = Traits::kInputBytes;
+  if (Traits::kVariant == Variant::kGated) return gated_draft_blocks(kBytes, Traits::kWidth);
+  if (sizeof(typename Traits::State) > kBytes) return kF32StateDraftBlocks;
+  return draft_blocks(kBytes, Traits::kWidth);
+}
+
+template <typename Traits>
+__global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks_of<Traits>()))
     convolve_drafts(const __grid_constant__ KernelParams params) {
   using Kernel = DraftKernel<Traits>;
   constexpr Variant kVariant = Traits::kVariant;
@@ -189,8 +224,8 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   if (start.length == 0) return;
   typename Kernel::DraftTaps taps;
-  Kernel::Tiles::State::load_history(
-      params, start, channel, reinterpret_cast<typename Kernel::Words(&)[Kernel::kHistory]>(rows));
+  typename Kernel::History history;
+  Kernel::load_history(params, start, channel, history, rows);
   taps.load(params.weights(), channel);
   const IntermediateRows intermediate =
       intermediate_rows<kVariant>(params, sequence, start.first, start.length);
@@ -201,7 +236,8 @@ __global__ void __launch_bounds__(kDraftThreads,
   if constexpr (kVariant == Variant::kExtended) {
     Kernel::Tiles::State::write_states(params, start, -Kernel::kHistory, true, channel, channel);
   }
-  Kernel::convolve_chain(params, tile, intermediate, chain_tokens, channel, taps, rows, gates);
+  Kernel::convolve_chain(params, tile, intermediate, chain_tokens, channel, taps, history, rows,
+                         gates);
   if constexpr (kVariant != Variant::kExtended) {
     Kernel::Tiles::State::write_states(params, start, -Kernel::kHistory, true, channel, channel);
   }

@@ -1,4 +1,5 @@
 #include "core/dispatch.hpp"
+#include "cuda/host/general.hpp"
 #include "cuda/host/kernels.hpp"
 #include "cuda/kernels/general.cuh"
 #include "cuda/kernels/general_decode.cuh"
@@ -11,10 +12,9 @@ namespace {
 template <typename Use>
 KernelFunction with_types(const Problem& p, Use&& use) {
   KernelFunction function = nullptr;
-  const bool compiled = p.dilation == 1 && dispatch(kWidths, p.width, [&](auto width) {
-                          function = reinterpret_cast<KernelFunction>(
-                              use(RuntimeTypesOfWidth<decltype(width)::value>{}));
-                        });
+  const bool compiled = dispatch(kWidths, general_width(p), [&](auto width) {
+    function = reinterpret_cast<KernelFunction>(use(RuntimeTypesOfWidth<decltype(width)::value>{}));
+  });
   return compiled ? function : reinterpret_cast<KernelFunction>(use(RuntimeTypes{}));
 }
 
@@ -29,7 +29,14 @@ KernelFunction general_kernel(const Problem& p) {
 }
 
 KernelFunction in_place_kernel(const Problem& p) {
-  return with_types(p, [](auto types) { return &convolve_in_place<decltype(types)>; });
+  const bool short_sequences = in_place_channels(p) == kShortInPlaceChannels;
+  return with_types(p, [&](auto types) {
+    using Types = decltype(types);
+    if constexpr (Types::kWidth != 0) {
+      if (short_sequences) return &convolve_in_place<Types, kShortInPlaceChannels>;
+    }
+    return &convolve_in_place<Types, kInPlaceChannels>;
+  });
 }
 
 KernelFunction general_decode_kernel(const Problem& p) {

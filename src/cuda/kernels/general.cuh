@@ -5,11 +5,11 @@
 // Threads: a thread processes one channel of up to 64 packed rows, of a token block of 8 tokens, or
 // of all draft tokens of a sequence. States as in tile.cuh. The thread that writes a final state
 // also writes the snapshots that need the history. Other snapshots have their inputs in x; each is
-// a unit after those of the tokens. In place a block processes 32 channels of a sequence.
+// a unit after those of the tokens. In place a block processes 32 or 128 channels of a sequence.
 //
-// Bytes moved: x and out once, states once in each direction; windows without an instance are read
-// from the caches for every 4 taps. Ceiling: twice a copy of these bytes, because each load and
-// store moves one element.
+// Bytes moved: x and out once, and again the inputs before the first row of a thread; states once
+// in each direction. Ceiling: twice a copy of these bytes, because each load and store moves one
+// element; from about 50 taps on, the multiplications take longer.
 #pragma once
 
 #include <cstdint>
@@ -165,61 +165,98 @@ __global__ void __launch_bounds__(kGeneralThreads)
   if (!elsewhere) write_state_of_channel<Types>(p, at, s, channel);
 }
 
-/// Convolves in place. A block processes 32 channels of a sequence, in steps: each of its warps
-/// computes the results of a strip of 8 tokens, and stores them when all warps have read theirs.
-/// The inputs before the next step are kept in shared memory, as fp32. The state and the snapshots
-/// are written first, while all of the inputs are in x.
+/// The state of a sequence, and all of its snapshots. Not inlined: otherwise the loop of
+/// convolve_in_place has its inputs in local memory.
 template <typename Types>
+__device__ __noinline__ void write_states(const Problem& p, const TensorPointers& at,
+                                          const Sequence& s, std::int64_t sequence,
+                                          std::int64_t channel) {
+  const std::int64_t end = s.end - s.begin + 1;
+  take_snapshots<Types>(p, at, s, sequence, end, false, channel);
+  RuntimeStrips<Types>(p, at, s, channel).write_state();
+  take_snapshots<Types>(p, at, s, sequence, end, true, channel);
+}
+
+/// Convolves in place. A block processes kChannels channels of a sequence, in steps of a strip for
+/// each thread. The inputs of a step and those before it are in shared memory, as fp32; when all
+/// threads have stored theirs, results may overwrite them in x, and the tokens of the next step are
+/// being loaded. The threads of the last strip write the state and the snapshots, from inputs that
+/// they load before the first step ends, while all of them are in x.
+template <typename Types, int kChannels>
 __global__ void __launch_bounds__(kMaxInPlaceThreads, in_place_min_blocks(Types::kWidth))
     convolve_in_place(const __grid_constant__ GeneralParams params) {
-  __shared__ float kept[2][kMaxWidth - 1][kInPlaceChannels];
+  using Strips = RuntimeStrips<Types>;
+  constexpr int kKeptInputs = Types::kWidth == 0 ? 1 : Types::kWidth - 1;
   const Problem& p = params.problem;
   const TensorPointers& at = params.pointers;
-  const auto [unit, channel] = GeneralThread(params.launch, kInPlaceChannels);
-  const int lane = static_cast<int>(threadIdx.x) % kInPlaceChannels;
-  const int warp = static_cast<int>(threadIdx.x) / kInPlaceChannels;
-  const int warps = static_cast<int>(blockDim.x) / kInPlaceChannels;
+  const auto [unit, channel] = GeneralThread(params.launch, kChannels);
+  const int lane = static_cast<int>(threadIdx.x) % kChannels;
+  const int strip = static_cast<int>(threadIdx.x) / kChannels;
+  const int block_strips = static_cast<int>(blockDim.x) / kChannels;
   const bool inside = channel < p.channels;
-  const bool first_warp = inside && warp == 0;
   if (unit >= params.launch.tiles) {
-    if (first_warp) pad_outside<Types>(p, at, channel);
+    if (inside && strip == 0) pad_outside<Types>(p, at, channel);
     return;
   }
   const Sequence s = sequence_at(p, at, unit);
   const std::int64_t length = s.end - s.begin;
   if (length <= 0) return;
   if (s.skipped) {
-    if (first_warp) pad_rows<Types>(p, at, s.begin, s.end, channel);
+    if (inside && strip == 0) pad_rows<Types>(p, at, s.begin, s.end, channel);
     return;
   }
   const int history = history_of<Types>(p);
-  const RuntimeStrips<Types> strips(p, at, s, inside ? channel : 0);
-  if (first_warp) {
-    for (int k = 0; k < history; ++k) kept[0][k][lane] = strips.input(k - history, {});
-    take_snapshots<Types>(p, at, s, unit, length + 1, false, channel);
-    strips.write_state();
-    take_snapshots<Types>(p, at, s, unit, length + 1, true, channel);
+  const int step = block_strips * kGeneralStripTokens;
+  const Strips strips(p, at, s, inside ? channel : 0);
+  float* rows = reinterpret_cast<float*>(dynamic_shared_memory()) + lane;
+  float* next_rows = rows + (history + step) * kChannels;
+  typename Strips::RawTokens raw;
+  const auto load_strip = [&](std::int64_t first) {
+    const int count = Strips::tokens_of_strip(first, length);
+    if (inside && count > 0) strips.load_strip(first, count, raw);
+  };
+  load_strip(strip * kGeneralStripTokens);
+  typename Strips::Window window;
+  if constexpr (Types::kWidth == 0) {
+    window = {nullptr, next_rows + (history + step) * kChannels, kChannels};
   }
-  // The window of the first strip is in the same threads; others may need more of the history.
-  if constexpr (Types::kWidth == 0) __syncthreads();
-  typename RuntimeStrips<Types>::Window window;
-  strips.load_taps(window);
-  int current = 0;
-  const std::int64_t step = std::int64_t{warps} * kGeneralStripTokens;
-  for (std::int64_t begin = 0; begin < length; begin += step, current ^= 1) {
-    const KeptInputs before{kept[current], begin};
-    const std::int64_t first = begin + std::int64_t{warp} * kGeneralStripTokens,
-                       next = begin + step;
-    const int count = RuntimeStrips<Types>::tokens_of_strip(first, length);
-    float results[kGeneralStripTokens];
-    if (inside && count > 0) strips.convolve_strip(window, first, count, before, results);
-    if (inside && next < length) {
-      for (int k = warp; k < history; k += warps) {
-        kept[current ^ 1][k][lane] = strips.input(next - history + k, before);
+  if (Types::kWidth != 0 || strip == 0) strips.load_taps(window);
+  for (int k = strip; inside && k < history; k += block_strips) {
+    rows[k * kChannels] = strips.input(k - history);
+  }
+  const bool writes_state = inside && strip == block_strips - 1;
+  const bool state_is_in_x = Types::kWidth != 0 && p.snapshot_count == 0 && strips.state_is_in_x();
+  RawElements<kKeptInputs> state;
+  if (state_is_in_x) {
+    if (writes_state) strips.load_state(state);
+  } else {
+    __syncthreads();
+    if (writes_state) write_states<Types>(p, at, s, unit, channel);
+  }
+  for (std::int64_t begin = 0; begin < length; begin += step) {
+    const std::int64_t first = begin + strip * kGeneralStripTokens;
+    const int count = Strips::tokens_of_strip(first, length);
+    float tokens[kGeneralStripTokens];
+    float* strip_rows = rows + strip * kGeneralStripTokens * kChannels;
+    if (inside && count > 0) {
+      strips.convert_strip(first, count, raw, tokens);
+#pragma unroll
+      for (int t = 0; t < kGeneralStripTokens; ++t) {
+        strip_rows[(history + t) * kChannels] = tokens[t];
       }
+      load_strip(first + step);
     }
     __syncthreads();
-    if (inside && count > 0) strips.store(first, count, results);
+    if (begin == 0 && state_is_in_x && writes_state) strips.store_state(state);
+    for (int k = strip; k < history; k += block_strips) {
+      next_rows[k * kChannels] = rows[(step + k) * kChannels];
+    }
+    if (inside && count > 0) {
+      strips.convolve_strip(window, strip_rows, kChannels, first, count, tokens);
+    }
+    float* const last_rows = rows;
+    rows = next_rows;
+    next_rows = last_rows;
   }
 }
 

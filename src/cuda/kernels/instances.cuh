@@ -55,7 +55,7 @@ KernelFunction instance() {
   if constexpr (!is_compiled(kInstance, kDTypeOf<T>, kDTypeOf<TWeight>, kWidth)) {
     return nullptr;
   } else {
-    using TState = std::conditional_t<kInstance.variant == Variant::kF32State, F32, T>;
+    using TState = std::conditional_t<kInstance.has_f32_state(), F32, T>;
     constexpr CompiledActivation kCompiled =
         kInstance.runtime_activation ? CompiledActivation::kRuntime : compiled(kActivation);
     using Traits = KernelTraits<T, TWeight, TState, kWidth, kCompiled, kInstance.variant>;

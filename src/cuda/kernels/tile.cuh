@@ -185,7 +185,7 @@ struct TileKernel {
   __device__ static void load_start_history(const KernelParams& params, const SequenceStart& start,
                                             int channel, StateWords (&history)[kHistory],
                                             Rows& rows) {
-    static_assert(Convolution::kJoinsSequences || kVariant != Variant::kF32State,
+    static_assert(Convolution::kJoinsSequences || sizeof(StateWords) == sizeof(Words),
                   "fp32 states do not fit into the rows");
     auto& in_rows = reinterpret_cast<StateWords(&)[kHistory]>(rows);
     State::load_history(params, start, channel, Convolution::kJoinsSequences ? history : in_rows);
@@ -205,10 +205,12 @@ constexpr int resident(int wanted) {
   return wanted < kMaxResidentBlocks ? wanted : kMaxResidentBlocks;
 }
 
-constexpr int tile_blocks_of(Variant variant, std::size_t element_bytes, int width) {
-  if (variant == Variant::kGated) return gated_tile_blocks(element_bytes, width);
-  if (variant == Variant::kF32State) return kF32StateTileBlocks;
-  return tile_blocks(element_bytes, width);
+template <typename Traits>
+constexpr int tile_blocks_of() {
+  constexpr std::size_t kBytes = Traits::kInputBytes;
+  if (Traits::kVariant == Variant::kGated) return gated_tile_blocks(kBytes, Traits::kWidth);
+  if (sizeof(typename Traits::State) > kBytes) return kF32StateTileBlocks;
+  return tile_blocks(kBytes, Traits::kWidth);
 }
 
 /// The general form: snapshot blocks, then sequence-start blocks, then tile blocks. The flags and
@@ -216,8 +218,7 @@ constexpr int tile_blocks_of(Variant variant, std::size_t element_bytes, int wid
 /// changes.
 template <typename Traits>
 __global__ void __launch_bounds__(tile_threads(Traits::kInputBytes),
-                                  resident(tile_blocks_of(Traits::kVariant, Traits::kInputBytes,
-                                                          Traits::kWidth)))
+                                  resident(tile_blocks_of<Traits>()))
     convolve_tiles(const __grid_constant__ KernelParams params) {
   using Kernel = TileKernel<Traits>;
   using Convolution = typename Kernel::Convolution;
@@ -280,7 +281,9 @@ __global__ void __launch_bounds__(tile_threads(Traits::kInputBytes),
       tile.mask |= tile_rows_between(boundary_row, boundary_row + start_tokens);
     }
     if (!loaded) Kernel::load_start(params, tile, start_tokens, channel, rows, gates);
-    Kernel::Gating::apply(params, tile, channel, 0, gates, rows);
+    // A history in the rows is gated already.
+    const int first_input = starts && !Convolution::kJoinsSequences ? Kernel::kHistory : 0;
+    Kernel::Gating::apply(params, tile, channel, first_input, gates, rows);
     Convolution::template convolve_joined<Convolution::kJoinsSequences>(
         params, taps, tile.mask, starts ? boundary_row : Convolution::kNoBoundaryRow, start_history,
         rows, gates);

@@ -20,7 +20,9 @@ struct TreeKernel {
   using T = typename Traits::Input;
   using Drafts = DraftKernel<Traits>;
   using Tiles = typename Drafts::Tiles;
+  using TState = typename Drafts::TState;
   using Words = typename Drafts::Words;
+  using StateWords = typename Drafts::StateWords;
   using Rows = typename Drafts::Rows;
   using DraftTaps = typename Drafts::DraftTaps;
   static constexpr int kWidth = Traits::kWidth, kHistory = Traits::kHistory;
@@ -28,7 +30,8 @@ struct TreeKernel {
 
   struct Shared {
     static constexpr int kRows = 16;
-    Words rows[kRows][kDraftThreads];  // oldest history first; a thread accesses only its column
+    // Oldest history first; a thread accesses only its column.
+    StateWords rows[kRows][kDraftThreads];
     int window[kDraftThreads / 32][kStrip][kWidth];  // by warp: the row of each input of a window
   };
 
@@ -57,14 +60,15 @@ struct TreeKernel {
 
   __device__ static void convolve(const KernelParams& params, const IntermediateRows& intermediate,
                                   int token, int channel, const DraftTaps& taps,
-                                  const Words (&window)[kWidth], T* out) {
+                                  const StateWords (&window)[kWidth], T* out) {
     if (intermediate.tokens > 0) {
       Drafts::store_intermediate(params, intermediate, token, channel,
-                                 reinterpret_cast<const Words(&)[kHistory]>(window[1]));
+                                 reinterpret_cast<const typename Drafts::History&>(window[1]));
     }
-    Words result;
-    convolve_window<T, Traits::kActivation, Traits::kVariant>(params, taps, window,
-                                                              window[kHistory], result);
+    Words result, token_words;
+    from_state<TState, T>(window[kHistory], token_words);
+    convolve_window<T, Traits::kActivation, Traits::kVariant, TState>(params, taps, window,
+                                                                      token_words, result);
     store_words(rows_after(out, params.out_stride_bytes, token), result);
   }
 
@@ -79,14 +83,16 @@ struct TreeKernel {
     const int end = min(base + kStrip, length);
 #pragma unroll(kNear ? 2 : 1)
     for (int token = base; token < end; ++token) {
-      Words window[kWidth];
+      StateWords window[kWidth];
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         const int row = shared.window[warp][token - base][k];
         if (kNear || row < Shared::kRows) {
           copy_words(shared.rows[row][thread], window[k]);
         } else {
-          load_words(rows_after(x, params.x_stride_bytes, row - kHistory), window[k]);
+          Words words;
+          load_words(rows_after(x, params.x_stride_bytes, row - kHistory), words);
+          to_state<T, TState>(words, window[k]);
         }
       }
       convolve(params, intermediate, token, channel, taps, window, out);
@@ -95,11 +101,11 @@ struct TreeKernel {
 };
 
 template <typename Traits>
-__global__ void __launch_bounds__(kDraftThreads,
-                                  resident(draft_blocks(Traits::kInputBytes, Traits::kWidth)))
+__global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks_of<Traits>()))
     convolve_trees(const __grid_constant__ KernelParams params) {
   using Kernel = TreeKernel<Traits>;
   using T = typename Traits::Input;
+  using TState = typename Traits::State;
   constexpr int kHistory = Traits::kHistory;
   constexpr Variant kVariant = Traits::kVariant;
   pdl_wait_and_launch(params);
@@ -125,8 +131,8 @@ __global__ void __launch_bounds__(kDraftThreads,
   }
   if (length == 0) return;
   typename Kernel::DraftTaps taps;
-  Kernel::Tiles::State::load_history(params, start, channel,
-                                     reinterpret_cast<typename Kernel::Words(&)[kHistory]>(rows));
+  typename Kernel::Drafts::History history;
+  Kernel::Drafts::load_history(params, start, channel, history, rows);
   const T* x = x_at<T>(params, tile.origin, tile.first, channel);
   taps.load(params.weights(), channel);
   const IntermediateRows intermediate =
@@ -141,12 +147,16 @@ __global__ void __launch_bounds__(kDraftThreads,
   Kernel::find_windows(params, parents, 0, length, shared.window[thread / 32]);
 #pragma unroll
   for (int row = 0; row < Kernel::Tiles::Shape::kRows && row < Kernel::Shared::kRows; ++row) {
-    copy_words(rows[row], shared.rows[row][thread]);
+    if (!Kernel::Drafts::kHistoryInRows && row < kHistory) {
+      copy_words(history[row], shared.rows[row][thread]);
+    } else {
+      to_state<T, TState>(rows[row], shared.rows[row][thread]);
+    }
   }
   T* out = out_at<T>(params, tile.origin, tile.first, channel);
   for (int t = kTileTokens; t < length && kHistory + t < Kernel::Shared::kRows; ++t) {
     load_words(rows_after(x, params.x_stride_bytes, t), rows[0]);
-    copy_words(rows[0], shared.rows[kHistory + t][thread]);
+    to_state<T, TState>(rows[0], shared.rows[kHistory + t][thread]);
   }
   // As in drafts.cuh.
   if constexpr (kVariant == Variant::kExtended) {

@@ -1,0 +1,109 @@
+// Loads and stores of several elements of one channel, of any dtype and `stride` apart.
+//
+// What differs between calls is looked up once for all of them, and all are loaded before the first
+// is converted: a conversion waits for its load, and the branch to the conversion of a dtype would
+// wait with it.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device/element.cuh"
+#include "shortconv/plan.hpp"
+
+namespace shortconv::cuda {
+
+/// The bits of elements of any dtype.
+template <int kCount>
+struct RawElements {
+  std::uint32_t bits[kCount];
+
+  __device__ void load_one(int index, const void* from, int bytes) {
+    if (bytes == 4) {
+      bits[index] = *static_cast<const std::uint32_t*>(from);
+    } else {
+      bits[index] = *static_cast<const std::uint16_t*>(from);
+    }
+  }
+  /// Loads the first `count`, `stride_bytes` apart.
+  __device__ void load(const char* from, std::int64_t stride_bytes, int bytes, int count) {
+    if (bytes == 4) {
+      load_as<std::uint32_t>(from, stride_bytes, count);
+    } else {
+      load_as<std::uint16_t>(from, stride_bytes, count);
+    }
+  }
+  template <typename T>
+  __device__ void load_as(const char* from, std::int64_t stride_bytes, int count) {
+    if (count == kCount) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i, from += stride_bytes) {
+        bits[i] = *reinterpret_cast<const T*>(from);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i, from += stride_bytes) {
+        if (i < count) bits[i] = *reinterpret_cast<const T*>(from);
+      }
+    }
+  }
+
+  __device__ static float to_value(DType dtype, std::uint32_t bits) {
+    switch (dtype) {
+      case DType::kF16: {
+        const auto half = static_cast<std::uint16_t>(bits);
+        return to_f32(reinterpret_cast<const F16&>(half));
+      }
+      case DType::kBF16:
+        return __uint_as_float(bits << 16);
+      default:
+        return __uint_as_float(bits);
+    }
+  }
+  /// Writes the values of all elements to `values`.
+  __device__ void convert(DType dtype, float* values) const {
+    switch (dtype) {
+      case DType::kF16:
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) values[i] = to_value(DType::kF16, bits[i]);
+        return;
+      case DType::kBF16:
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) values[i] = to_value(DType::kBF16, bits[i]);
+        return;
+      default:
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) values[i] = to_value(DType::kF32, bits[i]);
+    }
+  }
+};
+
+/// Stores the first `count` values, `stride` elements apart.
+template <typename T, int kCount>
+__device__ inline void store_elements(const float (&values)[kCount], int count, void* to,
+                                      std::int64_t stride) {
+  T* address = static_cast<T*>(to);
+  if (count == kCount) {
+#pragma unroll
+    for (int t = 0; t < kCount; ++t, address += stride) *address = from_f32<T>(values[t]);
+  } else {
+#pragma unroll
+    for (int t = 0; t < kCount; ++t, address += stride) {
+      if (t < count) *address = from_f32<T>(values[t]);
+    }
+  }
+}
+
+template <int kCount>
+__device__ inline void store_elements(DType dtype, const float (&values)[kCount], int count,
+                                      void* to, std::int64_t stride) {
+  switch (dtype) {
+    case DType::kF16:
+      return store_elements<F16>(values, count, to, stride);
+    case DType::kBF16:
+      return store_elements<BF16>(values, count, to, stride);
+    default:
+      return store_elements<F32>(values, count, to, stride);
+  }
+}
+
+}  // namespace shortconv::cuda
