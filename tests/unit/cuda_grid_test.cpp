@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "cuda/host/general.hpp"
 #include "cuda/host/prepare.hpp"
 #include "cuda/tuning.hpp"
 #include "cuda_problems.hpp"
@@ -246,6 +247,26 @@ TEST(CudaGrid, PreparationHasAThreadForEachItem) {
     const std::int64_t blocks = prepare_blocks(items);
     EXPECT_GE(blocks * kPrepareThreads, items);
     EXPECT_LT((blocks - 1) * kPrepareThreads, items);
+  }
+}
+
+/// Without an attribute of the function a launch has up to 48 KB.
+TEST(CudaGrid, PrefillInPlaceNeedsNoMoreSharedMemoryThanEveryLaunchHas) {
+  for (int width = kMinWidth; width <= kMaxWidth; ++width) {
+    for (int dilation = 1; (width - 1) * dilation < kMaxWidth; ++dilation) {
+      for (const std::int64_t tokens : {1, 4, 24, 25, 100, 100000}) {
+        Problem p = packed_batch(tokens, 512, 1);
+        p.in_place = true;
+        p.width = width;
+        p.dilation = dilation;
+        const std::int32_t threads = in_place_threads(p);
+        EXPECT_EQ(threads % in_place_channels(p), 0) << "width " << width << ", " << tokens;
+        EXPECT_LE(general_shared_bytes(p, Kernel::kInPlace, threads), 48 * 1024)
+            << "width " << width << ", dilation " << dilation << ", " << tokens << " tokens";
+        EXPECT_LE(general_shared_bytes(p, Kernel::kGeneral, kGeneralThreads),
+                  max_general_shared_bytes(kGeneralThreads));
+      }
+    }
   }
 }
 

@@ -57,7 +57,7 @@ class RuntimeStrips {
     const std::int64_t out_step = p_.out.token_stride * element_bytes(p_.out.dtype);
     const char* from = x_ + first * x_step;
     char* to = const_cast<char*>(elements(p_.out, at_.out, p_.out.dtype, first));
-    Window window = Window::of_thread(*this);
+    Window window(*this);
     RawTokens next;
     next.load(from, x_step, x_bytes_, tokens_of_strip(first, last));
     window.load_taps(*this);
@@ -189,6 +189,7 @@ class RuntimeStrips {
     static constexpr int kHistory = kWidth - 1;
     float history[kHistory], bias;
     Taps<kWidth> taps;
+    __device__ explicit RegisterWindow(const RuntimeStrips&) {}
 
     __device__ void load_taps(const RuntimeStrips& strips) { taps.load(strips, 0, kWidth); }
     __device__ void convert_taps(const RuntimeStrips& strips) {
@@ -199,7 +200,6 @@ class RuntimeStrips {
     __device__ void load_history(const RuntimeStrips& strips, std::int64_t first) {
       strips.load_inputs(first - kHistory, kHistory, history);
     }
-    __device__ static RegisterWindow of_thread(const RuntimeStrips&) { return {}; }
 
     /// The sums of a strip, the next one after that of the call before.
     __device__ void convolve(const RuntimeStrips&, const float (&tokens)[kGeneralStripTokens],
@@ -236,13 +236,14 @@ class RuntimeStrips {
     float* taps;
     int stride;  // between inputs and between taps
 
-    /// Of this thread alone.
-    __device__ static SharedWindow of_thread(const RuntimeStrips& strips) {
-      const auto threads = static_cast<int>(blockDim.x);
-      float* inputs = reinterpret_cast<float*>(dynamic_shared_memory()) + threadIdx.x;
-      const int rows = shortconv::history_of(strips.p_) + kGeneralStripTokens;
-      return {inputs, inputs + rows * threads, threads};
-    }
+    /// Of one thread.
+    __device__ explicit SharedWindow(const RuntimeStrips& strips)
+        : inputs(reinterpret_cast<float*>(dynamic_shared_memory()) + threadIdx.x),
+          taps(inputs +
+               (shortconv::history_of(strips.p_) + kGeneralStripTokens) * std::int64_t{blockDim.x}),
+          stride(static_cast<int>(blockDim.x)) {}
+    /// Only the taps, at `rows`, are those of the window; threads share them and the inputs.
+    __device__ void share(float* rows, int row_stride) { taps = rows, stride = row_stride; }
 
     __device__ void load_taps(const RuntimeStrips&) {}
     __device__ void convert_taps(const RuntimeStrips& strips) {
@@ -313,14 +314,15 @@ class RuntimeStrips {
     __device__ void add_adjacent_taps(int width, const float* rows, int row_stride,
                                       float (&results)[kGeneralStripTokens]) const {
       constexpr int kGroup = 4;  // taps
-      float inputs[kGeneralStripTokens + kGroup];
+      float inputs[kShared + kGroup];
 #pragma unroll
-      for (int i = 0; i < kGeneralStripTokens; ++i) inputs[i] = rows[i * row_stride];
-      const float* from = rows + kGeneralStripTokens * row_stride;
+      for (int i = 0; i < kShared; ++i) inputs[i] = rows[i * row_stride];
+      const float* from = rows + kShared * row_stride;
       int tap = 0;
 #pragma unroll 2
-      for (; tap + kGroup <= width; tap += kGroup)
+      for (; tap + kGroup <= width; tap += kGroup) {
         add_taps<kGroup>(tap, from, row_stride, inputs, results);
+      }
 #pragma unroll 1
       for (; tap < width; ++tap) add_taps<1>(tap, from, row_stride, inputs, results);
     }
@@ -331,8 +333,7 @@ class RuntimeStrips {
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
         values[k] = taps[(tap + k) * stride];
-        // The last one belongs to the tap after these, and may not exist.
-        inputs[kGeneralStripTokens + k] = from[k * row_stride];
+        inputs[kShared + k] = from[k * row_stride];
       }
 #pragma unroll
       for (int k = 0; k < kTaps; ++k) {
@@ -342,9 +343,10 @@ class RuntimeStrips {
         }
       }
 #pragma unroll
-      for (int t = 0; t < kGeneralStripTokens; ++t) inputs[t] = inputs[t + kTaps];
+      for (int i = 0; i < kShared; ++i) inputs[i] = inputs[i + kTaps];
       from += kTaps * row_stride;
     }
+    static constexpr int kShared = kGeneralStripTokens - 1;  // inputs that the next tap has too
   };
 
   template <typename Layout>

@@ -58,8 +58,7 @@ KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
   }
 }
 
-/// Dynamic shared memory that the function of a launch may need, for any problem. More than that
-/// would leave less for the L1 cache.
+/// The most dynamic shared memory that the function of a launch needs, for any problem.
 std::int32_t max_shared_bytes(const Problem& p, const LaunchConfig& launch) {
   const bool windows = launch.kernel() == Kernel::kGeneral &&
                        general_shared_bytes(p, launch.kernel(), launch.threads) > 0;

@@ -216,9 +216,9 @@ __global__ void __launch_bounds__(kMaxInPlaceThreads, in_place_min_blocks(Types:
     if (inside && count > 0) strips.load_strip(first, count, raw);
   };
   load_strip(strip * kGeneralStripTokens);
-  typename Strips::Window window;
+  typename Strips::Window window(strips);
   if constexpr (Types::kWidth == 0) {
-    window = {nullptr, next_rows + (history + step) * kChannels, kChannels};
+    window.share(next_rows + (history + step) * kChannels, kChannels);
   }
   if (Types::kWidth != 0 || strip == 0) strips.load_taps(window);
   for (int k = strip; inside && k < history; k += block_strips) {
