@@ -60,18 +60,20 @@ if has bench; then
   bench slots-in-order --slots-in-order --shape "${others[@]}"
   bench gates --width 3 --activation none --programmatic-launch --shape gated-8192x8192 gated-8x1024 gated-64x128 \
     gated-64x1 gated-256x1
+  bench gates-width-7 --width 7 --activation none --programmatic-launch --shape gated-8192x8192 gated-8x1024 \
+    gated-64x128 gated-64x1 gated-256x1
   bench groups --shape "${fronts[@]}"
   bench groups-overlapped --programmatic-launch --shape "${fronts[@]}"
   bench bias --bias "${main[@]}"
   for width in 2 3 5 6 7 8; do bench "width-$width" --width "$width" "${main[@]}"; done
   for dtype in f16 f32; do bench "$dtype" --dtype "$dtype" "${main[@]}" decode-256-ds; done
-  bench f32-states --state-dtype f32 "${main[@]}"
+  bench f32-states --state-dtype f32 "${main[@]}" spec-64x4 tree-64x7 64x128-kept64
+  bench f32-states-weights --state-dtype f32 --weight-dtype f32 "${main[@]}"
   bench short --programmatic-launch --shape 8192x8192 "${short[@]}" decode-64 decode-256 decode-256x2048
   bench general --weight-dtype f16 "${main[@]}" spec-64x4 in-place-8192x8192 in-place-64x128 in-place-256x32 in-place-64x4
   for width in 12 64; do
     bench "general-width-$width" --width "$width" --shape 8192x8192 64x128 decode-256 in-place-8192x8192
   done
-  bench general-f32-states --state-dtype f32 --shape spec-64x4 tree-64x7 64x128-kept64
   bench backward --shape "${gradients[@]}"
   for dtype in f16 f32; do bench "backward-$dtype" --dtype "$dtype" --shape "${gradients[@]}"; done
   bench backward-f32-weights --weight-dtype f32 --bias --shape "${gradients[@]}"

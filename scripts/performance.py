@@ -100,7 +100,7 @@ def states(results):
 
 
 GENERAL = {"general": "weights of another type, width 4", "general-width-12": "width 12",
-           "general-width-64": "width 64", "general-f32-states": "states of f32, width 4"}
+           "general-width-64": "width 64"}
 
 
 def general(results):
@@ -112,12 +112,14 @@ def general(results):
 def gates(results):
     alone = by_case(results, "bf16")
     lines = []
-    for case, row in by_case(results, "gates").items():
-        shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
-        us, copy = row["run_us"], row["overlapped_copy_us"]
-        lines.append([case, shape] + timing(row) + [f"{copy:.2f}", f"{us / copy:.3f}"] +
-                     [f'{alone[case]["run_us"]:.2f}', f'{alone[case]["ratio"]:.3f}'])
-    header = ["case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us",
+    for name in ("gates", "gates-width-7"):
+        for case, row in by_case(results, name).items():
+            shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
+            us, copy = row["run_us"], row["overlapped_copy_us"]
+            same = alone[case] if name == "gates" else None
+            lines.append([str(row["width"]), case, shape] + timing(row) + [f"{copy:.2f}", f"{us / copy:.3f}"] +
+                         ([f'{same["run_us"]:.2f}', f'{same["ratio"]:.3f}'] if same else ["-", "-"]))
+    header = ["width", "case", "tokens x channels in sequences", "us", "copy us", "ratio", "over the copy, us",
               "overlapped copy us", "ratio", "width 4 with SiLU, alone: us", "ratio"]
     return markdown(header, lines)
 
@@ -204,11 +206,11 @@ def schedules(results):
 
 def variants(results):
     names = ["bf16", "slots-in-order", "bias", "f16", "f32", "pitch-1.5", "pitch-2"]
-    names += [f"width-{w}" for w in (2, 3, 5, 6, 7, 8)] + ["f32-states"]
+    names += [f"width-{w}" for w in (2, 3, 5, 6, 7, 8)] + ["f32-states", "f32-states-weights"]
     tables = {name: by_case(results, name) for name in names}
     cases = ["8192x8192", "8x1024", "64x128", "256x32", "skewed", "decode-256"]
     labels = {"bf16": "bf16, width 4", "bias": "with a bias", "pitch-1.5": "row pitch 1.5 x channels", "pitch-2": "row pitch 2 x channels",
-              "f32-states": "states of f32 (general kernel)"}
+              "f32-states": "states of f32", "f32-states-weights": "states and weights of f32"}
     lines = [[labels.get(n, n.replace("-", " "))] + [f'{tables[n][c]["ratio"]:.3f}' for c in cases] for n in names]
     return markdown(["ratio to the copy"] + cases, lines)
 
