@@ -148,10 +148,11 @@ constexpr std::int32_t general_window_bytes(int history, int width) {
 /// Channels of a thread of the decode kernel, which share one lookup of the sequence.
 constexpr int general_decode_channels(int width) { return width <= 4 ? 4 : 2; }
 inline constexpr int kGeneralDecodeMinBlocks = 6;
-/// In place: channels of a block; more where sequences are short and a block has few strips. 64
-/// sequences of 4 tokens x 8192 take 26 us with 128, 52 with 32 in an older kernel.
+/// In place: channels of a block; more where sequences are short. 64 sequences of 128 tokens x 8192
+/// take 174 us with 128 channels and 208 with 32, 256 of 32 tokens 230 and 287. Sequences of more
+/// tokens were not measured with 128.
 inline constexpr int kInPlaceChannels = 32, kShortInPlaceChannels = 128;
-inline constexpr int kMaxShortInPlaceTokens = 24;
+inline constexpr int kMaxShortInPlaceTokens = 128;
 /// In place, 8192 x 8192 of width 4 takes 165 us with two blocks of 384 threads a multiprocessor.
 /// With 512 a thread has 64 registers, and the tokens of the next step are spilled.
 inline constexpr int kMaxInPlaceThreads = 384;

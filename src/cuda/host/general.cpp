@@ -28,10 +28,12 @@ int in_place_channels(const Problem& p) {
 }
 
 std::int32_t in_place_threads(const Problem& p) {
-  const std::int64_t strips = divide_up(tokens_per_sequence(p), kGeneralStripTokens);
   const int most = general_width(p) == 0 ? kMaxWideInPlaceThreads : kMaxInPlaceThreads;
-  return static_cast<std::int32_t>(
-      std::min<std::int64_t>(in_place_channels(p) * std::max<std::int64_t>(strips, 1), most));
+  const int channels = in_place_channels(p);
+  const std::int64_t strips =
+      std::max<std::int64_t>(divide_up(tokens_per_sequence(p), kGeneralStripTokens), 1);
+  const std::int64_t steps = divide_up(strips, most / channels);
+  return static_cast<std::int32_t>(channels * divide_up(strips, steps));
 }
 
 std::int32_t general_shared_bytes(const Problem& p, Kernel kernel, std::int32_t threads) {

@@ -11,8 +11,8 @@ namespace shortconv::cuda {
 /// The width of the instance of a general kernel for a call; 0: the one for any window.
 [[nodiscard]] int general_width(const Problem& problem);
 
-// In place: channels of a block, and threads for all strips of a sequence of average length, if
-// they fit.
+// In place: channels of a block, and threads that process a sequence of average length in steps of
+// equally many strips.
 [[nodiscard]] int in_place_channels(const Problem& problem);
 [[nodiscard]] std::int32_t in_place_threads(const Problem& problem);
 
