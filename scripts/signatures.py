@@ -49,7 +49,8 @@ def main(check, usage):
     """Calls check(folder), which raises ImportError for a version that is refused, for each
     argument of the command line; ends with 1 if one is refused.
 
-    Each has a process of its own, because the modules of all versions have the same names.
+    Each version runs in a separate process, because the modules of all versions have the same
+    names.
     """
     arguments = sys.argv[1:]
     if arguments[:1] == ["--one"]:

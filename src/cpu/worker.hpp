@@ -277,7 +277,7 @@ class Worker {
 
   bool has_only_rows_ = false;  // true if all tokens go to the token-major kernel in the dtype of x
   bool arranged_ = false;       // true if arranged_taps_ belong to the block
-  int zeros_of_bias_ = 0;       // without a bias: so many are 0 already, in both orders
+  int zeros_of_bias_ = 0;       // without a bias: leading elements of both buffers that are 0
 };
 
 }  // namespace shortconv::cpu

@@ -5,6 +5,7 @@ for a GPU does not pass without one.
 """
 
 import os
+import sys
 
 # Set before torch loads OpenMP: the calls here are small, and its waiting threads slow others down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -66,3 +67,12 @@ def arrays(request):
 @pytest.fixture
 def random():
     return np.random.default_rng(20260101)
+
+
+@pytest.fixture
+def seeded_and_without_hooks():
+    """For tests of plug-ins: a seed, and no import hooks of a test that failed."""
+    torch.manual_seed(0)
+    before = list(sys.meta_path)
+    yield
+    sys.meta_path[:] = before

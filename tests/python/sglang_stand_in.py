@@ -9,23 +9,12 @@ import types
 import shortconv
 import torch
 from shortconv.compat.sglang import dispatcher, triton
+from stand_in import add_module
 
 MAMBA = "sglang.srt.layers.attention.mamba."
 TRITON = {"old": MAMBA + "causal_conv1d_triton",  # until 0.5.15, and from 0.5.16
           "new": "sglang.kernels.ops.mamba.causal_conv1d_triton"}
 LINEAR = "sglang.srt.layers.attention.linear."
-
-
-def _add(monkeypatch, name, members):
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        path = ".".join(parts[:end])
-        if path not in sys.modules:
-            module = types.ModuleType(path)
-            module.__path__ = []
-            monkeypatch.setitem(sys.modules, path, module)
-    vars(sys.modules[name]).update(members)
-    return sys.modules[name]
 
 
 def make_functions(calls):
@@ -130,12 +119,12 @@ def add_engine(monkeypatch, layout="new", has_split=True, **replaced):
     if has_split:
         members["fused_qkv_split_gdn_prefill"] = made["fused_qkv_split_gdn_prefill"]
     engine = types.SimpleNamespace(
-        calls=calls, triton=_add(monkeypatch, TRITON[layout], convolutions),
-        chooser=_add(monkeypatch, MAMBA + "causal_conv1d", {
+        calls=calls, triton=add_module(monkeypatch, TRITON[layout], convolutions),
+        chooser=add_module(monkeypatch, MAMBA + "causal_conv1d", {
             **chooser, "_causal_conv1d_fn_triton": made["causal_conv1d_fn"]}),
-        model=_add(monkeypatch, "sglang.srt.models.lfm2", chooser),
-        backend=_add(monkeypatch, LINEAR + "gdn_backend", members),
-        delta_rule=_add(monkeypatch, LINEAR + "kernels.gdn_triton", {
+        model=add_module(monkeypatch, "sglang.srt.models.lfm2", chooser),
+        backend=add_module(monkeypatch, LINEAR + "gdn_backend", members),
+        delta_rule=add_module(monkeypatch, LINEAR + "kernels.gdn_triton", {
             "chunk_gated_delta_rule": made["chunk_gated_delta_rule"], "torch": torch}))
     sys.modules["sglang"].__version__ = "0.9.9"
     exec(DELTA_RULE_CODE, vars(engine.delta_rule))

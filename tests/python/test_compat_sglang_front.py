@@ -2,7 +2,6 @@
 decodes as before. On modules with the contracts of SGLang's: no SGLang is needed.
 """
 
-import sys
 import types
 
 import pytest
@@ -15,15 +14,7 @@ from shortconv.compat import sglang  # noqa: E402
 from shortconv.compat.sglang import dispatcher, front, triton  # noqa: E402
 
 devices = pytest.mark.parametrize("device", DEVICES)
-
-
-@pytest.fixture(autouse=True)
-def finders():
-    """install() adds an import hook; a test that fails must not leave it."""
-    torch.manual_seed(0)
-    before = list(sys.meta_path)
-    yield
-    sys.meta_path[:] = before
+pytestmark = pytest.mark.usefixtures("seeded_and_without_hooks")
 
 
 def batch_of(device, lengths, resumed, padding=0):

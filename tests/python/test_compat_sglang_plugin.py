@@ -27,15 +27,7 @@ from shortconv.compat import sglang  # noqa: E402
 from shortconv.compat.sglang import dispatcher, triton  # noqa: E402
 
 layouts = pytest.mark.parametrize("layout", ["old", "new"])
-
-
-@pytest.fixture(autouse=True)
-def finders():
-    """install() adds an import hook; a test that fails must not leave it."""
-    torch.manual_seed(0)
-    before = list(sys.meta_path)
-    yield
-    sys.meta_path[:] = before
+pytestmark = pytest.mark.usefixtures("seeded_and_without_hooks")
 
 
 def functions_of(engine):

@@ -15,15 +15,7 @@ from shortconv.compat.vllm import front  # noqa: E402
 from vllm_stand_in import DELTA_NET_CODE, SHORT_CONV_CODE, add_engine  # noqa: E402
 
 devices = pytest.mark.parametrize("device", DEVICES)
-
-
-@pytest.fixture(autouse=True)
-def finders():
-    """install() adds an import hook; a test that fails must not leave it."""
-    torch.manual_seed(0)
-    before = list(sys.meta_path)
-    yield
-    sys.meta_path[:] = before
+pytestmark = pytest.mark.usefixtures("seeded_and_without_hooks")
 
 
 def functions_of(engine):

@@ -13,23 +13,12 @@ sys.modules["fla"] = sys.modules["causal_conv1d"] = sys.modules["mamba_ssm"] = N
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from call_counts import calls, counted  # noqa: E402
 from shortconv import _groups  # noqa: E402
 from shortconv.compat import transformers as compat  # noqa: E402
 from transformers_configs import model_of  # noqa: E402
 
 COMPILED = ("qwen3_next", "qwen3_5", "kimi_linear", "mamba2", "lfm2")  # one of each kind
-calls = {}
-
-
-def counted(function):
-    @functools.wraps(function)
-    def call(*arguments, **named):
-        calls[function.__name__] = calls.get(function.__name__, 0) + 1
-        return function(*arguments, **named)
-
-    return call
-
-
 _groups.forward_groups = counted(_groups.forward_groups)
 compat.convolve = counted(compat.convolve)
 

@@ -5,23 +5,13 @@ MODE: torch, all operators are those of torch; install, the convolutions are our
 A separate program, because transformers looks for causal_conv1d when it is imported.
 """
 
-import functools
 import json
 import sys
 
 sys.modules["fla"] = None  # importing it fails: all other operators are those of torch in both runs
 model_name, device, mode = sys.argv[1:]
-calls = {}
 
-
-def counted(function):
-    @functools.wraps(function)
-    def call(*arguments, **named):
-        calls[function.__name__] = calls.get(function.__name__, 0) + 1
-        return function(*arguments, **named)
-
-    return call
-
+from call_counts import calls, counted  # noqa: E402
 
 if mode == "install":
     from shortconv.compat import causal_conv1d

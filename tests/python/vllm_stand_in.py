@@ -9,23 +9,12 @@ import types
 import shortconv
 import torch
 from shortconv.compat.vllm import functions
+from stand_in import add_module
 
 OPS = "vllm.model_executor.layers.mamba.ops.causal_conv1d"
 METADATA = "vllm.v1.attention.backends.utils"
 DELTA_NET = "vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn"
 SHORT_CONV = "vllm.model_executor.layers.mamba.short_conv"
-
-
-def _add(monkeypatch, name, members):
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        path = ".".join(parts[:end])
-        if path not in sys.modules:
-            module = types.ModuleType(path)
-            module.__path__ = []
-            monkeypatch.setitem(sys.modules, path, module)
-    vars(sys.modules[name]).update(members)
-    return sys.modules[name]
 
 
 def add_engine(monkeypatch, **replaced):
@@ -84,12 +73,12 @@ def add_engine(monkeypatch, **replaced):
     name = "compute_causal_conv1d_metadata"
     engine = types.SimpleNamespace(
         calls=calls,
-        ops=_add(monkeypatch, OPS, convolutions),
-        metadata=_add(monkeypatch, METADATA, {name: made[name]}),
-        delta_net=_add(monkeypatch, DELTA_NET, {
+        ops=add_module(monkeypatch, OPS, convolutions),
+        metadata=add_module(monkeypatch, METADATA, {name: made[name]}),
+        delta_net=add_module(monkeypatch, DELTA_NET, {
             "causal_conv1d_fn": made["causal_conv1d_fn"],
             "fused_post_conv_prep": made["fused_post_conv_prep"]}),
-        short_conv=_add(monkeypatch, SHORT_CONV, {**convolutions, "torch": torch}))
+        short_conv=add_module(monkeypatch, SHORT_CONV, {**convolutions, "torch": torch}))
     sys.modules["vllm"].__version__ = "0.99.0"
     exec(DELTA_NET_CODE, vars(engine.delta_net))
     exec(replaced.get("short_conv_code", SHORT_CONV_CODE), vars(engine.short_conv))

@@ -9,7 +9,7 @@
 //
 // Bytes moved: x and out once, and again the inputs before the first row of a thread; states once
 // in each direction. Ceiling: twice a copy of these bytes, because each load and store moves one
-// element; from about 50 taps on, the multiplications take longer.
+// element. The multiplications of 64 taps take as long.
 #pragma once
 
 #include <cstdint>
