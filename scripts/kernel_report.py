@@ -54,8 +54,9 @@ def axes(function):
         x, width, activation, has_bias, has_epilogue = found.groups()
         return {"kernel": name, "x": TYPES[x], "weights": "any", "width": width,
                 "variant": "any strides" if "ChannelStrip" in function
-                else "epilogue" if has_epilogue == "true"
-                else "base" if has_bias == "true" else "no bias",
+                else ("epilogue" if has_epilogue == "true"
+                      else "base" if has_bias == "true" else "no bias")
+                + (", segments" if "SegmentStrip" in function else ""),
                 "activation": ACTIVATIONS[int(activation)]}
     general = re.search(r"RuntimeTypes(OfWidth<(\d+)>)?", function)
     if general:

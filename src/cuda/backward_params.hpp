@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cuda/backward_tuning.hpp"
 #include "cuda/kernel_params.hpp"
 #include "cuda/launch_params.hpp"
 #include "op/sequence.hpp"
@@ -26,12 +27,33 @@ struct BackwardStates {
   DType dtype = DType::kF32;
 };
 
+/// How the rows are divided into partial sums: by the shape alone, so that the gradients of weights
+/// have the same bits on every device, for any strides and in every kernel. A strip is summed up in
+/// the order of its rows in fp32; the strips of a unit, and then the units, in fp64. The last units
+/// have shorter strips, so that the multiprocessors finish at nearly the same time.
+struct BackwardPartition {
+  std::int64_t units = 0;       // of kUnitStrips strips each
+  std::int64_t long_units = 0;  // the first ones, of strips of long_rows
+  std::int32_t long_rows = 0, short_rows = 0;
+
+  [[nodiscard]] constexpr std::int32_t strip_rows(std::int64_t unit) const {
+    return unit < long_units ? long_rows : short_rows;
+  }
+  [[nodiscard]] constexpr std::int64_t first_row(std::int64_t unit, int strip) const {
+    const std::int64_t longs = unit < long_units ? unit : long_units;
+    return (longs * long_rows + (unit - longs) * short_rows) * kUnitStrips +
+           std::int64_t{strip} * strip_rows(unit);
+  }
+
+  friend bool operator==(const BackwardPartition&, const BackwardPartition&) = default;
+};
+
 /// Parameters of the kernels for strips.
 struct BackwardKernelParams {
   FastDivisor channel_blocks;  // adjacent channels: block = unit * channel_blocks + channel block
   FastDivisor units;           // other strides: block = channel block * units + unit
   std::int32_t channels = 0, tokens = 0;
-  std::int32_t strip_rows = 0;
+  BackwardPartition partition;
   BackwardRows x, grad_out, grad_x;
   FastDivisor sequence_tokens;  // dense batches
   bool is_dense = false;        // sequences of sequence_tokens rows, with seq_idx too
@@ -60,7 +82,7 @@ struct BackwardGeneralParams {
   BackwardProblem problem;
   BackwardPointers pointers;
   FastDivisor channel_blocks;  // block = unit * channel_blocks + channel block
-  std::int64_t strip_rows = 0;
+  BackwardPartition partition;
 };
 
 inline constexpr int kSumThreads = 256;
@@ -85,16 +107,6 @@ struct BackwardSumParams {
   FastDivisor state_channel_blocks;  // after sum_blocks: sequence * these + channel block
   BackwardProblem problem;
   BackwardPointers pointers;
-};
-
-/// How the rows are divided into partial sums: by the shape alone, so that the gradients of weights
-/// have the same bits on every device, for any strides and in every kernel. A strip is summed up in
-/// the order of its rows in fp32; the strips of a unit, and then the units, in fp64.
-struct BackwardPartition {
-  std::int64_t strip_rows = 0;
-  std::int64_t units = 0;  // of kUnitStrips strips
-
-  friend bool operator==(const BackwardPartition&, const BackwardPartition&) = default;
 };
 
 }  // namespace shortconv::cuda

@@ -163,7 +163,11 @@ class Kernels {
       }
     };
     add_all("backward");
+    features.is_packed = false;
+    add_all("backward with states");
     features.has_epilogue = true;
+    add_all("backward with epilogue and states");
+    features.is_packed = true;
     add_all("backward with epilogue");
     features.has_epilogue = false;
     features.has_adjacent_channels = false;

@@ -36,16 +36,10 @@ class DeviceCall {
 
   /// Runs the call with a workspace full of NaN.
   void run(cudaStream_t stream) {
-    BackwardProblem problem;
-    Status status = make_problem(args, problem);
-    ASSERT_TRUE(status.ok()) << status.message();
-    BackwardPlan plan;
-    status = make_plan(problem, plan);
-    ASSERT_TRUE(status.ok()) << status.message();
-    const DeviceMemory workspace(std::max<std::int64_t>(workspace_bytes(plan), 4));
+    const DeviceMemory workspace(workspace_bytes_of(args));
     args.workspace = workspace.data();
     args.workspace_bytes = workspace.bytes();
-    status = backward(args, stream);
+    const Status status = backward(args, stream);
     ASSERT_TRUE(status.ok()) << status.message();
     check(cudaStreamSynchronize(stream));
   }
@@ -144,12 +138,13 @@ struct LargeCall {
         grad_x(tokens * channels * 2),
         grad_weight(channels * 4 * 4),
         bounds(Batch::bounds_of(lengths)),
-        workspace(tokens * channels * 2 / 8) {
+        workspace(workspace_bytes_of(args(nullptr, 0))) {
     x.fill(1);
     grad_out.fill(2);
     weight.fill(3);
   }
-  [[nodiscard]] BackwardArgs args() const {
+  [[nodiscard]] BackwardArgs args() const { return args(workspace.data(), workspace.bytes()); }
+  [[nodiscard]] BackwardArgs args(void* memory, std::int64_t bytes) const {
     BackwardArgs args;
     args.activation = Activation::kSilu;
     args.x = TensorRef::contiguous(x.data(), DType::kBF16, {tokens, channels}, kGpu);
@@ -159,8 +154,8 @@ struct LargeCall {
     args.grad_weight = TensorRef::contiguous(grad_weight.data(), DType::kF32, {channels, 4}, kGpu);
     args.query_start_loc =
         TensorRef::contiguous(bounds.data(), DType::kI32, {bounds.bytes() / 4}, kGpu);
-    args.workspace = workspace.data();
-    args.workspace_bytes = workspace.bytes();
+    args.workspace = memory;
+    args.workspace_bytes = bytes;
     return args;
   }
 };

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <numeric>
 #include <vector>
@@ -12,6 +13,17 @@
 #include "shortconv/plan.hpp"
 
 namespace shortconv::gpu_tests {
+
+/// Bytes of workspace that the call needs; at least 4, because there is no memory of 0 bytes.
+inline std::int64_t workspace_bytes_of(const BackwardArgs& args) {
+  BackwardProblem problem;
+  const Status made = make_problem(args, problem);
+  EXPECT_TRUE(made.ok()) << made.message();
+  BackwardPlan plan;
+  const Status planned = make_plan(problem, plan);
+  EXPECT_TRUE(planned.ok()) << planned.message();
+  return std::max<std::int64_t>(workspace_bytes(plan), 4);
+}
 
 inline void check(cudaError_t error) { ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error); }
 

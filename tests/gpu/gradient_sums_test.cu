@@ -34,7 +34,7 @@ struct Layer {
         device_weight(channels * kWidth * 2),
         device_grad_x(tokens * channels * 2),
         device_grad_weight(channels * kWidth * 4),
-        workspace(tokens * channels / 4 + 4096) {
+        workspace(workspace_bytes_of(on_device(nullptr, 0))) {
     fill(x, device_x, 1, mean);
     fill(grad_out, device_grad_out, 2, mean);
     fill(weight, device_weight, 3, 0);
@@ -56,7 +56,8 @@ struct Layer {
     return args;
   }
 
-  [[nodiscard]] BackwardArgs on_device() {
+  [[nodiscard]] BackwardArgs on_device() { return on_device(workspace.data(), workspace.bytes()); }
+  [[nodiscard]] BackwardArgs on_device(void* memory, std::int64_t bytes) {
     const auto tensor = [](DeviceMemory& from, DType dtype, std::int64_t rows,
                            std::int64_t columns) {
       return TensorRef::contiguous(from.data(), dtype, {rows, columns}, kGpu);
@@ -68,8 +69,8 @@ struct Layer {
     args.weight = tensor(device_weight, DType::kBF16, channels, kWidth);
     args.grad_x = tensor(device_grad_x, DType::kBF16, tokens, channels);
     args.grad_weight = tensor(device_grad_weight, DType::kF32, channels, kWidth);
-    args.workspace = workspace.data();
-    args.workspace_bytes = workspace.bytes();
+    args.workspace = memory;
+    args.workspace_bytes = bytes;
     return args;
   }
 

@@ -41,8 +41,13 @@ __device__ inline void pack_words(const float (&values)[kGroup], std::uint32_t (
   }
 }
 
+/// All rows of a strip are one run.
+struct OneRun {
+  __device__ int next_begin(int /*row*/) const { return RowMask::kNone; }
+};
+
 /// Copies the rows of a strip from global memory to a ring of kStages batches in shared memory. A
-/// batch ends with its segment, so it may have fewer rows than kBatch.
+/// batch ends with its run, a segment or all rows, so it may have fewer rows than kBatch.
 /// A warp has a ring; only its own lanes read it. Lanes beyond the last channels copy the last
 /// ones.
 template <typename Shape>
@@ -78,12 +83,14 @@ class RowRing {
     opaque(to_), opaque(from_), opaque(to_end_), opaque(from_end_);
   }
 
-  /// Issues the copies of the next batch, if it has rows, and ends their group.
-  __device__ void issue(const Segments& segments) {
+  /// Issues the copies of the next batch, if it has rows, and ends their group. Runs of rows end at
+  /// runs.next_begin.
+  template <typename Runs>
+  __device__ void issue(const Runs& runs) {
     if (next_ + kBatch <= whole_end_) {
       issue_rows<16>([](const char* from, int stride, int r) { return nth_row(from, stride, r); });
     } else if (next_ < limit_) {
-      issue_rest(segments);
+      issue_rest(runs);
     }
     commit_copies();
     next_ = min(next_ + kBatch, run_end_);
@@ -133,10 +140,11 @@ class RowRing {
     return rows_after(row_at(params_, rows, next_), rows.stride_bytes, lane_row_) + channel_bytes_;
   }
 
-  /// Copies a batch that starts a segment, or ends one: copies of the last row fill up the batch.
-  __device__ void issue_rest(const Segments& segments) {
+  /// Copies a batch that starts a run, or ends one: copies of the last row fill up the batch.
+  template <typename Runs>
+  __device__ void issue_rest(const Runs& runs) {
     if (next_ == run_end_) {
-      run_end_ = min(segments.next_begin(next_ + 1), limit_);
+      run_end_ = min(runs.next_begin(next_ + 1), limit_);
       if (params_.copy_bytes == 16) whole_end_ = run_end_;
       lane_x_ = lane_source(params_.x);
       lane_grad_out_ = lane_source(params_.grad_out);
@@ -182,7 +190,7 @@ class RowRing {
   // where they begin again.
   SharedAddress from_, to_, from_end_, to_end_;
   const char *lane_x_ = nullptr, *lane_grad_out_ = nullptr;  // of the next batch
-  int next_, run_end_, limit_;  // the next row, the end of its segment, and that of the rows
+  int next_, run_end_, limit_;  // the next row, the end of its run, and that of the rows
   int whole_end_ = -kBatch;     // as run_end_; batches before it are copied without tests
   int lane_row_, channel_bytes_;
 };

@@ -16,6 +16,13 @@ class RowMask {
     if (static_cast<int>(threadIdx.x % 32) == word) bits_ |= bits;
   }
   __device__ std::uint32_t& own_word() { return bits_; }
+  /// The bits of 32 positions from `position` on, which lie in the first 31 words.
+  __device__ std::uint32_t from(int position) const {
+    const int word = position >> 5;
+    const std::uint64_t high = __shfl_sync(kFullWarp, bits_, word + 1);
+    const std::uint32_t low = __shfl_sync(kFullWarp, bits_, word);
+    return static_cast<std::uint32_t>((high << 32 | low) >> (position & 31));
+  }
   /// Positions before the first row or after the last one are left out.
   __device__ void set(int position) { set_word(position >> 5, 1u << (position & 31)); }
 
@@ -54,7 +61,10 @@ class Segments {
   }
 
   __device__ bool begins(int row) const { return begins_.test(row - base_); }
+  /// One bit for each of 32 rows from `row` on.
+  __device__ std::uint32_t begins_from(int row) const { return begins_.from(row - base_); }
   __device__ bool is_padding(int row) const { return padding_.test(row - base_); }
+  __device__ std::uint32_t padding_from(int row) const { return padding_.from(row - base_); }
   /// The first row from `row` on with begins(row), or a number above all rows.
   __device__ int next_begin(int row) const { return base_ + begins_.next(row - base_); }
 

@@ -1,12 +1,20 @@
 // A strip of token-major rows of a backward call, by one warp.
 //
-// Rows are processed in batches, in which the windows (backward_windows.cuh) do not move. A batch
-// starts at the first row of each segment, with windows of zeros, so a full batch lies in one
-// segment and needs no test per row. Its first rows complete gradients of earlier rows, which are
-// stored unless they belong to another segment. All other rows are processed one by one: the rest
-// of a segment, unaligned ends of the strip, the first rows of a sequence with a state, padding.
-// Each row of x is stored by the strip that has it, and the gradient of an initial state by the
-// strip with the first row of its sequence.
+// Rows are processed in batches, in which the windows (backward_windows.cuh) do not move. Each row
+// of x is stored by the strip that has it, and the gradient of an initial state by the strip with
+// the first row of its sequence.
+//
+// PackedStrip, for calls without states whose rows follow one another in memory: all rows are in
+// batches. A batch in which no segment begins or has just begun needs no test per row. In the
+// others, the bounds decide for each row whether the window starts with zeros and which terms a
+// gradient has; these decisions are equal in all lanes. Copies to shared memory do not depend on
+// the bounds, so they start before these are known.
+//
+// SegmentStrip, for all other calls: a batch starts at the first row of each segment, with windows
+// of zeros, so a full batch lies in one segment. Its first rows complete gradients of earlier rows,
+// which are stored unless they belong to another segment. All other rows are processed one by one:
+// the rest of a segment, unaligned ends of the strip, the first rows of a sequence with a state,
+// padding.
 #pragma once
 
 #include <cstdint>
@@ -36,76 +44,22 @@ class BackwardStrip : public BackwardWindows<Shape, RowRing<Shape>> {
                            int channel)
       : Base(params, memory, first, end, channel) {}
 
-  /// Adds the gradients of the weights, oldest tap first, and of the bias, of the rows of the
-  /// strip.
-  __device__ void run(Window& weight_sums, Values& bias_sums) {
-    Entry entry;
-    load_entry(entry);
-    const Segments segments(params_, first_ - kHistory, end_ - first_ + 2 * kHistory + 1);
-#pragma unroll 1
-    for (int batch = 0; batch < kAhead; ++batch) ring_.issue(segments);
-    use_entry(entry);
-    find_segment(segments);
-    int begin = segments.next_begin(first_);  // the next first row of a segment
-    int row = first_;
-    while (true) {
-      if (row == begin) {
-        if (row >= end_) return;
-        begin_segment(segments, row);
-        begin = segments.next_begin(row + 1);
-      }
-      if (takes_batches(row)) {
-        const int last = min(begin, end_) - kBatch;
-        char* to = first_gradient(row);
-        for (; row <= last; row += kBatch) {
-          receive_batch(segments);
-          process_batch<kBatch, true>(row, to, weight_sums, bias_sums);
-          to = nth_row(to, params_.grad_x.stride_bytes, kBatch);
-          ring_.advance();
-        }
-        if (row == begin) {
-          finish_segment(row, 0);
-          continue;
-        }
-        if (row == end_ && begin >= end_ + kHistory) {
-          receive_batch(segments);
-          process_batch<kHistory, false>(row, to, weight_sums, bias_sums);
-          return;
-        }
-      }
-      if (row >= limit_) return;
-      receive_batch(segments);
-      const int rows = min(min(begin, limit_) - row, kBatch);
-#pragma unroll 1
-      for (int i = 0; i < rows; ++i) process_row(i, row + i, weight_sums, bias_sums);
-      row += rows;
-      if (row == begin) finish_segment(row, rows);
-      ring_.advance();
-    }
-  }
-
- private:
+ protected:
   using Base::add_to_sums;
   using Base::apply_input_gate;
-  using Base::begin_segment;
   using Base::bias_;
   using Base::channel_;
   using Base::end_;
-  using Base::find_segment;
-  using Base::finish_segment;
   using Base::first_;
   using Base::grads_;
   using Base::inputs_;
   using Base::inside_;
-  using Base::limit_;
   using Base::load_row;
   using Base::params_;
-  using Base::process_row;
   using Base::ring_;
   using Base::store_input_gradient;
   using Base::stored_;
   using Base::sum_gradient;
-  using Base::takes_batches;
   using Base::taps_;
   using typename Base::Row;
 
@@ -170,10 +124,17 @@ class BackwardStrip : public BackwardWindows<Shape, RowRing<Shape>> {
     }
   }
 
-  __device__ void receive_batch(const Segments& segments) {
+  template <typename Runs>
+  __device__ void issue_first(const Runs& runs) {
+#pragma unroll 1
+    for (int batch = 0; batch < kAhead; ++batch) ring_.issue(runs);
+  }
+
+  template <typename Runs>
+  __device__ void receive_batch(const Runs& runs) {
     wait_for_copies<kAhead - 1>();
     __syncwarp();
-    ring_.issue(segments);
+    ring_.issue(runs);
   }
 
   /// Address of the first gradient that the batch at `row` completes, that of row - kHistory.
@@ -184,39 +145,192 @@ class BackwardStrip : public BackwardWindows<Shape, RowRing<Shape>> {
            std::int64_t{channel_} * static_cast<int>(sizeof(T));
   }
 
-  /// Rows [row, row + kRows) of one segment. Those after the strip only complete gradients of x.
-  template <int kRows, bool kInStrip>
-  __device__ void process_batch(int row, char* to, Window& weight_sums, Values& bias_sums) {
+  enum class Batch : std::uint8_t {
+    kInside,      // kBatch rows of the strip and of one segment
+    kAfterStrip,  // the kHistory rows after the strip, which only complete gradients of x
+    kBounded,     // kBatch rows, among which segments begin or are padding, or the strip ends
+  };
+
+  /// Of kBounded: bit i is set if a segment begins at row - kHistory + i, or if that is padding.
+  struct Bounds {
+    std::uint32_t begins, padding;
+    __device__ bool is_padding(int i) const { return (padding >> i & 1u) != 0; }
+  };
+
+  /// Rows from `row` on.
+  template <Batch kBatchKind>
+  __device__ void process_batch(int row, const Bounds& bounds, char* to, Window& weight_sums,
+                                Values& bias_sums) {
+    constexpr bool kBounded = kBatchKind == Batch::kBounded;
+    constexpr int kRows = kBatchKind == Batch::kAfterStrip ? kHistory : kBatch;
     const bool stores = inside_ && params_.grad_x.data != nullptr;
     const bool stores_earlier = row != stored_;  // the rows before the batch
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int newest = i % kWidth, oldest = (newest + 1) % kWidth;
+      if constexpr (kBounded) {
+        if ((bounds.begins >> (i + kHistory) & 1u) != 0) clear_window(newest);
+      }
       Row loaded;
       load_row(i, loaded);
 #pragma unroll
       for (int c = 0; c < kGroup; ++c) inputs_[newest][c] = loaded.x[c];
-      sum_gradient(loaded, oldest, row + i, grads_[newest]);
-      if constexpr (kInStrip) add_to_sums(grads_[newest], oldest, weight_sums, bias_sums);
+      sum_gradient(loaded, oldest, row + i, kBounded && bounds.is_padding(i + kHistory),
+                   grads_[newest]);
+      // x of padding may be anything: 0 times it may not be 0.
+      if (kBatchKind == Batch::kInside ||
+          (kBounded && row + i < end_ && !bounds.is_padding(i + kHistory))) {
+        add_to_sums(grads_[newest], oldest, weight_sums, bias_sums);
+      }
       Values gradient = {};
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
+        // Segments that begin after the row of the gradient, up to the row of this term.
+        const std::uint32_t between = ((1u << (kHistory - k)) - 1) << (i + 1);
+        const bool is_other_segment = kBounded && (bounds.begins & between) != 0;
 #pragma unroll
         for (int c = 0; c < kGroup; ++c) {
+          if (is_other_segment) continue;
           gradient[c] =
               __fmaf_rn(taps_[k][c], grads_[(newest + kWidth - k) % kWidth][c], gradient[c]);
         }
       }
-      const bool is_stored = i >= kHistory || stores_earlier;
+      const int completed = row + i - kHistory;
+      const bool is_stored =
+          kBounded ? completed >= first_ && completed < end_ : i >= kHistory || stores_earlier;
+      const bool is_padding = kBounded && bounds.is_padding(i);
       if constexpr (Shape::kHasEpilogue) {
-        if (is_stored) store_input_gradient(row + i - kHistory, i - kHistory, gradient);
+        if (is_stored) store_input_gradient(completed, i - kHistory, is_padding, gradient);
       } else {
+        if (is_padding) set_zero(gradient);
         Words words;
         pack_words<T>(gradient, words);
         store_words_if(stores && is_stored, nth_row(to, params_.grad_x.stride_bytes, i), words);
       }
     }
   }
+
+  /// The inputs before a segment are 0.
+  __device__ void clear_window(int newest) {
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      if (j != newest) set_zero(inputs_[j]);
+    }
+  }
+};
+
+template <typename TShape>
+class PackedStrip : public BackwardStrip<TShape> {
+ public:
+  using Base = BackwardStrip<TShape>;
+  using Shape = TShape;
+  using Batch = typename Base::Batch;
+  using Window = typename Shape::Window;
+  using Values = typename Shape::Values;
+  static constexpr int kHistory = Shape::kHistory, kBatch = Base::kBatch;
+
+  using Base::Base;
+
+  /// Adds the gradients of the weights, oldest tap first, and of the bias, of the rows of the
+  /// strip.
+  __device__ void run(Window& weight_sums, Values& bias_sums) {
+    typename Base::Entry entry;
+    this->load_entry(entry);
+    this->issue_first(OneRun{});
+    const Segments segments(params_, first_ - kHistory, end_ - first_ + 2 * kHistory + 1);
+    this->use_entry(entry);
+    this->find_segment(segments);
+    char* to = this->first_gradient(first_);
+    const auto process = [&]<Batch kKind>(int row, const typename Base::Bounds& bounds) {
+      this->receive_batch(OneRun{});
+      this->template process_batch<kKind>(row, bounds, to, weight_sums, bias_sums);
+      to = nth_row(to, params_.grad_x.stride_bytes, kBatch);
+      ring_.advance();
+    };
+    int row = first_;
+    while (true) {
+      if (!segments.is_padding(row - 1)) {
+        const int last = min(segments.next_begin(row - kHistory + 1), end_) - kBatch;
+        for (; row <= last; row += kBatch) process.template operator()<Batch::kInside>(row, {});
+      }
+      if (row >= end_ + kHistory) return;
+      process.template operator()<Batch::kBounded>(
+          row, {segments.begins_from(row - kHistory), segments.padding_from(row - kHistory)});
+      row += kBatch;
+    }
+  }
+
+ private:
+  using Base::end_;
+  using Base::first_;
+  using Base::params_;
+  using Base::ring_;
+};
+
+template <typename TShape>
+class SegmentStrip : public BackwardStrip<TShape> {
+ public:
+  using Base = BackwardStrip<TShape>;
+  using Shape = TShape;
+  using Batch = typename Base::Batch;
+  using Window = typename Shape::Window;
+  using Values = typename Shape::Values;
+  static constexpr int kHistory = Shape::kHistory, kBatch = Base::kBatch;
+
+  using Base::Base;
+
+  /// As PackedStrip::run.
+  __device__ void run(Window& weight_sums, Values& bias_sums) {
+    typename Base::Entry entry;
+    this->load_entry(entry);
+    const Segments segments(params_, first_ - kHistory, end_ - first_ + 2 * kHistory + 1);
+    this->issue_first(segments);
+    this->use_entry(entry);
+    this->find_segment(segments);
+    int begin = segments.next_begin(first_);  // the next first row of a segment
+    int row = first_;
+    while (true) {
+      if (row == begin) {
+        if (row >= end_) return;
+        this->begin_segment(segments, row);
+        begin = segments.next_begin(row + 1);
+      }
+      if (this->takes_batches(row)) {
+        const int last = min(begin, end_) - kBatch;
+        char* to = this->first_gradient(row);
+        for (; row <= last; row += kBatch) {
+          this->receive_batch(segments);
+          this->template process_batch<Batch::kInside>(row, {}, to, weight_sums, bias_sums);
+          to = nth_row(to, params_.grad_x.stride_bytes, kBatch);
+          ring_.advance();
+        }
+        if (row == begin) {
+          this->finish_segment(row, 0);
+          continue;
+        }
+        if (row == end_ && begin >= end_ + kHistory) {
+          this->receive_batch(segments);
+          this->template process_batch<Batch::kAfterStrip>(row, {}, to, weight_sums, bias_sums);
+          return;
+        }
+      }
+      if (row >= limit_) return;
+      this->receive_batch(segments);
+      const int rows = min(min(begin, limit_) - row, kBatch);
+#pragma unroll 1
+      for (int i = 0; i < rows; ++i) this->process_row(i, row + i, weight_sums, bias_sums);
+      row += rows;
+      if (row == begin) this->finish_segment(row, rows);
+      ring_.advance();
+    }
+  }
+
+ private:
+  using Base::end_;
+  using Base::first_;
+  using Base::limit_;
+  using Base::params_;
+  using Base::ring_;
 };
 
 }  // namespace shortconv::cuda

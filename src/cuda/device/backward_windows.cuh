@@ -39,6 +39,12 @@ struct BackwardShape {
   using Window = Values[kTaps];
 };
 
+template <int kCount>
+__device__ inline void set_zero(float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = 0.0f;
+}
+
 /// Ring: rows of the strip in shared memory (RowRing, ChannelRing), which also stores gradients.
 template <typename TShape, typename Ring>
 class BackwardWindows {
@@ -169,9 +175,11 @@ class BackwardWindows {
     }
   }
 
-  __device__ void store_input_gradient(int row, int i, Values& gradient) const {
+  /// Those of padding are 0.
+  __device__ void store_input_gradient(int row, int i, bool is_padding, Values& gradient) const {
     [[maybe_unused]] Values gate_gradient;
     apply_epilogue(i, gradient, gate_gradient);
+    if (is_padding) set_zero(gradient), set_zero(gate_gradient);
     if constexpr (Shape::kHasEpilogue)
       ring_.store(params_.grad_input_gate, row, channel_, gate_gradient);
     ring_.store_gradient(row, i, channel_, gradient);
@@ -198,7 +206,7 @@ class BackwardWindows {
     if (row < segment_) {
       store_state_gradient(kHistory + row - segment_, gradient);
     } else {
-      store_input_gradient(row, i, gradient);
+      store_input_gradient(row, i, false, gradient);
     }
   }
 
@@ -243,9 +251,10 @@ class BackwardWindows {
     }
   }
 
-  /// The gradient of the sum of a row, from the window whose row k is inputs_[(oldest + k) %
-  /// kWidth].
-  __device__ void sum_gradient(const Row& row, int oldest, int t, Values& grad) const {
+  /// The gradient of the sum of row t, from the window whose row k is inputs_[(oldest + k) %
+  /// kWidth]. That of padding is 0.
+  __device__ void sum_gradient(const Row& row, int oldest, int t, bool is_padding,
+                               Values& grad) const {
     [[maybe_unused]] Values gate_gradient;
 #pragma unroll
     for (int c = 0; c < kGroup; ++c) {
@@ -264,6 +273,7 @@ class BackwardWindows {
       }
       grad[c] = __fmul_rn(grad_out, activated.slope);
     }
+    if (is_padding) set_zero(grad), set_zero(gate_gradient);
     if constexpr (Shape::kHasEpilogue) {
       if (t < end_) ring_.store(params_.grad_output_gate, t, channel_, gate_gradient);
     }
@@ -306,7 +316,7 @@ class BackwardWindows {
     load_row(i, loaded);
 #pragma unroll
     for (int c = 0; c < kGroup; ++c) inputs_[kHistory][c] = loaded.x[c];
-    sum_gradient(loaded, 0, t, grads_[kHistory]);
+    sum_gradient(loaded, 0, t, false, grads_[kHistory]);
     if (t < end_) add_to_sums(grads_[kHistory], 0, weight_sums, bias_sums);
     if (!is_wanted(t - kHistory)) return;
     Values gradient = {};

@@ -66,7 +66,7 @@ Status launch_rows(const BackwardProblem& p, const BackwardConfig& config,
                           .shared_bytes = strips->shared_bytes},
                          arguments, stream);
   }
-  BackwardGeneralParams params{p, at, config.general.channel_blocks, config.partition.strip_rows};
+  BackwardGeneralParams params{p, at, config.general.channel_blocks, config.partition};
   void* arguments[] = {&params};
   return launch_kernel({.function = config.general.function,
                         .blocks = config.general.blocks,
@@ -98,7 +98,8 @@ std::string describe_backward(const BackwardProblem&, const PlanStorage& storage
   const char* kernel = config.row_strips.blocks > 0       ? "strips"
                        : config.channel_strips.blocks > 0 ? "channel strips"
                                                           : "general";
-  return concat("backward, ", kernel, " of ", config.partition.strip_rows, " rows");
+  return concat("backward, ", kernel, " of ", std::int64_t{config.partition.strip_rows(0)},
+                " rows");
 }
 
 std::int64_t backward_workspace_bytes(const BackwardProblem& p, const PlanStorage&) {

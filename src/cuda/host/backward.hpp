@@ -15,6 +15,7 @@ struct BackwardFeatures {
   Activation activation = Activation::kNone;
   bool has_bias = false;      // or its gradient
   bool has_epilogue = false;  // or gates
+  bool is_packed = true;      // no states, and each row follows the one before
   bool has_adjacent_channels = true;
 };
 
@@ -44,8 +45,8 @@ struct BackwardConfig {
   bool finish_overlaps = false;    // that kernel has code for PDL, so it may start early
 };
 
-/// The partial sums of a shape.
-[[nodiscard]] BackwardPartition backward_partition(std::int64_t tokens, std::int64_t channels);
+/// The partial sums of a shape: of tokens, channels and sequences. backward_partition.cpp.
+[[nodiscard]] BackwardPartition backward_partition(const BackwardProblem& problem);
 
 [[nodiscard]] constexpr bool wants_sums(const BackwardProblem& p) {
   return p.grad_weight.present || p.grad_bias.present;

@@ -9,34 +9,8 @@
 namespace shortconv::cuda {
 namespace {
 
-constexpr std::int64_t kMaxStripRows = 128;
-constexpr std::int64_t kMinStripRows = 16;
-
 bool has_epilogue(const BackwardProblem& p) {
   return p.epilogue != Epilogue::kNone || p.input_gate.present;
-}
-
-BackwardKernel kernel_of(const BackwardProblem& p, bool has_adjacent_channels) {
-  const BackwardFeatures features{.width = static_cast<int>(p.width),
-                                  .activation = p.activation,
-                                  .has_bias = p.bias.present || p.grad_bias.present,
-                                  .has_epilogue = has_epilogue(p),
-                                  .has_adjacent_channels = has_adjacent_channels};
-  switch (p.x.dtype) {
-    case DType::kF16:
-      return backward_kernel_f16(features);
-    case DType::kBF16:
-      return backward_kernel_bf16(features);
-    case DType::kF32:
-      return backward_kernel_f32(features);
-    case DType::kF64:
-    case DType::kI32:
-    case DType::kI64:
-    case DType::kU8:
-    case DType::kBool:
-      break;
-  }
-  return {};
 }
 
 constexpr std::int64_t kMaxCount = std::int64_t{1} << 30;
@@ -61,6 +35,34 @@ bool is_packed(const BackwardProblem& p) {
     if (layout.sequence_stride != p.sequence_tokens * layout.token_stride) packed = false;
   });
   return packed;
+}
+
+bool has_states(const BackwardProblem& p) {
+  return p.initial_state.present || p.grad_final_state.present;
+}
+
+BackwardKernel kernel_of(const BackwardProblem& p, bool has_adjacent_channels) {
+  const BackwardFeatures features{.width = static_cast<int>(p.width),
+                                  .activation = p.activation,
+                                  .has_bias = p.bias.present || p.grad_bias.present,
+                                  .has_epilogue = has_epilogue(p),
+                                  .is_packed = is_packed(p) && !has_states(p),
+                                  .has_adjacent_channels = has_adjacent_channels};
+  switch (p.x.dtype) {
+    case DType::kF16:
+      return backward_kernel_f16(features);
+    case DType::kBF16:
+      return backward_kernel_bf16(features);
+    case DType::kF32:
+      return backward_kernel_f32(features);
+    case DType::kF64:
+    case DType::kI32:
+    case DType::kI64:
+    case DType::kU8:
+    case DType::kBool:
+      break;
+  }
+  return {};
 }
 
 /// Whether channels of a row are adjacent, in all tensors.
@@ -184,29 +186,9 @@ Weights weights_of(const BackwardProblem& p, const BackwardPointers& at) {
 
 }  // namespace
 
-BackwardPartition backward_partition(std::int64_t tokens, std::int64_t channels) {
-  // 1024 strips of 128 channels keep a large GPU busy: 8 warps a multiprocessor. With twice as
-  // many, half as long, 4096 x 4096 takes 1 us longer (H200). Strips do not become shorter than 16
-  // rows: each of them reads up to 3 * (width - 1) rows again.
-  constexpr std::int64_t kStrips = 1024;
-  const std::int64_t groups = divide_up(channels, 128);
-  std::int64_t rows = kMaxStripRows;
-  while (rows > kMinStripRows && groups * divide_up(tokens, rows) < kStrips) rows /= 2;
-  BackwardPartition partition;
-  partition.strip_rows = rows;
-  partition.units = divide_up(tokens, rows * kUnitStrips);
-  return partition;
-}
-
-std::int64_t partial_sum_bytes(const BackwardProblem& p) {
-  if (!wants_sums(p)) return 0;
-  return backward_partition(p.tokens, p.channels).units * (p.width + 1) * p.channels *
-         static_cast<std::int64_t>(sizeof(float));
-}
-
 Status select_backward(const BackwardProblem& p, BackwardConfig& config) {
   config = {};
-  config.partition = backward_partition(p.tokens, p.channels);
+  config.partition = backward_partition(p);
   if (Status status = divide_grid(p, 32, config.partition, config.general); !status.ok()) {
     return status;
   }
@@ -257,7 +239,7 @@ BackwardKernelParams make_backward_params(const BackwardProblem& p, const Backwa
   params.units = FastDivisor(static_cast<std::uint32_t>(config.partition.units));
   params.channels = narrow(p.channels);
   params.tokens = narrow(p.tokens);
-  params.strip_rows = narrow(config.partition.strip_rows);
+  params.partition = config.partition;
   params.x = rows_of(p.x, at.x);
   params.grad_out = rows_of(p.grad_out, at.grad_out);
   params.grad_x = rows_of(p.grad_x, at.grad_x);
@@ -286,7 +268,7 @@ BackwardKernelParams make_backward_params(const BackwardProblem& p, const Backwa
   params.initial_state = states_of(p.initial_state, at.initial_state);
   params.grad_final_state = states_of(p.grad_final_state, at.grad_final_state);
   params.grad_initial_state = states_of(p.grad_initial_state, at.grad_initial_state);
-  params.has_states = p.initial_state.present || p.grad_final_state.present;
+  params.has_states = has_states(p);
   // Blocks that let the next kernel start cost time, so only the last ones do: device/pdl.cuh.
   constexpr std::int64_t kLastBlocks = 1024;
   params.pdl_launch_from =

@@ -61,13 +61,13 @@ __global__ void __maxnreg__(Strip::Shape::kRegisters)
   const std::uint32_t unit = Strip::kUnitsAreAdjacent ? inner : outer;
   const int channel = static_cast<int>(Strip::kUnitsAreAdjacent ? outer : inner) * kColumns;
   const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x / 32), 0);
-  const std::int64_t first =
-      (std::int64_t{unit} * kUnitStrips + warp) * std::int64_t{params.strip_rows};
+  const std::int64_t first = params.partition.first_row(unit, warp);
   char* memory = dynamic_shared_memory();
   typename Shape::Window weight_sums = {};
   typename Shape::Values bias_sums = {};
   if (first < params.tokens) {
-    const int end = min(static_cast<int>(first) + params.strip_rows, params.tokens);
+    const int rows = params.partition.strip_rows(unit);
+    const int end = min(static_cast<int>(first) + rows, params.tokens);
     Strip strip(params, memory + warp * Strip::Rows::kBytes, static_cast<int>(first), end, channel);
     strip.run(weight_sums, bias_sums);
   }

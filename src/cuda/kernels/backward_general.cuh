@@ -262,8 +262,9 @@ __global__ void __launch_bounds__(kBackwardThreads)
   const std::uint32_t block = blockIdx.x - unit * params.channel_blocks.divisor();
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const std::int64_t channel = std::int64_t{block} * 32 + lane;
-  const std::int64_t first = (std::int64_t{unit} * kUnitStrips + warp) * params.strip_rows;
-  GeneralStrip strip(p, params.pointers, first, min(first + params.strip_rows, p.tokens), channel);
+  const std::int64_t first = params.partition.first_row(unit, warp);
+  const std::int64_t end = min(first + params.partition.strip_rows(unit), p.tokens);
+  GeneralStrip strip(p, params.pointers, first, end, channel);
   const bool has_rows = first < p.tokens && channel < p.channels;
   if (has_rows) strip.run();
   if (!p.grad_weight.present && !p.grad_bias.present) return;

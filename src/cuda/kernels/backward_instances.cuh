@@ -1,7 +1,9 @@
 // Instantiates the kernel of backward.cuh for one element type. Adjacent channels: every width up
 // to kMaxBackwardWidth, without an epilogue for each activation, SiLU without a bias as well. A
-// bias takes registers and an addition: 8192 x 8192 bf16 1 us, on an H200. Other strides: every
-// width up to kMaxChannelStripWidth, without an epilogue.
+// bias takes registers and an addition: 8192 x 8192 bf16 1 us, on an H200. Calls with states or
+// gaps between sequences have instances of their own, because one kernel with the code of both
+// spills registers from width 7 on. Other strides: every width up to kMaxChannelStripWidth, without
+// an epilogue.
 #pragma once
 
 #include <type_traits>
@@ -35,11 +37,14 @@ BackwardKernel backward_instance_of(int width, const Make& make) {
 }
 
 template <typename T, CompiledActivation kActivation, bool kHasBias, bool kHasEpilogue>
-BackwardKernel row_instance(int width) {
-  return backward_instance_of<kMaxBackwardWidth>(width, [](auto constant) {
-    return backward_instance<
-        BackwardStrip<BackwardShape<T, decltype(constant)::value, kActivation, kHasBias,
-                                    kHasEpilogue, backward_group(sizeof(T), kHasEpilogue)>>>();
+BackwardKernel row_instance(const BackwardFeatures& features) {
+  return backward_instance_of<kMaxBackwardWidth>(features.width, [&](auto constant) {
+    using Shape = BackwardShape<T, decltype(constant)::value, kActivation, kHasBias, kHasEpilogue,
+                                backward_group(sizeof(T), kHasEpilogue)>;
+    if constexpr (kHasBias) {
+      if (!features.is_packed) return backward_instance<SegmentStrip<Shape>>();
+    }
+    return backward_instance<PackedStrip<Shape>>();
   });
 }
 
@@ -60,14 +65,16 @@ BackwardKernel select_backward_instance(const BackwardFeatures& features) {
                ? channel_instance<T, CompiledActivation::kSilu>(width)
                : channel_instance<T, CompiledActivation::kRuntime>(width);
   }
-  if (features.has_epilogue)
-    return row_instance<T, CompiledActivation::kRuntime, true, true>(width);
+  if (features.has_epilogue) {
+    return row_instance<T, CompiledActivation::kRuntime, true, true>(features);
+  }
   switch (compiled(features.activation)) {
     case CompiledActivation::kNone:
-      return row_instance<T, CompiledActivation::kNone, true, false>(width);
+      return row_instance<T, CompiledActivation::kNone, true, false>(features);
     case CompiledActivation::kSilu:
-      return features.has_bias ? row_instance<T, CompiledActivation::kSilu, true, false>(width)
-                               : row_instance<T, CompiledActivation::kSilu, false, false>(width);
+      return features.has_bias || !features.is_packed
+                 ? row_instance<T, CompiledActivation::kSilu, true, false>(features)
+                 : row_instance<T, CompiledActivation::kSilu, false, false>(features);
     case CompiledActivation::kRuntime:
       break;
   }
