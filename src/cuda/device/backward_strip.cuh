@@ -247,15 +247,24 @@ class PackedStrip : public BackwardStrip<TShape> {
       to = nth_row(to, params_.grad_x.stride_bytes, kBatch);
       ring_.advance();
     };
-    int row = first_;
+    int row = first_, from = first_;  // bounds: of the 32 rows from `from` - kHistory on
+    typename Base::Bounds bounds = bounds_from(segments, row);
+    const auto move_bounds = [&] {
+      if (row - from + kHistory + kBatch > 32) bounds = bounds_from(segments, from = row);
+    };
     while (true) {
-      if (!segments.is_padding(row - 1)) {
-        const int last = min(segments.next_begin(row - kHistory + 1), end_) - kBatch;
+      move_bounds();
+      if (!bounds.is_padding(row - from + kHistory - 1)) {
+        const std::uint32_t ahead = bounds.begins >> (row - from + 1);
+        const int begin = ahead != 0 ? row - kHistory + __ffs(static_cast<int>(ahead))
+                                     : segments.next_begin(row - kHistory + 1);
+        const int last = min(begin, end_) - kBatch;
         for (; row <= last; row += kBatch) process.template operator()<Batch::kInside>(row, {});
       }
       if (row >= end_ + kHistory) return;
+      move_bounds();
       process.template operator()<Batch::kBounded>(
-          row, {segments.begins_from(row - kHistory), segments.padding_from(row - kHistory)});
+          row, {bounds.begins >> (row - from), bounds.padding >> (row - from)});
       row += kBatch;
     }
   }
@@ -265,6 +274,11 @@ class PackedStrip : public BackwardStrip<TShape> {
   using Base::first_;
   using Base::params_;
   using Base::ring_;
+
+  /// Of the 32 rows from row - kHistory on.
+  __device__ static typename Base::Bounds bounds_from(const Segments& segments, int row) {
+    return {segments.begins_from(row - kHistory), segments.padding_from(row - kHistory)};
+  }
 };
 
 template <typename TShape>
