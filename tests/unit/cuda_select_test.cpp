@@ -262,10 +262,16 @@ TEST(CudaSelect, OneShiftedColumnIsFastInADecodeElseGeneral) {
 TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
   Problem drafts = packed_batch(28, 512, 7);
   drafts.op = Op::kVerify;
+  Problem trees = drafts;
+  trees.parents.present = true;
   const std::pair<Problem, Kernel> calls[] = {
-      {packed_batch(100000, 512, 7), Kernel::kTiles},  {packed_batch(1000, 512, 7), Kernel::kTiles},
-      {packed_batch(28, 512, 7), Kernel::kTiles},      {decode_batch(512, 7), Kernel::kSmallDecode},
-      {decode_batch(8192, 512), Kernel::kSmallDecode}, {drafts, Kernel::kDrafts},
+      {trees, Kernel::kTrees},
+      {packed_batch(100000, 512, 7), Kernel::kTiles},
+      {packed_batch(1000, 512, 7), Kernel::kTiles},
+      {packed_batch(28, 512, 7), Kernel::kTiles},
+      {decode_batch(512, 7), Kernel::kSmallDecode},
+      {decode_batch(8192, 512), Kernel::kSmallDecode},
+      {drafts, Kernel::kDrafts},
   };
   for (const int width : kGatedWidths.all) {
     for (const auto& [plain, kernel] : calls) {
@@ -299,9 +305,6 @@ TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
       }
     }
   }
-  Problem tree = gated(drafts);
-  tree.parents.present = true;
-  EXPECT_TRUE(is_general(kernel_of(tree)));
   Problem by_seq_idx = gated(packed_batch(1000, 512, 1));
   by_seq_idx.seq_idx.present = true;
   EXPECT_TRUE(is_general(kernel_of(by_seq_idx)));
@@ -372,6 +375,11 @@ TEST(CudaSelect, LayoutsAndSchedulesFindTheirKernels) {
   columns.x.token_stride = columns.out.token_stride = 1;
   columns.x.channel_stride = columns.out.channel_stride = 1000;
   EXPECT_EQ(kernel_of(columns), Kernel::kChannelsFirst);
+  Problem single_column = decode_batch(512, 7);
+  single_column.x.token_stride = single_column.out.token_stride = 1;
+  single_column.x.channel_stride = single_column.out.channel_stride = 7;
+  single_column.x.sequence_stride = single_column.out.sequence_stride = 1;
+  EXPECT_EQ(kernel_of(single_column), Kernel::kGeneralDecode) << "no tokens are adjacent";
   for (const Schedule schedule : {Schedule::kBlockList, Schedule::kSequenceGrid}) {
     Problem chunks = packed_batch(1000, 512, 7);
     chunks.schedule = schedule;

@@ -93,7 +93,7 @@ void keep_one_older(Case& problem) {
 /// Ordered states, gates perhaps, and nothing else that is rare.
 bool is_ordinary(const Case& problem) {
   const bool rare = problem.cache_seqlens || problem.snapshots || problem.intermediate_slots ||
-                    problem.shift_full_state || problem.seq_idx || problem.parents;
+                    problem.shift_full_state || problem.seq_idx;
   return !rare && problem.weight.dtype == problem.x.dtype;
 }
 bool has_gates(const Case& problem) { return problem.input_gate || problem.output_gate; }

@@ -95,6 +95,14 @@ struct TileGates {
           load_words(gate_at<T>(gate, tile.origin.sequence, row, channel), gates.output[t]);
         }
       }
+      apply_inputs(params, first, gates, rows);
+    }
+  }
+
+  /// Multiplies the rows of x by their input gates, from row `first` of the strip.
+  __device__ static void apply_inputs(const KernelParams& params, int first, const Gates& gates,
+                                      Rows& rows) {
+    if constexpr (Shape::kGated) {
       if (params.input_gate.data == nullptr) return;
 #pragma unroll
       for (int i = 0; i < Shape::kRows; ++i) {

@@ -58,24 +58,46 @@ struct TreeKernel {
     __syncwarp();
   }
 
-  __device__ static void convolve(const KernelParams& params, const IntermediateRows& intermediate,
-                                  int token, int channel, const DraftTaps& taps,
-                                  const StateWords (&window)[kWidth], T* out) {
+  /// Loads the input of a token from x, its row of the sequence's first channels.
+  __device__ static void load_input(const KernelParams& params, const TileRows& tile, int token,
+                                    int channel, const T* x, StateWords& input) {
+    Words words;
+    load_words(rows_after(x, params.x_stride_bytes, token), words);
+    if constexpr (Traits::kVariant == Variant::kGated) {
+      if (params.input_gate.data != nullptr) {
+        Words gate;
+        load_words(gate_at<T>(params.input_gate, tile.origin.sequence, tile.first + token, channel),
+                   gate);
+        apply_gate<T>(gate, words);
+      }
+    }
+    to_state<T, TState>(words, input);
+  }
+
+  __device__ static void convolve(const KernelParams& params, const TileRows& tile,
+                                  const IntermediateRows& intermediate, int token, int channel,
+                                  const DraftTaps& taps, const StateWords (&window)[kWidth],
+                                  T* out) {
     if (intermediate.tokens > 0) {
       Drafts::store_intermediate(params, intermediate, token, channel,
                                  reinterpret_cast<const typename Drafts::History&>(window[1]));
     }
-    Words result, token_words;
-    from_state<TState, T>(window[kHistory], token_words);
-    convolve_window<T, Traits::kActivation, Traits::kVariant, TState>(params, taps, window,
-                                                                      token_words, result);
+    Words result, operand;
+    if (Traits::kVariant == Variant::kGated && params.output_gate.data != nullptr) {
+      load_words(gate_at<T>(params.output_gate, tile.origin.sequence, tile.first + token, channel),
+                 operand);
+    } else {
+      from_state<TState, T>(window[kHistory], operand);
+    }
+    convolve_window<T, Traits::kActivation, Traits::kVariant, TState>(params, taps, window, operand,
+                                                                      result);
     store_words(rows_after(out, params.out_stride_bytes, token), result);
   }
 
   /// Processes the tokens from `base` on whose windows are in shared memory. kNear: so are all
   /// rows.
   template <bool kNear>
-  __device__ static void convolve_strip(const KernelParams& params,
+  __device__ static void convolve_strip(const KernelParams& params, const TileRows& tile,
                                         const IntermediateRows& intermediate, int base, int length,
                                         int channel, const DraftTaps& taps, const T* x, T* out,
                                         const Shared& shared) {
@@ -90,12 +112,10 @@ struct TreeKernel {
         if (kNear || row < Shared::kRows) {
           copy_words(shared.rows[row][thread], window[k]);
         } else {
-          Words words;
-          load_words(rows_after(x, params.x_stride_bytes, row - kHistory), words);
-          to_state<T, TState>(words, window[k]);
+          load_input(params, tile, row - kHistory, channel, x, window[k]);
         }
       }
-      convolve(params, intermediate, token, channel, taps, window, out);
+      convolve(params, tile, intermediate, token, channel, taps, window, out);
     }
   }
 };
@@ -133,6 +153,7 @@ __global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks_of<Traits
   typename Kernel::DraftTaps taps;
   typename Kernel::Drafts::History history;
   Kernel::Drafts::load_history(params, start, channel, history, rows);
+  Kernel::Tiles::Gating::apply_inputs(params, kHistory, gates, rows);
   const T* x = x_at<T>(params, tile.origin, tile.first, channel);
   taps.load(params.weights(), channel);
   const IntermediateRows intermediate =
@@ -155,8 +176,7 @@ __global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks_of<Traits
   }
   T* out = out_at<T>(params, tile.origin, tile.first, channel);
   for (int t = kTileTokens; t < length && kHistory + t < Kernel::Shared::kRows; ++t) {
-    load_words(rows_after(x, params.x_stride_bytes, t), rows[0]);
-    to_state<T, TState>(rows[0], shared.rows[kHistory + t][thread]);
+    Kernel::load_input(params, tile, t, channel, x, shared.rows[kHistory + t][thread]);
   }
   // As in drafts.cuh.
   if constexpr (kVariant == Variant::kExtended) {
@@ -166,11 +186,11 @@ __global__ void __launch_bounds__(kDraftThreads, resident(draft_blocks_of<Traits
     if (base > 0) Kernel::find_windows(params, parents, base, length, shared.window[thread / 32]);
     if (!inside) continue;
     if (kHistory + length <= Kernel::Shared::kRows) {
-      Kernel::template convolve_strip<true>(params, intermediate, base, length, channel, taps, x,
-                                            out, shared);
+      Kernel::template convolve_strip<true>(params, tile, intermediate, base, length, channel, taps,
+                                            x, out, shared);
     } else {
-      Kernel::template convolve_strip<false>(params, intermediate, base, length, channel, taps, x,
-                                             out, shared);
+      Kernel::template convolve_strip<false>(params, tile, intermediate, base, length, channel,
+                                             taps, x, out, shared);
     }
   }
   if constexpr (kVariant != Variant::kExtended) {
