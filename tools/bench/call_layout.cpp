@@ -45,7 +45,7 @@ CallLayout::CallLayout(const Shape& shape, const CallOptions& options)
 
 std::int64_t CallLayout::out_elements() const {
   if (is_commit()) return 0;
-  if (!is_grouped()) return rows_ * row_pitch_;
+  if (!is_grouped()) return options_.row_offset + rows_ * row_pitch_;
   return rows_ * (shape_.front->convolved_channels() + shape_.front->copied_channels());
 }
 
@@ -61,14 +61,14 @@ std::int64_t CallLayout::moved_bytes() const {
     const std::int64_t backward_rows = (2 * parts_of_x() + 1) * shape_.tokens() * shape_.channels;
     return backward_rows * element_bytes(options_.dtype) + 3 * state_elements() * state_bytes;
   }
-  const std::int64_t resumed = std::ranges::count(has_initial_state_, 1);
-  const std::int64_t final_states = shape_.op == Op::kVerify ? 0 : shape_.sequences();
+  const std::int64_t resumed = shape_.seq_idx ? 0 : std::ranges::count(has_initial_state_, 1);
+  const bool has_final = shape_.op != Op::kVerify && !shape_.seq_idx;
+  const std::int64_t final_states = has_final ? shape_.sequences() : 0;
   const std::int64_t written =
       shape_.rings ? final_states * shape_.channels : final_states * slot_elements();
-  const std::int64_t history = (options_.width - 1) * shape_.channels;
+  const std::int64_t read = resumed * history() * shape_.channels;
   return row_elements() * element_bytes(options_.dtype) + gate_bytes() +
-         (written + resumed * history + 2 * shape_.snapshots() * slot_elements() +
-          window_elements()) *
+         (written + read + 2 * shape_.snapshots() * slot_elements() + window_elements()) *
              state_bytes;
 }
 
@@ -79,7 +79,8 @@ std::int64_t CallLayout::touched_bytes() const {
 }
 
 TensorRef CallLayout::rows(void* data, Device device, std::int64_t part, std::int64_t parts) const {
-  void* first = static_cast<std::byte*>(data) + part * row_pitch_ * element_bytes(options_.dtype);
+  const std::int64_t before = options_.row_offset + part * row_pitch_;
+  void* first = static_cast<std::byte*>(data) + before * element_bytes(options_.dtype);
   TensorRef view =
       TensorRef::contiguous(first, options_.dtype, {rows_, parts * row_pitch_}, device);
   view.shape[1] = shape_.layout == Layout::kTokenMajor ? shape_.channels : shape_.tokens();
@@ -90,7 +91,6 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   const DType state_dtype = options_.dtype_of_states();
   const std::int64_t sequences = shape_.sequences();
   const std::int64_t channels = shape_.channels;
-  const std::int64_t history = options_.width - 1;
   const std::int64_t slots = sequences + shape_.snapshots();
   ForwardArgs args;
   args.op = shape_.op;
@@ -105,6 +105,21 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
   if (options_.has_bias) {
     args.bias = TensorRef::contiguous(memory.bias, options_.dtype_of_weights(), {channels}, device);
   }
+  args.epilogue.activation = options_.activation;
+  args.epilogue.residual = shape_.residual;
+  args.dilation = options_.dilation;
+  args.options.backend = options_.backend;
+  args.options.threads = options_.threads;
+  args.options.programmatic_launch = options_.programmatic_launch;
+  if (shape_.checked) {
+    args.options.violations =
+        TensorRef::contiguous(memory.violations, DType::kI64, {kViolations, 2}, device);
+  }
+  if (shape_.seq_idx) {
+    args.sequences.seq_idx =
+        TensorRef::contiguous(memory.seq_idx, DType::kI32, {shape_.tokens()}, device);
+    return args;
+  }
   args.pool.state =
       shape_.state_layout == StateLayout::kChannelInnermost
           ? TensorRef::contiguous(memory.state, state_dtype, {slots, columns(), channels}, device)
@@ -116,10 +131,6 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
     args.pool.read_slots =
         TensorRef::contiguous(memory.read_slots, DType::kI32, {sequences}, device);
   }
-  args.epilogue.activation = options_.activation;
-  args.options.backend = options_.backend;
-  args.options.threads = options_.threads;
-  args.options.programmatic_launch = options_.programmatic_launch;
   if (shape_.rings) {
     args.pool.cache_seqlens =
         TensorRef::contiguous(memory.cache_seqlens, DType::kI32, {sequences}, device);
@@ -128,10 +139,6 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
     args.pool.snapshots =
         TensorRef::contiguous(memory.snapshots, DType::kI32, {shape_.snapshots(), 3}, device);
   }
-  if (shape_.checked) {
-    args.options.violations =
-        TensorRef::contiguous(memory.violations, DType::kI64, {kViolations, 2}, device);
-  }
   if (shape_.op == Op::kDecode) return args;
 
   if (shape_.op == Op::kForward) args.options.schedule = options_.schedule;  // verify: flat
@@ -139,15 +146,24 @@ ForwardArgs CallLayout::arguments(const CallMemory& memory, Device device) const
       TensorRef::contiguous(memory.query_start_loc, DType::kI32, {sequences + 1}, device);
   args.sequences.has_initial_state =
       TensorRef::contiguous(memory.has_initial_state, DType::kBool, {sequences}, device);
-  if (shape_.op == Op::kForward) return args;
+  if (shape_.op == Op::kVerify) add_drafts(memory, device, args);
+  return args;
+}
 
-  const std::int64_t tokens = shape_.tokens();
-  args.drafts.intermediate_states =
-      TensorRef::contiguous(memory.windows, state_dtype, {tokens, history, channels}, device);
+void CallLayout::add_drafts(const CallMemory& memory, Device device, ForwardArgs& args) const {
+  const DType dtype = options_.dtype_of_states();
+  const std::int64_t tokens = shape_.tokens(), sequences = shape_.sequences();
+  if (shape_.window_slots) {
+    args.drafts.intermediate_slots = args.pool.read_slots;
+    args.drafts.intermediate_states = TensorRef::contiguous(
+        memory.windows, dtype, {sequences, tokens / sequences, history(), shape_.channels}, device);
+  } else {
+    args.drafts.intermediate_states =
+        TensorRef::contiguous(memory.windows, dtype, {tokens, history(), shape_.channels}, device);
+  }
   if (!parents_.empty()) {
     args.drafts.parents = TensorRef::contiguous(memory.parents, DType::kI32, {tokens}, device);
   }
-  return args;
 }
 
 GroupedArgs CallLayout::grouped_arguments(const CallMemory& memory, Device device,

@@ -16,11 +16,13 @@ struct CallOptions {
   std::optional<DType> state_dtype = {};   // of states and windows; as dtype if not given
   std::optional<DType> weight_dtype = {};  // of weights and bias; as dtype if not given
   int width = 4;
+  int dilation = 1;
   Activation activation = Activation::kSilu;
   Schedule schedule = Schedule::kFlat;
   BackendId backend = BackendId::kCpu;
-  int threads = 1;   // CPU
-  double pitch = 1;  // of the rows of x and out, as a multiple of their length
+  int threads = 1;              // CPU
+  double pitch = 1;             // of the rows of x and out, as a multiple of their length
+  std::int64_t row_offset = 0;  // elements of x and of out before their first row
   bool has_bias = false;
   bool slots_in_order = false;
   bool programmatic_launch = false;  // GPU
@@ -80,7 +82,7 @@ class CallLayout {
     return is_backward() ? state_elements() : 0;
   }
   [[nodiscard]] std::int64_t state_elements() const {
-    if (is_backward() && !shape_.states) return 0;
+    if (is_backward() ? !shape_.states : shape_.seq_idx) return 0;
     return layers() * (shape_.sequences() + shape_.snapshots()) * slot_elements();
   }
   [[nodiscard]] std::int64_t window_elements() const {
@@ -132,8 +134,12 @@ class CallLayout {
 
  private:
   [[nodiscard]] std::int64_t layers() const { return is_commit() ? shape_.commit_layers : 1; }
-  [[nodiscard]] std::int64_t columns() const { return options_.width - 1 + (shape_.older ? 1 : 0); }
+  [[nodiscard]] std::int64_t history() const {
+    return std::int64_t{options_.width - 1} * options_.dilation;
+  }
+  [[nodiscard]] std::int64_t columns() const { return history() + (shape_.older ? 1 : 0); }
   [[nodiscard]] std::int64_t slot_elements() const { return columns() * shape_.channels; }
+  void add_drafts(const CallMemory& memory, Device device, ForwardArgs& args) const;
   [[nodiscard]] GateArgs gate_arguments(const CallMemory& memory, Device device) const;
   /// Rows of gates and the gates, which are fp32.
   [[nodiscard]] std::int64_t gate_bytes() const {

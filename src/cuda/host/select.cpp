@@ -481,11 +481,14 @@ KernelFunction launch_for(const KernelConfig& config, const TensorPointers& at,
   return fast ? config.aligned_function : config.fallback_function;
 }
 
-std::string to_string(const LaunchConfig& launch) {
+std::string name_of(const LaunchConfig& launch) {
   const Kernel kernel = launch.kernel();
-  const std::string name =
-      is_general(kernel) ? std::string(name_of(kernel)) : name_of(kKernelTable[launch.row]);
-  return concat(name, ", ", launch.blocks, " blocks of ", std::int64_t{launch.threads}, " threads");
+  return is_general(kernel) ? std::string(name_of(kernel)) : name_of(kKernelTable[launch.row]);
+}
+
+std::string to_string(const LaunchConfig& launch) {
+  return concat(name_of(launch), ", ", launch.blocks, " blocks of ", std::int64_t{launch.threads},
+                " threads");
 }
 
 }  // namespace shortconv::cuda

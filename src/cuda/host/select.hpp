@@ -66,6 +66,9 @@ void restrict_to_alignment(const Alignment& needed, const TensorPointers& pointe
 [[nodiscard]] KernelFunction launch_for(const KernelConfig& config, const TensorPointers& pointers,
                                         LaunchConfig& launch);
 
+/// Kernel and variant.
+[[nodiscard]] std::string name_of(const LaunchConfig& launch);
+/// With the grid.
 [[nodiscard]] std::string to_string(const LaunchConfig& launch);
 
 }  // namespace shortconv::cuda
