@@ -9,6 +9,7 @@ void add_info_command(CLI::App& app);
 void add_verify_command(CLI::App& app);
 void add_replay_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
+void add_costs_command(CLI::App& app);
 void add_report_command(CLI::App& app);
 void add_doctor_command(CLI::App& app);
 

@@ -46,6 +46,7 @@ void run(int argc, char** argv) {
   add_verify_command(app);
   add_replay_command(app);
   add_bench_command(app);
+  add_costs_command(app);
   add_report_command(app);
   add_doctor_command(app);
   try {

@@ -87,6 +87,8 @@ constexpr const char* kPrinting[] = {
     "info --json",
     "info --support-table",
     "bench --list",
+    "costs --kernels-only",
+    "costs --kernels-only --json -",
     "doctor-batch batch.json",
     "report bench.json -o -",
     "verify --cases 1",
