@@ -2,7 +2,8 @@
 # Everything that needs a GPU: builds, tests, sanitizers, benchmarks; a short table last.
 #   scripts/gpu.sh [PARTS] [RESULTS]
 # PARTS are some of: build tests sanitize bench replay (default: all, with commas), RESULTS is where the JSON files go
-# (default: bench/results/gpu). SHORTCONV_BUILD names the build folder (default: build/dev). Tables: scripts/performance.py.
+# (default: bench/results/gpu). SHORTCONV_BUILD names the build folder (default: build/dev). Tables: scripts/performance.py and
+# scripts/costs.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 parts=,${1:-build,tests,sanitize,bench,replay},
@@ -79,6 +80,8 @@ if has bench; then
   bench backward-f32-weights --weight-dtype f32 --bias --shape "${gradients[@]}"
   bench backward-gates --width 7 --activation none --shape back-8192x2048 back-gated-8192x2048
   for pitch in 1.5 2; do bench "pitch-$pitch" --pitch "$pitch" "${main[@]}"; done
+  echo "== costs: shortconv costs --repeats 20"
+  "$shortconv" costs --repeats 20 --json "$results/costs.json"
 fi
 
 if has replay; then
