@@ -10,16 +10,23 @@
 
 namespace shortconv::python {
 
-/// Reads a tensor into the member with this name in the table.
-template <typename Visit>
-bool read_named_tensor(std::string_view name, const TVMFFIAny& value, const Visit& visit_args) {
+/// Reads a tensor into the member with this name in the table, then calls check(tensor).
+template <typename Visit, typename Check>
+bool read_named_tensor(std::string_view name, const TVMFFIAny& value, const Visit& visit_args,
+                       const Check& check) {
   bool found = false;
   visit_args([&](const Argument& row, auto& tensor) {
     if (row.name != name) return;
     found = true;
     Arguments::read(name, value, tensor);
+    check(tensor);
   });
   return found;
+}
+
+template <typename Visit>
+bool read_named_tensor(std::string_view name, const TVMFFIAny& value, const Visit& visit_args) {
+  return read_named_tensor(name, value, visit_args, [](const auto&) {});
 }
 
 /// A forward call as it is read.
@@ -34,6 +41,17 @@ struct ForwardCall {
   [[nodiscard]] bool read_named(std::string_view name, Arguments& in);
   /// Applies layouts, once all has been read.
   void apply_layouts();
+
+ private:
+  [[nodiscard]] bool has(int layout_or_value) const {
+    return (op_and_layouts & layout_or_value) != 0;
+  }
+  /// Refuses a floating tensor that torch may negate lazily, if the call asks for that. While
+  /// tensors are read: to visit all of them again takes 50 ns.
+  void check_negation(std::string_view name, const TensorRef& tensor) const;
+  void check_negation(std::string_view name, const std::optional<TensorRef>& tensor) const {
+    if (tensor) check_negation(name, *tensor);
+  }
 };
 
 }  // namespace shortconv::python

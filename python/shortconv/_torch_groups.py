@@ -103,7 +103,7 @@ def _fake(name: str) -> Callable[..., None]:
 
 
 def _refuse_gradients(name: str, tensors: List[Tensor]) -> None:
-    if _torch._is_grad_enabled() and any(one.requires_grad for one in tensors):
+    if _torch._is_grad_enabled() and _torch._any_requires_grad(*tensors):
         raise NotImplementedError(f"{name}: has no backward pass, and a tensor requires a gradient; "
                                   "use shortconv.torch.short_conv_groups for training, or call it "
                                   "under torch.no_grad()")

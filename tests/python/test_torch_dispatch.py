@@ -150,6 +150,16 @@ def test_inference_tensors(device):
     assert_same_as_eager(device, call_of)
 
 
+def test_gradients_enabled_in_inference_mode(device):
+    (x, weight, state), call = small_call(device)
+    expected = call(x, weight, state.clone())
+    with torch.inference_mode(), torch.enable_grad():
+        own = state.clone()
+        assert own.is_inference() and torch.equal(call(x, weight, own), expected)
+        out = call(x, torch.nn.Parameter(weight), state)
+        assert torch.equal(out, expected) and out.requires_grad
+
+
 @pytest.mark.parametrize("name", sorted(forward_arguments("cpu")))
 def test_lazily_negated_tensors(device, name):
     arguments = forward_arguments(device)
@@ -170,7 +180,50 @@ def test_x_is_lazily_negated_and_dense(device):
     assert torch.equal(conv.forward(negated, weight), conv.forward(x, weight))
 
 
+# ---- Plain calls, which pass frequent values with the op ----
+
+
+@pytest.mark.parametrize("null_slot", [None, 1])
+@pytest.mark.parametrize("padded_rows", [None, "zero", "untouched", "copy"])
+@pytest.mark.parametrize("initial_state", [False, True])
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_plain_calls_equal_those_of_the_operator(
+        device, activation, initial_state, padded_rows, null_slot):
+    a = forward_arguments(device)
+    bounds = torch.tensor([0, 2, 5], dtype=torch.int32, device=device)  # the last row is padding
+    slots = torch.tensor([1, 0], dtype=torch.int32, device=device)
+    results = []
+    for call in (conv.run, torch.ops.shortconv.run.default):
+        out, state = a["out"].clone(), a["state"].clone()
+        call(0, a["x"], out, a["weight"], a["bias"], state, slots, bounds, None, initial_state,
+             activation, null_slot, padded_rows)
+        results.append((out, state))
+    assert all(map(torch.equal, *results))
+
+
+def test_parameters_are_plain(device):
+    (x, weight, state), call = small_call(device)
+    expected, expected_state = call(x, weight, state.clone()), state.clone()
+    call(x, weight, expected_state)
+    for inference in (False, True):
+        with torch.inference_mode(inference):
+            given = [torch.nn.Parameter(one.clone(), requires_grad=False)
+                     for one in (x, weight, state)]
+            assert torch.equal(call(*given), expected)
+            assert torch.equal(given[2], expected_state)
+
+
 # ---- Refused calls ----
+
+
+@pytest.mark.parametrize("name, value, error", [
+    ("activation", "relu", ValueError), ("activation", 5, TypeError),
+    ("initial_state", "all", TypeError), ("padded_rows", "nan", ValueError),
+    ("padded_rows", 0, TypeError), ("null_slot", "n", TypeError)])
+def test_bad_values_are_refused_by_name(name, value, error):
+    (x, weight, state), _ = small_call("cpu")
+    with pytest.raises(error, match=f"^{name}: is "):
+        shortconv.forward(x, weight, state=state, **{name: value})
 
 
 @pytest.mark.parametrize("kind, convert", [
