@@ -10,6 +10,7 @@ without a place on the page are omitted.
 import json
 import pathlib
 import re
+import statistics
 import sys
 
 
@@ -248,6 +249,35 @@ def fronts(results):
                     ["host: shortconv", "sglang", "vllm"], lines)
 
 
+def forward_sweep(results):
+    """bench/rivals/run.py --sweep, by batch. The times of the others are divided by ours."""
+    found = {}
+    for row in rows(results, "rivals-sweep"):
+        if "gpu_us" in row:
+            found.setdefault(row["case"], {})[row["rival"]] = row
+    batches = {}
+    for case, timed in found.items():
+        if "shortconv" in timed:
+            batches.setdefault(case.partition("; ")[0], []).append(timed)
+
+    def spread(figures):
+        figures = sorted(figures)
+        if not figures:
+            return ["-"] * 3
+        return [f"{figure:.2f}" for figure in (figures[0], statistics.median(figures), figures[-1])]
+
+    lines = []
+    for batch, points in batches.items():
+        ratios = [point["shortconv"]["gpu_us"] / point["shortconv"]["copy_us"] for point in points]
+        large = [one for one, point in zip(ratios, points) if point["shortconv"]["moved_bytes"] > 50e6]
+        line = [batch, str(len(points)), *spread(ratios), f"{sum(one > 1.25 for one in large)} of {len(large)}"]
+        for name in ("sglang", "vllm"):
+            line += spread([point[name]["gpu_us"] / point["shortconv"]["gpu_us"] for point in points if name in point])
+        lines.append(line)
+    return markdown(["batch", "shapes", "time / copy: least", "median", "most", "more than 50 MB, above 1.25",
+                     "sglang / ours: least", "median", "most", "vllm / ours: least", "median", "most"], lines)
+
+
 def warm(results):
     return markdown(["case", "us", "copy us", "ratio", "over the copy, us"],
                     [[row["case"]] + timing(row) for row in rows(results, "warm")])
@@ -285,7 +315,7 @@ def replay(results):
 
 
 TABLES = {f.__name__: f for f in (prefill, decode, short, states, general, gates, groups, drafts, commits, backward, backward_variants, checked, overlapped,
-                                  schedules, variants, rivals, fronts, warm, host, replay)}
+                                  schedules, variants, rivals, fronts, forward_sweep, warm, host, replay)}
 
 
 def main():
