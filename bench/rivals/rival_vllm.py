@@ -25,16 +25,15 @@ def metadata_of(b):
 
 def prefill(functions, b):
     x, states, metadata = b.x.T, b.state.transpose(1, 2), metadata_of(b)
-    slots = b.slots.clamp(min=1)  # 0 is vLLM's null block
     return lambda: functions.causal_conv1d_fn(
-        x, b.weight, b.bias, states, b.bounds, cache_indices=slots, has_initial_state=b.resumed,
+        x, b.weight, b.bias, states, b.bounds, cache_indices=b.slots, has_initial_state=b.resumed,
         activation="silu", metadata=metadata)
 
 
 def decode(functions, b):
-    states, slots = b.state.transpose(1, 2), b.slots.clamp(min=1)
+    states = b.state.transpose(1, 2)
     return lambda: functions.causal_conv1d_update(b.x, states, b.weight, b.bias, "silu",
-                                                  conv_state_indices=slots)
+                                                  conv_state_indices=b.slots)
 
 
 def front(functions, b):

@@ -16,12 +16,13 @@ libraries. On the CPU only host time is measured.
 --fronts: from the projection of a gated delta net to normalized q and k, v, g and beta: this
 library's forward_groups and the chains of the others, with how far their results differ from ours.
 
---sweep: training or fronts of 216 shapes, or of each Nth of them; GPU time only. Prints the shapes
-that are slowest against the copy, of those that move more than 50 MB, and the speedup over each
-rival.
+--sweep: forward passes of 364 shapes beside SGLang and vLLM, or training or fronts of 216 shapes,
+or each Nth of them; GPU time only. Prints the shapes that are slowest against the copy, of those
+that move more than 50 MB, and the speedup over each rival; of forward passes also the shapes on
+which a rival is faster, the ratio to the copy by batch, and how far results differ from ours.
 
-"as NAME" is this library through shortconv.compat.NAME; with --fronts its convolution in the chain of
-NAME. Rivals that are not installed are listed as absent; their packages are on PyPI.
+"as NAME" is this library through shortconv.compat.NAME; with --fronts its convolution in the chain
+of NAME. Rivals that are not installed are listed as absent; their packages are on PyPI.
 """
 
 import argparse
@@ -31,12 +32,14 @@ import importlib
 import json
 import sys
 
+import summary
 import torch
-from cases import DECODE, PREFILL, TINY, TRAINING, Buffers, sweep
+from cases import DECODE, PREFILL, TINY, TRAINING, Buffers, forward_sweep, training_sweep
 from fronts import FRONTS, TINY_FRONTS, FrontBuffers, difference, front_sweep
 from measure import COLD_BYTES, gpu_us, host_us
 
 RIVALS = ["shortconv", "sglang", "vllm", "causal_conv1d", "fla", "torch"]
+FORWARD_SWEEP_RIVALS = ["shortconv", "sglang", "vllm"]
 
 
 def load(only):
@@ -99,6 +102,29 @@ def front_difference(rival, functions, buffers):
     return text
 
 
+def forward_difference(rival, functions, buffers):
+    """The largest difference of a rival's results from ours, relative to 1 or to the result, and
+    whether the states are equal; from the same x and states."""
+    import rival_shortconv as ours
+
+    x, state, decodes = buffers.x.clone(), buffers.state.clone(), buffers.case.decode
+
+    def results(rival, functions):
+        buffers.x.copy_(x)  # vLLM's update overwrites x
+        buffers.state.copy_(state)
+        out = (rival.decode if decodes else rival.prefill)(functions, buffers)()
+        return out.clone(), buffers.state.clone()
+
+    expected, expected_state = results(ours, ours.original())
+    found, found_state = results(rival, functions)
+    buffers.x.copy_(x)
+    buffers.state.copy_(state)
+    found = found.reshape(expected.shape) if decodes else found.T
+    error = (found.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)
+    return {"difference": float(error.nan_to_num(nan=float("inf")).max()),
+            "states_equal": torch.equal(found_state, expected_state)}
+
+
 def maker(rival, trains, fronts, case):
     """The function of the rival that makes the call of a case, or None."""
     if trains:
@@ -108,7 +134,7 @@ def maker(rival, trains, fronts, case):
     return rival.decode if case.decode else rival.prefill
 
 
-def measured(case, rivals, device, trains, fronts):
+def measured(case, rivals, device, trains, fronts, sweeps_forward=False):
     """List of (row with GPU time, call for the host timing or None), one per rival."""
     on_gpu = device == "cuda"
     moved_bytes = case.trained_bytes if trains else case.moved_bytes
@@ -131,6 +157,8 @@ def measured(case, rivals, device, trains, fronts):
             calls[0]()
             if fronts and on_gpu:
                 row["difference"] = front_difference(rival, functions, buffers[0])
+            if sweeps_forward and label in ("sglang", "vllm"):
+                row.update(forward_difference(rival, functions, buffers[0]))
             row["gpu_us"] = gpu_us(calls) if on_gpu else None
             call = calls[0]
         except Exception as error:
@@ -138,26 +166,6 @@ def measured(case, rivals, device, trains, fronts):
             print(case.name, label, row["error"])
         timed.append((row, call))
     return timed
-
-
-def print_sweep(rows):
-    """The shapes that are slowest against the copy, and the speedup over each rival."""
-    ours = {row["case"]: row for row in rows if row["rival"] == "shortconv" and "gpu_us" in row}
-    large = [row for row in ours.values() if row["moved_bytes"] > 50e6]
-    large.sort(key=lambda row: row["copy_us"] / row["gpu_us"])
-    print(f"{len(ours)} shapes, {len(large)} of them large; slowest against the copy:")
-    for row in large[:12]:
-        print(f"  {row['case']:<50} {row['gpu_us']:9.2f} us  x {row['gpu_us'] / row['copy_us']:.3f}")
-    for name in dict.fromkeys(row["rival"] for row in rows):
-        if name in ("copy", "shortconv"):
-            continue
-        factors = sorted((row["gpu_us"] / ours[row["case"]]["gpu_us"], row["case"])
-                         for row in rows
-                         if row["rival"] == name and "gpu_us" in row and row["case"] in ours)
-        if factors:
-            median = factors[len(factors) // 2][0]
-            print(f"{name}: speedup on {len(factors)} shapes: least {factors[0][0]:.2f} "
-                  f"({factors[0][1]}), median {median:.2f}, most {factors[-1][0]:.2f}")
 
 
 def print_case(name, rows):
@@ -182,15 +190,19 @@ def main():
     parser.add_argument("--cases", help="parts of the names of cases, with commas")
     parser.add_argument("--training", action="store_true", help="forward and backward pass")
     parser.add_argument("--fronts", action="store_true", help="fronts of gated delta nets")
-    parser.add_argument("--sweep", action="store_true", help="training or fronts of 216 shapes")
+    parser.add_argument("--sweep", action="store_true", help="shapes that nobody tuned for")
     parser.add_argument("--every", type=int, default=1, help="each Nth shape of the sweep")
     options = parser.parse_args()
     if options.sweep and options.device != "cuda":
         parser.error("--sweep measures times of a GPU")
-    fronts, trains = options.fronts, options.training or (options.sweep and not options.fronts)
-    if fronts and options.training:
+    fronts, trains = options.fronts, options.training
+    if fronts and trains:
         parser.error("--training and --fronts exclude each other")
-    rivals, absent = load(options.only and options.only.split(","))
+    sweeps_forward = options.sweep and not fronts and not trains
+    only = options.only and options.only.split(",")
+    rivals, absent = load(only or (FORWARD_SWEEP_RIVALS if sweeps_forward else None))
+    if sweeps_forward:
+        rivals = [one for one in rivals if not one[0].startswith("as ")]
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(name, "torch", torch.__version__)
     for line in absent:
@@ -200,13 +212,15 @@ def main():
     with torch.no_grad():
         cases = TRAINING if trains else FRONTS if fronts else PREFILL + DECODE
         if options.sweep:
-            cases = (front_sweep() if fronts else sweep())[:: options.every]
+            sweep = front_sweep if fronts else training_sweep if trains else forward_sweep
+            cases = sweep()[:: options.every]
         if options.tiny:
             cases = TINY_FRONTS if fronts else [case for case in TINY
                                                 if not (trains and case.decode)]
         parts = options.cases.split(",") if options.cases else [""]
+        gc.freeze()  # the collections of the loop look at its buffers, not at the modules
         for case in (case for case in cases if any(part in case.name for part in parts)):
-            timed += measured(case, rivals, options.device, trains, fronts)
+            timed += measured(case, rivals, options.device, trains, fronts, sweeps_forward)
             if options.sweep:
                 timed = [(row, None) for row, _ in timed]  # frees the buffers
             gc.collect()
@@ -216,7 +230,8 @@ def main():
         row["host_us"] = taken
     rows = [row for row, _ in timed]
     if options.sweep:
-        print_sweep(rows)
+        show = summary.forward if sweeps_forward else summary.large_shapes_and_speedups
+        print("\n".join(show(rows)))
     else:
         for name in dict.fromkeys(row["case"] for row in rows):
             print_case(name, [row for row in rows if row["case"] == name])
