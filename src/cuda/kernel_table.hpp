@@ -161,7 +161,7 @@ inline constexpr auto kKernelTable = [] {
   // so only rare variants have it. A runtime weight type would cost full tiles 30%.
   return std::to_array<KernelRow>({
       {Kernel::kSmallDecode, Variant::kBase, kNone, kAll, kModels},
-      {Kernel::kDecode, Variant::kBase, kNone, kAll, kModels},
+      {Kernel::kDecode, Variant::kBase, kNone, kAll},
       {Kernel::kDecode, Variant::kCircular, kCircular, kModels, kModels},
       {Kernel::kSmallDecode, Variant::kShiftFullState, kShift, kModels, kModels},
       {Kernel::kSmallDecode, Variant::kGated, kGated, kGatedModels, {}, true},

@@ -238,10 +238,16 @@ void begin(std::uint64_t seed) {
   const std::int64_t drawn = order.between(0, 3);
   const bool small = drawn % 2 == 1;
   policy = cuda::kHopperPolicy;
-  if (!small) policy.small_tile_waves = policy.small_decode_elements = policy.general_blocks = 0;
+  if (!small) {
+    policy.small_tile_waves = policy.small_decode_elements = policy.general_blocks = 0;
+    policy.decode_wave_percent = 0;
+  }
   if (drawn == 0) policy.start_blocks_take_all_waves = 0;
   policy.group_rounds_waves = order.between(0, 1);
-  if (order.between(0, 1) == 0) policy.small_short_sequence_warps = 0;
+  if (order.between(0, 1) == 0) policy.short_sequence_warps = 0;
+  if (order.between(0, 1) == 0) {
+    policy.small_short_sequence_warps = policy.small_shortest_sequence_warps = 0;
+  }
   policy.short_sequence_tokens = std::array{0, 8, 24, 1000}[order.between(0, 3)];
   policy.general_rows = std::array{2, 8, 16, 64}[order.between(0, 3)];
 }

@@ -37,10 +37,14 @@ TEST(CudaGrid, PoliciesThatDifferPrintDifferently) {
       &TuningPolicy::wave_blocks,
       &TuningPolicy::start_blocks_take_all_waves,
       &TuningPolicy::short_sequence_tokens,
+      &TuningPolicy::short_sequence_warps,
+      &TuningPolicy::small_shortest_sequence_warps,
       &TuningPolicy::small_short_sequence_warps,
       &TuningPolicy::small_tile_waves,
       &TuningPolicy::min_start_rounds,
       &TuningPolicy::small_decode_elements,
+      &TuningPolicy::decode_wave_blocks,
+      &TuningPolicy::decode_wave_percent,
       &TuningPolicy::decode_elements_64_threads,
       &TuningPolicy::decode_elements_128_threads,
       &TuningPolicy::pdl_last_blocks,
@@ -147,7 +151,7 @@ TEST(CudaGrid, BlocksOfDecodeHaveNoMoreWarpsThanChannels) {
   EXPECT_EQ(chosen(decode_batch(8192, 64)).aligned.threads, 128);
   EXPECT_EQ(chosen(decode_batch(8192, 256)).aligned.threads, 256);
   EXPECT_EQ(chosen(decode_batch(8192, 256)).aligned.blocks, 256 * 4);
-  EXPECT_EQ(chosen(decode_batch(320, 4096)).aligned.threads, 64) << "40 vectors";
+  EXPECT_EQ(chosen(decode_batch(320, 4096)).aligned.threads, 96) << "80 groups of 4 channels";
   EXPECT_EQ(chosen(decode_batch(320, 4096)).aligned.blocks, 4096);
 }
 

@@ -30,10 +30,31 @@ TEST(CudaSelect, EveryWidthAndTypeOfTheListsHasAFastKernel) {
         d.width = width;
         EXPECT_EQ(kernel_of(d), Kernel::kSmallDecode) << name << ", width " << width;
         d.tokens = d.sequences = d.slots = 256;
-        EXPECT_EQ(kernel_of(d), Kernel::kDecode) << name << ", width " << width;
+        EXPECT_EQ(kernel_of(d), weight == dtype ? Kernel::kDecode : Kernel::kSmallDecode)
+            << name << ", width " << width;
       }
     }
   }
+}
+
+TEST(CudaSelect, DecodesHaveWideThreadsWhereTheirBlocksFillTheirWaves) {
+  const auto kernel = [](std::int64_t sequences, std::int64_t channels) {
+    return kernel_of(decode_batch(channels, sequences));
+  };
+  for (const auto& [sequences, channels] :
+       {std::pair{128, 8192}, {256, 8192}, {512, 8192}, {256, 4096}}) {
+    EXPECT_EQ(kernel(sequences, channels), Kernel::kDecode) << sequences << " x " << channels;
+  }
+  for (const auto& [sequences, channels] :
+       {std::pair{64, 8192}, {64, 12288}, {128, 5120}, {256, 5120}, {128, 12288}}) {
+    EXPECT_EQ(kernel(sequences, channels), Kernel::kSmallDecode) << sequences << " x " << channels;
+  }
+}
+
+TEST(CudaSelect, ShortSequencesTakeSmallTilesWhereTheirBlocksHaveFewWarps) {
+  EXPECT_EQ(kernel_of(packed_batch(64 * 17, 3072, 64)), Kernel::kSmallTiles);
+  EXPECT_EQ(kernel_of(packed_batch(64 * 17, 4096, 64)), Kernel::kShortSequences);
+  EXPECT_EQ(kernel_of(packed_batch(64 * 4, 1024, 64)), Kernel::kShortSequences);
 }
 
 TEST(CudaSelect, WidthsThatModelsHaveHaveKernelsForMoreThanPlainCalls) {
@@ -187,7 +208,8 @@ TEST(CudaSelect, SmallDecodesFetchTheirStateEarly) {
   const auto early = [](const Problem& p) { return chosen(p).aligned.params.prefetch_state; };
   Problem decode = decode_batch(8192, 64);
   EXPECT_TRUE(early(decode));
-  EXPECT_FALSE(early(decode_batch(8192, 65))) << "takes longer than it saves";
+  EXPECT_TRUE(early(decode_batch(12288, 64)));
+  EXPECT_FALSE(early(decode_batch(8192, 128))) << "16 bytes of channels a thread";
   Problem older = decode;
   older.state_columns = older.width;
   older.base_column = older.shifted_columns = 1;

@@ -118,4 +118,24 @@ StateAccess intermediate_access(const Problem& p, std::int64_t group) {
                                                                  : StateAccess::kElements;
 }
 
+namespace {
+bool is_aligned(const void* address, std::int64_t bytes) {
+  return is_multiple(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(address)), bytes);
+}
+}  // namespace
+
+bool has_aligned_rows(const Alignment& needed, const TensorPointers& at) {
+  return is_aligned(at.x, needed.rows) && is_aligned(at.out, needed.rows) &&
+         is_aligned(at.input_gate, needed.rows) && is_aligned(at.output_gate, needed.rows);
+}
+
+void restrict_to_alignment(const Alignment& needed, const TensorPointers& at,
+                           LaunchParams& launch) {
+  if (!is_aligned(at.state, needed.state)) launch.state_access = StateAccess::kElements;
+  if (!is_aligned(at.intermediate_states, needed.intermediate_states)) {
+    launch.intermediate_access = StateAccess::kElements;
+  }
+  if (!is_aligned(at.weight, 16) || !is_aligned(at.bias, 16)) launch.packed_taps = false;
+}
+
 }  // namespace shortconv::cuda

@@ -1,10 +1,11 @@
-// Types, strides and sizes of a problem that decide which kernels can compute it and how they
-// access its memory.
+// Types, strides, sizes and addresses of a call that decide which kernels can compute it and how
+// they access its memory.
 #pragma once
 
 #include <cstdint>
 
 #include "cuda/kernel_params.hpp"
+#include "cuda/launch_params.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::cuda {
@@ -40,5 +41,16 @@ namespace shortconv::cuda {
 /// How threads with `group` channels access states, and intermediate states.
 [[nodiscard]] StateAccess state_access(const Problem& p, std::int64_t group);
 [[nodiscard]] StateAccess intermediate_access(const Problem& p, std::int64_t group);
+
+/// Bytes that addresses have to be multiples of.
+struct Alignment {
+  std::uint32_t rows = 1;  // of x, out and gates
+  std::uint32_t state = 1, intermediate_states = 1;
+};
+
+[[nodiscard]] bool has_aligned_rows(const Alignment& needed, const TensorPointers& pointers);
+/// Removes what the alignment of the other addresses does not allow.
+void restrict_to_alignment(const Alignment& needed, const TensorPointers& pointers,
+                           LaunchParams& launch);
 
 }  // namespace shortconv::cuda

@@ -7,7 +7,6 @@
 #include "core/check.hpp"
 #include "core/dispatch.hpp"
 #include "cuda/host/general.hpp"
-#include "cuda/host/memory_layout.hpp"
 #include "cuda/host/numbers.hpp"
 #include "cuda/tuning.hpp"
 #include "shortconv/argument_table.hpp"
@@ -118,7 +117,7 @@ class Selector {
       case Kernel::kTiles:
         return separate && !p_.seq_idx.present;
       case Kernel::kChannelsFirst:
-        // Without runs of adjacent tokens the general kernels are faster: decode of 256, 18 times.
+        // Without runs of adjacent tokens the general kernels are faster: decode of 256, 50 times.
         return separate && !p_.seq_idx.present && p_.x.token_stride == 1 &&
                p_.out.token_stride == 1 && !has_single_tokens(p_);
       case Kernel::kGeneral:
@@ -149,7 +148,14 @@ class Selector {
     if (row.variant != Variant::kBase || row.has_f32_state()) {
       return row.kernel == Kernel::kSmallDecode;
     }
-    return p_.tokens * p_.channels <= policy_.small_decode_elements;
+    // 16 bytes of channels need so many fp32 weights that 256 x 8192 takes 15.6 us instead of 11.6.
+    if (p_.weight.dtype != p_.x.dtype) return true;
+    const std::int64_t elements = p_.tokens * p_.channels;
+    if (elements <= policy_.small_decode_elements) return true;
+    const std::int64_t wave = policy_.decode_wave_blocks * device_.multiprocessors;
+    const std::int64_t blocks =
+        divide_up(elements, most_decode_threads(false) * 16 / element_bytes(p_.x.dtype));
+    return blocks * 100 < divide_up(blocks, wave) * wave * policy_.decode_wave_percent;
   }
 
   /// On average. Without states, a query_start_loc with as many sequences as tokens is assumed to
@@ -163,8 +169,15 @@ class Selector {
     const std::int64_t tiles = is_dense(p_)
                                    ? p_.sequences * divide_up(p_.sequence_tokens, kTileTokens)
                                    : divide_up(p_.tokens, kTileTokens);
+    const bool few_warps =
+        short_sequence_warps() < policy_.short_sequence_warps * device_.multiprocessors;
     return (p_.sequences + tiles) * divide_up(p_.channels, kTileChannels) <=
-           policy_.small_tile_waves * wave();
+               policy_.small_tile_waves * wave() ||
+           (few_warps && p_.tokens < policy_.short_sequence_tokens * p_.sequences);
+  }
+  /// Of the sequence-start blocks: a warp for each sequence and block of a tile's channels.
+  [[nodiscard]] std::int64_t short_sequence_warps() const {
+    return p_.sequences * divide_up(p_.channels, kTileChannels);
   }
 
   /// Blocks of tiles that the device holds at once.
@@ -227,8 +240,10 @@ class Selector {
   }
 
   [[nodiscard]] std::int32_t short_sequence_channels() const {
-    const std::int64_t warps = p_.sequences * divide_up(p_.channels, kTileChannels);
-    const bool few = warps < policy_.small_short_sequence_warps * device_.multiprocessors;
+    const std::int64_t least = p_.tokens < kTileTokens * p_.sequences
+                                   ? policy_.small_shortest_sequence_warps
+                                   : policy_.small_short_sequence_warps;
+    const bool few = short_sequence_warps() < least * device_.multiprocessors;
     return few && p_.tokens > p_.sequences ? kFewShortSequenceChannels : kShortSequenceChannels;
   }
 
@@ -367,10 +382,12 @@ class Selector {
   /// units of 16 bytes, and the channels of the last block must be at least one.
   [[nodiscard]] bool prefetches_state(const LaunchConfig& launch) const {
     constexpr std::int64_t kUnit = 16;
-    return launch.kernel() == Kernel::kSmallDecode &&
-           p_.tokens * p_.channels <= policy_.small_decode_elements && p_.shifted_columns == 0 &&
-           launch.params.state_access != StateAccess::kElements && !p_.read_offsets.present &&
-           p_.channels * element_bytes(p_.state.dtype) % kUnit == 0;
+    if (launch.kernel() != Kernel::kSmallDecode) return false;
+    const bool is_plain = kKernelTable[launch.row].variant == Variant::kBase &&
+                          p_.weight.dtype == p_.x.dtype && p_.state.dtype == p_.x.dtype;
+    return (is_plain || p_.tokens * p_.channels <= policy_.small_decode_elements) &&
+           p_.shifted_columns == 0 && launch.params.state_access != StateAccess::kElements &&
+           !p_.read_offsets.present && p_.channels * element_bytes(p_.state.dtype) % kUnit == 0;
   }
 
   const Problem& p_;
@@ -451,26 +468,6 @@ LaunchConfig select_tiles(const Problem& problem, std::int64_t slots,
   const Selector selector(call, device, policy);
   alignment = selector.alignment(kRow);
   return selector.launch(kRow);
-}
-
-namespace {
-bool is_aligned(const void* address, std::int64_t bytes) {
-  return is_multiple(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(address)), bytes);
-}
-}  // namespace
-
-bool has_aligned_rows(const Alignment& needed, const TensorPointers& at) {
-  return is_aligned(at.x, needed.rows) && is_aligned(at.out, needed.rows) &&
-         is_aligned(at.input_gate, needed.rows) && is_aligned(at.output_gate, needed.rows);
-}
-
-void restrict_to_alignment(const Alignment& needed, const TensorPointers& at,
-                           LaunchParams& launch) {
-  if (!is_aligned(at.state, needed.state)) launch.state_access = StateAccess::kElements;
-  if (!is_aligned(at.intermediate_states, needed.intermediate_states)) {
-    launch.intermediate_access = StateAccess::kElements;
-  }
-  if (!is_aligned(at.weight, 16) || !is_aligned(at.bias, 16)) launch.packed_taps = false;
 }
 
 KernelFunction launch_for(const KernelConfig& config, const TensorPointers& at,

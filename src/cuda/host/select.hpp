@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cuda/host/kernels.hpp"
+#include "cuda/host/memory_layout.hpp"
 #include "cuda/host/policy.hpp"
 #include "cuda/kernel_table.hpp"
 #include "cuda/launch_params.hpp"
@@ -26,12 +27,6 @@ struct LaunchConfig {
   std::int64_t replacing_blocks = 0;  // of replace_histories, which is launched after; 0: it is not
 
   [[nodiscard]] Kernel kernel() const { return kernel_of(row); }
-};
-
-/// Bytes that addresses have to be multiples of.
-struct Alignment {
-  std::uint32_t rows = 1;  // of x, out and gates
-  std::uint32_t state = 1, intermediate_states = 1;
 };
 
 /// What a plan keeps. The addresses of a call decide between the two launches: `aligned` needs
@@ -56,11 +51,6 @@ struct KernelConfig {
 [[nodiscard]] LaunchConfig select_tiles(const Problem& problem, std::int64_t slots,
                                         const DeviceProperties& device, const TuningPolicy& policy,
                                         Alignment& alignment);
-
-[[nodiscard]] bool has_aligned_rows(const Alignment& needed, const TensorPointers& pointers);
-/// Removes what the alignment of the other addresses does not allow.
-void restrict_to_alignment(const Alignment& needed, const TensorPointers& pointers,
-                           LaunchParams& launch);
 
 /// The launch for these addresses, without what their alignment does not allow, and its kernel.
 [[nodiscard]] KernelFunction launch_for(const KernelConfig& config, const TensorPointers& pointers,
