@@ -155,8 +155,8 @@ TEST(Commits, AgreeWithTheReference) {
   });
 }
 
-/// The kernels of each type and width with and without an epilogue, the general one, and the one
-/// that adds up partial sums.
+/// The kernels of each type and width with and without an epilogue and states, the general one, and
+/// the one that adds up partial sums.
 bool computes_gradients(const emulated::KernelUse& use) {
   return is_backward(use) || use.name == "finish_backward";
 }
@@ -190,14 +190,14 @@ TEST(Gradients, AreWithinTheBounds) {
 }
 
 TEST(Gradients, HaveTheSameBitsOnEveryPath) {
-  check_gradients_of(350, [](const BackwardCase& problem) {
+  check_gradients_of(700, [](const BackwardCase& problem) {
     return check_backward_paths(problem, BackendId::kCuda);
   });
 }
 
 TEST(Gradients, TolerateInvalidValues) {
   check_gradients_of(
-      500, [](const BackwardCase& problem) { return check_bad_values(problem, BackendId::kCuda); });
+      700, [](const BackwardCase& problem) { return check_bad_values(problem, BackendId::kCuda); });
 }
 
 }  // namespace
