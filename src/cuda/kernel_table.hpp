@@ -18,7 +18,7 @@ namespace shortconv::cuda {
 enum class Kernel : std::uint8_t {
   kTiles,           // kernels/tile.cuh
   kShortSequences,  // kernels/tile.cuh: few tokens a sequence on average
-  kSmallTiles,      // kernels/tile.cuh: at most one wave of blocks
+  kSmallTiles,      // kernels/tile.cuh: small calls, and short sequences of few channels
   kSeqIdxTiles,     // kernels/seq_idx_tile.cuh
   kDecode,          // kernels/decode.cuh: 16 bytes of channels a thread
   kSmallDecode,     // kernels/decode.cuh: 4 channels a thread

@@ -163,11 +163,11 @@ class Kernels {
       }
     };
     add_all("backward");
-    features.is_packed = false;
+    features.fits_packed_strips = false;
     add_all("backward with states");
     features.has_epilogue = true;
     add_all("backward with epilogue and states");
-    features.is_packed = true;
+    features.fits_packed_strips = true;
     add_all("backward with epilogue");
     features.has_epilogue = false;
     features.has_adjacent_channels = false;
@@ -277,6 +277,24 @@ GateArgs on_device(GateArgs args) {
 /// Replaces host/policy.cpp.
 const shortconv::cuda::TuningPolicy& shortconv::cuda::policy_for(const DeviceProperties&) {
   return emulated::policy;
+}
+
+/// Replaces host/backward_partition.cpp, whose long strips are for calls that take too long here.
+/// Strips follow from the shape alone here as well, because the plan and the workspace ask for
+/// them.
+shortconv::cuda::BackwardPartition shortconv::cuda::backward_partition(const BackwardProblem& p) {
+  tools::Random random(static_cast<std::uint64_t>((p.tokens * 131 + p.channels) * 131 + p.width));
+  constexpr std::array<std::int32_t, 5> kRows{8, 16, 48, 96, 128};
+  const std::int32_t long_rows = random.pick(kRows);
+  const std::int32_t short_rows = random.chance(0.5) ? long_rows : random.pick(kRows);
+  const std::int64_t long_unit = std::int64_t{long_rows} * kUnitStrips;
+  const std::int64_t long_units = p.tokens / long_unit * random.between(0, 1);
+  const std::int64_t short_unit = std::int64_t{short_rows} * kUnitStrips;
+  const std::int64_t left = p.tokens - long_units * long_unit;
+  return {.units = long_units + (left + short_unit - 1) / short_unit,
+          .long_units = long_units,
+          .long_rows = long_rows,
+          .short_rows = short_rows};
 }
 
 namespace emulated = shortconv::emulated;

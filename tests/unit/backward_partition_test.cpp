@@ -49,6 +49,22 @@ TEST(BackwardPartition, ShorterStripsFillUpTheLastWaveOfBlocks) {
   EXPECT_EQ(nearly_full.strip_rows(nearly_full.units - 1), 128);
 }
 
+TEST(BackwardPartition, StripsFollowTheMeasurements) {
+  const auto rows = [](std::int64_t tokens, std::int64_t channels, std::int64_t sequences = 1) {
+    return backward_partition(problem_of(tokens, channels, sequences)).strip_rows(0);
+  };
+  EXPECT_EQ(rows(4096, 5120), 96);
+  EXPECT_EQ(rows(7000, 4096), 128);
+  EXPECT_EQ(rows(9000, 2048, 1000), 48) << "short sequences";
+  EXPECT_EQ(rows(9000, 2048), 96);
+  EXPECT_EQ(rows(128, 20480), 16) << "more groups of channels than multiprocessors";
+  EXPECT_EQ(rows(1000, 20480), 96);
+  const BackwardPartition many_waves = backward_partition(problem_of(33000, 8192));
+  EXPECT_EQ(many_waves.long_units, 0);
+  EXPECT_EQ(many_waves.strip_rows(many_waves.units - 1), 128);
+  EXPECT_EQ(backward_partition(problem_of(0, 0)).units, 0);
+}
+
 TEST(BackwardPartition, SmallCallsSpreadOverTheMultiprocessors) {
   const BackwardPartition found = backward_partition(problem_of(1024, 5120));
   EXPECT_EQ(found.units * 40, 120);

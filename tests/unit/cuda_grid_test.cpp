@@ -166,8 +166,9 @@ TEST(CudaGrid, DenseBatchesOfLongSequencesNeedNoStartBlocks) {
 }
 
 TEST(CudaGrid, BlocksOfShortSequencesAreSmallWhereThereAreFew) {
-  const auto threads = [](std::int64_t tokens, std::int64_t sequences) {
-    const LaunchConfig launch = chosen(packed_batch(tokens, 8192, sequences)).aligned;
+  const auto threads = [](std::int64_t tokens, std::int64_t sequences,
+                          std::int64_t channels = 8192) {
+    const LaunchConfig launch = chosen(packed_batch(tokens, channels, sequences)).aligned;
     EXPECT_EQ(launch.kernel(), Kernel::kShortSequences);
     return launch.threads;
   };
@@ -175,6 +176,8 @@ TEST(CudaGrid, BlocksOfShortSequencesAreSmallWhereThereAreFew) {
   EXPECT_EQ(threads(16 * 4, 16), few);
   EXPECT_EQ(threads(64 * 4, 64), many);
   EXPECT_EQ(threads(16, 16), many) << "one token each";
+  EXPECT_EQ(threads(64 * 17, 64, 4096), few) << "longer sequences: below 28 warps";
+  EXPECT_EQ(threads(128 * 17, 128, 4096), many);
 }
 
 TEST(CudaGrid, DenseBatchesOfShortSequencesNeedStartBlocks) {

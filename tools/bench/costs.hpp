@@ -1,4 +1,4 @@
-// The calls of `shortconv bench --costs`: what each width, type, layout and feature costs, alone
+// The calls of `shortconv costs`: what each width, type, layout and feature costs, alone
 // and in the pairs that matter. docs/costs.md is made of them.
 #pragma once
 

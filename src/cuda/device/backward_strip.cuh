@@ -4,11 +4,11 @@
 // of x is stored by the strip that has it, and the gradient of an initial state by the strip with
 // the first row of its sequence.
 //
-// PackedStrip, for calls without states whose rows follow one another in memory: all rows are in
-// batches. A batch in which no segment begins or has just begun needs no test per row. In the
-// others, the bounds decide for each row whether the window starts with zeros and which terms a
-// gradient has; these decisions are equal in all lanes. Copies to shared memory do not depend on
-// the bounds, so they start before these are known.
+// PackedStrip, for calls without states in which one stride leads from each row to the next: all
+// rows are in batches. A batch in which no segment begins or has just begun needs no test per row.
+// In the others, the bounds decide for each row whether the window starts with zeros and which
+// terms a gradient has; these decisions are equal in all lanes. Copies to shared memory do not
+// depend on the bounds, so they start before these are known.
 //
 // SegmentStrip, for all other calls: a batch starts at the first row of each segment, with windows
 // of zeros, so a full batch lies in one segment. Its first rows complete gradients of earlier rows,
@@ -148,23 +148,24 @@ class BackwardStrip : public BackwardWindows<Shape, RowRing<Shape>> {
   enum class Batch : std::uint8_t {
     kInside,      // kBatch rows of the strip and of one segment
     kAfterStrip,  // the kHistory rows after the strip, which only complete gradients of x
-    kBounded,     // kBatch rows, among which segments begin or are padding, or the strip ends
+    kBounded,     // kBatch rows; some may begin a segment, be padding or lie behind the strip
   };
 
-  /// Of kBounded: bit i is set if a segment begins at row - kHistory + i, or if that is padding.
-  struct Bounds {
+  /// For a kBounded batch: bit i of `begins` is set if a segment begins at row - kHistory + i, bit
+  /// i of `padding` if that row is padding.
+  struct RowBits {
     std::uint32_t begins, padding;
     __device__ bool is_padding(int i) const { return (padding >> i & 1u) != 0; }
   };
 
   /// Rows from `row` on.
   template <Batch kBatchKind>
-  __device__ void process_batch(int row, const Bounds& bounds, char* to, Window& weight_sums,
+  __device__ void process_batch(int row, const RowBits& bounds, char* to, Window& weight_sums,
                                 Values& bias_sums) {
     constexpr bool kBounded = kBatchKind == Batch::kBounded;
     constexpr int kRows = kBatchKind == Batch::kAfterStrip ? kHistory : kBatch;
     const bool stores = inside_ && params_.grad_x.data != nullptr;
-    const bool stores_earlier = row != stored_;  // the rows before the batch
+    const bool stores_earlier = row != stored_;  // gradients of the kHistory rows before the batch
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int newest = i % kWidth, oldest = (newest + 1) % kWidth;
@@ -241,14 +242,14 @@ class PackedStrip : public BackwardStrip<TShape> {
     this->use_entry(entry);
     this->find_segment(segments);
     char* to = this->first_gradient(first_);
-    const auto process = [&]<Batch kKind>(int row, const typename Base::Bounds& bounds) {
+    const auto process = [&]<Batch kKind>(int row, const typename Base::RowBits& bounds) {
       this->receive_batch(OneRun{});
       this->template process_batch<kKind>(row, bounds, to, weight_sums, bias_sums);
       to = nth_row(to, params_.grad_x.stride_bytes, kBatch);
       ring_.advance();
     };
     int row = first_, from = first_;  // bounds: of the 32 rows from `from` - kHistory on
-    typename Base::Bounds bounds = bounds_from(segments, row);
+    typename Base::RowBits bounds = bounds_from(segments, row);
     const auto move_bounds = [&] {
       if (row - from + kHistory + kBatch > 32) bounds = bounds_from(segments, from = row);
     };
@@ -276,7 +277,7 @@ class PackedStrip : public BackwardStrip<TShape> {
   using Base::ring_;
 
   /// Of the 32 rows from row - kHistory on.
-  __device__ static typename Base::Bounds bounds_from(const Segments& segments, int row) {
+  __device__ static typename Base::RowBits bounds_from(const Segments& segments, int row) {
     return {segments.begins_from(row - kHistory), segments.padding_from(row - kHistory)};
   }
 };

@@ -98,8 +98,10 @@ std::string describe_backward(const BackwardProblem&, const PlanStorage& storage
   const char* kernel = config.row_strips.blocks > 0       ? "strips"
                        : config.channel_strips.blocks > 0 ? "channel strips"
                                                           : "general";
-  return concat("backward, ", kernel, " of ", std::int64_t{config.partition.strip_rows(0)},
-                " rows");
+  const std::int64_t first = config.partition.strip_rows(0);
+  const std::int64_t last = config.partition.strip_rows(config.partition.units - 1);
+  const std::string rows = first == last ? concat(first) : concat(first, " and ", last);
+  return concat("backward, ", kernel, " of ", rows, " rows");
 }
 
 std::int64_t backward_workspace_bytes(const BackwardProblem& p, const PlanStorage&) {

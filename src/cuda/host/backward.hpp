@@ -13,9 +13,9 @@ namespace shortconv::cuda {
 struct BackwardFeatures {
   int width = 0;
   Activation activation = Activation::kNone;
-  bool has_bias = false;      // or its gradient
-  bool has_epilogue = false;  // or gates
-  bool is_packed = true;      // no states, and each row follows the one before
+  bool has_bias = false;           // or its gradient
+  bool has_epilogue = false;       // or gates
+  bool fits_packed_strips = true;  // no states, and one stride from each row to the next
   bool has_adjacent_channels = true;
 };
 
@@ -53,7 +53,11 @@ struct BackwardConfig {
 }
 
 /// Bytes of the partial sums.
-[[nodiscard]] std::int64_t partial_sum_bytes(const BackwardProblem& problem);
+[[nodiscard]] inline std::int64_t partial_sum_bytes(const BackwardProblem& p) {
+  if (!wants_sums(p)) return 0;
+  return backward_partition(p).units * (p.width + 1) * p.channels *
+         static_cast<std::int64_t>(sizeof(float));
+}
 
 /// Everything. Fails for grids that a GPU cannot have.
 [[nodiscard]] Status select_backward(const BackwardProblem& problem, BackwardConfig& config);

@@ -46,7 +46,7 @@ BackwardKernel kernel_of(const BackwardProblem& p, bool has_adjacent_channels) {
                                   .activation = p.activation,
                                   .has_bias = p.bias.present || p.grad_bias.present,
                                   .has_epilogue = has_epilogue(p),
-                                  .is_packed = is_packed(p) && !has_states(p),
+                                  .fits_packed_strips = is_packed(p) && !has_states(p),
                                   .has_adjacent_channels = has_adjacent_channels};
   switch (p.x.dtype) {
     case DType::kF16:

@@ -30,15 +30,16 @@ struct TuningPolicy {
   /// and 12.0 without, of 17 14.2 and 16.6, 256 of 17 x 8192 45.9 and 50.0.
   std::int64_t short_sequence_tokens = 24;
 
-  /// Warps of a multiprocessor, a warp for each sequence and 128 channels, below which small tiles
-  /// do that, too: 64 sequences of 17 x 3072 (1536 warps) take 7.7 us with small tiles and 10.6
-  /// with sequence-start blocks, 64 of 9 x 4096 (2048 warps) 7.3 and 6.4.
+  /// Warps of a multiprocessor, one for each sequence and 128 channels, below which small tiles
+  /// take the batches of short_sequence_tokens: 64 sequences of 17 x 3072 (1536 warps) take 7.7 us
+  /// with small tiles and 10.6 with sequence-start blocks, 64 of 9 x 4096 (2048 warps) 7.3 and 6.4.
   std::int64_t short_sequence_warps = 15;
 
   /// Warps of a multiprocessor below which the blocks for short sequences are small, unless all
-  /// have one token: for less than 8 tokens a sequence, and for more. 128 sequences of 2 x 1024
-  /// (1024 warps) take 2.74 us with small blocks and 2.94 with large ones, 32 of 4 x 5120 (1280)
-  /// 3.67 and 3.24; 64 of 17 x 6144 (3072) 12.3 and 13.1, 128 of 17 x 4096 (4096) 14.6 and 14.2.
+  /// have one token. The first is for averages below 8 tokens, the second for longer ones. 128
+  /// sequences of 2 x 1024 (1024 warps) take 2.74 us with small blocks and 2.94 with large ones, 32
+  /// of 4 x 5120 (1280) 3.67 and 3.24; 64 of 17 x 6144 (3072) 12.3 and 13.1, 128 of 17 x 4096
+  /// (4096) 14.6 and 14.2.
   std::int64_t small_shortest_sequence_warps = 9;
   std::int64_t small_short_sequence_warps = 28;
 
@@ -58,9 +59,11 @@ struct TuningPolicy {
   /// 10.66.
   std::int64_t small_decode_elements = 64 * 8192;
 
-  /// Above it, decode has 16 bytes of channels a thread where its blocks fill their waves, and 4
-  /// channels elsewhere. With PDL, 16 bytes and 4 channels: 64 x 12288 4.77 and 4.14 us, 128 x 5120
-  /// 4.25 and 3.56, 128 x 8192 5.23 and 5.82, 256 x 5120 7.11 and 6.77, 256 x 8192 9.78 and 9.90.
+  /// Blocks of 256 threads of decode that a multiprocessor holds at once, and the part of these
+  /// waves, in percent, that they have to fill: above small_decode_elements decode has 16 bytes of
+  /// channels a thread there, and 4 channels elsewhere. With PDL, 16 bytes and 4 channels: 64 x
+  /// 12288 4.77 and 4.14 us, 128 x 5120 4.25 and 3.56, 128 x 8192 5.23 and 5.82, 256 x 5120 7.11
+  /// and 6.77, 256 x 8192 9.78 and 9.90.
   std::int64_t decode_wave_blocks = 4;
   std::int64_t decode_wave_percent = 93;
 

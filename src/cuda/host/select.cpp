@@ -143,7 +143,7 @@ class Selector {
     return has_single_tokens(p_) && p_.state.present && p_.initial_state == InitialState::kAll &&
            p_.shifted_columns <= 1;
   }
-  /// Only the base variant has both sizes, with states of x's type.
+  /// Only the base variant has both sizes, with states and weights of x's type.
   [[nodiscard]] bool is_small_decode(const KernelRow& row) const {
     if (row.variant != Variant::kBase || row.has_f32_state()) {
       return row.kernel == Kernel::kSmallDecode;
@@ -165,6 +165,8 @@ class Selector {
     const std::int64_t most = is_small() ? kTileTokens : policy_.short_sequence_tokens;
     return p_.tokens < most * p_.sequences && !spare;
   }
+  /// For small tiles: at most a wave of blocks, or short sequences whose start blocks would have
+  /// few warps.
   [[nodiscard]] bool is_small() const {
     const std::int64_t tiles = is_dense(p_)
                                    ? p_.sequences * divide_up(p_.sequence_tokens, kTileTokens)
@@ -378,8 +380,10 @@ class Selector {
   /// With PDL, decodes of 8, 16, 32 and 64 x 8192 take 1.90, 2.13, 2.49 and 3.33 us without the
   /// prefetch and 1.78, 1.89, 2.27 and 3.15 with it; of 128 and 256 5.25 and 9.83, 5.37 and 10.01
   /// with it; of 64 and 256 x 2048 with gates 2.43 and 3.92, 2.03 and 3.72. With a shifted column
-  /// and columns innermost, 64 take 4.28 without and 4.60 with it. (H200.) A prefetch has whole
-  /// units of 16 bytes, and the channels of the last block must be at least one.
+  /// and columns innermost, 64 take 4.28 without and 4.60 with it. (H200.) Above
+  /// small_decode_elements only plain calls have it: those of decode_wave_percent were measured
+  /// with it. A prefetch has whole units of 16 bytes, and the channels of the last block must be at
+  /// least one.
   [[nodiscard]] bool prefetches_state(const LaunchConfig& launch) const {
     constexpr std::int64_t kUnit = 16;
     if (launch.kernel() != Kernel::kSmallDecode) return false;

@@ -42,7 +42,7 @@ BackwardKernel row_instance(const BackwardFeatures& features) {
     using Shape = BackwardShape<T, decltype(constant)::value, kActivation, kHasBias, kHasEpilogue,
                                 backward_group(sizeof(T), kHasEpilogue)>;
     if constexpr (kHasBias) {
-      if (!features.is_packed) return backward_instance<SegmentStrip<Shape>>();
+      if (!features.fits_packed_strips) return backward_instance<SegmentStrip<Shape>>();
     }
     return backward_instance<PackedStrip<Shape>>();
   });
@@ -72,7 +72,7 @@ BackwardKernel select_backward_instance(const BackwardFeatures& features) {
     case CompiledActivation::kNone:
       return row_instance<T, CompiledActivation::kNone, true, false>(features);
     case CompiledActivation::kSilu:
-      return features.has_bias || !features.is_packed
+      return features.has_bias || !features.fits_packed_strips
                  ? row_instance<T, CompiledActivation::kSilu, true, false>(features)
                  : row_instance<T, CompiledActivation::kSilu, false, false>(features);
     case CompiledActivation::kRuntime:
