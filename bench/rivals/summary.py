@@ -40,7 +40,7 @@ def speedups(rows: List[Row]) -> List[str]:
         factors = sorted((timed[name]["gpu_us"] / timed["shortconv"]["gpu_us"], case)
                          for case, timed in cases.items() if name in timed)
         if factors:
-            middle = statistics.median(factor for factor, _ in factors)
+            middle = median(factor for factor, _ in factors)
             lines.append(
                 f"{name}: speedup on {len(factors)} shapes: least {factors[0][0]:.2f} "
                 f"({factors[0][1]}), median {middle:.2f}, most {factors[-1][0]:.2f}")
