@@ -30,7 +30,7 @@ struct BackwardStates {
 /// How the rows are divided into partial sums: by the shape alone, so that the gradients of weights
 /// have the same bits on every device, for any strides and in every kernel. A strip is summed up in
 /// the order of its rows in fp32; the strips of a unit, and then the units, in fp64. The last units
-/// have shorter strips, so that the multiprocessors finish at nearly the same time.
+/// may have shorter strips, so that the multiprocessors finish at nearly the same time.
 struct BackwardPartition {
   std::int64_t units = 0;       // of kUnitStrips strips each
   std::int64_t long_units = 0;  // the first ones, of strips of long_rows

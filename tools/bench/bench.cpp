@@ -37,8 +37,6 @@ using bench::Measurement;
 using bench::Row;
 using bench::Shape;
 
-constexpr int kMostRepeats = 1'000'000;  // days
-
 struct BenchOptions {
   std::vector<std::string> shapes;
   std::string dtype = "bf16";
@@ -267,14 +265,7 @@ void add_bench_command(CLI::App& app) {
                     "State of sequence s in slot s, without an array that says so");
   command->add_flag("--programmatic-launch", options->programmatic_launch,
                     "GPU: calls start while the kernel before is ending");
-  command
-      ->add_option("--repeats", options->repeats, "0: until it is enough, a second a row or less")
-      ->check(whole_number(0, kMostRepeats))
-      ->capture_default_str();
-  command
-      ->add_option("--json", options->json,
-                   "Also write the rows to FILE; - is standard output, without the table")
-      ->check(file_name());
+  add_measuring_options(*command, options->repeats, options->json);
   command->add_flag("--list", options->list, "Print the shapes and stop");
   command->footer(kFooter);
   command->callback([command, options] { run_bench(*options, given_arguments(*command)); });

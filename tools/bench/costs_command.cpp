@@ -30,8 +30,6 @@ using bench::Cost;
 using bench::Measurement;
 using bench::Row;
 
-constexpr int kMostRepeats = 1'000'000;
-
 struct CostsOptions {
   bool kernels_only = false;
   int repeats = 0;
@@ -80,14 +78,7 @@ void add_costs_command(CLI::App& app) {
   auto options = std::make_shared<CostsOptions>();
   command->add_flag("--kernels-only", options->kernels_only,
                     "Print the kernels that an H200 would run, without a GPU");
-  command
-      ->add_option("--repeats", options->repeats, "0: until it is enough, a second a row or less")
-      ->check(whole_number(0, kMostRepeats))
-      ->capture_default_str();
-  command
-      ->add_option("--json", options->json,
-                   "Also write the rows to FILE; - is standard output, without the table")
-      ->check(file_name());
+  add_measuring_options(*command, options->repeats, options->json);
   command->footer(kFooter);
   command->callback([command, options] { run_costs(*options, given_arguments(*command)); });
 }

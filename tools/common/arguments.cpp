@@ -62,4 +62,15 @@ CLI::Validator file_name() {
       [](std::string& text) { return std::string(text.empty() ? "the name is empty" : ""); }, "");
 }
 
+void add_measuring_options(CLI::App& command, int& repeats, std::string& json) {
+  constexpr int kMostRepeats = 1'000'000;  // days
+  command.add_option("--repeats", repeats, "0: until it is enough, a second a row or less")
+      ->check(whole_number(0, kMostRepeats))
+      ->capture_default_str();
+  command
+      .add_option("--json", json,
+                  "Also write the rows to FILE; - is standard output, without the table")
+      ->check(file_name());
+}
+
 }  // namespace shortconv::tools

@@ -21,4 +21,7 @@ inline constexpr std::int64_t kMostCount = 1'000'000'000;  ///< of anything that
 /// Refuses an empty name, as an unset variable of a shell leaves it.
 [[nodiscard]] CLI::Validator file_name();
 
+/// --repeats and --json of a command that measures rows. The references outlive the command.
+void add_measuring_options(CLI::App& command, int& repeats, std::string& json);
+
 }  // namespace shortconv::tools
