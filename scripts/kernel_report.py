@@ -39,6 +39,12 @@ def demangled(names):
     return dict(zip(names, result.stdout.splitlines()))
 
 
+def group_of(function):
+    """Of the gradients of a group."""
+    found = re.search(r"BackwardGroupShape<.*, (true|false)>", function)
+    return "" if not found else ", normalized group" if found.group(1) == "true" else ", group"
+
+
 def axes(function):
     """What a kernel's demangled name says, as a dict."""
     name = re.search(r"shortconv::cuda::(\w+)", function).group(1)
@@ -56,7 +62,8 @@ def axes(function):
                 "variant": "any strides" if "ChannelStrip" in function
                 else ("epilogue" if has_epilogue == "true"
                       else "base" if has_bias == "true" else "no bias")
-                + (", segments" if "SegmentStrip" in function else ""),
+                + (", segments" if "SegmentStrip" in function else "")
+                + group_of(function),
                 "activation": ACTIVATIONS[int(activation)]}
     general = re.search(r"RuntimeTypes(OfWidth<(\d+)>)?", function)
     if general:

@@ -192,6 +192,35 @@ constexpr void visit_gate_tensors(const Visit& visit, Tensors&... tensors) {
           Access::kWrite};
 }
 
+/// The gradient of the output of group `number`, as group_argument.
+[[nodiscard]] constexpr Argument group_gradient_argument(int number) {
+  constexpr std::array<std::string_view, kMaxGroups> kNames = {
+      "groups[0].grad_out", "groups[1].grad_out", "groups[2].grad_out", "groups[3].grad_out",
+      "groups[4].grad_out", "groups[5].grad_out", "groups[6].grad_out", "groups[7].grad_out"};
+  using enum Size;
+  return {kNames[static_cast<std::size_t>(number)], {kSequences, kTokens, kHeads, kHeadDim}};
+}
+
+/// All tensor arguments of the gradients of gates.
+template <typename Visit, typename... Tensors>
+constexpr void visit_gate_gradient_tensors(const Visit& visit, Tensors&... tensors) {
+  using enum Size;
+  constexpr std::array<Size, 5> kGate = {kSequences, kTokens, kHeads};
+  visit(Argument{"a", {kSequences, kTokens, kColumnsOfA}}, tensors.a...);
+  visit(Argument{"b", {kSequences, kTokens, kColumnsOfB}}, tensors.b...);
+  visit(Argument{"a_log", {kHeads}, DTypes::kF32}, tensors.a_log...);
+  visit(Argument{"dt_bias", {kHeads}}, tensors.dt_bias...);
+  visit(Argument{"grad_g", kGate, DTypes::kF32}, tensors.grad_g...);
+  visit(Argument{"grad_beta", kGate, DTypes::kF32}, tensors.grad_beta...);
+  visit(Argument{"grad_a", {kSequences, kTokens, kColumnsOfA}, DTypes::kFloating, Access::kWrite},
+        tensors.grad_a...);
+  visit(Argument{"grad_b", {kSequences, kTokens, kColumnsOfB}, DTypes::kFloating, Access::kWrite},
+        tensors.grad_b...);
+  visit(Argument{"grad_a_log", {kHeads}, DTypes::kF32, Access::kWrite}, tensors.grad_a_log...);
+  visit(Argument{"grad_dt_bias", {kHeads}, DTypes::kFloating, Access::kWrite},
+        tensors.grad_dt_bias...);
+}
+
 /// All tensor arguments of a commit.
 template <typename Visit, typename... Tensors>
 constexpr void visit_commit_tensors(const Visit& visit, Tensors&... tensors) {
@@ -265,6 +294,17 @@ constexpr void visit_tensors(const Visit& visit, const GroupedProblem& problem,
   }
   visit_forward_tensors(visit, problem.forward, pointers.forward...);
   if (problem.has_gates) visit_gate_tensors(visit, problem.gates, pointers.gates...);
+}
+
+template <typename Visit, typename... Pointers>
+constexpr void visit_tensors(const Visit& visit, const GroupedBackwardProblem& problem,
+                             Pointers&... pointers) {
+  for (int i = 0; i < problem.group_count; ++i) {
+    const auto number = static_cast<std::size_t>(i);
+    visit(group_gradient_argument(i), problem.groups[number].out, pointers.groups[number]...);
+  }
+  visit_backward_tensors(visit, problem.backward, pointers.backward...);
+  if (problem.has_gates) visit_gate_gradient_tensors(visit, problem.gates, pointers.gates...);
 }
 
 /// Some axes of a tensor.

@@ -141,6 +141,78 @@ struct GroupedProblem {
 /// As make_problem of a forward call.
 [[nodiscard]] SHORTCONV_API Status make_problem(const GroupedArgs& args, GroupedProblem& problem);
 
+template <template <Axis...> typename Tensor, template <Axis...> typename Required = Tensor>
+struct GateGradientTensors {
+  // Inputs of the gates, as in GateTensors.
+  Required<Axis::kSequence, Axis::kToken, Axis::kChannel> a{};
+  Required<Axis::kSequence, Axis::kToken, Axis::kChannel> b{};
+  Required<Axis::kHead> a_log{};
+  Required<Axis::kHead> dt_bias{};
+
+  // Gradients of the gates.
+  Required<Axis::kSequence, Axis::kToken, Axis::kHead> grad_g{};     ///< shape of g, f32
+  Required<Axis::kSequence, Axis::kToken, Axis::kHead> grad_beta{};  ///< shape of beta, f32
+
+  // Gradients to compute, written; absent: not computed. Columns of no head are not written.
+  Tensor<Axis::kSequence, Axis::kToken, Axis::kChannel> grad_a{};  ///< shape of a, floating
+  Tensor<Axis::kSequence, Axis::kToken, Axis::kChannel> grad_b{};  ///< shape of b, floating
+  Tensor<Axis::kHead> grad_a_log{};                                ///< [heads] f32
+  Tensor<Axis::kHead> grad_dt_bias{};                              ///< [heads], floating
+
+  friend bool operator==(const GateGradientTensors&, const GateGradientTensors&) = default;
+};
+
+/// The gradients of gates; options as in GateArgs. A rounding of beta counts as the identity.
+struct GateGradientArgs : GateGradientTensors<OptionalTensor, RequiredTensor> {
+  HeadMap a_map;  ///< also the columns of grad_a
+  HeadMap b_map;  ///< also the columns of grad_b
+  DecayForm decay = DecayForm::kLog;
+  float beta_factor = 1;
+};
+
+/// Arguments of the backward call of a forward call with groups. Results that were normalized are
+/// computed again, with their rounding to the dtype of the group's `out`.
+struct GroupedBackwardArgs {
+  /// x and grad_x have any number of columns, of which the groups name theirs; columns of no group
+  /// are not written. grad_out is unused. No states, gates of the convolution, residual or
+  /// dilation.
+  BackwardArgs backward;
+  /// As in the forward call, with an input_scale of 1, but `out` is the gradient of the group's
+  /// output and is read. No two groups have the same column of x.
+  std::span<const ChannelGroup> groups;
+  std::optional<GateGradientArgs> gates;
+};
+
+/// The gradients of gates without their addresses.
+struct GateGradientProblem : GateGradientTensors<TensorLayout> {
+  HeadMap a_map, b_map;  ///< with their defaults replaced
+  std::int64_t heads = 0;
+  DecayForm decay = DecayForm::kLog;
+  float beta_factor = 1;
+
+  friend bool operator==(const GateGradientProblem&, const GateGradientProblem&) = default;
+};
+
+/// A backward call with groups without its addresses.
+struct GroupedBackwardProblem {
+  BackwardProblem backward;  ///< grad_out is absent
+  std::int64_t columns = 0;  ///< of x
+  std::int32_t group_count = 0;
+  bool has_gates = false;
+  std::array<GroupLayout, kMaxGroups> groups;  ///< `out`: the gradient of the output
+  GateGradientProblem gates;
+
+  [[nodiscard]] std::span<const GroupLayout> used_groups() const {
+    return std::span(groups).first(static_cast<std::size_t>(group_count));
+  }
+
+  friend bool operator==(const GroupedBackwardProblem&, const GroupedBackwardProblem&) = default;
+};
+
+/// As make_problem of a backward call.
+[[nodiscard]] SHORTCONV_API Status make_problem(const GroupedBackwardArgs& args,
+                                                GroupedBackwardProblem& problem);
+
 /// The operations after the convolution by themselves, one launch each, without a plan: no
 /// allocation, no synchronization.
 

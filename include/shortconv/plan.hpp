@@ -30,10 +30,18 @@ struct GroupedPointers {
   GatePointers gates;
 };
 
+using GateGradientPointers = GateGradientTensors<TensorPointer>;
+struct GroupedBackwardPointers {
+  BackwardPointers backward;
+  std::array<void*, kMaxGroups> groups{};  ///< the gradients of their outputs
+  GateGradientPointers gates;
+};
+
 [[nodiscard]] SHORTCONV_API TensorPointers pointers(const ForwardArgs& args);
 [[nodiscard]] SHORTCONV_API CommitPointers pointers(const CommitArgs& args);
 [[nodiscard]] SHORTCONV_API BackwardPointers pointers(const BackwardArgs& args);
 [[nodiscard]] SHORTCONV_API GroupedPointers pointers(const GroupedArgs& args);
+[[nodiscard]] SHORTCONV_API GroupedBackwardPointers pointers(const GroupedBackwardArgs& args);
 
 /// The operations: their arguments, their problem, their addresses.
 struct ForwardOperation {
@@ -59,6 +67,12 @@ struct GroupedOperation {
   using Pointers = GroupedPointers;
 };
 
+struct GroupedBackwardOperation {
+  using Args = GroupedBackwardArgs;
+  using Problem = GroupedBackwardProblem;
+  using Pointers = GroupedBackwardPointers;
+};
+
 /// What to launch for a problem. Fixed size, owns nothing, may be copied and kept; valid in this
 /// process only.
 template <typename Operation>
@@ -80,15 +94,19 @@ using Plan = OperationPlan<ForwardOperation>;
 using CommitPlan = OperationPlan<CommitOperation>;
 using BackwardPlan = OperationPlan<BackwardOperation>;
 using GroupedPlan = OperationPlan<GroupedOperation>;
+using GroupedBackwardPlan = OperationPlan<GroupedBackwardOperation>;
 static_assert(std::is_trivially_copyable_v<Plan> && std::is_trivially_copyable_v<CommitPlan> &&
               std::is_trivially_copyable_v<BackwardPlan> &&
-              std::is_trivially_copyable_v<GroupedPlan>);
+              std::is_trivially_copyable_v<GroupedPlan> &&
+              std::is_trivially_copyable_v<GroupedBackwardPlan>);
 
 /// Chooses backend and kernel. A pure function of the problem and of the device's properties.
 [[nodiscard]] SHORTCONV_API Status make_plan(const Problem& problem, Plan& plan);
 [[nodiscard]] SHORTCONV_API Status make_plan(const CommitProblem& problem, CommitPlan& plan);
 [[nodiscard]] SHORTCONV_API Status make_plan(const BackwardProblem& problem, BackwardPlan& plan);
 [[nodiscard]] SHORTCONV_API Status make_plan(const GroupedProblem& problem, GroupedPlan& plan);
+[[nodiscard]] SHORTCONV_API Status make_plan(const GroupedBackwardProblem& problem,
+                                             GroupedBackwardPlan& plan);
 
 /// Bytes of memory on the plan's device that a run needs besides the tensors, aligned to 16 bytes.
 /// Their content means nothing before and after a run; runs that may overlap need one each.
@@ -96,6 +114,7 @@ static_assert(std::is_trivially_copyable_v<Plan> && std::is_trivially_copyable_v
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const CommitPlan& plan);
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const BackwardPlan& plan);
 [[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const GroupedPlan& plan);
+[[nodiscard]] SHORTCONV_API std::int64_t workspace_bytes(const GroupedBackwardPlan& plan);
 
 /// Runs a plan: no allocation, no synchronization, no output but the tensors. `stream` is a
 /// cudaStream_t on CUDA and ignored on the CPU. Null pointers of present arguments are refused
@@ -108,15 +127,21 @@ static_assert(std::is_trivially_copyable_v<Plan> && std::is_trivially_copyable_v
                                        void* stream = nullptr);
 [[nodiscard]] SHORTCONV_API Status run(const GroupedPlan& plan, const GroupedPointers& pointers,
                                        void* stream = nullptr);
+[[nodiscard]] SHORTCONV_API Status run(const GroupedBackwardPlan& plan,
+                                       const GroupedBackwardPointers& pointers,
+                                       void* stream = nullptr);
 
 /// Validates, plans and runs in one call.
 [[nodiscard]] SHORTCONV_API Status forward(const ForwardArgs& args, void* stream = nullptr);
 [[nodiscard]] SHORTCONV_API Status commit(const CommitArgs& args, void* stream = nullptr);
 [[nodiscard]] SHORTCONV_API Status backward(const BackwardArgs& args, void* stream = nullptr);
 [[nodiscard]] SHORTCONV_API Status forward_groups(const GroupedArgs& args, void* stream = nullptr);
+[[nodiscard]] SHORTCONV_API Status backward_groups(const GroupedBackwardArgs& args,
+                                                   void* stream = nullptr);
 
 /// Backend, kernel and partition in one line.
 [[nodiscard]] SHORTCONV_API std::string to_string(const Plan& plan);
 [[nodiscard]] SHORTCONV_API std::string to_string(const GroupedPlan& plan);
+[[nodiscard]] SHORTCONV_API std::string to_string(const GroupedBackwardPlan& plan);
 
 }  // namespace shortconv

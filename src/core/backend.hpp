@@ -42,6 +42,7 @@ struct Backend {
   OperationKernels<CommitOperation> commit;
   OperationKernels<BackwardOperation> backward;
   OperationKernels<GroupedOperation> grouped;
+  OperationKernels<GroupedBackwardOperation> grouped_backward;
 
   /// Checked calls without a plan.
   Status (*l2_norm)(const L2NormCall& call, void* stream);
@@ -58,8 +59,10 @@ struct Backend {
       return commit;
     else if constexpr (std::is_same_v<Operation, BackwardOperation>)
       return backward;
-    else
+    else if constexpr (std::is_same_v<Operation, GroupedOperation>)
       return grouped;
+    else
+      return grouped_backward;
   }
 };
 

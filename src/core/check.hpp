@@ -71,15 +71,21 @@ struct CheckedTensor {
   }
 };
 
-/// Tensors of the operation that has most, a forward call with groups and gates.
+/// Tensors of the operation that has most, a call with groups and gates.
 inline constexpr std::size_t kMaxTensors = [] {
-  std::size_t count = kMaxGroups;
-  const auto add = [&](const Argument&, const auto&) { ++count; };
+  std::size_t forward = kMaxGroups, backward = kMaxGroups;
+  const auto count = [](std::size_t& number) {
+    return [&number](const Argument&, const auto&) { ++number; };
+  };
   const ForwardTensors<TensorPointer> tensors;
-  visit_forward_tensors(add, tensors);
+  visit_forward_tensors(count(forward), tensors);
   const GateTensors<TensorPointer> gates;
-  visit_gate_tensors(add, gates);
-  return count;
+  visit_gate_tensors(count(forward), gates);
+  const BackwardTensors<TensorPointer> gradients;
+  visit_backward_tensors(count(backward), gradients);
+  const GateGradientTensors<TensorPointer> gate_gradients;
+  visit_gate_gradient_tensors(count(backward), gate_gradients);
+  return std::max(forward, backward);
 }();
 
 class Checker {

@@ -2,51 +2,15 @@
 // forward call inside a grouped call are in forward_checker.hpp.
 #include "core/groups.hpp"
 
-#include <cmath>
-
 #include "core/backend.hpp"
 #include "core/forward_checker.hpp"
+#include "core/group_checks.hpp"
 
 namespace shortconv {
 namespace {
 
 constexpr AxisSet absent_axes(bool has_sequences) {
   return has_sequences ? AxisSet() : AxisSet(Axis::kSequence);
-}
-
-/// `group` is the name of the group, or empty for a norm by itself.
-void check_norm(Checker& check, std::string_view group, const L2Norm& norm) {
-  const auto require = [&](bool condition, std::string_view member, float value,
-                           std::string_view expected) {
-    if (group.empty()) {
-      check.require(condition, member, "is ", value, "; expected ", expected);
-    } else {
-      check.require(condition, group, member, " is ", value, "; expected ", expected);
-    }
-  };
-  require(norm.eps > 0 && std::isfinite(norm.eps), "eps", norm.eps, "a positive number");
-  require(std::isfinite(norm.scale), "scale", norm.scale, "a finite number");
-}
-
-/// Replaces defaults, and refuses maps that leave `columns`.
-HeadMap check_map(Checker& check, std::string_view argument, HeadMap map, std::int64_t heads,
-                  std::int64_t head_dim, std::int64_t columns) {
-  for (const std::int64_t part : {map.offset, map.head_stride, map.block_heads, map.block_stride}) {
-    check.require(part >= 0 && part <= kMaxSize, argument, "map has a member of ", part,
-                  "; expected 0 to 2^52");
-  }
-  if (map.head_stride == 0) map.head_stride = head_dim;
-  if (map.block_heads == 0) map.block_heads = std::max<std::int64_t>(heads, 1);
-  check.require(map.block_heads >= heads || map.block_stride > 0, argument, "map has blocks of ",
-                map.block_heads, " heads, but block_stride is 0");
-  if (!check.ok() || heads == 0 || head_dim == 0) return map;
-  const auto wide = [](std::int64_t number) { return static_cast<__int128>(number); };
-  const std::int64_t heads_of_block = std::min(map.block_heads, heads);
-  const __int128 last = map.offset + wide((heads - 1) / map.block_heads) * map.block_stride +
-                        wide(heads_of_block - 1) * map.head_stride + head_dim - 1;
-  check.require(last < columns, argument, "map reaches beyond the ", columns,
-                " columns of its rows");
-  return map;
 }
 
 /// Visits the tensors of gates; `use` is called with whether a tensor has an axis of tokens.
@@ -63,15 +27,8 @@ void check_gate_tensors(const GateArgs& args, GateProblem& p, const Use& use) {
 
 /// The rest of the arguments of gates, whose tensors have been checked.
 void check_gate_options(ArgumentChecker& check, const GateArgs& args, GateProblem& p) {
-  check.check_enumerator("decay", kDecayForms, args.decay);
-  check.require(args.beta_factor == 1 || args.beta_factor == 2, "beta_factor", "is ",
-                args.beta_factor, "; expected 1 or 2");
-  p.heads = check.value(Size::kHeads);
-  p.decay = args.decay;
-  p.beta_factor = args.beta_factor;
+  check_gate_maps(check, args, p);
   p.round_beta = args.round_beta;
-  p.a_map = check_map(check, "a", args.a_map, p.heads, 1, check.value(Size::kColumnsOfA));
-  p.b_map = check_map(check, "b", args.b_map, p.heads, 1, check.value(Size::kColumnsOfB));
 }
 
 class GroupedChecker : public ForwardChecker {
@@ -121,35 +78,12 @@ class GroupedChecker : public ForwardChecker {
 
   void check_group(std::string_view name, const Argument& row, const ChannelGroup& group,
                    GroupLayout& layout) {
-    size(Size::kHeads) = {"heads"};
-    size(Size::kHeadDim) = {"head_dim"};
-    check(row, group.out, layout.out, absent_);
+    check_group_tensor(*this, row, group, absent_, layout);
     if (!ok()) return;
     if (has_one_token()) layout.out.token_stride = layout.out.sequence_stride;
-    layout.heads = value(Size::kHeads);
-    layout.head_dim = value(Size::kHeadDim);
-    const __int128 channels = static_cast<__int128>(layout.heads) * layout.head_dim;
-    require(channels <= kMaxSize, row.name, "has more than 2^52 channels");
-    require(layout.out.channel_stride == 1 || !layout.out.has_elements, row.name,
-            "has a channel stride of ", layout.out.channel_stride, "; expected 1");
-    require(std::isfinite(group.input_scale), name, "input_scale is ", group.input_scale,
-            "; expected a finite number");
     require(group.input_scale == 1 || !p_.input_gate.present, "input_gate",
             "cannot be combined with an input_scale");
-    if (group.copy) {
-      require(group.out.dtype == args_.x.dtype, row.name, "dtype is ",
-              shortconv::name(group.out.dtype), ", but the group copies x, which has ",
-              shortconv::name(args_.x.dtype));
-      require(!group.l2_norm && group.input_scale == 1, name,
-              "is copied; expected neither l2_norm nor input_scale");
-    }
-    layout.copy = group.copy;
-    layout.input_scale = group.input_scale;
-    layout.normalize = group.l2_norm.has_value();
-    layout.l2_norm = group.l2_norm.value_or(L2Norm{});
-    check_norm(*this, name, layout.l2_norm);
-    layout.input =
-        check_map(*this, name, group.input, layout.heads, layout.head_dim, problem_.columns);
+    check_group_options(*this, name, row, group, problem_.columns, layout);
   }
 
   void check_gates() {

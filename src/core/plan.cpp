@@ -29,13 +29,17 @@ std::string_view device_argument(const Problem&) { return "x"; }
 std::string_view device_argument(const CommitProblem&) { return "intermediate_states"; }
 std::string_view device_argument(const BackwardProblem&) { return "x"; }
 std::string_view device_argument(const GroupedProblem&) { return "x"; }
+std::string_view device_argument(const GroupedBackwardProblem&) { return "x"; }
 
-// Every operation has a backend and a device, a grouped call those of its forward call.
+// Every operation has a backend and a device, a grouped call those of the call without groups.
 template <typename AnyProblem>
 const AnyProblem& call_of(const AnyProblem& p) {
   return p;
 }
 const Problem& call_of(const GroupedProblem& p) { return p.forward; }
+const BackwardProblem& call_of(const GroupedBackwardProblem& p) { return p.backward; }
+const BackwardArgs& call_of(const GroupedBackwardArgs& args) { return args.backward; }
+const BackwardPointers& call_of(const GroupedBackwardPointers& at) { return at.backward; }
 
 bool is_empty(const Problem& p) { return p.tokens == 0 || p.channels == 0; }
 bool is_empty(const CommitProblem& p) {
@@ -53,6 +57,10 @@ bool is_empty(const GroupedProblem& p) {
   return std::ranges::none_of(p.used_groups(), has_elements) && !p.gates.g.has_elements;
 }
 bool is_skipped(const GroupedProblem& p) { return is_empty(p) && !p.forward.violations.present; }
+bool is_skipped(const GroupedBackwardProblem& p) {
+  const auto has_channels = [](const GroupLayout& group) { return group.channels() > 0; };
+  return std::ranges::none_of(p.used_groups(), has_channels) && p.gates.heads == 0;
+}
 
 bool check_in_place(const Problem& p, const TensorPointers& at, Checker& check) {
   if (is_empty(p)) return check.ok();
@@ -94,7 +102,7 @@ Status check_pointers(const Problem& problem, const Pointers& pointers, std::int
       },
       problem, pointers);
   check_in_place(problem, pointers, check);
-  check_workspace(pointers, workspace, std::nullopt, check);
+  check_workspace(call_of(pointers), workspace, std::nullopt, check);
   return check.status();
 }
 
@@ -125,9 +133,10 @@ Status run_once(const typename Operation::Args& args, void* stream) {
   if (Status status = kernels.plan(problem, choice); !status.ok()) return status;
   if (is_skipped(problem)) return {};
   const typename Operation::Pointers at = pointers(args);
-  if constexpr (requires { args.workspace; }) {
+  if constexpr (requires { call_of(args).workspace; }) {
     Checker check;
-    check_workspace(at, workspace_of(kernels, problem, choice), args.workspace_bytes, check);
+    check_workspace(call_of(at), workspace_of(kernels, problem, choice),
+                    call_of(args).workspace_bytes, check);
     if (!check.ok()) return check.status();
   }
   return kernels.run(problem, choice, at, stream);
@@ -211,6 +220,10 @@ Status make_plan(const GroupedProblem& problem, GroupedPlan& plan) {
   return PlanAccess::make(problem, plan);
 }
 
+Status make_plan(const GroupedBackwardProblem& problem, GroupedBackwardPlan& plan) {
+  return PlanAccess::make(problem, plan);
+}
+
 GroupedPointers pointers(const GroupedArgs& args) {
   GroupedPointers pointers;
   pointers.forward = shortconv::pointers(args.forward);
@@ -222,10 +235,24 @@ GroupedPointers pointers(const GroupedArgs& args) {
   return pointers;
 }
 
+GroupedBackwardPointers pointers(const GroupedBackwardArgs& args) {
+  GroupedBackwardPointers pointers;
+  pointers.backward = shortconv::pointers(args.backward);
+  pointers.backward.grad_out = nullptr;
+  for (std::size_t i = 0; i < args.groups.size(); ++i) {
+    pointers.groups[i] = args.groups[i].out.data;
+  }
+  if (args.gates) visit_gate_gradient_tensors(kTakeAddress, *args.gates, pointers.gates);
+  return pointers;
+}
+
 std::int64_t workspace_bytes(const Plan& plan) { return PlanAccess::workspace_bytes(plan); }
 std::int64_t workspace_bytes(const CommitPlan& plan) { return PlanAccess::workspace_bytes(plan); }
 std::int64_t workspace_bytes(const BackwardPlan& plan) { return PlanAccess::workspace_bytes(plan); }
 std::int64_t workspace_bytes(const GroupedPlan& plan) { return PlanAccess::workspace_bytes(plan); }
+std::int64_t workspace_bytes(const GroupedBackwardPlan& plan) {
+  return PlanAccess::workspace_bytes(plan);
+}
 
 Status run(const Plan& plan, const TensorPointers& pointers, void* stream) {
   return PlanAccess::run(plan, pointers, stream);
@@ -238,6 +265,9 @@ Status run(const BackwardPlan& plan, const BackwardPointers& pointers, void* str
   return PlanAccess::run(plan, pointers, stream);
 }
 Status run(const GroupedPlan& plan, const GroupedPointers& pointers, void* stream) {
+  return PlanAccess::run(plan, pointers, stream);
+}
+Status run(const GroupedBackwardPlan& plan, const GroupedBackwardPointers& pointers, void* stream) {
   return PlanAccess::run(plan, pointers, stream);
 }
 
@@ -254,8 +284,12 @@ Status backward(const BackwardArgs& args, void* stream) {
 Status forward_groups(const GroupedArgs& args, void* stream) {
   return run_once<GroupedOperation>(args, stream);
 }
+Status backward_groups(const GroupedBackwardArgs& args, void* stream) {
+  return run_once<GroupedBackwardOperation>(args, stream);
+}
 
 std::string to_string(const Plan& plan) { return PlanAccess::text(plan); }
 std::string to_string(const GroupedPlan& plan) { return PlanAccess::text(plan); }
+std::string to_string(const GroupedBackwardPlan& plan) { return PlanAccess::text(plan); }
 
 }  // namespace shortconv

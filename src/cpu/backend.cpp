@@ -291,6 +291,11 @@ std::string describe_items(const Problem& p, const CpuConfig& config) {
 
 namespace {
 
+Status refuse_grouped_backward(const GroupedBackwardProblem&, PlanStorage&) {
+  return {Code::kUnsupported,
+          "groups: the backend 'cpu' does not compute their gradients; 'reference' does"};
+}
+
 std::string describe_cpu(const Problem& p, const PlanStorage& storage) {
   return describe_items(p, load_choice<CpuConfig>(storage));
 }
@@ -310,6 +315,8 @@ extern const Backend kCpuBackend{
     .grouped = {.plan = cpu::plan_grouped,
                 .run = cpu::run_grouped,
                 .describe = cpu::describe_grouped},
+    // Without kernels: see plan.
+    .grouped_backward = {.plan = cpu::refuse_grouped_backward, .run = nullptr, .describe = nullptr},
     .l2_norm = cpu::l2_norm,
     .delta_gates = cpu::delta_gates,
     .block_snapshots = cpu::block_snapshots,

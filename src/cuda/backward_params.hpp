@@ -7,6 +7,7 @@
 #include "cuda/kernel_params.hpp"
 #include "cuda/launch_params.hpp"
 #include "op/sequence.hpp"
+#include "shortconv/groups.hpp"
 #include "shortconv/plan.hpp"
 
 namespace shortconv::cuda {
@@ -48,7 +49,16 @@ struct BackwardPartition {
   friend bool operator==(const BackwardPartition&, const BackwardPartition&) = default;
 };
 
-/// Parameters of the kernels for strips.
+/// The channels of a group, from 0 on, where the kernel is for groups.
+struct BackwardGroup {
+  FastDivisor head_dim;               // above 1
+  HeadColumns columns;                // of x and grad_x
+  std::int32_t grad_head_stride = 0;  // of grad_out, in elements
+  std::int32_t head_lanes = 0;        // threads that have the channels of a head
+  L2Norm norm;
+};
+
+/// Parameters of the kernels for strips. Of a call with groups, the channels are those of one.
 struct BackwardKernelParams {
   FastDivisor channel_blocks;  // adjacent channels: block = unit * channel_blocks + channel block
   FastDivisor units;           // other strides: block = channel block * units + unit
@@ -75,6 +85,7 @@ struct BackwardKernelParams {
   bool residual = false;
   BackwardRows input_gate, output_gate, grad_input_gate, grad_output_gate;
   BackwardStates initial_state, grad_final_state, grad_initial_state;
+  BackwardGroup group;
 };
 
 /// Parameters of the general kernel, in 64 bits.
@@ -85,7 +96,54 @@ struct BackwardGeneralParams {
   BackwardPartition partition;
 };
 
+/// The gradient of a group that is copied, to its columns of grad_x.
+struct CopyGradientParams {
+  BackwardProblem problem;  // which rows have a sequence
+  BackwardPointers pointers;
+  FastDivisor blocks;        // of a row: block = unit * blocks + block of a row
+  FastDivisor head_vectors;  // vectors of a head
+  HeadColumns columns;       // of grad_x, in bytes
+  std::int32_t vectors = 0;  // of a row
+  std::int32_t vector_bytes = 16;
+  std::int32_t grad_head_stride_bytes = 0;
+  BackwardRows grad_out, grad_x;
+  std::uint32_t pdl_launch_from = 0;
+};
+inline constexpr int kCopyGradientThreads = 256;
+inline constexpr int kCopyGradientRows = 8;  // of a thread; not tuned
+
+/// A tensor [tokens, heads] of the gates.
+struct GateTensor {
+  void* data = nullptr;  // of the first head; null: absent
+  HeadColumns columns;   // of the heads, in bytes
+  std::int64_t sequence_stride_bytes = 0;
+  std::int32_t stride_bytes = 0;  // from one token to the next
+  DType dtype = DType::kF32;
+};
+
+/// The gradients of gates.
+struct GateGradientParams {
+  BackwardProblem problem;  // which rows have a sequence
+  BackwardPointers pointers;
+  std::int32_t heads = 0;
+  std::int32_t head_lanes = 32;  // of a warp, a power of two; other lanes have other rows
+  FastDivisor head_blocks;       // of head_lanes: block = unit * head_blocks + block of heads
+  FastDivisor sequence_tokens;   // dense batches
+  std::int32_t strip_rows = 0;
+  bool exponential = false;  // DecayForm::kExp
+  float beta_factor = 1;
+  GateTensor a, b, grad_g, grad_beta, grad_a, grad_b;
+  const void* a_log = nullptr;
+  const void* dt_bias = nullptr;
+  std::int64_t a_log_stride = 0, dt_bias_stride = 0;
+  DType dt_bias_dtype = DType::kF32;
+  float* partial_sums = nullptr;  // [units, 2, heads]: of a_log and of dt_bias; null: not wanted
+  std::uint32_t pdl_launch_from = 0;
+};
+inline constexpr int kGateRows = 4;  // of a thread in short calls; not tuned
+
 inline constexpr int kSumThreads = 256;
+inline constexpr int kGateSumHeads = 4;  // of a block
 inline constexpr int kSumColumns = 128;  // channels of a block
 
 /// The gradient of the weights or of the bias; strides in elements.
@@ -95,18 +153,34 @@ struct BackwardSum {
   DType dtype = DType::kF32;
 };
 
+/// The partial sums of a group of channels, or of all.
+struct SumSegment {
+  const float* partial_sums = nullptr;  // [units, width + 1, channels]
+  std::int64_t units = 0, channels = 0;
+  std::int64_t first_channel = 0;  // of the gradients
+  std::uint32_t first_block = 0;
+  FastDivisor channel_blocks;  // block = first_block + row * channel_blocks + channel block
+};
+
+/// The last sums of the gradients of gates.
+struct GateSumParams {
+  std::int64_t heads = 0, units = 0;
+  const float* partial_sums = nullptr;  // [units, 2, heads]
+  BackwardSum a_log, dt_bias;
+};
+
 /// Parameters of the kernel after them: those of every call first, as in KernelParams.
 struct BackwardSumParams {
-  FastDivisor channel_blocks;  // block = row * channel_blocks + channel block
   std::uint32_t sum_blocks = 0;
   std::int32_t width = 0;
-  std::int64_t channels = 0, units = 0;
-  const float* partial_sums = nullptr;  // [units, width + 1, channels]
+  std::int32_t segment_count = 0;
+  SumSegment segments[kMaxGroups];
   BackwardSum weight, bias;
   bool accumulate = false;
   FastDivisor state_channel_blocks;  // after sum_blocks: sequence * these + channel block
   BackwardProblem problem;
   BackwardPointers pointers;
+  GateSumParams gates;
 };
 
 }  // namespace shortconv::cuda

@@ -43,12 +43,6 @@ struct GateKernelParams {
   GatePointers at;
 };
 
-/// The columns of the heads in a row, see HeadMap.
-struct HeadColumns {
-  FastDivisor block_heads;  // above 1
-  std::int32_t column = 0, head_stride = 0, block_stride = 0;
-};
-
 /// A group in the tile kernels. Blocks of 128 slots hold its channels: those of a head, then unused
 /// slots up to the number that a norm needs. One line of the cache of constants.
 struct TileGroup {

@@ -34,6 +34,12 @@ class FastDivisor {
   std::uint32_t shift_ = 0;
 };
 
+/// The columns of the heads in a row, see HeadMap in groups.hpp.
+struct HeadColumns {
+  FastDivisor block_heads;  // above 1
+  std::int32_t column = 0, head_stride = 0, block_stride = 0;
+};
+
 /// What an instance of a kernel supports besides a plain call. Code for rare features slows down
 /// every call, so separate instances have it.
 enum class Variant : std::uint8_t {

@@ -16,6 +16,7 @@ extern const Backend kReferenceBackend{
     .commit = {.plan = plan, .run = reference::commit, .describe = describe},
     .backward = {.plan = plan, .run = reference::backward, .describe = describe},
     .grouped = {.plan = plan, .run = reference::grouped, .describe = describe},
+    .grouped_backward = {.plan = plan, .run = reference::grouped_backward, .describe = describe},
     .l2_norm = reference::l2_norm,
     .delta_gates = reference::delta_gates,
     .block_snapshots = reference::block_snapshots,

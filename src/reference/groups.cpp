@@ -9,11 +9,6 @@
 namespace shortconv::reference {
 namespace {
 
-std::int64_t column_of(const HeadMap& map, std::int64_t head) {
-  return map.offset + head / map.block_heads * map.block_stride +
-         head % map.block_heads * map.head_stride;
-}
-
 /// x / sqrt(sum + eps) * scale, in place.
 template <typename Float>
 void normalize(std::vector<Float>& head, const L2Norm& norm) {

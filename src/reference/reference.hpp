@@ -24,6 +24,8 @@ Status commit(const CommitProblem& p, const PlanStorage&, const CommitPointers& 
 Status backward(const BackwardProblem& p, const PlanStorage&, const BackwardPointers& at, void*);
 
 Status grouped(const GroupedProblem& p, const PlanStorage&, const GroupedPointers& at, void*);
+Status grouped_backward(const GroupedBackwardProblem& p, const PlanStorage&,
+                        const GroupedBackwardPointers& at, void*);
 Status l2_norm(const L2NormCall& call, void*);
 Status delta_gates(const GatesCall& call, void*);
 

@@ -41,6 +41,12 @@ std::int64_t row_offset(const AnyProblem& p, const Layout& layout, std::int64_t 
          row % p.sequence_tokens * layout.token_stride;
 }
 
+/// The first column of a head.
+inline std::int64_t column_of(const HeadMap& map, std::int64_t head) {
+  return map.offset + head / map.block_heads * map.block_stride +
+         head % map.block_heads * map.head_stride;
+}
+
 /// Where a channel of the convolution is in a grouped call.
 struct GroupedChannel {
   std::int64_t column = 0;  // of x

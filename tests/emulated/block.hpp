@@ -28,6 +28,7 @@ inline constexpr int kSharedBytes = 227 * 1024;  // of a block, as on a GPU
 
 /// Whether a thread of the block has executed the PDL wait, or the launch is without PDL.
 inline bool pdl_waited = true;
+inline bool pdl_overlaps = false;
 
 /// Runs `body` once for each of `threads` threads, a multiple of 32 up to 1024, in a random order.
 /// Returns a description of the first error; the threads are then abandoned.

@@ -19,7 +19,7 @@
 #include "core/capability.hpp"
 #include "cuda/backward_tuning.hpp"
 #include "cuda/group_params.hpp"
-#include "cuda/host/backward.hpp"
+#include "cuda/host/backward_groups.hpp"
 #include "cuda/host/commit.hpp"
 #include "cuda/host/kernels.hpp"
 #include "cuda/host/policy.hpp"
@@ -71,6 +71,7 @@ class Kernels {
     add("backward_general", "all", cuda::backward_general_kernel(),
         invoke<cuda::BackwardGeneralParams>);
     add("finish_backward", "all", cuda::finish_backward_kernel(), invoke<cuda::BackwardSumParams>);
+    add_group_gradients();
     for (const auto& [name, function] : {std::pair{"convolve_group", cuda::convolve_group_kernel()},
                                          {"copy_group", cuda::copy_group_kernel()}}) {
       add(name, "all", function, invoke<cuda::GroupKernelParams>);
@@ -173,6 +174,31 @@ class Kernels {
     features.has_adjacent_channels = false;
     add_all("backward, any strides");
   }
+  void add_group_gradients() {
+    for (const auto& [type, dtype] :
+         {std::pair{"f32", DType::kF32}, {"f16", DType::kF16}, {"bf16", DType::kBF16}}) {
+      for (const bool has_norm : {false, true}) {
+        cuda::BackwardFeatures features;
+        for (features.width = 2; features.width <= cuda::kMaxGroupWidth; ++features.width) {
+          for (const auto& activation : kActivations) {
+            features.activation = activation.value;
+            for (const bool has_bias : {false, true}) {
+              features.has_bias = has_bias;
+              add(has_norm ? "gradients of normalized groups" : "gradients of groups", type,
+                  cuda::backward_group_kernel(dtype, features, has_norm).function,
+                  invoke<cuda::BackwardKernelParams>);
+            }
+          }
+        }
+      }
+    }
+    add("gradients of copied groups", "all", cuda::copy_group_gradient_kernel(),
+        invoke<cuda::CopyGradientParams>);
+    add("gradients of weights of groups", "all", cuda::finish_grouped_backward_kernel(),
+        invoke<cuda::BackwardSumParams>);
+    add("gradients of gates and groups", "all", cuda::gate_gradients_kernel(),
+        invoke<cuda::GateGradientParams>);
+  }
   void add(std::string_view name, std::string_view instances, KernelFunction function,
            Invoke invoke) {
     // Two rows may have the same function: 4 fp32 channels of decode are 16 bytes.
@@ -208,6 +234,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, KernelFunction function, vo
   for (const unsigned block : blocks) {
     blockIdx = {block % config.gridDim.x, block / config.gridDim.x};
     pdl_waited = config.numAttrs == 0;
+    pdl_overlaps = false;
     auto failure = run_block(static_cast<int>(config.blockDim.x), order,
                              [&] { target->invoke(function, arguments); });
     if (!failure && !pdl_waited) {
@@ -269,6 +296,11 @@ BackwardArgs on_device(BackwardArgs args) {
 
 GateArgs on_device(GateArgs args) {
   visit_gate_tensors(kMove, args);
+  return args;
+}
+
+GateGradientArgs on_device(GateGradientArgs args) {
+  visit_gate_gradient_tensors(kMove, args);
   return args;
 }
 

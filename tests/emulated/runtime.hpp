@@ -30,5 +30,6 @@ void begin(std::uint64_t seed);
 [[nodiscard]] CommitArgs on_device(CommitArgs args);
 [[nodiscard]] BackwardArgs on_device(BackwardArgs args);
 [[nodiscard]] GateArgs on_device(GateArgs args);
+[[nodiscard]] GateGradientArgs on_device(GateGradientArgs args);
 
 }  // namespace shortconv::emulated

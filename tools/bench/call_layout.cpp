@@ -57,10 +57,7 @@ std::int64_t CallLayout::row_elements() const {
 std::int64_t CallLayout::moved_bytes() const {
   const std::int64_t state_bytes = element_bytes(options_.dtype_of_states());
   if (is_commit()) return 2 * state_elements() * state_bytes;
-  if (is_backward()) {
-    const std::int64_t backward_rows = (2 * parts_of_x() + 1) * shape_.tokens() * shape_.channels;
-    return backward_rows * element_bytes(options_.dtype) + 3 * state_elements() * state_bytes;
-  }
+  if (is_backward()) return backward_bytes();
   const std::int64_t resumed = shape_.seq_idx ? 0 : std::ranges::count(has_initial_state_, 1);
   const bool has_final = shape_.op != Op::kVerify && !shape_.seq_idx;
   const std::int64_t final_states = has_final ? shape_.sequences() : 0;
@@ -70,6 +67,17 @@ std::int64_t CallLayout::moved_bytes() const {
   return row_elements() * element_bytes(options_.dtype) + gate_bytes() +
          (written + read + 2 * shape_.snapshots() * slot_elements() + window_elements()) *
              state_bytes;
+}
+
+std::int64_t CallLayout::backward_bytes() const {
+  const std::int64_t bytes = element_bytes(options_.dtype);
+  if (is_grouped()) {
+    const Front& front = *shape_.front;
+    const std::int64_t row = 3 * front.convolved_channels() + 2 * front.copied_channels();
+    return rows_ * row * bytes + gate_elements() * (2 * bytes + element_bytes(DType::kF32));
+  }
+  return (2 * parts_of_x() + 1) * shape_.tokens() * shape_.channels * bytes +
+         3 * state_elements() * element_bytes(options_.dtype_of_states());
 }
 
 std::int64_t CallLayout::touched_bytes() const {
@@ -173,8 +181,16 @@ GroupedArgs CallLayout::grouped_arguments(const CallMemory& memory, Device devic
   args.forward.x = TensorRef::contiguous(memory.x, options_.dtype, {rows_, row_pitch_}, device);
   args.forward.x.shape[1] = front.columns;
   args.forward.out = {};
+  add_groups(memory.out, device, groups);
+  args.groups = groups;
+  if (front.gate_heads > 0) args.gates = gate_arguments(memory, device);
+  return args;
+}
+
+void CallLayout::add_groups(void* first, Device device, std::vector<ChannelGroup>& groups) const {
+  const Front& front = *shape_.front;
   const std::int64_t bytes = element_bytes(options_.dtype), packed = front.convolved_channels();
-  auto* out = static_cast<std::byte*>(memory.out);
+  auto* out = static_cast<std::byte*>(first);
   auto* copies = out + rows_ * packed * bytes;
   for (const FrontGroup& group : front.groups) {
     auto*& place = group.copy ? copies : out;
@@ -187,9 +203,6 @@ GroupedArgs CallLayout::grouped_arguments(const CallMemory& memory, Device devic
         groups.emplace_back(ChannelGroup{.out = to, .input = group.input, .copy = group.copy});
     if (group.normalize) added.l2_norm.emplace();
   }
-  args.groups = groups;
-  if (front.gate_heads > 0) args.gates = gate_arguments(memory, device);
-  return args;
 }
 
 GateArgs CallLayout::gate_arguments(const CallMemory& memory, Device device) const {
@@ -208,6 +221,30 @@ GateArgs CallLayout::gate_arguments(const CallMemory& memory, Device device) con
   args.beta = gates(1);
   args.a_map = args.b_map = map;
   args.a_map.offset = in_block;
+  return args;
+}
+
+GateGradientArgs CallLayout::gate_gradient_arguments(const CallMemory& memory,
+                                                     Device device) const {
+  const std::int64_t heads = shape_.front->gate_heads;
+  const auto part = [&](void* first, DType dtype, std::int64_t number) {
+    auto* data = static_cast<std::byte*>(first) + number * rows_ * heads * element_bytes(dtype);
+    return TensorRef::contiguous(data, dtype, {rows_, heads}, device);
+  };
+  const auto head_values = [&](void* data) {
+    return TensorRef::contiguous(data, DType::kF32, {heads}, device);
+  };
+  GateGradientArgs args;
+  args.a = part(memory.gate_rows, options_.dtype, 0);
+  args.b = part(memory.gate_rows, options_.dtype, 1);
+  args.a_log = head_values(memory.a_log);
+  args.dt_bias = head_values(memory.dt_bias);
+  args.grad_g = part(memory.gates, DType::kF32, 0);
+  args.grad_beta = part(memory.gates, DType::kF32, 1);
+  args.grad_a = part(memory.grad_gate_rows, options_.dtype, 0);
+  args.grad_b = part(memory.grad_gate_rows, options_.dtype, 1);
+  args.grad_a_log = head_values(memory.grad_heads);
+  args.grad_dt_bias = head_values(static_cast<float*>(memory.grad_heads) + heads);
   return args;
 }
 
@@ -273,6 +310,24 @@ BackwardArgs CallLayout::backward_arguments(const CallMemory& memory, Device dev
   args.activation = options_.activation;
   args.backend = options_.backend;
   args.threads = options_.threads;
+  return args;
+}
+
+GroupedBackwardArgs CallLayout::grouped_backward_arguments(
+    const CallMemory& memory, Device device, std::vector<ChannelGroup>& groups) const {
+  GroupedBackwardArgs args{
+      .backward = backward_arguments(memory, device), .groups = {}, .gates = {}};
+  const auto columns = [&](void* data) {
+    TensorRef rows = TensorRef::contiguous(data, options_.dtype, {rows_, row_pitch_}, device);
+    rows.shape[1] = shape_.front->columns;
+    return rows;
+  };
+  args.backward.x = columns(memory.x);
+  args.backward.grad_x = columns(memory.grad_x);
+  args.backward.grad_out = {};
+  add_groups(memory.out, device, groups);
+  args.groups = groups;
+  if (gate_heads() > 0) args.gates = gate_gradient_arguments(memory, device);
   return args;
 }
 

@@ -56,6 +56,8 @@ struct CallMemory {
   void* gates = nullptr;      // g, then beta
   void* a_log = nullptr;
   void* dt_bias = nullptr;
+  void* grad_gate_rows = nullptr;  // of a backward call with groups: of a, then of b
+  void* grad_heads = nullptr;      // of a_log, then of dt_bias
 };
 
 class CallLayout {
@@ -116,7 +118,7 @@ class CallLayout {
   /// states with an older column the history alone is read. A commit reads and writes one window a
   /// sequence and layer. A backward call reads x, gates, grad_out and states, and writes the
   /// gradients of the first two and of the initial states. A call with groups reads their columns
-  /// only.
+  /// only; the gradients of copied columns are read and written once.
   /// Weights, their gradients and partial sums of them stay in cache.
   [[nodiscard]] std::int64_t moved_bytes() const;
 
@@ -131,6 +133,9 @@ class CallLayout {
                                               std::vector<ChannelGroup>& groups) const;
   /// Without a workspace.
   [[nodiscard]] BackwardArgs backward_arguments(const CallMemory& memory, Device device) const;
+  /// The same with groups, which must outlive the arguments.
+  [[nodiscard]] GroupedBackwardArgs grouped_backward_arguments(
+      const CallMemory& memory, Device device, std::vector<ChannelGroup>& groups) const;
 
  private:
   [[nodiscard]] std::int64_t layers() const { return is_commit() ? shape_.commit_layers : 1; }
@@ -140,11 +145,15 @@ class CallLayout {
   [[nodiscard]] std::int64_t columns() const { return history() + (shape_.older ? 1 : 0); }
   [[nodiscard]] std::int64_t slot_elements() const { return columns() * shape_.channels; }
   void add_drafts(const CallMemory& memory, Device device, ForwardArgs& args) const;
+  void add_groups(void* out, Device device, std::vector<ChannelGroup>& groups) const;
   [[nodiscard]] GateArgs gate_arguments(const CallMemory& memory, Device device) const;
+  [[nodiscard]] GateGradientArgs gate_gradient_arguments(const CallMemory& memory,
+                                                         Device device) const;
   /// Rows of gates and the gates, which are fp32.
   [[nodiscard]] std::int64_t gate_bytes() const {
     return gate_elements() * (element_bytes(options_.dtype) + element_bytes(DType::kF32));
   }
+  [[nodiscard]] std::int64_t backward_bytes() const;
   /// Inputs and results of all rows.
   [[nodiscard]] std::int64_t row_elements() const;
   [[nodiscard]] std::int64_t parts_of_x() const { return shape_.gated ? 3 : 1; }

@@ -65,7 +65,10 @@ SetPlaces place_set(const CallLayout& layout, const CallOptions& options) {
   places.third = round_up((layout.moved_bytes() + 2) / 3, kVector);
   places.second_read = round_up(places.third, kAlignment);
   places.combined = 2 * places.second_read;
-  places.bytes = std::max({places.gates + layout.gate_elements() * element_bytes(DType::kF32),
+  places.grad_gate_rows =
+      places.gates + round_up(layout.gate_elements() * element_bytes(DType::kF32), kAlignment);
+  const std::int64_t gate_gradients = layout.is_backward() ? layout.gate_elements() * row_bytes : 0;
+  places.bytes = std::max({places.grad_gate_rows + gate_gradients,
                            places.copy_target + places.copied, places.combined + places.third});
   return places;
 }
@@ -88,6 +91,7 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
       grad_bias_(layout_.bias_elements() * element_bytes(DType::kF32)),
       a_log_(layout_.gate_heads() * element_bytes(DType::kF32)),
       dt_bias_(layout_.gate_heads() * element_bytes(DType::kF32)),
+      grad_heads_(2 * layout_.gate_heads() * element_bytes(DType::kF32)),
       fetched_(query_start_loc_.bytes()),
       lengths_(shape.lengths) {
   const std::vector<std::byte> table = random_table(options.dtype);
@@ -100,24 +104,38 @@ GpuCall::GpuCall(const Shape& shape, const CallOptions& options, std::int64_t ca
   const int sets = number_of_sets(layout_.touched_bytes(), places_.bytes, cache_bytes);
   for (int set = 0; set < sets; ++set) {
     fill_random(sets_.emplace_back(places_.bytes), table);
-    if (layout_.is_commit()) {
-      commit_.add_set(layout_.commit_arguments(memory_of(sets_.back()), kGpu));
-    } else if (layout_.is_backward()) {
-      backward_.add_set(layout_.backward_arguments(memory_of(sets_.back()), kGpu));
-    } else if (layout_.is_grouped()) {
-      grouped_.add_set(
-          layout_.grouped_arguments(memory_of(sets_.back()), kGpu, groups_.emplace_back()));
-    } else {
-      forward_.add_set(arguments_of(sets_.back()));
-    }
+    add_set(sets_.back());
   }
   if (layout_.is_backward()) add_workspaces();
 }
 
+void GpuCall::add_set(const GpuBuffer& set) {
+  const CallMemory memory = memory_of(set);
+  if (layout_.is_commit()) {
+    commit_.add_set(layout_.commit_arguments(memory, kGpu));
+  } else if (layout_.is_backward() && layout_.is_grouped()) {
+    grouped_backward_.add_set(
+        layout_.grouped_backward_arguments(memory, kGpu, groups_.emplace_back()));
+  } else if (layout_.is_backward()) {
+    backward_.add_set(layout_.backward_arguments(memory, kGpu));
+  } else if (layout_.is_grouped()) {
+    grouped_.add_set(layout_.grouped_arguments(memory, kGpu, groups_.emplace_back()));
+  } else {
+    forward_.add_set(arguments_of(set));
+  }
+}
+
 void GpuCall::add_workspaces() {
-  backward_.prepare();
-  for (BackwardPointers& set : backward_.addresses) {
-    set.workspace = workspaces_.emplace_back(workspace_bytes(backward_.plan)).data();
+  const auto add = [this](auto& call, const auto& backward_of) {
+    call.prepare();
+    for (auto& set : call.addresses) {
+      backward_of(set).workspace = workspaces_.emplace_back(workspace_bytes(call.plan)).data();
+    }
+  };
+  if (layout_.is_grouped()) {
+    add(grouped_backward_, [](auto& set) -> auto& { return set.backward; });
+  } else {
+    add(backward_, [](auto& set) -> auto& { return set; });
   }
 }
 
@@ -146,7 +164,9 @@ CallMemory GpuCall::memory_of(const GpuBuffer& set) const {
           .gate_rows = memory + places_.gate_rows,
           .gates = memory + places_.gates,
           .a_log = a_log_.data(),
-          .dt_bias = dt_bias_.data()};
+          .dt_bias = dt_bias_.data(),
+          .grad_gate_rows = memory + places_.grad_gate_rows,
+          .grad_heads = grad_heads_.data()};
 }
 
 ForwardArgs GpuCall::arguments_of(const GpuBuffer& set) {
@@ -188,6 +208,7 @@ void GpuCall::send_block_list(void* stream) {
 void GpuCall::prepare(const GpuStream& stream) {
   if (prepare_waits()) fetch_lengths(stream);
   if (layout_.is_commit()) return commit_.prepare();
+  if (layout_.is_backward() && layout_.is_grouped()) return grouped_backward_.prepare();
   if (layout_.is_backward()) return backward_.prepare();
   if (layout_.is_grouped()) return grouped_.prepare();
   Options& options = forward_.args.options;
@@ -201,6 +222,7 @@ void GpuCall::prepare(const GpuStream& stream) {
 void GpuCall::run(int set, void* stream) const {
   const auto at = static_cast<std::size_t>(set);
   if (layout_.is_commit()) return commit_.run(at, stream);
+  if (layout_.is_backward() && layout_.is_grouped()) return grouped_backward_.run(at, stream);
   if (layout_.is_backward()) return backward_.run(at, stream);
   if (layout_.is_grouped()) return grouped_.run(at, stream);
   forward_.run(at, stream);

@@ -29,6 +29,7 @@ struct SetPlaces {
   std::int64_t grad_initial_state = 0;
   std::int64_t gate_rows = 0;
   std::int64_t gates = 0;
+  std::int64_t grad_gate_rows = 0;
   std::int64_t copy_target = 0;
   std::int64_t copied = 0;
   std::int64_t second_read = 0;  // of a pass that reads two arrays, this one and that at 0,
@@ -63,6 +64,7 @@ class GpuCall {
  private:
   [[nodiscard]] CallMemory memory_of(const GpuBuffer& set) const;
   [[nodiscard]] ForwardArgs arguments_of(const GpuBuffer& set);
+  void add_set(const GpuBuffer& set);
   void add_workspaces();
   void fetch_lengths(const GpuStream& stream);
   void send_block_list(void* stream);
@@ -71,7 +73,7 @@ class GpuCall {
   SetPlaces places_;
   GpuBuffer weight_, bias_, query_start_loc_, read_slots_, has_initial_state_, parents_,
       ring_positions_, snapshots_, violations_, accepted_, seq_idx_, grad_weight_, grad_bias_,
-      a_log_, dt_bias_, block_list_;
+      a_log_, dt_bias_, grad_heads_, block_list_;
   PinnedBuffer fetched_, sent_;
   std::vector<GpuBuffer> sets_;
   std::vector<GpuBuffer> workspaces_;  // of each set
@@ -82,6 +84,7 @@ class GpuCall {
   PlannedCall<BackwardOperation> backward_;
   std::deque<std::vector<ChannelGroup>> groups_;  // of each set
   PlannedCall<GroupedOperation> grouped_;
+  PlannedCall<GroupedBackwardOperation> grouped_backward_;
 };
 
 }  // namespace shortconv::tools::bench

@@ -338,6 +338,18 @@ void add_front_shapes(std::vector<Shape>& all) {
   all.insert(all.end(), added.begin(), added.end());
 }
 
+void add_front_backward_shapes(std::vector<Shape>& all) {
+  std::vector<Shape> added;
+  for (const std::string_view name :
+       {"front-8192", "flat-8192", "front-8192-z", "front-64x128", "front-skewed", "front-1024",
+        "kda-8192", "mamba2-8192", "front-8192-tp4", "front-8192-z-tp4"}) {
+    Shape shape = backward_shape(*std::ranges::find(all, name, &Shape::name));
+    shape.gpu_only = true;
+    added.push_back(shape);
+  }
+  all.insert(all.end(), added.begin(), added.end());
+}
+
 std::vector<Shape> make_shapes() {
   std::vector<Shape> all = prefill_shapes();
   for (const StateLayout layout : {StateLayout::kChannelInnermost, StateLayout::kWindowInnermost}) {
@@ -387,6 +399,7 @@ std::vector<Shape> make_shapes() {
   all.push_back(commit_shape(48, 64, 4));
   add_backward_shapes(all);
   add_front_shapes(all);
+  add_front_backward_shapes(all);
   return all;
 }
 

@@ -7,6 +7,7 @@
 #include "cuda/backward_tuning.hpp"
 #include "cuda/device/backward_segments.cuh"
 #include "cuda/device/element.cuh"
+#include "cuda/device/head_columns.cuh"
 #include "cuda/device/memory.cuh"
 
 namespace shortconv::cuda {
@@ -39,6 +40,25 @@ __device__ inline void pack_words(const float (&values)[kGroup], std::uint32_t (
   for (int pair = 0; pair < kGroup / 2; ++pair) {
     pack_pair<T>(words, pair, {values[2 * pair], values[2 * pair + 1]});
   }
+}
+
+/// Offset of a channel in a row of x or of grad_x, in bytes.
+template <typename Shape>
+__device__ inline std::int64_t x_offset(const BackwardKernelParams& params, int channel) {
+  constexpr int kBytes = sizeof(typename Shape::T);
+  if constexpr (Shape::kHasGroups) {
+    const std::uint32_t head = params.group.head_dim.divide_above_1(channel);
+    const int d = channel - static_cast<int>(head * params.group.head_dim.divisor());
+    return (column_of(params.group.columns, head) + d) * kBytes;
+  }
+  return std::int64_t{channel} * kBytes;
+}
+
+/// Of a channel of a group in a row of grad_out, in elements.
+__device__ inline int grad_out_offset(const BackwardKernelParams& params, int channel) {
+  const std::uint32_t head = params.group.head_dim.divide_above_1(channel);
+  const int d = channel - static_cast<int>(head * params.group.head_dim.divisor());
+  return static_cast<int>(head) * params.group.grad_head_stride + d;
 }
 
 /// All rows of a strip are one run.
@@ -74,8 +94,14 @@ class RowRing {
     const int lanes = kRowBytes / chunk;  // of a row
     const int offset = lane % lanes * chunk;
     lane_row_ = lane / lanes;
-    channel_bytes_ = min(channel * static_cast<int>(sizeof(T)) + offset,
-                         params.channels * static_cast<int>(sizeof(T)) - chunk);
+    constexpr int kElement = sizeof(T);
+    x_offset_ = min(channel * kElement + offset, params.channels * kElement - chunk);
+    grad_out_offset_ = x_offset_;
+    if constexpr (Shape::kHasGroups) {
+      const int copied = x_offset_ / kElement;  // the first channel
+      x_offset_ = static_cast<int>(x_offset<Shape>(params, copied));
+      grad_out_offset_ = grad_out_offset(params, copied) * kElement;
+    }
     to_ = shared_address(memory) + (lane_row_ * kRowBytes + offset);
     from_ = shared_address(memory) + lane * static_cast<int>(sizeof(Words));
     to_end_ = to_ + kBytes;
@@ -136,8 +162,8 @@ class RowRing {
   }
 
   /// What the lane copies of the next batch's first rows.
-  __device__ const char* lane_source(const BackwardRows& rows) const {
-    return rows_after(row_at(params_, rows, next_), rows.stride_bytes, lane_row_) + channel_bytes_;
+  __device__ const char* lane_source(const BackwardRows& rows, int offset) const {
+    return rows_after(row_at(params_, rows, next_), rows.stride_bytes, lane_row_) + offset;
   }
 
   /// Copies a batch that starts a run, or ends one: copies of the last row fill up the batch.
@@ -146,8 +172,8 @@ class RowRing {
     if (next_ == run_end_) {
       run_end_ = min(runs.next_begin(next_ + 1), limit_);
       if (params_.copy_bytes == 16) whole_end_ = run_end_;
-      lane_x_ = lane_source(params_.x);
-      lane_grad_out_ = lane_source(params_.grad_out);
+      lane_x_ = lane_source(params_.x, x_offset_);
+      lane_grad_out_ = lane_source(params_.grad_out, grad_out_offset_);
     }
     const int last = run_end_ - 1 - next_ - lane_row_;
     const auto row_of = [&](const char* from, int stride, int r) {
@@ -168,7 +194,7 @@ class RowRing {
     if constexpr (Shape::kHasEpilogue) {
       const auto issue_gate = [&](const BackwardRows& rows, int tensor) {
         if (rows.data == nullptr) return;
-        issue_tensor<kChunk>(tensor, lane_source(rows), rows.stride_bytes, row_of);
+        issue_tensor<kChunk>(tensor, lane_source(rows, x_offset_), rows.stride_bytes, row_of);
       };
       issue_gate(params_.input_gate, 2);
       issue_gate(params_.output_gate, 3);
@@ -192,7 +218,7 @@ class RowRing {
   const char *lane_x_ = nullptr, *lane_grad_out_ = nullptr;  // of the next batch
   int next_, run_end_, limit_;  // the next row, the end of its run, and that of the rows
   int whole_end_ = -kBatch;     // as run_end_; batches before it are copied without tests
-  int lane_row_, channel_bytes_;
+  int lane_row_, x_offset_, grad_out_offset_;
 };
 
 }  // namespace shortconv::cuda

@@ -19,6 +19,7 @@
 
 #include <cstdint>
 
+#include "cuda/device/backward_norms.cuh"
 #include "cuda/device/backward_rows.cuh"
 #include "cuda/device/backward_windows.cuh"
 #include "cuda/device/taps.cuh"
@@ -74,7 +75,7 @@ class BackwardStrip : public BackwardWindows<Shape, RowRing<Shape>> {
 
   __device__ void load_entry(Entry& entry) const {
     const int channel = min(channel_, params_.channels - kGroup);
-    const std::int64_t channel_bytes = std::int64_t{channel} * static_cast<int>(sizeof(T));
+    const std::int64_t channel_bytes = x_offset<Shape>(params_, channel);
     if (params_.has_f32_weights) {
       entry.f32_weights.load(params_.weights, channel);
     } else {
@@ -142,7 +143,7 @@ class BackwardStrip : public BackwardWindows<Shape, RowRing<Shape>> {
     if (params_.grad_x.data == nullptr) return nullptr;
     return rows_after(row_at(params_, params_.grad_x, row), params_.grad_x.stride_bytes,
                       -kHistory) +
-           std::int64_t{channel_} * static_cast<int>(sizeof(T));
+           x_offset<Shape>(params_, channel_);
   }
 
   enum class Batch : std::uint8_t {
@@ -158,6 +159,42 @@ class BackwardStrip : public BackwardWindows<Shape, RowRing<Shape>> {
     __device__ bool is_padding(int i) const { return (padding >> i & 1u) != 0; }
   };
 
+  /// Computes the results of rows of the batch from `first` on again.
+  template <bool kBounded>
+  __device__ void activate_rows(int first, const RowBits& bounds,
+                                NormalizedRows<Shape>& normalized) const {
+    Window window;
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+#pragma unroll
+      for (int c = 0; c < kGroup; ++c) window[j][c] = inputs_[j][c];
+    }
+#pragma unroll
+    for (int n = 0; n < NormalizedRows<Shape>::kRows; ++n) {
+      const int i = first + n, newest = i % kWidth;
+      if constexpr (kBounded) {
+        if ((bounds.begins >> (i + kHistory) & 1u) != 0) clear_window(window, newest);
+      }
+      Values grad_out, results, slopes;
+      ring_.load(0, i, window[newest]);
+      ring_.load(1, i, grad_out);
+#pragma unroll
+      for (int c = 0; c < kGroup; ++c) {
+        float sum = Shape::kHasBias ? bias_[c] : 0.0f;
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          sum = __fmaf_rn(taps_[k][c], window[(newest + 1 + k) % kWidth][c], sum);
+        }
+        const Activated activated =
+            activate_with_slope<Shape::kActivation>(params_.activation, sum);
+        results[c] = activated.value;
+        slopes[c] = activated.slope;
+      }
+      normalized.set(n, results, slopes, grad_out);
+    }
+    normalized.find_factors(params_.group);
+  }
+
   /// Rows from `row` on.
   template <Batch kBatchKind>
   __device__ void process_batch(int row, const RowBits& bounds, char* to, Window& weight_sums,
@@ -166,18 +203,27 @@ class BackwardStrip : public BackwardWindows<Shape, RowRing<Shape>> {
     constexpr int kRows = kBatchKind == Batch::kAfterStrip ? kHistory : kBatch;
     const bool stores = inside_ && params_.grad_x.data != nullptr;
     const bool stores_earlier = row != stored_;  // gradients of the kHistory rows before the batch
+    [[maybe_unused]] NormalizedRows<Shape> normalized;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int newest = i % kWidth, oldest = (newest + 1) % kWidth;
+      if constexpr (Shape::kHasNorm) {
+        if (i % normalized.kRows == 0) activate_rows<kBounded>(i, bounds, normalized);
+      }
       if constexpr (kBounded) {
-        if ((bounds.begins >> (i + kHistory) & 1u) != 0) clear_window(newest);
+        if ((bounds.begins >> (i + kHistory) & 1u) != 0) clear_window(inputs_, newest);
       }
       Row loaded;
       load_row(i, loaded);
 #pragma unroll
       for (int c = 0; c < kGroup; ++c) inputs_[newest][c] = loaded.x[c];
-      sum_gradient(loaded, oldest, row + i, kBounded && bounds.is_padding(i + kHistory),
-                   grads_[newest]);
+      const bool is_padded = kBounded && bounds.is_padding(i + kHistory);
+      if constexpr (Shape::kHasNorm) {
+        normalized.differentiate(i % normalized.kRows, loaded.grad_out, grads_[newest]);
+        if (is_padded) set_zero(grads_[newest]);
+      } else {
+        sum_gradient(loaded, oldest, row + i, is_padded, grads_[newest]);
+      }
       // x of padding may be anything: 0 times it may not be 0.
       if (kBatchKind == Batch::kInside ||
           (kBounded && row + i < end_ && !bounds.is_padding(i + kHistory))) {
@@ -212,10 +258,10 @@ class BackwardStrip : public BackwardWindows<Shape, RowRing<Shape>> {
   }
 
   /// The inputs before a segment are 0.
-  __device__ void clear_window(int newest) {
+  __device__ static void clear_window(Window& window, int newest) {
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
-      if (j != newest) set_zero(inputs_[j]);
+      if (j != newest) set_zero(window[j]);
     }
   }
 };

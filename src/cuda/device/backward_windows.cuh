@@ -37,6 +37,13 @@ struct BackwardShape {
   static constexpr int kRegisters = backward_registers(kTaps, kChannels);
   using Values = float[kChannels];
   using Window = Values[kTaps];
+  static constexpr bool kHasGroups = false, kHasNorm = false;
+};
+
+/// The same for one group of a call with groups, whose results are normalized if kNormalize.
+template <typename Base, bool kNormalize>
+struct BackwardGroupShape : Base {
+  static constexpr bool kHasGroups = true, kHasNorm = kNormalize;
 };
 
 template <int kCount>

@@ -338,8 +338,12 @@ __device__ inline void pdl_launch_dependents() {
 #endif
 }
 
+/// States that this kernel neither reads what the previous one of the stream writes nor writes what
+/// that one reads: it may access memory before pdl_wait.
+__device__ inline void pdl_overlap() {}
+
 /// Waits until the previous kernel has finished and its writes are visible. Memory must not be
-/// accessed before.
+/// accessed before, except after pdl_overlap.
 __device__ inline void pdl_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

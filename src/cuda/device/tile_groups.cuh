@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/device/element.cuh"
+#include "cuda/device/head_columns.cuh"
 #include "cuda/device/memory.cuh"
 #include "cuda/device/search.cuh"
 #include "cuda/device/tile_rows.cuh"
@@ -35,13 +36,6 @@ struct GroupChannels {
            block * kThreads * kGroup < static_cast<std::uint32_t>(params.channels);
   }
 };
-
-__device__ inline std::int32_t column_of(const HeadColumns& columns, std::uint32_t head) {
-  const std::uint32_t block = columns.block_heads.divide_above_1(head);
-  const std::uint32_t in_block = head - block * columns.block_heads.divisor();
-  return columns.column + static_cast<std::int32_t>(block) * columns.block_stride +
-         static_cast<std::int32_t>(in_block) * columns.head_stride;
-}
 
 /// Finds the group of the block and the thread's channels.
 template <int kGroup, int kThreads>

@@ -11,7 +11,7 @@
 
 #include "core/capability.hpp"
 #include "core/check.hpp"
-#include "cuda/host/backward.hpp"
+#include "cuda/host/backward_groups.hpp"
 #include "cuda/host/commit.hpp"
 #include "cuda/host/general.hpp"
 #include "cuda/host/groups.hpp"
@@ -273,6 +273,7 @@ extern const Backend kCudaBackend{
                .describe = cuda::describe_commit},
     .backward = cuda::kBackward,
     .grouped = cuda::kGrouped,
+    .grouped_backward = cuda::kGroupedBackward,
     .l2_norm = cuda::run_l2_norm,
     .delta_gates = cuda::run_delta_gates,
     .block_snapshots = cuda::run_block_snapshots,

@@ -7,6 +7,12 @@
 #include "cuda/host/launch.hpp"
 
 namespace shortconv::cuda {
+
+Status shared_bytes_of(int device, int& bytes) {
+  return cuda_status(
+      "device", cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+}
+
 namespace {
 
 Status check_dtypes(const BackwardProblem& p) {
@@ -17,12 +23,6 @@ Status check_dtypes(const BackwardProblem& p) {
       },
       p);
   return has_f64 ? refuse_f64(BackendId::kCuda) : Status();
-}
-
-/// Shared memory that a block may have.
-Status shared_bytes_of(int device, int& bytes) {
-  return cuda_status(
-      "device", cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
 }
 
 Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
@@ -83,7 +83,8 @@ Status run_backward(const BackwardProblem& p, const PlanStorage& storage,
     if (Status status = launch_rows(p, config, at, stream); !status.ok()) return status;
   }
   if (config.finish_blocks == 0) return {};
-  BackwardSumParams params = make_sum_params(p, at, config);
+  BackwardSumParams params = make_sum_params(p, at);
+  add_segment(p, 0, config.partition.units, at.workspace, params);
   void* arguments[] = {&params};
   return launch_kernel({.function = finish_backward_kernel(),
                         .blocks = config.finish_blocks,

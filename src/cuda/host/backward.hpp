@@ -45,6 +45,9 @@ struct BackwardConfig {
   bool finish_overlaps = false;    // that kernel has code for PDL, so it may start early
 };
 
+/// Of the device on which partitions were measured; they do not depend on the one that runs.
+inline constexpr std::int64_t kMultiprocessors = 132;
+
 /// The partial sums of a shape: of tokens, channels and sequences. backward_partition.cpp.
 [[nodiscard]] BackwardPartition backward_partition(const BackwardProblem& problem);
 
@@ -62,6 +65,27 @@ struct BackwardConfig {
 /// Everything. Fails for grids that a GPU cannot have.
 [[nodiscard]] Status select_backward(const BackwardProblem& problem, BackwardConfig& config);
 
+// What calls with groups share with others.
+
+/// Whether kernels for strips may compute the problem.
+[[nodiscard]] bool allows_strips(const BackwardProblem& problem);
+/// Whether one token stride leads from each row to the next, in all tensors.
+[[nodiscard]] bool is_packed(const BackwardProblem& problem);
+/// The largest power of two, up to 16, that divides the numbers whose bits these are.
+[[nodiscard]] std::int32_t alignment_of(std::int64_t bits);
+/// Bytes that divide all strides between rows of adjacent channels.
+[[nodiscard]] std::int32_t row_alignment(const BackwardProblem& problem);
+/// Sets the blocks of a launch whose blocks have `columns` channels of a unit.
+[[nodiscard]] Status divide_grid(const BackwardProblem& problem, std::int64_t columns,
+                                 const BackwardPartition& partition, BackwardLaunch& launch);
+/// Blocks that add up the gradients of weight and bias.
+[[nodiscard]] std::int64_t sum_blocks(const BackwardProblem& problem);
+/// Of blocks that let the next kernel of the stream start only the last ones do, because it costs
+/// them time: device/pdl.cuh.
+[[nodiscard]] std::uint32_t pdl_launch_from(std::int64_t blocks);
+/// Shared memory that a block may have.
+[[nodiscard]] Status shared_bytes_of(int device, int& bytes);
+
 /// The launch of strips for these addresses; null: only `general` is possible. copy_bytes:
 /// BackwardKernelParams.
 [[nodiscard]] const BackwardLaunch* choose_strips(const BackwardConfig& config,
@@ -72,9 +96,12 @@ struct BackwardConfig {
                                                         const BackwardPointers& pointers,
                                                         const BackwardConfig& config,
                                                         const BackwardLaunch& strips);
+/// Without segments.
 [[nodiscard]] BackwardSumParams make_sum_params(const BackwardProblem& problem,
-                                                const BackwardPointers& pointers,
-                                                const BackwardConfig& config);
+                                                const BackwardPointers& pointers);
+/// Adds the partial sums of the channels of a problem, from `first_channel` of the gradients on.
+void add_segment(const BackwardProblem& problem, std::int64_t first_channel, std::int64_t units,
+                 const void* partial_sums, BackwardSumParams& params);
 
 /// The instance for widths of 2 to kMaxBackwardWidth or kMaxChannelStripWidth, by the type of x;
 /// without a function for others.
@@ -82,7 +109,8 @@ BackwardKernel backward_kernel_f32(const BackwardFeatures& features);
 BackwardKernel backward_kernel_f16(const BackwardFeatures& features);
 BackwardKernel backward_kernel_bf16(const BackwardFeatures& features);
 KernelFunction backward_general_kernel();  // takes BackwardGeneralParams
-KernelFunction finish_backward_kernel();   // takes BackwardSumParams
+KernelFunction finish_backward_kernel();   // takes BackwardSumParams, as the next
+KernelFunction finish_grouped_backward_kernel();
 
 /// backward.cpp.
 extern const OperationKernels<BackwardOperation> kBackward;

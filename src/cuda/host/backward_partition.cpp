@@ -14,7 +14,6 @@
 namespace shortconv::cuda {
 namespace {
 
-constexpr std::int64_t kMultiprocessors = 132;
 /// Longer strips read fewer rows twice, but 160 to 248 rows gain nothing on long calls.
 constexpr std::int64_t kMaxRows = 128;
 /// Copies of 16 bytes are 8 tokens of 16 bits where tokens are adjacent, so strips start there.

@@ -27,7 +27,8 @@ void visit_rows(const BackwardProblem& p, const Visit& visit) {
 
 bool is_dense(const BackwardProblem& p) { return !p.query_start_loc.present; }
 
-/// Whether one token stride leads from each row to the next, in all tensors.
+}  // namespace
+
 bool is_packed(const BackwardProblem& p) {
   bool packed = true;
   visit_rows(p, [&](const auto& layout) {
@@ -36,6 +37,23 @@ bool is_packed(const BackwardProblem& p) {
   });
   return packed;
 }
+
+std::int32_t alignment_of(std::int64_t bits) {
+  bits |= 16;
+  return narrow(bits & -bits);
+}
+
+std::int32_t row_alignment(const BackwardProblem& p) {
+  const std::int64_t bytes = element_bytes(p.x.dtype);
+  std::int64_t bits = p.channels * bytes;
+  visit_rows(p, [&](const auto& layout) {
+    bits |= layout.token_stride * bytes;
+    if (is_dense(p) && p.sequences > 1) bits |= layout.sequence_stride * bytes;
+  });
+  return alignment_of(bits);
+}
+
+namespace {
 
 bool has_states(const BackwardProblem& p) {
   return p.initial_state.present || p.grad_final_state.present;
@@ -74,23 +92,6 @@ bool has_adjacent_channels(const BackwardProblem& p) {
   return adjacent;
 }
 
-/// The largest power of two, up to 16, that divides the numbers whose bits these are.
-std::int32_t alignment_of(std::int64_t bits) {
-  bits |= 16;
-  return narrow(bits & -bits);
-}
-
-/// Bytes that divide all strides between rows of adjacent channels.
-std::int32_t row_alignment(const BackwardProblem& p) {
-  const std::int64_t bytes = element_bytes(p.x.dtype);
-  std::int64_t bits = p.channels * bytes;
-  visit_rows(p, [&](const auto& layout) {
-    bits |= layout.token_stride * bytes;
-    if (is_dense(p) && p.sequences > 1) bits |= layout.sequence_stride * bytes;
-  });
-  return alignment_of(bits);
-}
-
 /// Bytes that divide all strides between runs of adjacent tokens, and the runs of a sequence; 1 if
 /// tokens are not adjacent, or if these strides are too long.
 std::int32_t run_alignment(const BackwardProblem& p) {
@@ -115,7 +116,8 @@ bool is_countable(const BackwardProblem& p) {
   return countable && std::abs(p.query_start_loc.sequence_stride) < kMaxStride;
 }
 
-/// Whether kernels for strips may compute the problem.
+}  // namespace
+
 bool allows_strips(const BackwardProblem& p) {
   bool one_type = p.weight.dtype == p.x.dtype || p.weight.dtype == DType::kF32;
   visit_rows(p, [&](const auto& layout) {
@@ -137,6 +139,13 @@ Status divide_grid(const BackwardProblem& p, std::int64_t columns,
   return {};
 }
 
+std::int64_t sum_blocks(const BackwardProblem& p) {
+  const std::int64_t rows = p.grad_bias.present ? p.width + 1 : p.grad_weight.present ? p.width : 0;
+  return rows * divide_up(p.channels, kSumColumns);
+}
+
+namespace {
+
 /// Without a function if there is no kernel for these strips.
 Status divide_strips(const BackwardProblem& p, bool adjacent_channels, const BackwardConfig& config,
                      BackwardLaunch& launch) {
@@ -151,10 +160,6 @@ Status divide_strips(const BackwardProblem& p, bool adjacent_channels, const Bac
   return {};
 }
 
-std::int64_t sum_blocks(const BackwardProblem& p) {
-  const std::int64_t rows = p.grad_bias.present ? p.width + 1 : p.grad_weight.present ? p.width : 0;
-  return rows * divide_up(p.channels, kSumColumns);
-}
 std::int64_t state_blocks(const BackwardProblem& p) {
   return p.grad_initial_state.present ? p.sequences * divide_up(p.channels, kSumThreads) : 0;
 }
@@ -231,6 +236,11 @@ const BackwardLaunch* choose_strips(const BackwardConfig& config, const Backward
   return config.channel_strips.blocks > 0 ? &config.channel_strips : nullptr;
 }
 
+std::uint32_t pdl_launch_from(std::int64_t blocks) {
+  constexpr std::int64_t kLastBlocks = 1024;
+  return static_cast<std::uint32_t>(std::max<std::int64_t>(blocks - kLastBlocks, 0));
+}
+
 BackwardKernelParams make_backward_params(const BackwardProblem& p, const BackwardPointers& at,
                                           const BackwardConfig& config,
                                           const BackwardLaunch& strips) {
@@ -269,21 +279,29 @@ BackwardKernelParams make_backward_params(const BackwardProblem& p, const Backwa
   params.grad_final_state = states_of(p.grad_final_state, at.grad_final_state);
   params.grad_initial_state = states_of(p.grad_initial_state, at.grad_initial_state);
   params.has_states = has_states(p);
-  // Blocks that let the next kernel start cost time, so only the last ones do: device/pdl.cuh.
-  constexpr std::int64_t kLastBlocks = 1024;
-  params.pdl_launch_from =
-      static_cast<std::uint32_t>(std::max<std::int64_t>(strips.blocks - kLastBlocks, 0));
+  params.pdl_launch_from = pdl_launch_from(strips.blocks);
   return params;
 }
 
-BackwardSumParams make_sum_params(const BackwardProblem& p, const BackwardPointers& at,
-                                  const BackwardConfig& config) {
+void add_segment(const BackwardProblem& p, std::int64_t first_channel, std::int64_t units,
+                 const void* partial_sums, BackwardSumParams& params) {
+  if (sum_blocks(p) == 0) return;
+  params.segments[params.segment_count++] = {
+      .partial_sums = static_cast<const float*>(partial_sums),
+      .units = units,
+      .channels = p.channels,
+      .first_channel = first_channel,
+      .first_block = params.sum_blocks,
+      .channel_blocks =
+          FastDivisor(static_cast<std::uint32_t>(divide_up(p.channels, kSumColumns)))};
+  params.sum_blocks += static_cast<std::uint32_t>(sum_blocks(p));
+}
+
+BackwardSumParams make_sum_params(const BackwardProblem& p, const BackwardPointers& at) {
   BackwardSumParams params;
   params.problem = p;
   params.pointers = at;
   params.width = narrow(p.width);
-  params.channels = p.channels;
-  params.partial_sums = static_cast<const float*>(at.workspace);
   if (p.grad_weight.present) {
     params.weight = {at.grad_weight, p.grad_weight.channel_stride, p.grad_weight.tap_stride,
                      p.grad_weight.dtype};
@@ -292,12 +310,8 @@ BackwardSumParams make_sum_params(const BackwardProblem& p, const BackwardPointe
     params.bias = {at.grad_bias, p.grad_bias.channel_stride, 0, p.grad_bias.dtype};
   }
   params.accumulate = p.accumulate;
-  params.channel_blocks =
-      FastDivisor(static_cast<std::uint32_t>(divide_up(p.channels, kSumColumns)));
-  params.state_channel_blocks =
-      FastDivisor(static_cast<std::uint32_t>(divide_up(p.channels, kSumThreads)));
-  params.sum_blocks = static_cast<std::uint32_t>(sum_blocks(p));
-  params.units = config.partition.units;
+  params.state_channel_blocks = FastDivisor(
+      static_cast<std::uint32_t>(std::max<std::int64_t>(divide_up(p.channels, kSumThreads), 1)));
   return params;
 }
 

@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "core/dispatch.hpp"
+#include "cuda/host/head_columns.hpp"
 #include "cuda/host/numbers.hpp"
 #include "cuda/tuning.hpp"
 
@@ -90,18 +91,6 @@ void for_groups_in_order(const GroupedProblem& p, Use&& use) {
       if (p.groups[i].copy == copy && !has_own_launch(p.groups[i])) use(p.groups[i], i);
     }
   }
-}
-
-FastDivisor divisor(std::int64_t number) { return FastDivisor(static_cast<std::uint32_t>(number)); }
-
-HeadColumns columns_of(const HeadMap& map, std::int64_t heads, std::int64_t column_stride) {
-  // Blocks of one head are one block of heads that far apart.
-  const bool single = map.block_heads == 1 && heads > 1;
-  const std::int64_t block_heads = single ? heads : std::min(map.block_heads, heads);
-  return {.block_heads = divisor(std::max<std::int64_t>(block_heads, 2)),
-          .column = narrow(map.offset * column_stride),
-          .head_stride = narrow((single ? map.block_stride : map.head_stride) * column_stride),
-          .block_stride = narrow(map.block_stride * column_stride)};
 }
 
 TileGroup tile_group_of(const GroupLayout& layout, std::int64_t first_block, void* out) {

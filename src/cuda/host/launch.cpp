@@ -61,7 +61,8 @@ Status properties_of(int device, DeviceProperties& properties) {
   return {};
 }
 
-Status load(KernelFunction function, int device, bool* has_pdl, std::int32_t shared_bytes) {
+Status load(KernelFunction function, int device, bool* has_pdl, std::int32_t shared_bytes,
+            bool runs_beside_others) {
   Loaded& slot = loaded[(reinterpret_cast<std::uintptr_t>(function) >> 4) % kLoadedSlots];
   const std::uint64_t bit = std::uint64_t{1} << (device % 64);
   const bool known = slot.function.load(std::memory_order_acquire) == function;
@@ -81,6 +82,14 @@ Status load(KernelFunction function, int device, bool* has_pdl, std::int32_t sha
     if (Status status = cuda_status(
             "device", cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            shared_bytes));
+        !status.ok()) {
+      return status;
+    }
+  }
+  if (runs_beside_others) {
+    if (Status status = cuda_status(
+            "device", cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                           cudaSharedmemCarveoutMaxShared));
         !status.ok()) {
       return status;
     }

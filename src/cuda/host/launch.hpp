@@ -24,9 +24,11 @@ namespace shortconv::cuda {
 [[nodiscard]] Status properties_of(int device, DeviceProperties& properties);
 
 /// Loads the code of a kernel, so that its first launch can be inside a stream capture. Launches of
-/// more than 48 KiB of shared memory need `shared_bytes` here.
+/// more than 48 KiB of shared memory need `shared_bytes` here. `runs_beside_others`: kernels with
+/// much shared memory. A multiprocessor runs kernels at the same time only if they divide its
+/// level-1 cache in the same way, so this one takes the largest part too.
 [[nodiscard]] Status load(KernelFunction function, int device, bool* has_pdl = nullptr,
-                          std::int32_t shared_bytes = 0);
+                          std::int32_t shared_bytes = 0, bool runs_beside_others = false);
 
 struct Launch {
   KernelFunction function = nullptr;

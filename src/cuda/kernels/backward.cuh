@@ -13,6 +13,9 @@
 // on their way to shared memory: copies that need no registers keep enough bytes in flight with 16
 // warps a multiprocessor at width 4, whose windows, sums and weights take 128 registers, and with 8
 // at width 8.
+//
+// Calls with groups launch a kernel for each group (host/backward_groups.cpp). If its results are
+// normalized, all channels of a head are in one warp, which adds up two sums for each row.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +28,8 @@
 namespace shortconv::cuda {
 
 /// Adds up the strips of a block in fp64, in order, and stores the sums as fp32 from `channel` on
-/// to the rows of `to`. `sums` has [kUnitStrips][kRows][kColumns]; a warp takes a row.
+/// to the rows of `to`. `sums` has [kUnitStrips][kRows][kColumns]; a warp
+/// takes a row.
 template <int kRows, int kGroup>
 __device__ inline void store_unit_sums(const float* sums, float* to, int channel, int channels) {
   constexpr int kColumns = 32 * kGroup;
@@ -55,6 +59,7 @@ __global__ void __maxnreg__(Strip::Shape::kRegisters)
   static_assert(kRows * kColumns * sizeof(float) <= Strip::Rows::kBytes,
                 "the sums replace the rows in shared memory");
   if (blockIdx.x >= params.pdl_launch_from) pdl_launch_dependents();
+  if constexpr (Shape::kHasGroups) pdl_overlap();
   const FastDivisor& inner_blocks = Strip::kUnitsAreAdjacent ? params.units : params.channel_blocks;
   const std::uint32_t outer = inner_blocks.divide(blockIdx.x);
   const std::uint32_t inner = blockIdx.x - outer * inner_blocks.divisor();
@@ -71,6 +76,7 @@ __global__ void __maxnreg__(Strip::Shape::kRegisters)
     Strip strip(params, memory + warp * Strip::Rows::kBytes, static_cast<int>(first), end, channel);
     strip.run(weight_sums, bias_sums);
   }
+  if constexpr (Shape::kHasGroups) pdl_wait();
   if (params.partial_sums == nullptr) return;
   wait_for_copies<0>();
   __syncthreads();

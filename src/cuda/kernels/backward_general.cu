@@ -11,5 +11,8 @@ KernelFunction backward_general_kernel() {
 KernelFunction finish_backward_kernel() {
   return reinterpret_cast<KernelFunction>(&finish_backward);
 }
+KernelFunction finish_grouped_backward_kernel() {
+  return reinterpret_cast<KernelFunction>(&finish_grouped_backward);
+}
 
 }  // namespace shortconv::cuda

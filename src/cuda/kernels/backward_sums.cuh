@@ -1,9 +1,10 @@
-// The second kernel of a backward call: adds up the partial sums of the gradients of weight and
-// bias, and passes the gradients of states of empty sequences through.
+// The last kernel of a backward call: adds up the partial sums of the gradients of weight, bias and
+// gates, and passes the gradients of states of empty sequences through.
 //
 // Threads: a block adds up one row, a tap or the bias, of 128 channels. Its 8 warps take the units
 // in 8 runs, in order, in fp64; then 128 threads add the runs, in order, and round once. Blocks
-// after those take a sequence and 256 channels each.
+// after those take a sequence and 256 channels each or, in calls with groups, both sums of 4 heads
+// of gates.
 //
 // Bytes moved: the partial sums once, about 0.5% of those of the call. The launch overlaps the end
 // of the first kernel, so its latency is what counts: a thread has 16 loads in flight.
@@ -64,17 +65,19 @@ __device__ inline void store_weight_gradient(const BackwardSumParams& params, in
                      params.accumulate);
 }
 
-__device__ inline void add_partial_sums(const BackwardSumParams& params, std::uint32_t block,
+/// `block`: of the segment.
+__device__ inline void add_partial_sums(const BackwardSumParams& params, const SumSegment& segment,
+                                        std::uint32_t block,
                                         double (&runs)[kSumRuns][kSumColumns]) {
-  const std::int64_t channels = params.channels;
-  const std::uint32_t row = params.channel_blocks.divide(block);
+  const std::int64_t channels = segment.channels;
+  const std::uint32_t row = segment.channel_blocks.divide(block);
   const std::int64_t first =
-      std::int64_t{block - row * params.channel_blocks.divisor()} * kSumColumns;
+      std::int64_t{block - row * segment.channel_blocks.divisor()} * kSumColumns;
   const int lane = static_cast<int>(threadIdx.x % 32), run = static_cast<int>(threadIdx.x / 32);
   double sums[kLaneColumns] = {};
-  sum_units(params.partial_sums + row * channels + first + lane, (params.width + 1) * channels,
-            channels - first - lane, params.units * run / kSumRuns,
-            params.units * (run + 1) / kSumRuns, sums);
+  sum_units(segment.partial_sums + row * channels + first + lane, (params.width + 1) * channels,
+            channels - first - lane, segment.units * run / kSumRuns,
+            segment.units * (run + 1) / kSumRuns, sums);
 #pragma unroll
   for (int c = 0; c < kLaneColumns; ++c) runs[run][32 * c + lane] = sums[c];
   __syncthreads();
@@ -82,7 +85,7 @@ __device__ inline void add_partial_sums(const BackwardSumParams& params, std::ui
   if (column >= kSumColumns || first + column >= channels) return;
   double sum = 0;
   for (int i = 0; i < kSumRuns; ++i) sum += runs[i][column];
-  store_weight_gradient(params, static_cast<int>(row), first + column, sum);
+  store_weight_gradient(params, static_cast<int>(row), segment.first_channel + first + column, sum);
 }
 
 /// The gradient of the initial state of a sequence without tokens is that of its final state. If
@@ -115,15 +118,66 @@ __device__ inline void pass_state_gradient(const BackwardSumParams& params, std:
   }
 }
 
+/// The two sums of kGateSumHeads heads of gates: a thread adds up a run of units, in order, and one
+/// of each head the runs.
+__device__ inline void add_gate_sums(const GateSumParams& params, std::uint32_t block,
+                                     double (&sums)[kSumRuns][kSumColumns]) {
+  constexpr int kColumns = 2 * kGateSumHeads, kRuns = kSumThreads / kColumns, kInFlight = 8;
+  const int column = static_cast<int>(threadIdx.x % kColumns);
+  const int run = static_cast<int>(threadIdx.x / kColumns);
+  const int number = column / kGateSumHeads;  // of the sum: a_log, dt_bias
+  const std::int64_t head = std::int64_t{block} * kGateSumHeads + column % kGateSumHeads;
+  auto& runs = reinterpret_cast<double(&)[kRuns][kColumns]>(sums);
+  double sum = 0;
+  if (head < params.heads) {
+    const std::int64_t end = params.units * (run + 1) / kRuns;
+    for (std::int64_t unit = params.units * run / kRuns; unit < end; unit += kInFlight) {
+      float values[kInFlight];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        values[i] = unit + i < end
+                        ? params.partial_sums[(2 * (unit + i) + number) * params.heads + head]
+                        : 0.0f;
+      }
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) sum += static_cast<double>(values[i]);
+    }
+  }
+  runs[run][column] = sum;
+  __syncthreads();
+  const BackwardSum& to = number == 0 ? params.a_log : params.dt_bias;
+  if (run > 0 || head >= params.heads || to.data == nullptr) return;
+  sum = 0;
+  for (int i = 0; i < kRuns; ++i) sum += runs[i][column];
+  store_gradient_sum(to.dtype, to.data, head * to.channel_stride, sum, false);
+}
+
 __global__ void __launch_bounds__(kSumThreads)
     finish_backward(const __grid_constant__ BackwardSumParams params) {
   __shared__ double runs[kSumRuns][kSumColumns];
   pdl_wait();
   if (blockIdx.x < params.sum_blocks) {
-    add_partial_sums(params, blockIdx.x, runs);
+    add_partial_sums(params, params.segments[0], blockIdx.x, runs);
   } else {
     pass_state_gradient(params, blockIdx.x - params.sum_blocks);
   }
+}
+
+/// Of a call with groups: with a segment for each, and gates.
+__global__ void __launch_bounds__(kSumThreads)
+    finish_grouped_backward(const __grid_constant__ BackwardSumParams params) {
+  __shared__ double runs[kSumRuns][kSumColumns];
+  pdl_wait();
+  if (blockIdx.x >= params.sum_blocks) {
+    return add_gate_sums(params.gates, blockIdx.x - params.sum_blocks, runs);
+  }
+  int number = 0;
+  while (number + 1 < params.segment_count &&
+         blockIdx.x >= params.segments[number + 1].first_block) {
+    ++number;
+  }
+  const SumSegment segment = params.segments[number];
+  add_partial_sums(params, segment, blockIdx.x - segment.first_block, runs);
 }
 
 }  // namespace shortconv::cuda

@@ -12,7 +12,7 @@ namespace shortconv::cuda {
 
 /// Before the PDL wait the previous kernel may still write what is read, or read what is written.
 inline void require_wait() {
-  if (!emulated::pdl_waited)
+  if (!emulated::pdl_waited && !emulated::pdl_overlaps)
     emulated::fail("memory is accessed before the previous kernel is done");
 }
 
@@ -176,6 +176,7 @@ inline void prefetch_l2(const void* from, std::uint32_t bytes) {
 
 // Kernels run one after the other, but must not rely on it.
 inline void pdl_launch_dependents() {}
+inline void pdl_overlap() { emulated::pdl_overlaps = true; }
 inline void pdl_wait() { emulated::pdl_waited = true; }
 
 }  // namespace shortconv::cuda
