@@ -240,6 +240,43 @@ typedef struct shortconv_grouped_args {
   const shortconv_gate_args* gates; /* may be null */
 } shortconv_grouped_args;
 
+/* The gradients of gates. Null = absent. GateGradientArgs, groups.hpp, defines semantics. */
+typedef struct shortconv_gate_gradient_args {
+  uint32_t struct_size; /* sizeof(shortconv_gate_gradient_args) */
+  int32_t decay;
+
+  /* Inputs of the gates, as in shortconv_gate_args. */
+  const shortconv_tensor* a;
+  const shortconv_tensor* b;
+  const shortconv_tensor* a_log;
+  const shortconv_tensor* dt_bias;
+
+  /* Gradients of the gates. */
+  const shortconv_tensor* grad_g;    /* shape of g, f32 */
+  const shortconv_tensor* grad_beta; /* shape of beta, f32 */
+
+  /* Gradients to compute. */
+  const shortconv_tensor* grad_a;       /* shape of a */
+  const shortconv_tensor* grad_b;       /* shape of b */
+  const shortconv_tensor* grad_a_log;   /* [heads] f32 */
+  const shortconv_tensor* grad_dt_bias; /* [heads] */
+
+  shortconv_head_map a_map; /* of a and of grad_a */
+  shortconv_head_map b_map; /* of b and of grad_b */
+  float beta_factor;        /* 1 or 2; 0 counts as 1 */
+  int32_t reserved;         /* 0 */
+} shortconv_gate_gradient_args;
+
+/* The gradients of a call with groups. GroupedBackwardArgs, groups.hpp, defines semantics. */
+typedef struct shortconv_grouped_backward_args {
+  uint32_t struct_size; /* sizeof(shortconv_grouped_backward_args) */
+  int32_t group_count;
+  const shortconv_backward_args* backward;   /* x and grad_x are rows of any columns; grad_out is
+                                              * null */
+  const shortconv_channel_group* groups;     /* `out` is the gradient of the output, and read */
+  const shortconv_gate_gradient_args* gates; /* may be null */
+} shortconv_grouped_backward_args;
+
 /* The norm of groups by itself. L2NormArgs, groups.hpp, defines semantics. */
 typedef struct shortconv_l2_norm_args {
   uint32_t struct_size; /* sizeof(shortconv_l2_norm_args) */
@@ -289,6 +326,11 @@ typedef struct shortconv_grouped_plan {
   uint64_t opaque[448];
 } shortconv_grouped_plan;
 
+/* As shortconv_plan, of a backward call with groups. */
+typedef struct shortconv_grouped_backward_plan {
+  uint64_t opaque[448];
+} shortconv_grouped_backward_plan;
+
 /* "major.minor.patch" */
 SHORTCONV_API const char* shortconv_version(void);
 
@@ -323,7 +365,18 @@ SHORTCONV_API int shortconv_run_groups(const shortconv_grouped_plan* plan,
                                        const shortconv_grouped_args* args, void* stream);
 SHORTCONV_API int shortconv_forward_groups(const shortconv_grouped_args* args, void* stream);
 
-/* The norm and the gates of such a call by themselves: one launch each, without a plan. */
+/* The same for the gradients of a call with groups; the workspace is that of `backward`. */
+SHORTCONV_API int shortconv_plan_backward_groups(const shortconv_grouped_backward_args* args,
+                                                 shortconv_grouped_backward_plan* plan);
+SHORTCONV_API int shortconv_backward_groups_workspace_bytes(
+    const shortconv_grouped_backward_plan* plan, int64_t* bytes);
+SHORTCONV_API int shortconv_run_backward_groups(const shortconv_grouped_backward_plan* plan,
+                                                const shortconv_grouped_backward_args* args,
+                                                void* stream);
+SHORTCONV_API int shortconv_backward_groups(const shortconv_grouped_backward_args* args,
+                                            void* stream);
+
+/* The norm and the gates of a call with groups by themselves: one launch each, without a plan. */
 SHORTCONV_API int shortconv_l2_norm(const shortconv_l2_norm_args* args, void* stream);
 SHORTCONV_API int shortconv_delta_gates(const shortconv_gate_args* args, void* stream);
 

@@ -258,34 +258,74 @@ Status convert(const shortconv_gate_args* from, GateArgs& to, BackendId& backend
                        narrow("backend", args.backend, backend));
 }
 
-Status convert(const shortconv_grouped_args* from, OwnedGroupedArgs& to) {
-  shortconv_grouped_args args;
-  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
-  shortconv_forward_args forward;
-  if (Status status = read_args(args.forward, sizeof forward, forward); !status.ok()) return status;
-  if (forward.out != nullptr) {
-    return invalid("out: is given, but with groups each has its own; expected null");
-  }
-  forward.out = forward.x;  // for the conversion, which requires both
-  if (Status status = convert(&forward, to.args.forward); !status.ok()) return status;
-  to.args.forward.out = {};
-  if (args.group_count < 1 || args.group_count > kMaxGroups) {
-    return invalid(concat("groups: are ", std::int64_t{args.group_count}, "; expected 1 to ",
+namespace {
+
+/// The groups of `from`, arguments of a call with groups.
+template <typename CArgs, typename Args>
+Status convert_groups(const CArgs& from, OwnedGroups<Args>& to) {
+  if (from.group_count < 1 || from.group_count > kMaxGroups) {
+    return invalid(concat("groups: are ", std::int64_t{from.group_count}, "; expected 1 to ",
                           std::int64_t{kMaxGroups}));
   }
-  if (args.groups == nullptr) return invalid("groups: is null");
-  const auto* group = reinterpret_cast<const char*>(args.groups);
-  const std::size_t bytes = args.groups->struct_size;
-  for (std::int32_t i = 0; i < args.group_count; ++i, group += bytes) {
+  if (from.groups == nullptr) return invalid("groups: is null");
+  const auto* group = reinterpret_cast<const char*>(from.groups);
+  const std::size_t bytes = from.groups->struct_size;
+  for (std::int32_t i = 0; i < from.group_count; ++i, group += bytes) {
     const auto* one = reinterpret_cast<const shortconv_channel_group*>(group);
     if (one->struct_size != bytes) return invalid("groups: have different struct_sizes");
     Status status = convert_group(one, to.groups[static_cast<std::size_t>(i)]);
     if (!status.ok()) return status;
   }
-  to.args.groups = std::span(to.groups).first(static_cast<std::size_t>(args.group_count));
-  if (args.gates == nullptr) return {};
+  to.args.groups = std::span(to.groups).first(static_cast<std::size_t>(from.group_count));
+  return {};
+}
+
+/// The call inside a call with groups, without `kTensor`, of which each group has its own.
+template <auto kTensor, typename CArgs, typename Args>
+Status convert_call(const CArgs* from, std::string_view tensor, Args& to) {
+  CArgs args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  if (args.*kTensor != nullptr) {
+    return invalid(concat(tensor, ": is given, but with groups each has its own; expected null"));
+  }
+  args.*kTensor = args.x;  // for the conversion, which requires both
+  return convert(&args, to);
+}
+
+Status convert(const shortconv_gate_gradient_args* from, GateGradientArgs& to) {
+  shortconv_gate_gradient_args args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  Status status;
+  visit_gate_gradient_tensors(ConvertTensor(status), args, to);
+  if (!status.ok()) return status;
+  to.a_map = head_map_of(args.a_map);
+  to.b_map = head_map_of(args.b_map);
+  if (args.beta_factor != 0) to.beta_factor = args.beta_factor;
+  return narrow("decay", args.decay, to.decay);
+}
+
+}  // namespace
+
+Status convert(const shortconv_grouped_args* from, OwnedGroups<GroupedArgs>& to) {
+  shortconv_grouped_args args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  Status status = convert_call<&shortconv_forward_args::out>(args.forward, "out", to.args.forward);
+  to.args.forward.out = {};
+  if (status.ok()) status = convert_groups(args, to);
+  if (!status.ok() || args.gates == nullptr) return status;
   BackendId backend = BackendId::kAuto;  // that of the call
   return convert(args.gates, to.args.gates.emplace(), backend);
+}
+
+Status convert(const shortconv_grouped_backward_args* from, OwnedGroups<GroupedBackwardArgs>& to) {
+  shortconv_grouped_backward_args args;
+  if (Status status = read_args(from, sizeof args, args); !status.ok()) return status;
+  Status status =
+      convert_call<&shortconv_backward_args::grad_out>(args.backward, "grad_out", to.args.backward);
+  to.args.backward.grad_out = {};
+  if (status.ok()) status = convert_groups(args, to);
+  if (!status.ok() || args.gates == nullptr) return status;
+  return convert(args.gates, to.args.gates.emplace());
 }
 
 Status convert(const shortconv_l2_norm_args* from, L2NormArgs& to) {

@@ -44,11 +44,13 @@ Status convert(const shortconv_forward_args* from, ForwardArgs& to);
 Status convert(const shortconv_commit_args* from, CommitArgs& to);
 Status convert(const shortconv_backward_args* from, BackwardArgs& to);
 /// The arguments of a call with groups, which refer to its own array of them.
-struct OwnedGroupedArgs {
-  GroupedArgs args;
+template <typename Args>
+struct OwnedGroups {
+  Args args;
   std::array<ChannelGroup, kMaxGroups> groups;
 };
-Status convert(const shortconv_grouped_args* from, OwnedGroupedArgs& to);
+Status convert(const shortconv_grouped_args* from, OwnedGroups<GroupedArgs>& to);
+Status convert(const shortconv_grouped_backward_args* from, OwnedGroups<GroupedBackwardArgs>& to);
 Status convert(const shortconv_l2_norm_args* from, L2NormArgs& to);
 Status convert(const shortconv_gate_args* from, GateArgs& to, BackendId& backend);
 Status convert(const shortconv_block_snapshots_args* from, BlockSnapshotsArgs& to);

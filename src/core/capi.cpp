@@ -50,9 +50,18 @@ struct BackwardPlanKind {
 };
 
 struct GroupedPlanKind {
+  using Args = GroupedArgs;
+  using Problem = GroupedProblem;
   using Plan = GroupedPlan;
   static constexpr std::uint64_t kMark = 0x67726f757065643aull;
   static constexpr std::string_view kMadeBy = "shortconv_plan_groups";
+};
+struct GroupedBackwardPlanKind {
+  using Args = GroupedBackwardArgs;
+  using Problem = GroupedBackwardProblem;
+  using Plan = GroupedBackwardPlan;
+  static constexpr std::uint64_t kMark = 0x67726f7570736261ull;
+  static constexpr std::string_view kMadeBy = "shortconv_plan_backward_groups";
 };
 
 /// The content of a shortconv_plan and its like.
@@ -65,6 +74,8 @@ struct MarkedPlan {
 static_assert(sizeof(MarkedPlan<ForwardPlanKind>) <= sizeof(shortconv_plan));
 static_assert(sizeof(MarkedPlan<BackwardPlanKind>) <= sizeof(shortconv_backward_plan));
 static_assert(sizeof(MarkedPlan<GroupedPlanKind>) <= sizeof(shortconv_grouped_plan));
+static_assert(sizeof(MarkedPlan<GroupedBackwardPlanKind>) <=
+              sizeof(shortconv_grouped_backward_plan));
 static_assert(alignof(MarkedPlan<ForwardPlanKind>) <= 16);
 static_assert(alignof(MarkedPlan<BackwardPlanKind>) <= 16);
 
@@ -187,10 +198,50 @@ Status read_run(const CPlan* plan, const CArgs* args, MarkedPlan<Kind>& made, CA
   return {};
 }
 
-Status check_workspace(const shortconv_backward_args& args, const BackwardPlan& plan) {
+template <typename Plan>
+Status check_workspace(std::int64_t bytes, const Plan& plan) {
   const std::int64_t needed = workspace_bytes(plan);
-  if (args.workspace_bytes >= needed) return {};
-  return invalid(concat("workspace: has ", args.workspace_bytes, " bytes; expected ", needed));
+  if (bytes >= needed) return {};
+  return invalid(concat("workspace: has ", bytes, " bytes; expected ", needed));
+}
+
+template <typename Kind, typename CPlan>
+Status read_workspace_bytes(const CPlan* plan, std::int64_t* bytes) {
+  if (bytes == nullptr) return invalid("bytes: is null");
+  MarkedPlan<Kind> made;
+  if (Status status = read_plan(plan, made); !status.ok()) return status;
+  *bytes = workspace_bytes(made.plan);
+  return {};
+}
+
+/// make_c_plan of a call with groups.
+template <typename Kind, typename CArgs, typename CPlan>
+Status make_grouped_plan(const CArgs* args, CPlan* plan) {
+  if (plan == nullptr) return invalid("plan: is null");
+  return with_args<OwnedGroups<typename Kind::Args>>(args, [&](const auto& own) -> Status {
+    typename Kind::Problem problem;
+    if (Status status = make_problem(own.args, problem); !status.ok()) return status;
+    MarkedPlan<Kind> made{.mark = Kind::kMark, .layouts = 0, .plan = {}};
+    if (Status status = make_plan(problem, made.plan); !status.ok()) return status;
+    std::memcpy(plan, &made, sizeof made);
+    return {};
+  });
+}
+
+template <typename Kind, typename CArgs, typename CPlan>
+Status run_grouped_plan(const CPlan* plan, const CArgs* args, void* stream) {
+  MarkedPlan<Kind> made;
+  if (Status status = read_plan(plan, made); !status.ok()) return status;
+  return with_args<OwnedGroups<typename Kind::Args>>(args, [&](const auto& own) -> Status {
+    typename Kind::Problem problem;
+    if (Status status = make_problem(own.args, problem); !status.ok()) return status;
+    if (problem != made.plan.problem()) return invalid("args: are not those of the plan");
+    if constexpr (requires { own.args.backward; }) {
+      Status status = check_workspace(own.args.backward.workspace_bytes, made.plan);
+      if (!status.ok()) return status;
+    }
+    return run(made.plan, pointers(own.args), stream);
+  });
 }
 
 }  // namespace
@@ -232,13 +283,7 @@ int shortconv_plan_backward(const shortconv_backward_args* args, shortconv_backw
 }
 
 int shortconv_backward_workspace_bytes(const shortconv_backward_plan* plan, int64_t* bytes) {
-  return guarded([&]() -> Status {
-    if (bytes == nullptr) return invalid("bytes: is null");
-    MarkedPlan<BackwardPlanKind> made;
-    if (Status status = read_plan(plan, made); !status.ok()) return status;
-    *bytes = workspace_bytes(made.plan);
-    return {};
-  });
+  return guarded([&] { return read_workspace_bytes<BackwardPlanKind>(plan, bytes); });
 }
 
 int shortconv_run_backward(const shortconv_backward_plan* plan, const shortconv_backward_args* args,
@@ -248,7 +293,8 @@ int shortconv_run_backward(const shortconv_backward_plan* plan, const shortconv_
     shortconv_backward_args own;
     BackwardPointers pointers;
     if (Status status = read_run(plan, args, made, own, pointers); !status.ok()) return status;
-    if (Status status = check_workspace(own, made.plan); !status.ok()) return status;
+    if (Status status = check_workspace(own.workspace_bytes, made.plan); !status.ok())
+      return status;
     pointers.workspace = own.workspace;
     return run(made.plan, pointers, stream);
   });
@@ -261,38 +307,40 @@ int shortconv_backward(const shortconv_backward_args* args, void* stream) {
 }
 
 int shortconv_plan_groups(const shortconv_grouped_args* args, shortconv_grouped_plan* plan) {
-  return guarded([&]() -> Status {
-    if (plan == nullptr) return invalid("plan: is null");
-    OwnedGroupedArgs own;
-    if (Status status = convert(args, own); !status.ok()) return status;
-    GroupedProblem problem;
-    if (Status status = make_problem(own.args, problem); !status.ok()) return status;
-    MarkedPlan<GroupedPlanKind> made{.mark = GroupedPlanKind::kMark, .layouts = 0, .plan = {}};
-    if (Status status = make_plan(problem, made.plan); !status.ok()) return status;
-    std::memcpy(plan, &made, sizeof made);
-    return {};
-  });
+  return guarded([&] { return make_grouped_plan<GroupedPlanKind>(args, plan); });
 }
 
 int shortconv_run_groups(const shortconv_grouped_plan* plan, const shortconv_grouped_args* args,
                          void* stream) {
-  return guarded([&]() -> Status {
-    MarkedPlan<GroupedPlanKind> made;
-    if (Status status = read_plan(plan, made); !status.ok()) return status;
-    OwnedGroupedArgs own;
-    if (Status status = convert(args, own); !status.ok()) return status;
-    GroupedProblem problem;
-    if (Status status = make_problem(own.args, problem); !status.ok()) return status;
-    if (problem != made.plan.problem()) return invalid("args: are not those of the plan");
-    return run(made.plan, pointers(own.args), stream);
-  });
+  return guarded([&] { return run_grouped_plan<GroupedPlanKind>(plan, args, stream); });
 }
 
 int shortconv_forward_groups(const shortconv_grouped_args* args, void* stream) {
-  return guarded([&]() -> Status {
-    OwnedGroupedArgs own;
-    if (Status status = convert(args, own); !status.ok()) return status;
-    return forward_groups(own.args, stream);
+  return guarded([&] {
+    return with_args<OwnedGroups<GroupedArgs>>(
+        args, [&](const auto& own) { return forward_groups(own.args, stream); });
+  });
+}
+
+int shortconv_plan_backward_groups(const shortconv_grouped_backward_args* args,
+                                   shortconv_grouped_backward_plan* plan) {
+  return guarded([&] { return make_grouped_plan<GroupedBackwardPlanKind>(args, plan); });
+}
+
+int shortconv_backward_groups_workspace_bytes(const shortconv_grouped_backward_plan* plan,
+                                              int64_t* bytes) {
+  return guarded([&] { return read_workspace_bytes<GroupedBackwardPlanKind>(plan, bytes); });
+}
+
+int shortconv_run_backward_groups(const shortconv_grouped_backward_plan* plan,
+                                  const shortconv_grouped_backward_args* args, void* stream) {
+  return guarded([&] { return run_grouped_plan<GroupedBackwardPlanKind>(plan, args, stream); });
+}
+
+int shortconv_backward_groups(const shortconv_grouped_backward_args* args, void* stream) {
+  return guarded([&] {
+    return with_args<OwnedGroups<GroupedBackwardArgs>>(
+        args, [&](const auto& own) { return backward_groups(own.args, stream); });
   });
 }
 

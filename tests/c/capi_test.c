@@ -1,27 +1,13 @@
 /* The C header as C11, and the C ABI through it. Also the C quick start of the README. */
+#include "capi_test.h"
+
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "shortconv/shortconv.h"
 
-static int failures = 0;
-
-static void check(int condition, const char* text, int line) {
-  if (condition) return;
-  ++failures;
-  fprintf(stderr, "line %d: %s (last error: %s)\n", line, text, shortconv_last_error());
-}
-#define CHECK(condition) check((condition) != 0, #condition, __LINE__)
-
-static shortconv_tensor tensor(void* data, int32_t dtype, int64_t rows, int64_t columns) {
-  shortconv_tensor view = {.data = data, .device_type = SHORTCONV_CPU, .dtype = dtype, .ndim = 2};
-  view.shape[0] = rows;
-  view.shape[1] = columns;
-  view.strides[0] = columns;
-  view.strides[1] = 1;
-  return view;
-}
+int failures = 0;
 
 static void computes_a_sum_of_products(void) {
   float x[3 * 2] = {1, 10, 2, 20, 3, 30};
@@ -383,65 +369,6 @@ static void refuses_gradients_with_a_text(void) {
   CHECK(shortconv_backward(NULL, NULL) == SHORTCONV_INVALID_ARGUMENT);
 }
 
-static void divides_channels_into_groups(void) {
-  float rows[2 * 6] = {9, 3, 8, 4, 1, 2, 9, 6, 8, 8, 3, 4}; /* columns 1 and 3 are q, 4 and 5 z */
-  float q[2 * 2] = {0}, z[2 * 2] = {0}, w[2 * 2] = {0, 1, 0, 1}, g[2] = {0}, beta[2] = {0};
-  float a_log[1] = {0}, dt_bias[1] = {0};
-  shortconv_tensor tx = tensor(rows, SHORTCONV_F32, 2, 6), tw = tensor(w, SHORTCONV_F32, 2, 2);
-  shortconv_tensor tq = tensor(q, SHORTCONV_F32, 2, 1), tz = tensor(z, SHORTCONV_F32, 2, 1);
-  shortconv_tensor tg = tensor(g, SHORTCONV_F32, 2, 1), tbeta = tensor(beta, SHORTCONV_F32, 2, 1);
-  shortconv_tensor tone = {.data = a_log, .device_type = SHORTCONV_CPU, .dtype = SHORTCONV_F32};
-  shortconv_tensor ttwo;
-  tq.ndim = tz.ndim = 3; /* [2, 1 head, 2] */
-  tq.shape[2] = tz.shape[2] = tq.strides[0] = tz.strides[0] = 2;
-  tq.strides[2] = tz.strides[2] = 1;
-  tone.ndim = 1;
-  tone.shape[0] = tone.strides[0] = 1;
-  ttwo = tone;
-  ttwo.data = dt_bias;
-  shortconv_forward_args forward = {.struct_size = sizeof forward, .x = &tx, .weight = &tw};
-  shortconv_channel_group groups[2] = {
-      {.struct_size = sizeof groups[0], .out = &tq, .l2_norm = 1, .eps = 1e-20f, .scale = 10},
-      {.struct_size = sizeof groups[1], .out = &tz, .copy = 1, .input = {.offset = 4}}};
-  shortconv_gate_args gates = {.struct_size = sizeof gates,
-                               .a = &tx,
-                               .b = &tx,
-                               .a_log = &tone,
-                               .dt_bias = &ttwo,
-                               .g = &tg,
-                               .beta = &tbeta,
-                               .beta_factor = 2};
-  shortconv_grouped_args args = {.struct_size = sizeof args,
-                                 .group_count = 2,
-                                 .forward = &forward,
-                                 .groups = groups,
-                                 .gates = &gates};
-  shortconv_grouped_plan plan;
-  shortconv_l2_norm_args norm = {.struct_size = sizeof norm, .x = &tq, .out = &tq, .scale = 5};
-  groups[0].input.offset = 3;
-  CHECK(shortconv_forward_groups(&args, NULL) == SHORTCONV_OK);
-  CHECK(q[0] > 9.70f && q[0] < 9.71f && q[3] > 3.50f && q[3] < 3.52f); /* 4, 1; 8, 3 */
-  CHECK(z[0] == 1 && z[1] == 2 && z[2] == 3 && z[3] == 4);
-  CHECK(g[0] < -8.99f && g[0] > -9.01f && beta[1] > 1.99f);
-
-  CHECK(shortconv_plan_groups(&args, &plan) == SHORTCONV_OK);
-  memset(q, 0, sizeof q);
-  CHECK(shortconv_run_groups(&plan, &args, NULL) == SHORTCONV_OK && q[0] > 9.70f);
-  groups[0].input.offset = 2;
-  CHECK(shortconv_run_groups(&plan, &args, NULL) == SHORTCONV_INVALID_ARGUMENT);
-  CHECK(strstr(shortconv_last_error(), "are not those of the plan") != NULL);
-  CHECK(shortconv_l2_norm(&norm, NULL) == SHORTCONV_OK && q[0] > 4.85f && q[0] < 4.86f);
-  CHECK(shortconv_delta_gates(&gates, NULL) == SHORTCONV_OK);
-
-  forward.out = &tx;
-  CHECK(shortconv_forward_groups(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
-  CHECK(strstr(shortconv_last_error(), "out: is given") != NULL);
-  forward.out = NULL;
-  groups[1].struct_size -= 8;
-  CHECK(shortconv_forward_groups(&args, NULL) == SHORTCONV_INVALID_ARGUMENT);
-  CHECK(strstr(shortconv_last_error(), "different struct_sizes") != NULL);
-}
-
 static void plans_block_lists(void) {
   const int64_t lengths[5] = {1, 9, 2, 17, 4};
   int32_t sequence[8], offset[8];
@@ -468,7 +395,7 @@ int main(void) {
   moves_older_columns_along();
   computes_gradients();
   refuses_gradients_with_a_text();
-  divides_channels_into_groups();
+  test_groups();
   plans_block_lists();
   printf("%d failures\n", failures);
   return failures != 0;

@@ -82,6 +82,15 @@ Status grouped_on_gpu(GroupedArgs arguments, std::span<ChannelGroup> groups,
   return forward_groups(arguments);
 }
 
+Status grouped_backward_on_gpu(GroupedBackwardArgs arguments, std::span<ChannelGroup> groups,
+                               const std::vector<const TensorBuffer*>& buffers) {
+  const Guards guards(buffers);
+  arguments.backward = emulated::on_device(arguments.backward);
+  for (ChannelGroup& group : groups) group.out.device = emulated::kDevice;
+  if (arguments.gates) arguments.gates = emulated::on_device(*arguments.gates);
+  return backward_groups(arguments);
+}
+
 Status norm_on_gpu(L2NormArgs arguments, const std::vector<const TensorBuffer*>& buffers) {
   const Guards guards(buffers);
   arguments.x.device = arguments.out.device = emulated::kDevice;

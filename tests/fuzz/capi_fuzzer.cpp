@@ -440,6 +440,65 @@ void forward(FuzzedDataProvider& data) {
   }
 }
 
+void require_text(int status) {
+  if (status != SHORTCONV_OK && shortconv_last_error()[0] == '\0') std::abort();
+  if (status == SHORTCONV_INTERNAL) std::abort();
+}
+
+// The gradients of a call with groups: their outputs are the gradients that are read.
+void group_gradients(FuzzedDataProvider& data, Arguments& make,
+                     const shortconv_grouped_args& forward) {
+  const auto maybe = [&](const shortconv_tensor* like, std::int32_t dtype) -> shortconv_tensor* {
+    const bool has_axes = like->ndim >= 0 && like->ndim <= SHORTCONV_MAX_DIMS;
+    if (!has_axes || data.ConsumeBool()) return nullptr;
+    std::vector<std::int64_t> sizes(like->shape, like->shape + like->ndim);
+    for (const std::int64_t size : sizes) {
+      if (size < 0 || size > 200) return nullptr;  // disturbed
+    }
+    return make.tensor(sizes, dtype);
+  };
+  shortconv_backward_args call{};
+  call.struct_size = sizeof call;
+  call.activation = forward.forward->activation;
+  call.accumulate = data.ConsumeIntegralInRange<int>(0, 1);
+  call.backend = data.ConsumeIntegralInRange<int>(0, 3);
+  call.x = forward.forward->x;
+  call.weight = forward.forward->weight;
+  call.query_start_loc = forward.forward->query_start_loc;
+  call.grad_x = maybe(call.x, call.x->dtype);
+  call.grad_weight = maybe(call.weight, SHORTCONV_F32);
+  shortconv_gate_gradient_args gates{};
+  gates.struct_size = sizeof gates;
+  if (forward.gates != nullptr) {
+    gates.decay = forward.gates->decay;
+    gates.a = forward.gates->a;
+    gates.b = forward.gates->b;
+    gates.a_log = forward.gates->a_log;
+    gates.dt_bias = forward.gates->dt_bias;
+    gates.grad_g = forward.gates->g;
+    gates.grad_beta = forward.gates->beta;
+    gates.grad_a = maybe(gates.a, gates.a->dtype);
+    gates.grad_b = maybe(gates.b, SHORTCONV_F32);
+    gates.grad_a_log = maybe(gates.a_log, SHORTCONV_F32);
+    gates.grad_dt_bias = maybe(gates.dt_bias, SHORTCONV_F32);
+    gates.a_map = forward.gates->a_map;
+    gates.b_map = forward.gates->b_map;
+    gates.beta_factor = forward.gates->beta_factor;
+  }
+  shortconv_grouped_backward_args args{};
+  args.struct_size = sizeof args;
+  args.group_count = forward.group_count;
+  args.backward = &call;
+  args.groups = forward.groups;
+  args.gates = forward.gates != nullptr ? &gates : nullptr;
+  shortconv_grouped_backward_plan plan{};
+  const int planned = shortconv_plan_backward_groups(&args, &plan);
+  require_text(planned);
+  const int ran = planned == SHORTCONV_OK ? shortconv_run_backward_groups(&plan, &args, nullptr)
+                                          : shortconv_backward_groups(&args, nullptr);
+  if ((planned == SHORTCONV_OK) != (ran == SHORTCONV_OK)) std::abort();
+}
+
 void groups(FuzzedDataProvider& data) {
   Arguments make(data);
   constexpr std::int32_t kFloats[] = {SHORTCONV_F32, SHORTCONV_F16, SHORTCONV_BF16, SHORTCONV_F64};
@@ -523,16 +582,13 @@ void groups(FuzzedDataProvider& data) {
   args.groups = group;
   args.gates = one_in(2) ? &gates : nullptr;
 
-  const auto require_text = [](int status) {
-    if (status != SHORTCONV_OK && shortconv_last_error()[0] == '\0') std::abort();
-    if (status == SHORTCONV_INTERNAL) std::abort();
-  };
   shortconv_grouped_plan plan{};
   const int planned = shortconv_plan_groups(&args, &plan);
   require_text(planned);
   const int ran = planned == SHORTCONV_OK ? shortconv_run_groups(&plan, &args, nullptr)
                                           : shortconv_forward_groups(&args, nullptr);
   if ((planned == SHORTCONV_OK) != (ran == SHORTCONV_OK)) std::abort();
+  group_gradients(data, make, args);
   require_text(shortconv_delta_gates(&gates, nullptr));
   shortconv_l2_norm_args norm{};
   norm.struct_size = sizeof norm;

@@ -4,47 +4,11 @@
 #include <vector>
 
 #include "shortconv/argument_table.hpp"
+#include "verify/bounded.hpp"
 #include "verify/compare.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
-
-constexpr double kUnitRoundoff = 0x1p-24;
-constexpr double kSubnormalStep = 0x1p-150;
-
-/// A number, and how far from it one in fp32 may be.
-struct Bounded {
-  double value = 0, error = 0;
-};
-
-/// After one rounding.
-Bounded rounded(double value, double error) {
-  return {value, error + kUnitRoundoff * (std::fabs(value) + error) + kSubnormalStep};
-}
-Bounded operator*(const Bounded& a, const Bounded& b) {
-  return rounded(a.value * b.value,
-                 std::fabs(a.value) * b.error + std::fabs(b.value) * a.error + a.error * b.error);
-}
-Bounded operator+(const Bounded& a, const Bounded& b) {
-  return rounded(a.value + b.value, a.error + b.error);
-}
-
-/// A chain or a sum of products, all of whose roundings are counted at its end.
-struct Products {
-  double value = 0, magnitude = 0, error = 0;
-  std::int64_t terms = 0;
-
-  void add(double factor, const Bounded& number) {
-    value += factor * number.value;
-    error += std::fabs(factor) * number.error;
-    magnitude += std::fabs(factor) * (std::fabs(number.value) + number.error);
-    ++terms;
-  }
-  [[nodiscard]] Bounded after(std::int64_t roundings) const {
-    const auto count = static_cast<double>(roundings);
-    return {value, error + count * (kUnitRoundoff * magnitude + kSubnormalStep)};
-  }
-};
 
 struct Activated {
   Bounded value, slope;
@@ -78,8 +42,9 @@ void clear(const TensorBuffer& buffer) {
 
 class GradientAnalysis {
  public:
-  GradientAnalysis(const BackwardCase& problem, const BackwardBuffers& inputs)
-      : p_(problem), in_(inputs) {
+  GradientAnalysis(const BackwardCase& problem, const BackwardBuffers& inputs,
+                   const TensorBuffer* grad_out_errors)
+      : p_(problem), in_(inputs), grad_out_errors_(grad_out_errors) {
     visit_backward_tensors(
         [&](const Argument& row, const auto& spec, auto& values, auto& errors) {
           if (!spec || !is_written(row.access)) return;
@@ -133,7 +98,7 @@ class GradientAnalysis {
   void store_sum(Tensor tensor, Index index, Products sum) const {
     if (!(in_.*tensor)) return;
     const std::int64_t terms = sum.terms;
-    if (p_.accumulate) sum.add(1, {load(in_.*tensor, index), 0});
+    if (p_.accumulate) sum.add({1, 0}, {load(in_.*tensor, index), 0});
     store(tensor, index, sum.after(terms + 3));
   }
 
@@ -178,15 +143,18 @@ class GradientAnalysis {
     }
     const Activated activated = activate(p_, a, magnitude);
     Bounded gradient = load_row(in_.grad_out, row);
+    if (grad_out_errors_ != nullptr) {
+      gradient.error = grad_out_errors_->load(p_.grad_out->row_offset(row, channel_));
+    }
     if (in_.output_gate) {
       store_row(&BackwardBuffers::grad_output_gate, row, gradient * activated.value);
       gradient = gradient * load_row(in_.output_gate, row);
     }
     if (p_.activation != Activation::kNone) gradient = gradient * activated.slope;
     for (std::int64_t k = 0; k < p_.width; ++k) {
-      tap_sums_[static_cast<std::size_t>(k)].add(window[k * p_.dilation], gradient);
+      tap_sums_[static_cast<std::size_t>(k)].add({window[k * p_.dilation], 0}, gradient);
     }
-    bias_sum_.add(1, gradient);
+    bias_sum_.add({1, 0}, gradient);
     return gradient;
   }
 
@@ -196,11 +164,11 @@ class GradientAnalysis {
     const std::int64_t tokens = part.end - part.begin, first_kept = tokens - p_.history();
     Products chain;
     if (in_.grad_final_state && n >= first_kept) {
-      chain.add(1, {load(in_.grad_final_state, {part.sequence, n - first_kept, channel_}), 0});
+      chain.add({1, 0}, {load(in_.grad_final_state, {part.sequence, n - first_kept, channel_}), 0});
     }
     for (std::int64_t k = 0; k < p_.width; ++k) {
       const std::int64_t t = n + (p_.width - 1 - k) * p_.dilation;
-      if (t >= 0 && t < tokens) chain.add(tap(k), grads[static_cast<std::size_t>(t)]);
+      if (t >= 0 && t < tokens) chain.add({tap(k), 0}, grads[static_cast<std::size_t>(t)]);
     }
     return chain.after(p_.width + 1);
   }
@@ -216,6 +184,7 @@ class GradientAnalysis {
 
   const BackwardCase& p_;
   const BackwardBuffers& in_;
+  const TensorBuffer* grad_out_errors_;
   GradientBounds bounds_;
   std::int64_t channel_ = 0;
   std::vector<double> taps_;
@@ -226,8 +195,9 @@ class GradientAnalysis {
 
 }  // namespace
 
-GradientBounds bound_gradients(const BackwardCase& problem, const BackwardBuffers& inputs) {
-  return GradientAnalysis(problem, inputs).run();
+GradientBounds bound_gradients(const BackwardCase& problem, const BackwardBuffers& inputs,
+                               const TensorBuffer* grad_out_errors) {
+  return GradientAnalysis(problem, inputs, grad_out_errors).run();
 }
 
 }  // namespace shortconv::tools::verify

@@ -27,7 +27,11 @@ struct GradientBounds {
 ///   rounded or fused: sum |v| eg, and (n + 3) u sum |v| (|g| + eg). Each term is rounded as a
 ///   product and in at most n sums, accumulate being one. (1 + u)^(n + 1) - 1 <= (n + 3) u up to
 ///   n = 5000, more than a case has.
+///
+/// `grad_out_errors`: how far grad_out may be from its values, in the same layout; null: it is
+/// exact.
 [[nodiscard]] GradientBounds bound_gradients(const BackwardCase& problem,
-                                             const BackwardBuffers& inputs);
+                                             const BackwardBuffers& inputs,
+                                             const TensorBuffer* grad_out_errors = nullptr);
 
 }  // namespace shortconv::tools::verify

@@ -153,6 +153,18 @@ Status grouped_on_gpu(GroupedArgs arguments, std::span<ChannelGroup> groups,
   });
 }
 
+Status grouped_backward_on_gpu(GroupedBackwardArgs arguments, std::span<ChannelGroup> groups,
+                               const std::vector<const TensorBuffer*>& buffers) {
+  return run_on_gpu(buffers, [&](const Arena& arena) {
+    const auto move_one = [&](const Argument&, auto& tensor) { move(tensor, arena); };
+    visit_backward_tensors(move_one, arguments.backward);
+    arguments.backward.workspace = arena.address_of(arguments.backward.workspace);
+    for (ChannelGroup& group : groups) move(group.out, arena);
+    if (arguments.gates) visit_gate_gradient_tensors(move_one, *arguments.gates);
+    return backward_groups(arguments, arena.stream());
+  });
+}
+
 Status norm_on_gpu(L2NormArgs arguments, const std::vector<const TensorBuffer*>& buffers) {
   return run_on_gpu(buffers, [&](const Arena& arena) {
     move(arguments.x, arena);

@@ -25,6 +25,9 @@ namespace shortconv::tools::verify {
 /// `arguments` refer to.
 [[nodiscard]] Status grouped_on_gpu(GroupedArgs arguments, std::span<ChannelGroup> groups,
                                     const std::vector<const TensorBuffer*>& buffers);
+[[nodiscard]] Status grouped_backward_on_gpu(GroupedBackwardArgs arguments,
+                                             std::span<ChannelGroup> groups,
+                                             const std::vector<const TensorBuffer*>& buffers);
 [[nodiscard]] Status norm_on_gpu(L2NormArgs arguments,
                                  const std::vector<const TensorBuffer*>& buffers);
 [[nodiscard]] Status gates_on_gpu(GateArgs arguments,
