@@ -4,6 +4,7 @@
 #include <array>
 #include <string>
 
+#include "backward_arguments.hpp"
 #include "device_guard.hpp"
 #include "forward_arguments.hpp"
 #include "shortconv/groups.hpp"
@@ -21,9 +22,10 @@ HeadMap read_map(Arguments& in) {
   return map;
 }
 
-ChannelGroup read_group(Arguments& in) {
+/// `tensor`: what the call has of the output of a group.
+ChannelGroup read_group(Arguments& in, std::string_view tensor) {
   ChannelGroup group;
-  in.tensor("groups.out", group.out);
+  in.tensor(tensor, group.out);
   group.input = read_map(in);
   group.copy = in.flag("copy");
   const bool has_norm = in.flag("l2_norm");
@@ -35,9 +37,42 @@ ChannelGroup read_group(Arguments& in) {
   return group;
 }
 
-/// Gates as they are read; absent without any of their arguments.
+/// The groups of a call, of which `count` are used.
+struct Groups {
+  std::array<ChannelGroup, kMaxGroups> groups;
+  std::size_t count = 0;
+
+  Groups(Arguments& in, std::string_view tensor) {
+    const std::int64_t given = in.integer("groups");
+    if (given < 1 || given > kMaxGroups) {
+      Arguments::refuse(
+          "ValueError", "groups",
+          "are " + std::to_string(given) + "; expected 1 to " + std::to_string(kMaxGroups));
+    }
+    for (; count < static_cast<std::size_t>(given); ++count) {
+      groups[count] = read_group(in, tensor);
+    }
+  }
+
+  [[nodiscard]] std::span<const ChannelGroup> used() const {
+    return std::span(groups).first(count);
+  }
+};
+
+template <typename Visit>
+void visit_tensors_of(const Visit& visit, GateArgs& args) {
+  visit_gate_tensors(visit, args);
+}
+
+template <typename Visit>
+void visit_tensors_of(const Visit& visit, GateGradientArgs& args) {
+  visit_gate_gradient_tensors(visit, args);
+}
+
+/// Gates or their gradients as they are read; absent without any of their arguments.
+template <typename Args>
 struct Gates {
-  GateArgs args;
+  Args args;
   bool is_given = false;
 
   [[nodiscard]] bool read_named(std::string_view name, Arguments& in) {
@@ -54,17 +89,25 @@ struct Gates {
       args.decay = form == "exp" ? DecayForm::kExp : DecayForm::kLog;
     } else if (name == "beta_factor") {
       args.beta_factor = static_cast<float>(in.number(name));
-    } else if (name == "round_beta") {
-      args.round_beta = in.flag(name);
-    } else {
+    } else if (!read_round_beta(name, in)) {
       bool is_tensor = false;
-      visit_gate_tensors([&](const Argument& row, auto&) { is_tensor |= row.name == name; }, args);
+      visit_tensors_of([&](const Argument& row, auto&) { is_tensor |= row.name == name; }, args);
       if (!is_tensor) return false;
-      read_named_tensor(name, in.next(),
-                        [&](const auto& visit) { visit_gate_tensors(visit, args); });
+      read_named_tensor(name, in.next(), [&](const auto& visit) { visit_tensors_of(visit, args); });
     }
     is_given = true;
     return true;
+  }
+
+ private:
+  /// The gradients have no such option.
+  [[nodiscard]] bool read_round_beta(std::string_view name, Arguments& in) {
+    if constexpr (requires { args.round_beta; }) {
+      if (name != "round_beta") return false;
+      args.round_beta = in.flag(name);
+      return true;
+    }
+    return false;
   }
 };
 
@@ -73,15 +116,8 @@ struct Gates {
 Status forward_groups_call(Arguments in) {
   ForwardCall call;
   call.read_frequent(in, false);
-  const std::int64_t count = in.integer("groups");
-  if (count < 1 || count > kMaxGroups) {
-    Arguments::refuse(
-        "ValueError", "groups",
-        "are " + std::to_string(count) + "; expected 1 to " + std::to_string(kMaxGroups));
-  }
-  std::array<ChannelGroup, kMaxGroups> groups;
-  for (std::int64_t i = 0; i < count; ++i) groups[static_cast<std::size_t>(i)] = read_group(in);
-  Gates gates;
+  const Groups groups(in, "groups.out");
+  Gates<GateArgs> gates;
   while (in.has_more()) {
     const std::string_view name = in.text("name of an argument");
     if (!gates.read_named(name, in) && !call.read_named(name, in)) {
@@ -91,10 +127,29 @@ Status forward_groups_call(Arguments in) {
   call.apply_layouts();
   GroupedArgs args;
   args.forward = call.args;
-  args.groups = std::span(groups).first(static_cast<std::size_t>(count));
+  args.groups = groups.used();
   if (gates.is_given) args.gates = gates.args;
   const DeviceGuard guard(args.forward.x.device);
   return forward_groups(args, Arguments::stream_of("stream", call.stream, args.forward.x));
+}
+
+Status backward_groups_call(Arguments in, TVMFFIAny* result) {
+  BackwardCall call;
+  call.read_frequent(in, false);
+  const Groups groups(in, "groups.grad_out");
+  Gates<GateGradientArgs> gates;
+  while (in.has_more()) {
+    const std::string_view name = in.text("name of an argument");
+    if (!gates.read_named(name, in) && !call.read_named(name, in)) {
+      Arguments::refuse("TypeError", name, "is not an argument of this call");
+    }
+  }
+  call.apply_workspace();
+  GroupedBackwardArgs args;
+  args.backward = call.args;
+  args.groups = groups.used();
+  if (gates.is_given) args.gates = gates.args;
+  return run_backward<GroupedBackwardOperation>(args, call, result);
 }
 
 Status l2_norm_call(Arguments in) {
@@ -110,7 +165,7 @@ Status l2_norm_call(Arguments in) {
 }
 
 Status delta_gates_call(Arguments in) {
-  Gates gates;
+  Gates<GateArgs> gates;
   BackendId backend = BackendId::kAuto;
   TVMFFIAny stream{};  // None
   while (in.has_more()) {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "arguments.hpp"
+#include "backward_arguments.hpp"
 #include "device_guard.hpp"
 #include "forward_arguments.hpp"
 #include "groups.hpp"
@@ -99,74 +100,17 @@ Status commit_call(Arguments in) {
   return commit(args, Arguments::stream_of("stream", stream, args.intermediate_states));
 }
 
-void read_workspace(const TVMFFIAny& value, BackwardArgs& args) {
-  std::optional<TensorRef> memory;
-  Arguments::read("workspace", value, memory);
-  if (!memory) return;
-  if (memory->ndim != 1 || memory->dtype != DType::kU8 ||
-      (memory->shape[0] > 1 && memory->strides[0] != 1)) {
-    Arguments::refuse("ValueError", "workspace", "is not a contiguous array of bytes (uint8)");
-  }
-  if (memory->device != args.x.device) {
-    Arguments::refuse("ValueError", "workspace", "is on another device than x");
-  }
-  args.workspace = memory->data;
-  args.workspace_bytes = memory->shape[0];
-}
-
-/// The first arguments come in this order; the others follow as name and value. Without a workspace
-/// a call that needs one does not run, but returns its bytes.
 Status backward_call(Arguments in, TVMFFIAny* result) {
-  const Capabilities& known = capabilities();
-  BackwardArgs args;
-  in.tensor("grad_out", args.grad_out);
-  in.tensor("x", args.x);
-  in.tensor("weight", args.weight);
-  in.tensor("bias", args.bias);
-  in.tensor("grad_x", args.grad_x);
-  in.tensor("grad_weight", args.grad_weight);
-  in.tensor("grad_bias", args.grad_bias);
-  args.activation = in.named("activation", known.activations, Activation::kNone);
-  TVMFFIAny stream{}, workspace{};
+  BackwardCall call;
+  call.read_frequent(in, true);
   while (in.has_more()) {
     const std::string_view name = in.text("name of an argument");
-    if (name == "residual") {
-      args.residual = in.flag(name);
-    } else if (name == "accumulate") {
-      args.accumulate = in.flag(name);
-    } else if (name == "dilation") {
-      args.dilation = in.small_integer(name);
-    } else if (name == "backend") {
-      args.backend = in.named(name, known.backends, BackendId::kAuto);
-    } else if (name == "threads") {
-      args.threads = in.small_integer(name);
-    } else if (name == "workspace") {
-      workspace = in.next();
-    } else if (name == "stream") {
-      stream = in.next();
-    } else if (!read_named_tensor(name, in.next(), [&](const auto& visit) {
-                 visit_backward_tensors(visit, args);
-               })) {
+    if (!call.read_named(name, in)) {
       Arguments::refuse("TypeError", name, "is not an argument of this call");
     }
   }
-  read_workspace(workspace, args);
-  void* const queue = Arguments::stream_of("stream", stream, args.x);
-  const DeviceGuard guard(args.x.device);
-  BackwardProblem problem;
-  if (Status status = make_problem(args, problem); !status.ok()) return status;
-  BackwardPlan plan;
-  if (Status status = make_plan(problem, plan); !status.ok()) return status;
-  const std::int64_t needed = workspace_bytes(plan);
-  const bool is_missing = needed > args.workspace_bytes;
-  if (is_missing && args.workspace != nullptr) {
-    Arguments::refuse("ValueError", "workspace",
-                      "has " + std::to_string(args.workspace_bytes) + " bytes; expected " +
-                          std::to_string(needed));
-  }
-  result->type_index = kTVMFFIInt;
-  result->v_int64 = is_missing ? needed : 0;
-  return is_missing ? Status{} : run(plan, pointers(args), queue);
+  call.apply_workspace();
+  return run_backward<BackwardOperation>(call.args, call, result);
 }
 
 Status block_snapshots_call(Arguments in) {
@@ -309,6 +253,11 @@ SHORTCONV_API int __tvm_ffi_commit(void*, const TVMFFIAny* arguments, std::int32
 SHORTCONV_API int __tvm_ffi_backward(void*, const TVMFFIAny* arguments, std::int32_t count,
                                      TVMFFIAny* result) {
   return guarded([&] { return backward_call({arguments, count}, result); });
+}
+
+SHORTCONV_API int __tvm_ffi_backward_groups(void*, const TVMFFIAny* arguments, std::int32_t count,
+                                            TVMFFIAny* result) {
+  return guarded([&] { return backward_groups_call({arguments, count}, result); });
 }
 
 SHORTCONV_API int __tvm_ffi_block_snapshots(void*, const TVMFFIAny* arguments, std::int32_t count,
