@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Dict, List
 if TYPE_CHECKING:
     from shortconv import models, reference
     from shortconv._backward import Gradients, backward
+    from shortconv._backward_groups import GroupedGradients, backward_groups
     from shortconv._group_arguments import Gates, Group, HeadMap
     from shortconv._groups import (
         Grouped,
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Gates", "Gradients", "Group", "Grouped", "HeadMap", "backward", "block_snapshots",
-    "capabilities", "commit", "decode", "decode_groups", "delta_gates", "forward", "forward_groups",
-    "l2_norm", "models", "reference", "tree_parents", "verify"]
+    "Gates", "Gradients", "Group", "Grouped", "GroupedGradients", "HeadMap", "backward",
+    "backward_groups", "block_snapshots", "capabilities", "commit", "decode", "decode_groups",
+    "delta_gates", "forward", "forward_groups", "l2_norm", "models", "reference", "tree_parents",
+    "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -50,7 +52,7 @@ def __getattr__(name: str) -> Any:
     core, models, reference, *public = (
         importlib.import_module(f"shortconv.{module}")
         for module in ("_core", "models", "reference", "_operators", "_backward",
-                       "_group_arguments", "_groups"))
+                       "_backward_groups", "_group_arguments", "_groups"))
     functions = {one: getattr(module, one) for module in public
                  for one in __all__ if hasattr(module, one)}
     globals().update(functions, models=models, reference=reference, __version__=core.version())

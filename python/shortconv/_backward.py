@@ -87,16 +87,13 @@ def backward(
         _, current_stream = kinds[type(x)]
         if stream is None and current_stream is not None:
             stream = current_stream(x)
-    if accumulate is True and (grad_weight is True or (grad_bias is True and bias is not None)):
-        name = "grad_weight" if grad_weight is True else "grad_bias"
-        raise ValueError(f"{name}: is not given, but accumulate adds to it; pass an array of f32, "
-                         "or False")
-    grad_x = _result("grad_x", grad_x, x)
-    grad_weight = _result("grad_weight", grad_weight, weight)
-    grad_bias = _result("grad_bias", grad_bias, bias)
-    grad_initial_state = _result("grad_initial_state", grad_initial_state, initial_state)
-    grad_input_gate = _result("grad_input_gate", grad_input_gate, input_gate)
-    grad_output_gate = _result("grad_output_gate", grad_output_gate, output_gate)
+    require_sums(accumulate, grad_weight, grad_bias, bias)
+    grad_x = result("grad_x", grad_x, x)
+    grad_weight = result("grad_weight", grad_weight, weight)
+    grad_bias = result("grad_bias", grad_bias, bias)
+    grad_initial_state = result("grad_initial_state", grad_initial_state, initial_state)
+    grad_input_gate = result("grad_input_gate", grad_input_gate, input_gate)
+    grad_output_gate = result("grad_output_gate", grad_output_gate, output_gate)
     values: Tuple[Any, ...] = (
         grad_out, x, weight, bias, grad_x, grad_weight, grad_bias, activation, *_core.named(
             initial_state=initial_state, query_start_loc=query_start_loc, seq_idx=seq_idx,
@@ -117,7 +114,15 @@ def backward(
                      grad_output_gate)
 
 
-def _result(name: str, given: Any, source: Any) -> Any:
+def require_sums(accumulate: bool, grad_weight: Any, grad_bias: Any, bias: Any) -> None:
+    """Refuses new arrays for gradients that are added to."""
+    if accumulate is True and (grad_weight is True or (grad_bias is True and bias is not None)):
+        name = "grad_weight" if grad_weight is True else "grad_bias"
+        raise ValueError(f"{name}: is not given, but accumulate adds to it; pass an array of f32, "
+                         "or False")
+
+
+def result(name: str, given: Any, source: Any) -> Any:
     """The array that receives a gradient. What is no array is left to the core, which refuses."""
     if given is True:
         return None if source is None or not hasattr(source, "__dlpack__") else new_like(

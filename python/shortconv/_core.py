@@ -6,7 +6,9 @@ Arguments at the end may be omitted. All others follow as pairs of name and valu
 Layouts and some frequent values are added to op.
 
 `backward` takes grad_out, x, weight, bias, grad_x, grad_weight, grad_bias, activation by position.
-It returns 0, or without a workspace the bytes that it needs: then it did not run.
+It returns 0, or without a workspace the bytes that it needs: then it did not run. So does
+`backward_groups`, which takes x to activation, the number of groups and for each the gradient of its
+output, its map and its options.
 """
 
 import importlib
@@ -30,6 +32,7 @@ _module = tvm_ffi.load_module(os.path.join(os.path.dirname(__file__), "_shortcon
 
 forward = _module.forward
 backward = _module.backward
+backward_groups = _module.backward_groups
 commit = _module.commit
 forward_groups = _module.forward_groups
 l2_norm = _module.l2_norm

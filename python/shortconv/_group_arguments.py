@@ -4,7 +4,7 @@ rest.
 Source: docs/specification.md of the shortconv repository.
 """
 
-from typing import Any, Dict, List, NamedTuple, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple
 
 from shortconv._core import calls_of
 
@@ -142,6 +142,60 @@ def checked_groups(groups: Any) -> CheckedGroups:
         if len(_known) < _MOST_KNOWN:
             _known[key] = known
     return known
+
+
+def first_columns(of: HeadMap, heads: int, head_dim: int) -> List[int]:
+    """The first column of each head."""
+    block_heads = of.block_heads or max(heads, 1)
+    return [of.offset + head // block_heads * of.block_stride
+            + head % block_heads * (of.head_stride or head_dim) for head in range(heads)]
+
+
+def covers(groups: Sequence[Group], columns: int) -> bool:
+    """Whether groups read every column of x, which has this number of them.
+
+    Raises:
+      ValueError: they read more columns than x has.
+      NotImplementedError: they read a column twice.
+    """
+    count = sum(group.heads * group.head_dim for group in groups)
+    if count > columns:
+        raise ValueError(f"groups: read {count} columns, but x has {columns}; expected different "
+                         "columns of x")
+    heads = sorted((first, first + group.head_dim) for group in groups if group.head_dim > 0
+                   for first in first_columns(group.input, group.heads, group.head_dim))
+    if any(begin < end for (_, end), (begin, _) in zip(heads, heads[1:])):
+        raise NotImplementedError("groups: two of them read the same column of x, which has no "
+                                  "gradient; expected different columns")
+    return count == columns
+
+
+_covering: Dict[Any, bool] = {}  # of groups and numbers of columns
+
+
+def known_covers(groups: Sequence[Group], columns: int) -> bool:
+    """covers, once for each list of groups."""
+    key = (tuple(groups), columns)
+    known = _covering.get(key)
+    if known is None:
+        known = covers(groups, columns)
+        if len(_covering) >= _MOST_KNOWN:
+            _covering.clear()
+        _covering[key] = known
+    return known
+
+
+def gate_map_covers(name: str, of: HeadMap, heads: int, columns: int) -> bool:
+    """Whether the heads of a gate read every column of the argument `name`.
+
+    Raises:
+      ValueError: heads read the same column, whose gradient has only one place.
+    """
+    read = first_columns(of, heads, 1)
+    if len(set(read)) != heads:
+        raise ValueError(f"{name}_map: two heads read the same column of {name}; expected different "
+                         "columns for gradients")
+    return heads == columns
 
 
 def require_gates(gates: Any) -> None:

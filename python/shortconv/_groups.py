@@ -6,7 +6,7 @@ Source: docs/specification.md of the shortconv repository.
 """
 
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from shortconv import _core
 from shortconv._arrays import empty, kinds, passable
@@ -182,12 +182,12 @@ def l2_norm(
     """
     require_array("x", x, (3, 4))
     if out is None:
-        out = _empty(x, x.shape)  # type: ignore[attr-defined]
+        out = empty_like_rows(x, x.shape)  # type: ignore[attr-defined]
     calls = calls_of[type(x)]
     if calls is not None:
         calls.l2_norm(x, out, eps, scale, {"backend": backend, "stream": stream})
     else:
-        _call("l2_norm", x, (x, out, eps, scale, backend), stream, {"x": x}, {"out": out})
+        call_core("l2_norm", x, (x, out, eps, scale, backend), stream, {"x": x}, {"out": out})
     return out
 
 
@@ -215,8 +215,8 @@ def delta_gates(
     if calls is not None:
         calls.delta_gates({**options, "backend": backend, "stream": stream})
     else:
-        values = (*_pairs(options), *_core.named(backend=backend))
-        _call("delta_gates", gates.a, values, stream, options, {"g": g, "beta": beta})
+        values = (*pairs(options), *_core.named(backend=backend))
+        call_core("delta_gates", gates.a, values, stream, options, {"g": g, "beta": beta})
     return g, beta
 
 
@@ -225,7 +225,8 @@ def _unless(default: int, value: Any) -> Any:
     return None if type(value) is int and value == default else value
 
 
-def _empty(like: Any, shape: Tuple[int, ...], is_f32: bool = False) -> Any:
+def empty_like_rows(like: Any, shape: Tuple[int, ...], is_f32: bool = False) -> Any:
+    """An array with the library and device of `like`, and its dtype unless f32 is asked for."""
     calls = calls_of[type(like)]
     if calls is not None:
         return calls.empty(like, shape, is_f32)
@@ -234,8 +235,8 @@ def _empty(like: Any, shape: Tuple[int, ...], is_f32: bool = False) -> Any:
 
 def _gate_outputs(gates: Gates, g: Any, beta: Any) -> Tuple[Any, Any]:
     shape = (*gates.a.shape[:-1], gates.a_log.shape[0])
-    return (_empty(gates.a, shape, True) if g is None else g,
-            _empty(gates.a, shape, True) if beta is None else beta)
+    return (empty_like_rows(gates.a, shape, True) if g is None else g,
+            empty_like_rows(gates.a, shape, True) if beta is None else beta)
 
 
 def _gate_options(gates: Gates, g: Any, beta: Any) -> Dict[str, Any]:
@@ -244,37 +245,38 @@ def _gate_options(gates: Gates, g: Any, beta: Any) -> Dict[str, Any]:
             "beta_factor": gates.beta_factor, "round_beta": gates.round_beta}
 
 
-def _pairs(options: Dict[str, Any]) -> List[Any]:
+def pairs(options: Dict[str, Any]) -> List[Any]:
     """Names and values, with the maps of gates as the core takes them."""
-    pairs: List[Any] = []
+    values: List[Any] = []
     for name, value in options.items():
         if name == "gate_maps":
-            pairs += ["a_map", *value[:4], "b_map", *value[4:]]
+            values += ["a_map", *value[:4], "b_map", *value[4:]]
         else:
-            pairs += name, value
-    return pairs
+            values += name, value
+    return values
 
 
-def _outputs(x: Any, sizes: Sequence[Tuple[int, int]], outs: Optional[Sequence[Any]]) -> List[Any]:
-    """An output for each group."""
+def arrays_of_groups(name: str, x: Any, sizes: Sequence[Tuple[int, int]],
+                     given: Optional[Sequence[Any]], make: Callable[..., Any]) -> List[Any]:
+    """An array of the shape of its output for each group; make(x, shape) if none is given."""
     require_array("x", x, (2, 3))
     outer = tuple(x.shape[:-1])
-    if outs is None:
-        return [_empty(x, outer + size) for size in sizes]
-    require(isinstance(outs, (list, tuple)), "outs", outs, "a sequence of arrays")
-    if len(outs) != len(sizes):
-        raise ValueError(f"outs: are {len(outs)}, but there are {len(sizes)} groups")
+    if given is None:
+        return [make(x, outer + size) for size in sizes]
+    require(isinstance(given, (list, tuple)), name, given, "a sequence of arrays")
+    if len(given) != len(sizes):
+        raise ValueError(f"{name}: are {len(given)}, but there are {len(sizes)} groups")
     results = []
-    for number, (size, out) in enumerate(zip(sizes, outs)):
+    for number, (size, one) in enumerate(zip(sizes, given)):
         shape = outer + size
-        if out is None:
-            out = _empty(x, shape)
-        elif getattr(out, "shape", None) != shape:
-            require_array(f"outs[{number}]", out)
-            if tuple(out.shape) != shape:
-                raise ValueError(f"outs[{number}]: shape is {tuple(out.shape)}; expected "
+        if one is None:
+            one = make(x, shape)
+        elif getattr(one, "shape", None) != shape:
+            require_array(f"{name}[{number}]", one)
+            if tuple(one.shape) != shape:
+                raise ValueError(f"{name}[{number}]: shape is {tuple(one.shape)}; expected "
                                  f"{shape}, of groups[{number}] and x")
-        results.append(out)
+        results.append(one)
     return results
 
 
@@ -291,7 +293,7 @@ def _run(frequent: List[Any], groups: Sequence[Group], outs: Optional[Sequence[A
     calls = calls_of[type(x)]
     is_compiling = calls is not None and calls.is_compiling()
     checked = (check_groups if is_compiling else checked_groups)(groups)
-    results = _outputs(x, checked.sizes, outs)
+    results = arrays_of_groups("outs", x, checked.sizes, outs, empty_like_rows)
     options: Dict[str, Any] = {}
     if gates is not None:
         (require_gates if is_compiling else require_known_gates)(gates)
@@ -318,17 +320,20 @@ def _run(frequent: List[Any], groups: Sequence[Group], outs: Optional[Sequence[A
     values: List[Any] = [*frequent, len(groups)]
     for out, entry in zip(results, checked.entries):
         values += out, *entry
-    _call("forward_groups", x, (*values, *_pairs(options)), stream, names, written)
+    call_core("forward_groups", x, (*values, *pairs(options)), stream, names, written)
     return Grouped(tuple(results), g, beta)
 
 
-def _call(function: str, x: Any, values: Tuple[Any, ...], stream: Any, names: Dict[str, Any],
-          written: Dict[str, Any]) -> None:
+def call_core(function: str, x: Any, values: Tuple[Any, ...], stream: Any, names: Dict[str, Any],
+              written: Dict[str, Any]) -> Any:
     """Calls the core with arrays of other libraries than torch.
 
     Args:
       x: the array whose stream counts.
       names, written: the arrays among the values, by name.
+
+    Returns:
+      What the core returns.
     """
     _, current_stream = kinds[type(x)]
     if stream is None and current_stream is not None:
@@ -338,26 +343,27 @@ def _call(function: str, x: Any, values: Tuple[Any, ...], stream: Any, names: Di
     elif stream is not None:
         values = (*values, "stream", stream)
     try:
-        getattr(_core, function)(*values)
+        return getattr(_core, function)(*values)
     except BufferError:
         name_of = {id(one): name for name, one in (*names.items(), *written.items())}
         is_written = {id(one) for one in written.values()}
         passed = [passable(name_of.get(id(value), function), value, id(value) in is_written)
                   if hasattr(value, "__dlpack__") else value for value in values]
-        _core_again(function, values, passed)
+        return _core_again(function, values, passed)
     except (ValueError, NotImplementedError) as error:
         raise for_caller(error) from None
 
 
-def _core_again(function: str, values: Tuple[Any, ...], passed: List[Any]) -> None:
+def _core_again(function: str, values: Tuple[Any, ...], passed: List[Any]) -> Any:
     if all(one is other for one, other in zip(values, passed)):
         raise  # the BufferError
     try:
-        getattr(_core, function)(*passed)
+        return getattr(_core, function)(*passed)
     except (ValueError, NotImplementedError) as error:
         raise for_caller(error) from None
 
 
 def for_caller(error: Exception) -> Exception:
-    """The error of the core, with the names of outputs in Python."""
-    return type(error)(re.sub(r"\bgroups\[(\d)\]\.out\b", r"outs[\1]", str(error)))
+    """The error of the core, with the names of outputs and of their gradients in Python."""
+    text = re.sub(r"\bgroups\[(\d)\]\.out\b", r"outs[\1]", str(error))
+    return type(error)(re.sub(r"\bgroups\[(\d)\]\.grad_out\b", r"grad_groups[\1]", text))

@@ -477,6 +477,7 @@ for _type in (Tensor, torch.nn.Parameter):
 
 # These are calls with torch tensors, too; the file takes the names above.
 from shortconv._torch_groups import (  # noqa: E402, F401
+    backward_groups,
     delta_gates,
     empty,
     forward_groups,

@@ -5,8 +5,9 @@ dispatcher as operators; see _torch. The operators take the groups as lists of n
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from shortconv import _core, _torch
+from shortconv._arrays import empty_bytes
 from shortconv._group_arguments import CheckedGroups
-from shortconv._groups import _pairs, for_caller
+from shortconv._groups import for_caller, pairs
 from shortconv._torch import Tensor, torch
 
 _torch._library.define(
@@ -30,6 +31,15 @@ _torch._library.define(
     "delta_gates(*, Tensor a, Tensor b, Tensor a_log, Tensor dt_bias, Tensor(a!) g,"
     " Tensor(b!) beta, int[] gate_maps, str decay, float beta_factor, bool round_beta,"
     " str? backend=None) -> ()")
+_torch._library.define(
+    "backward_groups(Tensor x, Tensor weight, Tensor? bias, Tensor(a!)? grad_x,"
+    " Tensor(b!)? grad_weight, Tensor(c!)? grad_bias, str? activation, int[] maps, float[] numbers,"
+    " Tensor[] grad_groups, *, Tensor? a=None, Tensor? b=None, Tensor? a_log=None,"
+    " Tensor? dt_bias=None, Tensor? grad_g=None, Tensor? grad_beta=None, Tensor(d!)? grad_a=None,"
+    " Tensor(e!)? grad_b=None, Tensor(f!)? grad_a_log=None, Tensor(g!)? grad_dt_bias=None,"
+    " int[]? gate_maps=None, str? decay=None, float? beta_factor=None,"
+    " Tensor? query_start_loc=None, Tensor? seq_idx=None, bool accumulate=False,"
+    " Tensor(h!)? workspace=None, str? backend=None, int threads=0) -> ()")
 _FREQUENT = 12  # arguments before those of groups
 _STATE = 4  # among them
 _MAP, _NUMBERS = 4, 5  # entries of a group in maps and numbers
@@ -40,15 +50,20 @@ def _given(options: Dict[str, Any]) -> Dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _group_values(maps: List[int], numbers: List[float], tensors: List[Tensor]) -> List[Any]:
+    """The groups as the core takes them."""
+    values: List[Any] = [len(tensors)]
+    for i, one in enumerate(tensors):
+        copy, norm, eps, scale, input_scale = numbers[_NUMBERS * i:_NUMBERS * (i + 1)]
+        values += [one, *maps[_MAP * i:_MAP * (i + 1)], bool(copy), bool(norm), eps, scale,
+                   input_scale]
+    return values
+
+
 def _groups_kernel(*arguments: Any, **options: Any) -> None:
     frequent, (maps, numbers, *outs) = arguments[:_FREQUENT], arguments[_FREQUENT:]
     outs = [one for one in outs if one is not None]
-    values = [*frequent, len(outs)]
-    for i, out in enumerate(outs):
-        copy, norm, eps, scale, input_scale = numbers[_NUMBERS * i:_NUMBERS * (i + 1)]
-        values += [out, *maps[_MAP * i:_MAP * (i + 1)], bool(copy), bool(norm), eps, scale,
-                   input_scale]
-    _core.forward_groups(*values, *_pairs(_given(options)))
+    _core.forward_groups(*frequent, *_group_values(maps, numbers, outs), *pairs(_given(options)))
     _torch._increment_version([one for one in _written("forward_groups", arguments, options)
                                if isinstance(one, Tensor)])
 
@@ -61,13 +76,23 @@ def _l2_norm_kernel(x: Tensor, out: Tensor, eps: float, scale: float,
 
 
 def _delta_gates_kernel(**options: Any) -> None:
-    _core.delta_gates(*_pairs(_given(options)))
+    _core.delta_gates(*pairs(_given(options)))
     _torch._increment_version([options[name] for name in ("g", "beta")
                                if isinstance(options[name], Tensor)])
 
 
+def _backward_groups_kernel(*arguments: Any, **options: Any) -> None:
+    *frequent, maps, numbers, grads = arguments
+    values = [*frequent, *_group_values(maps, numbers, grads), *pairs(_given(options))]
+    needed = _core.backward_groups(*values)
+    if needed:
+        _core.backward_groups(*values, "workspace", empty_bytes(frequent[0], needed))
+    _torch._increment_version([one for one in _written("backward_groups", arguments, options)
+                               if isinstance(one, Tensor)])
+
+
 _GROUP_KERNELS = {"forward_groups": _groups_kernel, "l2_norm": _l2_norm_kernel,
-                  "delta_gates": _delta_gates_kernel}
+                  "delta_gates": _delta_gates_kernel, "backward_groups": _backward_groups_kernel}
 
 
 _SCHEMAS = {name: getattr(torch.ops.shortconv, name).default._schema.arguments
@@ -86,6 +111,8 @@ def _named(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> Di
 def _named_tensors(name: str, arguments: Tuple[Any, ...],
                    options: Dict[str, Any]) -> Dict[str, Tensor]:
     named = _named(name, arguments, options)
+    grads = named.pop("grad_groups", ())
+    named.update((f"grad_groups[{number}]", one) for number, one in enumerate(grads))
     return {key: value for key, value in named.items() if isinstance(value, Tensor)}
 
 
@@ -113,15 +140,11 @@ def _group_autograd(name: str) -> Callable[..., None]:
     overload = getattr(torch.ops.shortconv, name).default
 
     def call(keys: Any, *arguments: Any, **options: Any) -> None:
-        _refuse_gradients(name, _tensors(arguments, options))
+        _refuse_gradients(name, list(_named_tensors(name, arguments, options).values()))
         with torch._C._AutoDispatchBelowAutograd():
             overload.redispatch(keys & torch._C._after_autograd_keyset, *arguments, **options)
 
     return call
-
-
-def _tensors(arguments: Tuple[Any, ...], options: Dict[str, Any]) -> List[Tensor]:
-    return [one for one in (*arguments, *options.values()) if isinstance(one, Tensor)]
 
 
 for _name, _function in _GROUP_KERNELS.items():
@@ -143,7 +166,7 @@ def _call_groups(name: str, arguments: Tuple[Any, ...], options: Dict[str, Any])
             raise ValueError("stream: is given, but compiled code runs on torch's current stream")
         getattr(torch.ops.shortconv, name).default(*arguments, **options)
         return
-    tensors = _tensors(arguments, options)
+    tensors = list(_named_tensors(name, arguments, options).values())
     _refuse_gradients(name, tensors)
     is_seen = (_torch._dispatch_modes() or _torch._is_tracing()
                or _torch.forward_ad._current_level >= 0 or _torch._has_torch_function(*tensors)
@@ -198,13 +221,18 @@ def forward_groups(frequent: List[Any], outs: List[Tensor], groups: CheckedGroup
     for out, entry in zip(outs, groups.entries):
         arguments += out, *entry
     try:
-        _core.forward_groups(*arguments, *_pairs(options))
+        _core.forward_groups(*arguments, *pairs(options))
     except Exception:  # not an ordinary tensor after all, or an error
         _call_groups("forward_groups", (*frequent, groups.maps, groups.numbers, *outs), options)
         return
     written = [frequent[_STATE], *outs, options.get("g"), options.get("beta"),
                options.get("violations")]
     _torch._increment_version([one for one in written if one is not None])
+
+
+def backward_groups(frequent: List[Any], grads: List[Tensor], groups: CheckedGroups,
+                    options: Dict[str, Any]) -> None:
+    _call_groups("backward_groups", (*frequent, groups.maps, groups.numbers, grads), options)
 
 
 def l2_norm(x: Tensor, out: Tensor, eps: float, scale: float, options: Dict[str, Any]) -> None:
