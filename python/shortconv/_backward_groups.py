@@ -3,7 +3,7 @@
 Source: docs/specification.md of the shortconv repository.
 """
 
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 from shortconv import _core
 from shortconv._arrays import empty_bytes
@@ -16,6 +16,7 @@ from shortconv._group_arguments import (
     checked_groups,
     covers,
     gate_map_covers,
+    gate_map_known_covers,
     known_covers,
     require,
     require_gates,
@@ -106,7 +107,7 @@ def backward_groups(
             "a sequence of arrays")
     grads = arrays_of_groups("grad_groups", x, checked.sizes, grad_groups, _zeros)
     require_sums(accumulate, grad_weight, grad_bias, bias)
-    covers_x = (covers if is_compiling else known_covers)(groups, x.shape[-1])
+    covers_x = (covers if is_compiling else known_covers)(tuple(groups), x.shape[-1])
     written = {
         "grad_x": _result("grad_x", grad_x, x, covers_x),
         "grad_weight": result("grad_weight", grad_weight, weight),
@@ -119,7 +120,8 @@ def backward_groups(
         written.update(dict.fromkeys(of_gates))
     else:
         (require_gates if is_compiling else require_known_gates)(gates)
-        written.update(_gate_results(gates, of_gates))
+        written.update(_gate_results(
+            gates, of_gates, gate_map_covers if is_compiling else gate_map_known_covers))
         options = _gate_options(gates, grad_g, grad_beta, written)
     for name, value in (("query_start_loc", query_start_loc), ("seq_idx", seq_idx),
                         ("accumulate", accumulate), ("workspace", workspace),
@@ -172,11 +174,12 @@ def _refuse_arrays(arguments: Dict[str, Any]) -> None:
             raise ValueError(f"{name}: is given, but gates are None")
 
 
-def _gate_results(gates: Gates, given: Dict[str, Any]) -> Dict[str, Any]:
+def _gate_results(gates: Gates, given: Dict[str, Any],
+                  covers_all: Callable[..., bool]) -> Dict[str, Any]:
     heads = gates.a_log.shape[0]
     covered = {
-        "grad_a": gate_map_covers("a", gates.a_map, heads, gates.a.shape[-1]),
-        "grad_b": gate_map_covers("b", gates.b_map, heads, gates.b.shape[-1])}
+        "grad_a": covers_all("a", gates.a_map, heads, gates.a.shape[-1]),
+        "grad_b": covers_all("b", gates.b_map, heads, gates.b.shape[-1])}
     return {name: _result(name, one, getattr(gates, name[len("grad_"):]), covered.get(name, True))
             for name, one in given.items()}
 

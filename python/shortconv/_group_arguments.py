@@ -4,7 +4,8 @@ rest.
 Source: docs/specification.md of the shortconv repository.
 """
 
-from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple
+import functools
+from typing import Any, Dict, List, NamedTuple, Set, Tuple
 
 from shortconv._core import calls_of
 
@@ -151,7 +152,7 @@ def first_columns(of: HeadMap, heads: int, head_dim: int) -> List[int]:
             + head % block_heads * (of.head_stride or head_dim) for head in range(heads)]
 
 
-def covers(groups: Sequence[Group], columns: int) -> bool:
+def covers(groups: Tuple[Group, ...], columns: int) -> bool:
     """Whether groups read every column of x, which has this number of them.
 
     Raises:
@@ -170,21 +171,6 @@ def covers(groups: Sequence[Group], columns: int) -> bool:
     return count == columns
 
 
-_covering: Dict[Any, bool] = {}  # of groups and numbers of columns
-
-
-def known_covers(groups: Sequence[Group], columns: int) -> bool:
-    """covers, once for each list of groups."""
-    key = (tuple(groups), columns)
-    known = _covering.get(key)
-    if known is None:
-        known = covers(groups, columns)
-        if len(_covering) >= _MOST_KNOWN:
-            _covering.clear()
-        _covering[key] = known
-    return known
-
-
 def gate_map_covers(name: str, of: HeadMap, heads: int, columns: int) -> bool:
     """Whether the heads of a gate read every column of the argument `name`.
 
@@ -196,6 +182,11 @@ def gate_map_covers(name: str, of: HeadMap, heads: int, columns: int) -> bool:
         raise ValueError(f"{name}_map: two heads read the same column of {name}; expected different "
                          "columns for gradients")
     return heads == columns
+
+
+# Once for each list of groups, and for each map.
+known_covers = functools.lru_cache(maxsize=_MOST_KNOWN)(covers)
+gate_map_known_covers = functools.lru_cache(maxsize=_MOST_KNOWN)(gate_map_covers)
 
 
 def require_gates(gates: Any) -> None:

@@ -1,14 +1,21 @@
 """The front of a layer with gradients for torch: convolution, split, norms and gates.
 
-The forward pass is one call of forward_groups. The backward pass computes the convolution again,
-with short_conv, and the norms and gates with torch's operators, and differentiates those. Only
-inputs are kept.
+The forward pass is one call of forward_groups. The backward pass is one call of backward_groups
+where a backend supports it (_is_one_call). Elsewhere it is a composition: it computes the
+convolution again, with short_conv, and the norms and gates with torch's operators, and
+differentiates those. Only inputs are kept.
 """
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from shortconv import _groups
-from shortconv._group_arguments import Gates, Group, HeadMap
+from shortconv import _backward_groups, _groups
+from shortconv._group_arguments import (
+    Gates,
+    Group,
+    HeadMap,
+    gate_map_known_covers,
+    known_covers,
+)
 from shortconv._groups import Grouped
 from shortconv._torch import torch
 from shortconv._training import short_conv
@@ -109,54 +116,126 @@ class _Front(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
         options, needed = ctx.options, ctx.needs_input_grad[1:]
-        x, weight, bias, initial_state, *arrays = ctx.saved_tensors
+        x, weight, bias, initial_state, *arrays = inputs = ctx.saved_tensors
         grads = list(grads)
         grad_final = grads.pop() if options.return_final_state else None
         grad_gates = [grads.pop(-2), grads.pop()] if options.gates is not None else []
-        convolved = [one for one in options.groups if not one.copy]
-        columns = _columns_of(options.groups, x)
-        rows = torch.cat([x.index_select(-1, columns[i]) for i, one in enumerate(options.groups)
-                          if not one.copy], -1)
-        found: List[Optional[Tensor]] = [None] * 4
-        grad_parts = [grad for one, grad in zip(options.groups, grads) if not one.copy]
-        if grad_final is not None or any(one is not None for one in grad_parts):
-            found = _differentiate(options, convolved, (rows, weight, bias, initial_state),
-                                   needed[:4], grad_parts, grad_final)
-        grad_x = None
-        if needed[0]:
-            grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
-            sizes = [one.heads * one.head_dim for one in convolved]
-            parts = iter([None] * len(sizes) if found[0] is None else found[0].split(sizes, -1))
-            for i, one in enumerate(options.groups):
-                part = grads[i] if one.copy else next(parts)
-                if part is not None:
-                    grad_x.index_copy_(-1, columns[i], part.reshape(*x.shape[:-1], -1).to(x.dtype))
-        of_gates: List[Optional[Tensor]] = [None] * 4
-        if any(one is not None for one in grad_gates):
-            of_gates = _differentiate_gates(options.gates, arrays, needed[4:], grad_gates)
-        return (None, grad_x, *found[1:], *of_gates)
+        known_covers(options.groups, x.shape[-1])  # no column twice
+        if _is_one_call(options, inputs, grads, grad_final):
+            try:
+                return (None, *_call_backward_groups(options, inputs, needed, grads, grad_gates))
+            except NotImplementedError:
+                _refuse(options, inputs)
+        return (None, *_compose(options, inputs, needed, grads, grad_gates, grad_final))
 
 
-def _columns_of(groups: Sequence[Group], x: Tensor) -> List[Tensor]:
-    """The columns of x that each group reads, in the order of its channels.
+# ---- One call ----
+
+_refused: Set[Any] = set()  # calls that the backend refused
+_MOST_REFUSED = 1000
+
+
+def _kind(options: _Options, inputs: Sequence[Optional[Tensor]]) -> Tuple[Any, ...]:
+    """What the refusal of a call depends on, besides what changes from step to step."""
+    return (options.groups, options.gates, options.query_start_loc is None,
+            options.seq_idx is None, options.activation, options.backend, inputs[0].device,
+            inputs[0].dim(), *[one if one is None else (one.dtype, one.shape[-1])
+                               for one in inputs])
+
+
+def _refuse(options: _Options, inputs: Sequence[Optional[Tensor]]) -> None:
+    if len(_refused) >= _MOST_REFUSED:
+        _refused.clear()
+    _refused.add(_kind(options, inputs))
+
+
+def _is_one_call(options: _Options, inputs: Sequence[Optional[Tensor]],
+                 grads: Sequence[Optional[Tensor]], grad_final: Optional[Tensor]) -> bool:
+    """Whether the backward pass is to be one call of backward_groups.
+
+    That has no states and no input_scale, and computes more than is needed if no convolved group
+    has a gradient. The tensors are on a GPU, or the caller chose the reference. A call that a
+    backend has refused is not tried again.
+
+    Args:
+      inputs: x, weight, bias, initial_state, a, b, a_log, dt_bias.
+      grads: of the outputs of the groups.
+    """
+    _, _, _, initial_state, *_ = inputs
+    if (initial_state is not None or grad_final is not None
+            or any(one.input_scale != 1 for one in options.groups)
+            or all(grad is None or one.copy for one, grad in zip(options.groups, grads))):
+        return False
+    if options.backend != "reference" and not all(
+            one is None or (one.is_cuda and one.dtype != torch.float64)
+            for one in (*inputs, *grads)):
+        return False
+    return _kind(options, inputs) not in _refused
+
+
+def _call_backward_groups(
+        options: _Options, inputs: Sequence[Optional[Tensor]], needed: Sequence[bool],
+        grads: Sequence[Optional[Tensor]], grad_gates: Sequence[Optional[Tensor]],
+) -> List[Optional[Tensor]]:
+    """The gradients of the inputs by one call.
 
     Raises:
-      NotImplementedError: two groups read the same column.
+      NotImplementedError: the backend does not support it.
     """
-    columns = [_columns(one.input, one.heads, one.head_dim, x.device) for one in groups]
-    key = (tuple(groups), x.shape[-1])
-    if key not in _disjoint:
-        every = torch.cat(columns).tolist()
-        if len(set(every)) != len(every):
-            raise NotImplementedError("groups: two of them read the same column of x, which has no "
-                                      "gradient; expected different columns")
-        if len(_disjoint) >= 1000:
-            _disjoint.clear()
-        _disjoint[key] = True
-    return columns
+    x, weight, bias, _, *arrays = inputs
+    flags = dict(zip(("grad_x", "grad_weight", "grad_bias", "", "grad_a", "grad_b", "grad_a_log",
+                      "grad_dt_bias"), needed))
+    flags.pop("")
+    gates = None
+    if any(one is not None for one in grad_gates):
+        gates = options.gates._replace(**dict(zip(("a", "b", "a_log", "dt_bias"), arrays)))
+        flags.update(zip(("grad_g", "grad_beta"), map(_dense, grad_gates)))
+    found = _backward_groups.backward_groups(
+        [_dense(one) for one in grads], x if x.stride(-1) == 1 else x.contiguous(), weight, bias,
+        groups=options.groups, gates=gates, query_start_loc=options.query_start_loc,
+        seq_idx=options.seq_idx, activation=options.activation, backend=options.backend,
+        threads=options.threads, **flags)
+    return [*found[:3], None, *found[3:]]
 
 
-_disjoint: Dict[Any, bool] = {}  # groups whose columns were compared
+def _dense(grad: Optional[Tensor]) -> Optional[Tensor]:
+    """The gradient, copied if its channels are not adjacent or its rows are expanded: sums make such
+    gradients, for which there are no fast kernels."""
+    if grad is None or (grad.stride(-1) == 1 and 0 not in grad.stride()):
+        return grad
+    return grad.clone(memory_format=torch.contiguous_format)
+
+
+# ---- Composition ----
+
+
+def _compose(options: _Options, inputs: Sequence[Optional[Tensor]], needed: Sequence[bool],
+             grads: Sequence[Optional[Tensor]], grad_gates: Sequence[Optional[Tensor]],
+             grad_final: Optional[Tensor]) -> List[Optional[Tensor]]:
+    """The gradients of the inputs by short_conv and torch's operators."""
+    x, weight, bias, initial_state, *arrays = inputs
+    convolved = [one for one in options.groups if not one.copy]
+    columns = [_columns(one.input, one.heads, one.head_dim, x.device) for one in options.groups]
+    rows = torch.cat([x.index_select(-1, columns[i]) for i, one in enumerate(options.groups)
+                      if not one.copy], -1)
+    found: List[Optional[Tensor]] = [None] * 4
+    grad_parts = [grad for one, grad in zip(options.groups, grads) if not one.copy]
+    if grad_final is not None or any(one is not None for one in grad_parts):
+        found = _differentiate(options, convolved, (rows, weight, bias, initial_state),
+                               needed[:4], grad_parts, grad_final)
+    grad_x = None
+    if needed[0]:
+        grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        sizes = [one.heads * one.head_dim for one in convolved]
+        parts = iter([None] * len(sizes) if found[0] is None else found[0].split(sizes, -1))
+        for i, one in enumerate(options.groups):
+            part = grads[i] if one.copy else next(parts)
+            if part is not None:
+                grad_x.index_copy_(-1, columns[i], part.reshape(*x.shape[:-1], -1).to(x.dtype))
+    of_gates: List[Optional[Tensor]] = [None] * 4
+    if any(one is not None for one in grad_gates):
+        of_gates = _differentiate_gates(options.gates, arrays, needed[4:], grad_gates)
+    return [grad_x, *found[1:], *of_gates]
 
 
 def _columns(of: HeadMap, heads: int, head_dim: int, device: Any) -> Tensor:
@@ -222,6 +301,8 @@ def _differentiate_gates(gates: Gates, arrays: Sequence[Tensor], needed: Sequenc
     """The gradients of a, b, a_log and dt_bias."""
     a, b, a_log, dt_bias = arrays
     heads = a_log.shape[0]
+    for name, one, of in (("a", a, gates.a_map), ("b", b, gates.b_map)):
+        gate_map_known_covers(name, of, heads, one.shape[-1])  # no column twice
     columns = [_columns(one, heads, 1, a.device) for one in (gates.a_map, gates.b_map)]
     leaves = [_leaf(one.index_select(-1, at), wanted)
               for one, at, wanted in zip((a, b), columns, needed)]
