@@ -124,7 +124,8 @@ def require_sums(accumulate: bool, grad_weight: Any, grad_bias: Any, bias: Any) 
 
 def result(name: str, given: Any, source: Any) -> Any:
     """The array that receives a gradient. What is no array is left to the core, which refuses."""
-    if given is True:
-        return None if source is None or not hasattr(source, "__dlpack__") else new_like(
-            name, source)
-    return None if given is False else given
+    if given is not True:
+        return None if given is False else given
+    # Of torch first: compilers cannot trace the question for __dlpack__.
+    is_array = calls_of[type(source)] is not None or hasattr(source, "__dlpack__")
+    return new_like(name, source) if is_array else None
