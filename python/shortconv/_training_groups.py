@@ -223,19 +223,38 @@ def _compose(options: _Options, inputs: Sequence[Optional[Tensor]], needed: Sequ
     if grad_final is not None or any(one is not None for one in grad_parts):
         found = _differentiate(options, convolved, (rows, weight, bias, initial_state),
                                needed[:4], grad_parts, grad_final)
+    padding = _padding(options, x)
     grad_x = None
     if needed[0]:
         grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
         sizes = [one.heads * one.head_dim for one in convolved]
         parts = iter([None] * len(sizes) if found[0] is None else found[0].split(sizes, -1))
         for i, one in enumerate(options.groups):
-            part = grads[i] if one.copy else next(parts)
+            part = _without(padding, grads[i]) if one.copy else next(parts)
             if part is not None:
                 grad_x.index_copy_(-1, columns[i], part.reshape(*x.shape[:-1], -1).to(x.dtype))
     of_gates: List[Optional[Tensor]] = [None] * 4
     if any(one is not None for one in grad_gates):
-        of_gates = _differentiate_gates(options.gates, arrays, needed[4:], grad_gates)
+        of_gates = _differentiate_gates(options.gates, arrays, needed[4:], grad_gates, padding)
     return [grad_x, *found[1:], *of_gates]
+
+
+def _padding(options: _Options, x: Tensor) -> Optional[Tensor]:
+    """[tokens] or [batch, tokens] bool: the rows without a sequence; None: there are none."""
+    if options.seq_idx is not None:
+        return options.seq_idx < 0
+    bounds = options.query_start_loc
+    if bounds is None:
+        return None
+    rows = torch.arange(x.shape[0], device=x.device)
+    return (rows < bounds[0]) | (rows >= bounds[-1])
+
+
+def _without(padding: Optional[Tensor], rows: Optional[Tensor]) -> Optional[Tensor]:
+    """Rows with 0 instead of padding, whose results do not depend on the inputs."""
+    if padding is None or rows is None:
+        return rows
+    return rows.masked_fill(padding.reshape(*padding.shape, *[1] * (rows.dim() - padding.dim())), 0)
 
 
 def _columns(of: HeadMap, heads: int, head_dim: int, device: Any) -> Tensor:
@@ -297,14 +316,15 @@ def _normalized(part: Tensor, group: Group) -> Tensor:
 
 
 def _differentiate_gates(gates: Gates, arrays: Sequence[Tensor], needed: Sequence[bool],
-                         grads: List[Optional[Tensor]]) -> List[Optional[Tensor]]:
+                         grads: Sequence[Optional[Tensor]],
+                         padding: Optional[Tensor]) -> List[Optional[Tensor]]:
     """The gradients of a, b, a_log and dt_bias."""
     a, b, a_log, dt_bias = arrays
     heads = a_log.shape[0]
     for name, one, of in (("a", a, gates.a_map), ("b", b, gates.b_map)):
         gate_map_known_covers(name, of, heads, one.shape[-1])  # no column twice
     columns = [_columns(one, heads, 1, a.device) for one in (gates.a_map, gates.b_map)]
-    leaves = [_leaf(one.index_select(-1, at), wanted)
+    leaves = [_leaf(_without(padding, one.index_select(-1, at)), wanted)
               for one, at, wanted in zip((a, b), columns, needed)]
     leaves += [_leaf(a_log, needed[2]), _leaf(dt_bias, needed[3])]
     with torch.enable_grad():
@@ -312,7 +332,7 @@ def _differentiate_gates(gates: Gates, arrays: Sequence[Tensor], needed: Sequenc
         g = -leaves[2].float().exp() * softplus
         g = g.exp() if gates.decay == "exp" else g
         beta = gates.beta_factor * leaves[1].float().sigmoid()
-        found = _gradients([g, beta], grads, leaves)
+        found = _gradients([g, beta], [_without(padding, one) for one in grads], leaves)
     for i, one in enumerate((a, b)):  # the columns that are not read have no gradient
         if found[i] is not None:
             whole = torch.zeros_like(one, memory_format=torch.contiguous_format)
