@@ -21,6 +21,12 @@ def call(function, **arguments):
     if function is shortconv.backward:
         valid = {"grad_out": np.zeros((2, 3, 8), np.float32), "x": np.zeros((2, 3, 8), np.float32),
                  "weight": np.zeros((8, 4), np.float32)}
+    elif function is shortconv.backward_groups:
+        ones = np.ones((2, 3, 2), np.float32)
+        valid = {"grad_groups": [None], "x": np.zeros((2, 3, 8), np.float32),
+                 "weight": np.zeros((8, 4), np.float32), "groups": [shortconv.Group(2, 4)],
+                 "gates": shortconv.Gates(ones, ones, ones[0, 0], ones[0, 0]),
+                 "backend": "reference"}
     elif function in (shortconv.forward_groups, shortconv.decode_groups):
         ones = np.ones((2, 3, 2), np.float32)
         valid = {"x": np.zeros((2, 3, 8), np.float32), "weight": np.zeros((8, 4), np.float32),
@@ -48,8 +54,8 @@ def call(function, **arguments):
 
 FUNCTIONS = [shortconv.forward, shortconv.decode, shortconv.verify, shortconv.backward,
              shortconv.commit, shortconv.block_snapshots, shortconv.tree_parents,
-             shortconv.forward_groups, shortconv.decode_groups, shortconv.l2_norm,
-             shortconv.delta_gates]
+             shortconv.forward_groups, shortconv.decode_groups, shortconv.backward_groups,
+             shortconv.l2_norm, shortconv.delta_gates]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
