@@ -7,8 +7,8 @@ Layouts and some frequent values are added to op.
 
 `backward` takes grad_out, x, weight, bias, grad_x, grad_weight, grad_bias, activation by position.
 It returns 0, or without a workspace the bytes that it needs: then it did not run. So does
-`backward_groups`, which takes x to activation, the number of groups and for each the gradient of its
-output, its map and its options.
+`backward_groups`, which takes x to activation, the number of groups, and for each of them the
+gradient of its output, its map and its options.
 """
 
 import importlib

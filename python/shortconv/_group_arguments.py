@@ -179,8 +179,8 @@ def gate_map_covers(name: str, of: HeadMap, heads: int, columns: int) -> bool:
     """
     read = first_columns(of, heads, 1)
     if len(set(read)) != heads:
-        raise ValueError(f"{name}_map: two heads read the same column of {name}; expected different "
-                         "columns for gradients")
+        raise ValueError(f"{name}_map: two heads read the same column of {name}; expected "
+                         "different columns for gradients")
     return heads == columns
 
 

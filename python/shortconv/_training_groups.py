@@ -54,14 +54,15 @@ def short_conv_groups(
     """forward_groups with gradients; nothing is updated in place.
 
     Gradients of x, weight, bias, initial_state and of the arrays of gates are computed where they
-    are needed, with the same bits in each run. There is no double backward. Roundings count as the
-    identity.
+    are needed, with the same bits in each run. Rows without a sequence have gradients of 0. There is
+    no double backward. Roundings count as the identity.
 
     Args:
       x to gates: as in forward_groups. No two groups may read the same column of x.
       query_start_loc to return_final_state: as in short_conv; the channels of states are those of
         the groups that are not copied, in their order.
-      activation, backend, threads: as in short_conv.
+      activation, threads: as in short_conv.
+      backend: as in short_conv; "reference" computes the gradients with backward_groups too.
 
     Returns:
       (Grouped(groups, g, beta), final states or None)
@@ -183,24 +184,24 @@ def _call_backward_groups(
       NotImplementedError: the backend does not support it.
     """
     x, weight, bias, _, *arrays = inputs
-    flags = dict(zip(("grad_x", "grad_weight", "grad_bias", "", "grad_a", "grad_b", "grad_a_log",
-                      "grad_dt_bias"), needed))
-    flags.pop("")
+    names = ("grad_x", "grad_weight", "grad_bias", None, "grad_a", "grad_b", "grad_a_log",
+             "grad_dt_bias")
+    of_call = {name: wanted for name, wanted in zip(names, needed) if name is not None}
     gates = None
     if any(one is not None for one in grad_gates):
-        gates = options.gates._replace(**dict(zip(("a", "b", "a_log", "dt_bias"), arrays)))
-        flags.update(zip(("grad_g", "grad_beta"), map(_dense, grad_gates)))
+        gates = Gates(*arrays, *options.gates[4:])
+        of_call.update(zip(("grad_g", "grad_beta"), map(_dense, grad_gates)))
     found = _backward_groups.backward_groups(
         [_dense(one) for one in grads], x if x.stride(-1) == 1 else x.contiguous(), weight, bias,
         groups=options.groups, gates=gates, query_start_loc=options.query_start_loc,
         seq_idx=options.seq_idx, activation=options.activation, backend=options.backend,
-        threads=options.threads, **flags)
+        threads=options.threads, **of_call)
     return [*found[:3], None, *found[3:]]
 
 
 def _dense(grad: Optional[Tensor]) -> Optional[Tensor]:
-    """The gradient, copied if its channels are not adjacent or its rows are expanded: sums make such
-    gradients, for which there are no fast kernels."""
+    """The gradient, copied if its channels are not adjacent or its rows are expanded, as those of
+    sums are."""
     if grad is None or (grad.stride(-1) == 1 and 0 not in grad.stride()):
         return grad
     return grad.clone(memory_format=torch.contiguous_format)

@@ -122,7 +122,7 @@ def examples():
     root = pathlib.Path(__file__).parents[2]
     blocks = [block for page in ("README.md", "docs/training.md", "docs/groups.md") for block in re.findall(
         r"^```python\n(.*?)^```", (root / page).read_text(), re.M | re.S)]
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     return blocks
 
 
