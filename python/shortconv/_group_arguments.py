@@ -116,6 +116,7 @@ class CheckedGroups(NamedTuple):
 
 _known: Dict[Any, CheckedGroups] = {}  # of the groups that were checked
 _known_maps: Set[Tuple[HeadMap, HeadMap]] = set()  # of gates that were checked
+_known_pairs: Dict[Tuple[Any, ...], Tuple[Any, ...]] = {}  # of gates that were checked
 _MOST_KNOWN = 1000
 
 
@@ -212,3 +213,23 @@ def require_known_gates(gates: Any) -> None:
     require_gates(gates)
     if len(_known_maps) < _MOST_KNOWN:
         _known_maps.add((gates.a_map, gates.b_map))
+
+
+def gate_pairs(gates: Gates) -> Tuple[Any, ...]:
+    """Names and values of what gates have besides arrays, as the core takes them, without defaults.
+
+    Raises:
+      ValueError, TypeError: a bad member; the message names it.
+    """
+    constants = gates[4:]
+    pairs = _known_pairs.get(constants)
+    if pairs is None:
+        require_gates(gates)
+        maps, rest = constants[:2], zip(Gates._fields[6:], constants[2:])
+        pairs = tuple(part for name, one in zip(("a_map", "b_map"), maps) if one != HeadMap()
+                      for part in (name, *one))
+        pairs += tuple(part for name, value in rest if value != Gates._field_defaults[name]
+                       for part in (name, value))
+        if len(_known_pairs) < _MOST_KNOWN:
+            _known_pairs[constants] = pairs
+    return pairs

@@ -293,19 +293,20 @@ def _run(frequent: List[Any], groups: Sequence[Group], outs: Optional[Sequence[A
     calls = calls_of[type(x)]
     is_compiling = calls is not None and calls.is_compiling()
     checked = (check_groups if is_compiling else checked_groups)(groups)
+    options = {name: value for name, value in rare if value is not None and value is not False}
+    if programmatic_launch is not True:
+        options["programmatic_launch"] = programmatic_launch
+    if outs is g is beta is None and not (options or is_compiling) and calls is not None:
+        new: Optional[Grouped] = calls.new_groups(frequent, checked, gates)
+        if new is not None:
+            return new
     results = arrays_of_groups("outs", x, checked.sizes, outs, empty_like_rows)
-    options: Dict[str, Any] = {}
     if gates is not None:
         (require_gates if is_compiling else require_known_gates)(gates)
         g, beta = _gate_outputs(gates, g, beta)
-        options = _gate_options(gates, g, beta)
+        options.update(_gate_options(gates, g, beta))
     elif g is not None or beta is not None:
         raise ValueError(f"{'beta' if g is None else 'g'}: is given, but gates are None")
-    for name, value in rare:
-        if value is not None and value is not False:
-            options[name] = value
-    if programmatic_launch is not True:
-        options["programmatic_launch"] = programmatic_launch
     if calls is not None:
         calls.forward_groups(frequent, results, checked, options)
         return Grouped(tuple(results), g, beta)

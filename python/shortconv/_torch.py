@@ -483,4 +483,5 @@ from shortconv._torch_groups import (  # noqa: E402, F401
     forward_groups,
     is_compiling,
     l2_norm,
+    new_groups,
 )

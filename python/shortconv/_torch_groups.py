@@ -6,8 +6,14 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from shortconv import _core, _torch
 from shortconv._arrays import empty_bytes
-from shortconv._group_arguments import CheckedGroups
-from shortconv._groups import for_caller, pairs
+from shortconv._group_arguments import (
+    CheckedGroups,
+    Gates,
+    gate_pairs,
+    require_array,
+    require_gates,
+)
+from shortconv._groups import Grouped, for_caller, pairs
 from shortconv._torch import Tensor, torch
 
 _torch._library.define(
@@ -41,7 +47,7 @@ _torch._library.define(
     " Tensor? query_start_loc=None, Tensor? seq_idx=None, bool accumulate=False,"
     " Tensor(h!)? workspace=None, str? backend=None, int threads=0) -> ()")
 _FREQUENT = 12  # arguments before those of groups
-_STATE = 4  # among them
+_STATE, _LAST_TENSOR = 4, 7  # among them
 _MAP, _NUMBERS = 4, 5  # entries of a group in maps and numbers
 
 
@@ -222,7 +228,8 @@ def forward_groups(frequent: List[Any], outs: List[Tensor], groups: CheckedGroup
         arguments += out, *entry
     try:
         _core.forward_groups(*arguments, *pairs(options))
-    except Exception:  # not an ordinary tensor after all, or an error
+    except Exception as error:
+        _raise_final(error, tensors)
         _call_groups("forward_groups", (*frequent, groups.maps, groups.numbers, *outs), options)
         return
     written = [frequent[_STATE], *outs, options.get("g"), options.get("beta"),
@@ -233,6 +240,81 @@ def forward_groups(frequent: List[Any], outs: List[Tensor], groups: CheckedGroup
 def backward_groups(frequent: List[Any], grads: List[Tensor], groups: CheckedGroups,
                     options: Dict[str, Any]) -> None:
     _call_groups("backward_groups", (*frequent, groups.maps, groups.numbers, grads), options)
+
+
+def _raise_final(error: Exception, values: List[Any]) -> None:
+    """Raises an error of the core, unless it is one of tensors that only torch can tell from
+    others: fake or meta tensors, or such that may be negated lazily.
+
+    Only then may the call be made again. In the checked mode it ran before it raised.
+    """
+    if isinstance(error, _core.MayBeNegated) or not all(map(_torch._is_ordinary, values)):
+        return
+    if isinstance(error, (ValueError, NotImplementedError)):
+        raise for_caller(error) from None
+    raise error
+
+
+_FLOAT32 = torch.float32
+
+
+def new_groups(frequent: List[Any], groups: CheckedGroups,
+               gates: Optional[Gates]) -> Optional[Grouped]:
+    """The call that layers make: new outputs, no rare arguments, and nothing that torch has to see.
+
+    It asks as little as possible before the call, and looks for bad arguments after an error.
+
+    Returns:
+      None: this is another call. Nothing has been done then.
+    """
+    inputs = frequent[1:_LAST_TENSOR + 1]
+    x = inputs[0]
+    of_gates: Tuple[Any, ...] = ()
+    if gates is not None:
+        if type(gates) is not Gates:
+            return None
+        of_gates = gates[:4]
+        inputs += of_gates
+    if (
+        type(x) is not Tensor or not _torch._PLAIN.issuperset(map(type, inputs))
+        or _torch._dispatch_modes() or _torch._is_tracing()
+        or _torch.forward_ad._current_level >= 0
+        or ((records := _torch._is_grad_enabled()) and _torch._any_requires_grad(*inputs))
+    ):
+        return None
+    try:
+        if x.is_neg() or any(map(Tensor.is_neg, of_gates)):  # the core finds others
+            return None
+        results, arguments = _new_outputs(x, groups, gates)
+        _core.forward_groups(frequent[0] | _torch._CHECK_NEGATION, *frequent[1:], *arguments)
+    except Exception as error:
+        require_array("x", x, (2, 3))
+        if gates is not None:
+            require_gates(gates)
+        _raise_final(error, inputs)
+        return None
+    state = frequent[_STATE]
+    if state is not None and (records or not _torch._is_inference()):
+        _torch._increment_version((state,))  # nothing has seen the outputs
+    return results
+
+
+def _new_outputs(x: Tensor, groups: CheckedGroups,
+                 gates: Optional[Gates]) -> Tuple[Grouped, List[Any]]:
+    """New outputs, and the arguments of the core from the number of groups on."""
+    outer, new_empty = x.shape[:-1], x.new_empty
+    outs = [new_empty(outer + size) for size in groups.sizes]
+    arguments: List[Any] = [len(outs)]
+    for out, entry in zip(outs, groups.entries):
+        arguments += out, *entry
+    if gates is None:
+        return Grouped(tuple(outs), None, None), arguments
+    a, b, a_log, dt_bias = gates[:4]
+    g = a.new_empty(a.shape[:-1] + a_log.shape, dtype=_FLOAT32)
+    beta = _torch._empty_like(g)
+    arguments += ("a", a, "b", b, "a_log", a_log, "dt_bias", dt_bias, "g", g, "beta", beta,
+                  *gate_pairs(gates))
+    return Grouped(tuple(outs), g, beta), arguments
 
 
 def l2_norm(x: Tensor, out: Tensor, eps: float, scale: float, options: Dict[str, Any]) -> None:

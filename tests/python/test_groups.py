@@ -373,6 +373,87 @@ def test_new_outputs_are_aligned_to_32_bytes(torch_layer):  # FlashInfer's kerne
         assert one.data_ptr() % 32 == 0 and one.is_contiguous()
 
 
+OTHER_GATES = {"decay": "exp", "beta_factor": 2.0, "round_beta": True}
+
+
+OTHER_MAPS = {"a_map": shortconv.HeadMap(6), "b_map": shortconv.HeadMap(2)}
+
+
+@pytest.mark.parametrize("options", [{}, OTHER_GATES])
+@pytest.mark.parametrize("maps", [{}, OTHER_MAPS])
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_new_outputs_equal_given_ones(torch_layer, options, maps, is_batch):
+    """Calls with new outputs and no rare arguments have a way of their own to the core."""
+    import torch
+
+    _, arrays = torch_layer
+    groups = models.gated_delta_net(num_k_heads=2, num_v_heads=6, head_k_dim=16, head_v_dim=8,
+                                    layout="interleaved").groups
+    x, ba = (one.bfloat16() for one in (arrays["x"], torch.cat([arrays["ba"]] * 2, 1)))
+    if is_batch:
+        x, ba = (torch.stack([one, one.flip(0)]) for one in (x, ba))
+    a, b = (ba, ba) if maps else (ba[..., :6], ba[..., 6:12])
+    gates = shortconv.Gates(a, b, arrays["a_log"], arrays["dt_bias"], **maps, **options)
+    weight = arrays["weight"].bfloat16()
+    outs = [x.new_empty(*x.shape[:-1], group.heads, group.head_dim) for group in groups]
+    given = {"outs": outs, "g": torch.empty(*x.shape[:-1], 6),
+             "beta": torch.empty(*x.shape[:-1], 6)}
+    for with_gates in (gates, None):
+        states = [arrays["state"].bfloat16() for _ in range(2)]
+        results = [shortconv.forward_groups(
+            x, weight, groups=groups, gates=with_gates, activation="silu", state=state, **more)
+            for state, more in zip(states, ({}, given if with_gates else {"outs": outs}))]
+        for one, other in zip(*(result.groups for result in results)):
+            assert torch.equal(one, other) and one.dtype == other.dtype
+        assert torch.equal(*states)
+        for one, other in ((results[0].g, results[1].g), (results[0].beta, results[1].beta)):
+            assert torch.equal(one, other) if with_gates else one is other is None
+
+
+@pytest.mark.parametrize("name", ["x", "weight", "state", "ba", "a_log", "dt_bias"])
+def test_torch_refuses_lazily_negated_tensors(torch_layer, name):
+    import torch
+
+    run, arrays = torch_layer
+    arrays[name] = torch.complex(arrays[name], -arrays[name]).conj().imag
+    assert arrays[name].is_neg()
+    with pytest.raises(NotImplementedError, match="is negated lazily; pass its resolve_neg()"):
+        run(**arrays)
+
+
+def test_a_call_with_an_error_is_made_once(torch_layer, monkeypatch):
+    """In the checked mode a call runs before it raises, and its report is told once."""
+    import torch
+    from shortconv import _core
+
+    _, arrays = torch_layer
+    calls = []
+    original = _core.forward_groups
+    monkeypatch.setattr(_core, "forward_groups", lambda *a: (calls.append(1), original(*a))[1])
+    x, gates = arrays["x"], shortconv.Gates(*(arrays[n] for n in ("ba", "ba", "a_log", "dt_bias")))
+    groups, weight = [shortconv.Group(2, 8)], arrays["weight"]
+    with pytest.raises(ValueError, match="groups: have 16 channels, but weight has 112"):
+        shortconv.forward_groups(x, weight, groups=groups)
+    with pytest.raises(ValueError, match="groups: have 16 channels, but weight has 112"):
+        shortconv.forward_groups(x, weight, groups=groups, outs=[torch.empty(TOKENS, 2, 8)])
+    assert calls == [1, 1]
+    for bad, error, message in (
+            (x[0], ValueError, "x: has 1 axes; expected 2 or 3"),
+            (x[None, None], ValueError, "x: has 4 axes; expected 2 or 3")):
+        with pytest.raises(error, match=message):
+            shortconv.forward_groups(bad, weight, groups=groups)
+    for change, error, message in (
+            ({"a": None}, TypeError, "a: is builtins.NoneType; expected an array with DLPack"),
+            ({"a": arrays["a_log"]}, ValueError, "a: has 1 axes; expected 2 or 3"),
+            ({"a_log": arrays["a_log"].sum()}, ValueError, "a_log: has 0 axes; expected 1"),
+            ({"a_map": 3}, TypeError, "a_map: is builtins.int; expected HeadMap"),
+            ({"decay": "linear"}, ValueError, "decay: is 'linear'; expected 'log', 'exp'")):
+        with pytest.raises(error, match=message):
+            shortconv.forward_groups(x, weight, groups=groups, gates=gates._replace(**change))
+    with pytest.raises(TypeError, match="gates: is builtins.tuple; expected Gates"):
+        shortconv.forward_groups(x, weight, groups=groups, gates=tuple(gates))
+
+
 def test_a_graph_replays_batches_of_other_lengths(random):
     """A captured call reads the bounds, slots and rows of the time of its replay."""
     torch = pytest.importorskip("torch")
