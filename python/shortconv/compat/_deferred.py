@@ -9,6 +9,9 @@ from typing import Any, Dict, Optional, Tuple
 from shortconv.compat._common import Function, Tensor
 from shortconv.torch import torch
 
+# Arguments of transpose() that exchange the axes of a matrix.
+TRANSPOSITIONS = frozenset([(0, 1), (1, 0), (-2, -1), (-1, -2)])
+
 
 class Deferred:
     """A tensor that is computed when it is used.

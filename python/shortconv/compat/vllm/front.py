@@ -11,10 +11,10 @@ when the rows are computed; the layer does not use them in between.
 """
 
 import functools
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Tuple, Union
 
 from shortconv.compat._common import Function, Tensor, has_fast_groups, needs_gradient, silu_or_none
-from shortconv.compat._deferred import Deferred
+from shortconv.compat._deferred import TRANSPOSITIONS, Deferred
 from shortconv.compat.vllm.functions import (
     NULL_BLOCK_ID,
     PAD_SLOT_ID,
@@ -23,6 +23,9 @@ from shortconv.compat.vllm.functions import (
     prepare_rows,
 )
 from shortconv.torch import torch
+
+# query_start_loc, cache_indices, has_initial_state
+Sequences = Tuple[Tensor, Optional[Tensor], Optional[Tensor]]
 
 
 class _Convolution:
@@ -33,24 +36,26 @@ class _Convolution:
     metadata do not tell where they end.
     """
 
-    def __init__(self, rows: Tensor, weight: Tensor, bias: Optional[Tensor], conv_states: Tensor,
-                 query_start_loc: Tensor, cache_indices: Optional[Tensor],
-                 has_initial_state: Optional[Tensor], options: Dict[str, Any],
-                 metadata: Any) -> None:
+    # Set by what runs; in the class, because a layer makes such a call each time.
+    _all_rows: Optional[Tensor] = None
+    _decode_rows: Optional[Tensor] = None
+    _fused_from: Optional[int] = None  # the rows from here on exist as q, k and v only
+
+    def __init__(self, rows: Tensor, weights: Tuple[Tensor, Optional[Tensor], Tensor],
+                 sequences: Sequences, activation: Union[bool, str, None],
+                 null_block_id: Optional[int], metadata: Any) -> None:
         self.rows = rows  # [tokens, channels]
-        self.tokens = rows.shape[0]
-        self._weights = (weight, bias, conv_states)
-        self._sequences = (query_start_loc, cache_indices, has_initial_state)
-        self._options = options
-        decodes, self._decode_tokens = _decodes_of(metadata, query_start_loc, self.tokens)
-        self._prompts = self._sequences
+        self.tokens = tokens = rows.shape[0]
+        self._weights, self._sequences = weights, sequences
+        self._activation, self._null_block_id = activation, null_block_id
+        decodes, self._decode_tokens = _decodes_of(metadata, sequences[0], tokens)
+        self._prompts = sequences
         if decodes:
-            self._prompts = (metadata.prefill_query_start_loc, *(
-                None if one is None else one[decodes:] for one in self._sequences[1:]))
-            self._decodes = (query_start_loc[: decodes + 1], cache_indices, has_initial_state)
-        self._all_rows: Optional[Tensor] = None
-        self._decode_rows: Optional[Tensor] = None
-        self._fused_from: Optional[int] = None  # the rows from here on exist as q, k and v only
+            bounds, slots, resumed = sequences
+            self._prompts = (metadata.prefill_query_start_loc,
+                             None if slots is None else slots[decodes:],
+                             None if resumed is None else resumed[decodes:])
+            self._decodes = (bounds[: decodes + 1], slots, resumed)
 
     def computed(self, first: int, last: int) -> Tensor:
         """Rows of the result, [last - first, channels]. Launches what has not run.
@@ -79,34 +84,38 @@ class _Convolution:
         return self._all_rows[first:last]
 
     def prepared(self, first: int, last: int, a: Tensor, b: Tensor, A_log: Tensor, dt_bias: Tensor,
-                 num_k_heads: int, head_k_dim: int, head_v_dim: int, *flags: bool
-                 ) -> Optional[Prepared]:
+                 num_k_heads: int, head_k_dim: int, head_v_dim: int, apply_l2norm: bool,
+                 output_g_exp: bool) -> Optional[Prepared]:
         """The convolution and fused_post_conv_prep of these rows in one launch.
 
         Returns:
           None: the rows are not a part of the batch, have been computed, or the shapes and types
           are not those of a gated delta net. Then nothing has been launched.
         """
-        is_whole = first == 0 and self._decode_rows is None
-        is_part = is_whole or first == self._decode_tokens
-        if not is_part or last != self.tokens or self._all_rows is not None:
+        if last != self.tokens or self._all_rows is not None or self._fused_from is not None:
             return None
-        channels = 2 * num_k_heads * head_k_dim + A_log.shape[0] * head_v_dim
-        gate_shape = (last - first, A_log.shape[0])
-        if (self._fused_from is not None or self.rows.shape[1] != channels
-                or A_log.dtype != torch.float32 or A_log.dim() != 1 or a.shape != gate_shape
-                or b.shape != gate_shape):
+        if first == 0 and self._decode_rows is None:
+            rows, sequences = self.rows, self._sequences
+        elif first == self._decode_tokens:
+            rows, sequences = self.rows[first:], self._prompts
+        else:
             return None
-        bounds, slots, resumed = self._sequences if first == 0 else self._prompts
+        heads = A_log.shape
+        if (len(heads) != 1 or A_log.dtype != torch.float32
+                or rows.shape[1] != 2 * num_k_heads * head_k_dim + heads[0] * head_v_dim
+                or not a.shape == b.shape == (last - first, heads[0])):
+            return None
         self._fused_from = first
-        rows = self.rows if first == 0 else self.rows[first:]  # a slice takes microseconds
         results: Prepared = prepare_rows(
-            rows, *self._weights, bounds, a, b, A_log, dt_bias, num_k_heads, head_k_dim, head_v_dim,
-            *flags, slots, resumed, **self._options)
+            rows, *self._weights, sequences[0], a, b, A_log, dt_bias, num_k_heads, head_k_dim,
+            head_v_dim, apply_l2norm, output_g_exp, sequences[1], sequences[2], self._activation,
+            self._null_block_id)
         return results
 
-    def _run(self, rows: Tensor, sequences: Tuple[Optional[Tensor], ...]) -> Tensor:
-        out: Tensor = causal_conv1d_fn(rows.T, *self._weights, *sequences, **self._options)
+    def _run(self, rows: Tensor, sequences: Sequences) -> Tensor:
+        out: Tensor = causal_conv1d_fn(
+            rows.T, *self._weights, *sequences, activation=self._activation,
+            null_block_id=self._null_block_id)
         return out.T
 
 
@@ -115,10 +124,12 @@ def _decodes_of(metadata: Any, query_start_loc: Tensor, tokens: int) -> Tuple[in
 
     (0, 0): there are none, or the metadata have no bounds of the prompts alone.
     """
-    bounds = getattr(metadata, "prefill_query_start_loc", None)
     decodes = getattr(metadata, "num_decodes", 0)
+    if decodes < 1:
+        return 0, 0
+    bounds = getattr(metadata, "prefill_query_start_loc", None)
     decode_tokens = getattr(metadata, "num_decode_tokens", 0)
-    if bounds is None or decodes < 1 or not 0 < decode_tokens < tokens:
+    if bounds is None or not 0 < decode_tokens < tokens:
         return 0, 0
     if bounds.shape[0] != query_start_loc.shape[0] - decodes:
         return 0, 0
@@ -138,7 +149,7 @@ class DeferredRows(Deferred):
         return torch.Size(sizes[::-1] if self._channels_first else sizes)
 
     def transpose(self, dim0: int, dim1: int) -> Any:
-        if {dim0, dim1} in ({0, 1}, {-1, -2}):
+        if (dim0, dim1) in TRANSPOSITIONS:
             return DeferredRows(self._call, self._first, self._last, not self._channels_first)
         return self.computed().transpose(dim0, dim1)
 
@@ -154,11 +165,15 @@ class DeferredRows(Deferred):
         rows = self._call.computed(self._first, self._last)
         return rows.T if self._channels_first else rows
 
-    def prepared(self, *arguments: Any) -> Optional[Prepared]:
+    def prepared(self, a: Tensor, b: Tensor, A_log: Tensor, dt_bias: Tensor, num_k_heads: int,
+                 head_k_dim: int, head_v_dim: int, apply_l2norm: bool, output_g_exp: bool
+                 ) -> Optional[Prepared]:
         """See _Convolution.prepared."""
         if self._channels_first:
             return None
-        return self._call.prepared(self._first, self._last, *arguments)
+        return self._call.prepared(
+            self._first, self._last, a, b, A_log, dt_bias, num_k_heads, head_k_dim, head_v_dim,
+            apply_l2norm, output_g_exp)
 
 
 @functools.wraps(causal_conv1d_fn)
@@ -183,16 +198,18 @@ def deferred_conv1d_fn(
     Calls with other arguments of prefix caching, with a table of blocks, or with types and layouts
     for which the front is no single launch, run at once.
     """
-    is_plain = not block_arguments and not any(one is not None for one in blocks.values())
-    is_plain = is_plain and x.dim() == 2 and (cache_indices is None or cache_indices.dim() == 1)
+    is_plain = not block_arguments and (
+        not blocks or all(one is None for one in blocks.values())) and x.dim() == 2 and (
+            cache_indices is None or cache_indices.dim() == 1)
     if is_plain and not torch.compiler.is_compiling() and not needs_gradient(x, weight, bias):
         rows = x.T
         # f32 takes several launches. There the front is for comparing answers, not for speed.
         if x.dtype == torch.float32 or has_fast_groups(rows, weight, conv_states):
             silu_or_none(activation)  # refuses others now
-            options = {"activation": activation, "null_block_id": null_block_id}
-            call = _Convolution(rows, weight, bias, conv_states, query_start_loc, cache_indices,
-                                has_initial_state, options, metadata)
+            call = _Convolution(
+                rows, (weight, bias, conv_states),
+                (query_start_loc, cache_indices, has_initial_state), activation, null_block_id,
+                metadata)
             return DeferredRows(call, 0, call.tokens, True)
     return causal_conv1d_fn(
         x, weight, bias, conv_states, query_start_loc, cache_indices, has_initial_state, activation,
@@ -215,14 +232,14 @@ def fused_post_conv_prep_of(original: Function) -> Callable[..., Prepared]:
         apply_l2norm: bool = True,
         output_g_exp: bool = False,
     ) -> Prepared:
-        rest = (a, b, A_log, dt_bias, num_k_heads, head_k_dim, head_v_dim, apply_l2norm,
-                output_g_exp)
         if isinstance(conv_output, DeferredRows):
-            prepared = conv_output.prepared(*rest)
+            prepared = conv_output.prepared(a, b, A_log, dt_bias, num_k_heads, head_k_dim,
+                                            head_v_dim, apply_l2norm, output_g_exp)
             if prepared is not None:
                 return prepared
             conv_output = conv_output.computed()
-        results: Prepared = original(conv_output, *rest)
+        results: Prepared = original(conv_output, a, b, A_log, dt_bias, num_k_heads, head_k_dim,
+                                     head_v_dim, apply_l2norm, output_g_exp)
         return results
 
     return fused_post_conv_prep
