@@ -26,7 +26,7 @@ from shortconv.compat._common import (
     needs_gradient,
     silu_or_none,
 )
-from shortconv.compat._deferred import Deferred, as_tensor
+from shortconv.compat._deferred import TRANSPOSITIONS, Deferred, as_tensor
 from shortconv.compat.sglang.triton import PAD_SLOT_ID
 from shortconv.torch import torch
 
@@ -128,13 +128,15 @@ class DeferredRows(Deferred):
         return torch.Size(sizes[::-1]) if self._channels_first else sizes
 
     def transpose(self, dim0: int, dim1: int) -> Any:
-        if {dim0, dim1} in ({0, 1}, {-1, -2}):
+        if (dim0, dim1) in TRANSPOSITIONS:
             return DeferredRows(self.call, not self._channels_first)
         return self.computed().transpose(dim0, dim1)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice) and index.indices(len(self)) == (0, len(self), 1):
-            return self
+        if isinstance(index, slice):
+            length = self.call.rows.shape[self._channels_first]
+            if index.indices(length) == (0, length, 1):
+                return self
         return self.computed()[index]
 
     def __len__(self) -> int:
@@ -144,12 +146,20 @@ class DeferredRows(Deferred):
         rows = self.call.computed()
         return rows.T if self._channels_first else rows
 
-    def split_into(self, channels: Sequence[int]) -> Optional[Tuple["DeferredPart", ...]]:
-        """q, k and v of these numbers of channels. None: these are not all of the rows."""
-        if self._channels_first or len(channels) != 3 or sum(channels) != self.shape[1]:
+    def split_into(self, channels: Sequence[int], *heads: Heads
+                   ) -> Optional[Tuple["DeferredPart", ...]]:
+        """q, k and v of these numbers of channels. None: these are not all of the rows.
+
+        Args:
+          heads: those of q, k and v, if they are known.
+        """
+        call = self.call
+        if self._channels_first or len(channels) != 3 or sum(channels) != call.rows.shape[1]:
             return None
-        heads: List[Optional[Heads]] = [None, None, None]
-        return tuple(DeferredPart(self.call, heads, channels, index) for index in range(3))
+        known: List[Optional[Heads]] = [*heads] or [None, None, None]
+        return (DeferredPart(call, known, channels, 0, bool(heads)),
+                DeferredPart(call, known, channels, 1, bool(heads)),
+                DeferredPart(call, known, channels, 2, bool(heads)))
 
     @classmethod
     def __torch_function__(cls, function: Function, types: Any, arguments: Tuple[Any, ...] = (),
@@ -194,13 +204,9 @@ class DeferredPart(Deferred):
         tokens, channels = self._call.rows.shape[0], self._channels[self._index]
         if not self._has_heads and len(sizes) == 4 and sizes[:2] == (1, tokens):
             if sizes[2] * sizes[3] == channels and self._heads[self._index] in (None, sizes[2:]):
-                return self.with_heads(sizes[2:])
+                self._heads[self._index] = sizes[2:]
+                return DeferredPart(self._call, self._heads, self._channels, self._index, True)
         return self.computed().view(*sizes)
-
-    def with_heads(self, heads: Heads) -> "DeferredPart":
-        """The same part as [1, tokens, *heads]."""
-        self._heads[self._index] = heads
-        return DeferredPart(self._call, self._heads, self._channels, self._index, True)
 
     def computed(self) -> Tensor:
         if self._has_heads and None not in self._heads:
@@ -226,32 +232,47 @@ class DeferredPart(Deferred):
         gates = _gates_of(g, beta, self._call.rows.shape[0], v.shape[2])
         heads: Any = tuple(self._heads)
         results = self._call.prepared(heads, norm, gates)
-        q, k, v = (one[None] for one in results.groups)
+        q, k, v = results.groups
         if gates is not None:
-            g, beta = results.g[None], results.beta[None]
-        return q, k, v, g, beta
+            g, beta = results.g.unsqueeze(0), results.beta.unsqueeze(0)
+        return q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), g, beta
+
+
+class _GatesCall:
+    """A call of fused_gdn_gating, which is made once, if its results are read."""
+
+    def __init__(self, original: Function, arguments: Tuple[Any, ...], gates: Gates) -> None:
+        self._original, self._arguments, self.gates = original, arguments, gates
+        self._results: Optional[Tuple[Tensor, Tensor]] = None
+
+    def results(self) -> Tuple[Tensor, Tensor]:
+        """g and beta, [1, tokens, heads] f32."""
+        if self._results is None:
+            self._results = self._original(*self._arguments)
+        return self._results
 
 
 class DeferredGate(Deferred):
-    """g or beta of a delta rule, [1, tokens, heads] f32, computed by `call`, which returns both."""
+    """g or beta of a delta rule, the results 0 and 1 of `call`."""
 
-    def __init__(self, gates: Gates, call: Callable[[], Tuple[Tensor, Tensor]], index: int) -> None:
-        self.gates, self.call, self.index = gates, call, index
+    def __init__(self, call: _GatesCall, index: int) -> None:
+        self.call, self.index = call, index
 
     @property
     def shape(self) -> Any:
-        return torch.Size((1, *self.gates.a.shape))
+        return torch.Size((1, *self.call.gates.a.shape))
 
     def computed(self) -> Tensor:
-        return self.call()[self.index]
+        return self.call.results()[self.index]
 
 
 def _gates_of(g: Any, beta: Any, tokens: int, heads: int) -> Optional[Gates]:
     """The arguments of these gates. None: they are tensors, or of other rows."""
     if not (isinstance(g, DeferredGate) and isinstance(beta, DeferredGate)
-            and g.gates is beta.gates and (g.index, beta.index) == (0, 1)):
+            and g.call is beta.call and (g.index, beta.index) == (0, 1)):
         return None
-    return g.gates if g.gates.a.shape == (tokens, heads) else None
+    gates = g.call.gates
+    return gates if gates.a.shape == (tokens, heads) else None
 
 
 def deferred_conv1d_fn_of(original: Function) -> Function:
@@ -300,9 +321,10 @@ def fused_qkv_split_gdn_prefill_of(original: Function) -> Function:
     ) -> Any:
         heads = ((num_q_heads, head_q), (num_k_heads, head_k), (num_v_heads, head_v))
         if isinstance(mixed_qkv, DeferredRows):
-            parts = mixed_qkv.split_into([count * size for count, size in heads])
+            parts = mixed_qkv.split_into(
+                (num_q_heads * head_q, num_k_heads * head_k, num_v_heads * head_v), *heads)
             if parts is not None:
-                return tuple(part.with_heads(one) for part, one in zip(parts, heads))
+                return parts
         return original(as_tensor(mixed_qkv), num_q_heads, num_k_heads, num_v_heads, head_q, head_k,
                         head_v)
 
@@ -320,13 +342,13 @@ def fused_gdn_gating_of(original: Function) -> Function:
         beta: float = 1.0,
         threshold: float = 20.0,
     ) -> Any:
-        call = functools.cache(functools.partial(original, A_log, a, b, dt_bias, beta, threshold))
         if ((beta, threshold) != (1.0, 20.0) or a.dim() != 2 or a.shape != b.shape
                 or A_log.dtype != torch.float32 or A_log.shape != a.shape[1:]
                 or torch.compiler.is_compiling() or needs_gradient(A_log, a, b, dt_bias)):
-            return call()
+            return original(A_log, a, b, dt_bias, beta, threshold)
         gates = Gates(a, b, A_log, dt_bias, round_beta=True)  # SGLang rounds beta to the type of b
-        return DeferredGate(gates, call, 0), DeferredGate(gates, call, 1)
+        call = _GatesCall(original, (A_log, a, b, dt_bias, beta, threshold), gates)
+        return DeferredGate(call, 0), DeferredGate(call, 1)
 
     return fused_gdn_gating
 
@@ -384,10 +406,12 @@ def chunk_gated_delta_rule_of(original: Function) -> Function:
     ) -> Any:
         rest = {} if inplace_update else {"inplace_update": False}  # older versions lack it
         prepared = _prepared(q, k, v, g, beta, use_qk_l2norm_in_kernel)
-        if prepared is not None:
+        if prepared is None:
+            q, k, v = as_tensor(q), as_tensor(k), as_tensor(v)
+        else:
             q, k, v, g, beta = prepared
             use_qk_l2norm_in_kernel = False
-        q, k, v, g, beta = map(as_tensor, (q, k, v, g, beta))
+        g, beta = as_tensor(g), as_tensor(beta)
         return original(
             q, k, v, g, beta, scale=scale, initial_state=initial_state,
             initial_state_indices=initial_state_indices, cu_seqlens=cu_seqlens,
