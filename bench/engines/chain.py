@@ -2,7 +2,7 @@
 """Where the time of the short convolutions of a model goes in vLLM, with its own kernels and ours.
 
     bench/engines/chain.py MODEL RESULTS.json [--workloads prefill:8x2048,decode:64] [--eager]
-                           [--chain REGEX]
+                           [--chain REGEX] [--rounds 4]
 
 For each workload and variant:
 
@@ -12,6 +12,9 @@ For each workload and variant:
 - Host time of the functions of this chain, as their callers in vLLM see it: number of calls, median
   and mean. "layer" is the method of the layer, from its beginning to its end. A decode with CUDA
   graphs calls none of them; --eager shows it, and --eager --ngram-drafts 3 with draft tokens.
+  In --rounds rounds in alternating order, each with a second measurement of vLLM's kernels as a
+  control: the speed of a host changes by the minute. Where the GPU is slower than the host, a call
+  may contain a wait for it; compare with a workload of few tokens, such as prefill:1x256.
 
 The kernels are those of one process, so --tensor-parallel has to be 1.
 """
@@ -36,6 +39,7 @@ FUNCTIONS = {"causal_conv1d_fn": "extend", "causal_conv1d_update": "decode and d
              "fused_post_conv_prep": "after extend",
              "compute_causal_conv1d_metadata": "metadata"}
 METHODS = {"_forward_core": "layer", "forward_cuda": "layer"}
+Times = Dict[str, Dict[str, float]]  # of each function: calls, p50_us, mean_us
 _LAYERS = ("vllm.model_executor.layers.mamba.", "vllm.v1.attention.backends.",
            "vllm.model_executor.models.")
 OTHERS = 8  # kernels outside of the chain that are printed
@@ -73,7 +77,7 @@ class HostTimes:
         self._before.append((owner, name, original))
         setattr(owner, name, timed)
 
-    def remove(self) -> Dict[str, Dict[str, float]]:
+    def remove(self) -> Times:
         """Ends timing; returns calls, median and mean in us for each function that was called."""
         while self._before:
             owner, name, original = self._before.pop()
@@ -143,38 +147,70 @@ def chain_of(kernels: Dict[str, List[float]], pattern: str) -> Dict[str, List[fl
 
 def profiled(running: engine.Engine, workload: throughput.Workload, pattern: str,
              layers: int) -> Dict[str, Any]:
-    """Kernels and host times of a workload."""
+    """Kernels of a workload."""
     work_of(running, workload)()  # what is compiled or chosen at the first call
     work = work_of(running, workload)
     passes = Passes(running)
     kernels = kernels_of(work)
     count = passes.remove()
+    chain = chain_of(kernels, pattern)
+    launches, us = (sum(of[i] for of in chain.values()) for i in range(2))
+    return {"passes": count, "total_us": sum(of[1] for of in kernels.values()), "chain": chain,
+            "launches": sum(of[0] for of in kernels.values()),
+            "chain_us": us, "launches_per_layer": launches / (layers * max(count, 1)),
+            "us_per_layer": us / (layers * max(count, 1)),
+            "others": dict(sorted(((name, of) for name, of in kernels.items() if name not in chain),
+                                  key=lambda item: -item[1][1])[:OTHERS])}
+
+
+def host_times(running: engine.Engine, workload: throughput.Workload) -> Times:
+    """Host times of a workload, run five times after once that does not count."""
+    work_of(running, workload)()
     host = HostTimes()
     try:
         for _ in range(5):
             work_of(running, workload)()
     finally:
         times = host.remove()
-    chain = chain_of(kernels, pattern)
-    launches, us = (sum(of[i] for of in chain.values()) for i in range(2))
-    return {"passes": count, "total_us": sum(of[1] for of in kernels.values()), "chain": chain,
-            "chain_us": us, "launches_per_layer": launches / (layers * max(count, 1)),
-            "us_per_layer": us / (layers * max(count, 1)), "host": times,
-            "others": dict(sorted(((name, of) for name, of in kernels.items() if name not in chain),
-                                  key=lambda item: -item[1][1])[:OTHERS])}
+    return times
 
 
-def print_profile(workload: str, variant: str, one: Dict[str, Any]) -> None:
-    print(f"\n{workload}, {variant}: {one['passes']} passes, GPU time {one['total_us']:.0f} us; "
-          f"chain {one['chain_us']:.0f} us; per layer and pass "
+def summary(rounds: List[Times]) -> Dict[str, Dict[str, Any]]:
+    """Over rounds: all calls, the median of the medians and these, the mean of all calls."""
+    found: Dict[str, Dict[str, Any]] = {}
+    for label in dict.fromkeys(label for times in rounds for label in times):
+        of = [times[label] for times in rounds if label in times]
+        calls, medians = sum(one["calls"] for one in of), [one["p50_us"] for one in of]
+        found[label] = {"calls": calls, "p50_us": samples.median(medians),
+                        "mean_us": sum(one["mean_us"] * one["calls"] for one in of) / calls,
+                        "rounds_p50_us": medians}
+    return found
+
+
+def print_kernels(workload: str, variant: str, one: Dict[str, Any]) -> None:
+    print(f"\n{workload}, {variant}: {one['passes']} passes, {one['launches']} launches, GPU time "
+          f"{one['total_us']:.0f} us; chain {one['chain_us']:.0f} us; per layer and pass "
           f"{one['launches_per_layer']:.2f} launches, {one['us_per_layer']:.2f} us")
     for title, kernels in (("chain", one["chain"]), ("others", one["others"])):
         for name, (calls, us) in sorted(kernels.items(), key=lambda item: -item[1][1]):
             print(f"  {title:<7} {calls:>7.0f} calls {us:>10.1f} us {us / calls:>8.2f} us a call  "
-                  f"{name[:90]}")
-    for name, of in one["host"].items():
-        print(f"  host    {of['calls']:>7} calls  p50 {of['p50_us']:>8.1f} us  mean "
-              f"{of['mean_us']:>8.1f} us  {name}")
+                  f"{name[:90]}", flush=True)
+
+
+def print_summary(workload: str, of: Dict[str, Dict[str, Any]]) -> None:
+    print(f"\n{workload}, host:")
+    for variant, one in of.items():
+        for label, times in one["host"].items():
+            medians = times["rounds_p50_us"]
+            print(f"  {variant:<10} {times['calls']:>6} calls  p50 {times['p50_us']:>8.1f} us "
+                  f"({min(medians):.1f} to {max(medians):.1f})  mean {times['mean_us']:>8.1f} us  "
+                  f"{label}")
+    ours, theirs = of["shortconv"], of["vllm"]
+    if theirs["chain_us"] > 0:
+        part = ours["us_per_layer"] / theirs["us_per_layer"]
+        print(f"{workload}: the chain takes {part:.3f} of vLLM's GPU time per layer, "
+              f"{ours['launches_per_layer']:.2f} instead of "
+              f"{theirs['launches_per_layer']:.2f} launches per layer")
 
 
 def main() -> None:
@@ -182,6 +218,7 @@ def main() -> None:
     engine.add_arguments(parser)
     parser.add_argument("--workloads", default="prefill:8x2048,decode:64,decode:256")
     parser.add_argument("--chain", help="regular expression of the chain's kernels")
+    parser.add_argument("--rounds", type=int, default=4, help="of host times")
     options = parser.parse_args()
     try:
         workloads = {text: throughput.workload_of(text) for text in options.workloads.split(",")}
@@ -190,26 +227,30 @@ def main() -> None:
         parser.error(str(error))
     if options.tensor_parallel != 1:
         parser.error("--tensor-parallel: is not 1; the profiler sees the kernels of one process")
+    if options.rounds < 1:
+        parser.error("--rounds: expected at least 1")
     batches = [one.prompts for one in workloads.values() if one.kind != "prefill"]
     running = engine.Engine(options, batches or [64])
     pattern = options.chain or CHAINS.get(running.config["model_type"], CHAINS[""])
     layers = models.convolution_layers(running.config)
-    rows: Dict[str, Dict[str, Any]] = {name: {} for name in workloads}
-    for variant in ("vllm", "shortconv"):
+    rows: Dict[str, Dict[str, Dict[str, Any]]] = {name: {} for name in workloads}
+    times: Dict[Tuple[str, str], List[Times]] = {}
+    for number in range(options.rounds):
+        for variant in throughput.order_of(number, 1):
+            running.switch(variant)
+            for name, workload in workloads.items():
+                times.setdefault((name, variant), []).append(host_times(running, workload))
+                rows[name].setdefault(variant, {})["host"] = summary(times[name, variant])
+    for variant in throughput.VARIANTS[:2]:  # last: the profiler may slow down what comes after it
         running.switch(variant)
         for name, workload in workloads.items():
-            rows[name][variant] = profiled(running, workload, pattern, layers)
-            print_profile(name, variant, rows[name][variant])
-    for name, of in rows.items():
-        ours, theirs = of["shortconv"], of["vllm"]
-        if theirs["chain_us"] > 0:
-            part = ours["us_per_layer"] / theirs["us_per_layer"]
-            print(f"\n{name}: the chain takes {part:.3f} of vLLM's GPU time per layer, "
-                  f"{ours['launches_per_layer']:.2f} instead of "
-                  f"{theirs['launches_per_layer']:.2f} launches per layer")
+            rows[name][variant].update(profiled(running, workload, pattern, layers))
+            print_kernels(name, variant, rows[name][variant])
     with open(options.json, "w") as file:
         json.dump({"about": running.about(), "layers": layers, "chain": pattern, "profiles": rows},
                   file, indent=1)
+    for name, of in rows.items():
+        print_summary(name, of)
 
 
 if __name__ == "__main__":

@@ -276,13 +276,24 @@ def test_profile(monkeypatch, vllm, tmp_path, capsys):
     monkeypatch.setattr(chain, "kernels_of", lambda work: (work(), dict(kernels))[1])
     monkeypatch.setattr(chain, "Passes", lambda running: types.SimpleNamespace(remove=lambda: 2))
     run(monkeypatch, chain, "lfm2-1.2b", tmp_path / "out.json", "--workloads",
-        "prefill:2x8,decode:3", "--eager")
+        "prefill:2x8,decode:3", "--eager", "--rounds", 3)
     found = json.loads((tmp_path / "out.json").read_text())
     one = found["profiles"]["decode:3"]["shortconv"]
     assert (one["us_per_layer"], one["launches_per_layer"], found["layers"]) == (2, 1, 10)
     assert "the chain takes 1.000 of vLLM's GPU time per layer" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        run(monkeypatch, chain, "lfm2-1.2b", "out.json", "--tensor-parallel", 2)
+    assert sorted(found["profiles"]["decode:3"]) == ["control", "shortconv", "vllm"]
+    for bad in (("--tensor-parallel", 2), ("--rounds", 0)):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, chain, "lfm2-1.2b", "out.json", *bad)
+
+
+def test_host_times_of_rounds():
+    rounds = [{"layer": {"calls": 2, "p50_us": 5.0, "mean_us": 6.0}}, {},
+              {"layer": {"calls": 4, "p50_us": 8.0, "mean_us": 9.0}, "extend": {
+                  "calls": 1, "p50_us": 1.0, "mean_us": 1.0}}]
+    assert chain.summary(rounds) == {
+        "layer": {"calls": 6, "p50_us": 6.5, "mean_us": 8.0, "rounds_p50_us": [5.0, 8.0]},
+        "extend": {"calls": 1, "p50_us": 1.0, "mean_us": 1.0, "rounds_p50_us": [1.0]}}
 
 
 def test_arguments_are_those_of_the_engine(vllm):
