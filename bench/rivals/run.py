@@ -230,7 +230,7 @@ def main():
         row["host_us"] = taken
     rows = [row for row, _ in timed]
     if options.sweep:
-        show = summary.forward if sweeps_forward else summary.large_shapes_and_speedups
+        show = summary.beside if sweeps_forward else summary.large_shapes_and_speedups
         print("\n".join(show(rows)))
     else:
         for name in dict.fromkeys(row["case"] for row in rows):

@@ -1,11 +1,13 @@
 """What the sweeps print about their rows."""
 
+from collections import Counter
 from statistics import median
 from typing import Any, Dict, List
 
 Row = Dict[str, Any]
 LARGE_BYTES = 50e6
-FAR_RATIO = 1.25  # of a large call, against the copy
+FAR_RATIO = 1.25  # of a large forward pass, against the copy
+FAR_TRAINING_RATIO = 1.3
 
 
 def by_case(rows: List[Row]) -> Dict[str, Dict[str, Row]]:
@@ -47,7 +49,7 @@ def speedups(rows: List[Row]) -> List[str]:
     return lines
 
 
-def forward(rows: List[Row]) -> List[str]:
+def beside(rows: List[Row], far_ratio: float = FAR_RATIO) -> List[str]:
     """Shapes on which a rival is faster, the ratio to the copy by batch, large shapes far from it,
     and the results of the rivals."""
     cases = by_case(rows)
@@ -60,15 +62,31 @@ def forward(rows: List[Row]) -> List[str]:
         if any(row["gpu_us"] < ours["gpu_us"] for name, row in timed.items() if name != "copy"):
             times = "  ".join(f"{name} {row['gpu_us']:.2f}" for name, row in timed.items())
             lost.append(f"  {case:<58} {times} us")
-    far = sorted((row for row in large if ratio(row) > FAR_RATIO), key=ratio, reverse=True)
+    far = sorted((row for row in large if ratio(row) > far_ratio), key=ratio, reverse=True)
     lines = [f"{len(cases)} points; another library is faster on {len(lost)}:", *lost,
-             "ratio to the copy, by batch:"]
-    for batch, ratios in batches.items():
-        lines.append(f"  {batch:<20} {len(ratios):3} points: least {min(ratios):.3f}, "
-                     f"median {median(ratios):.3f}, most {max(ratios):.3f}")
-    lines += [f"{len(large)} points of more than 50 MB, {len(far)} of them above {FAR_RATIO}:",
+             "ratio to the copy, by batch:",
+             *(f"  {batch:<23} {spread(ratios)}" for batch, ratios in batches.items())]
+    if large:
+        lines.append(f"  more than 50 MB         {spread([ratio(row) for row in large])}")
+    lines += [f"{len(large)} points of more than 50 MB, {len(far)} of them above {far_ratio}:",
               *(f"  {row['case']:<58} {row['gpu_us']:9.2f} us  x {ratio(row):.3f}" for row in far)]
-    return lines + speedups(rows) + differences(rows)
+    return lines + speedups(rows) + differences(rows) + missing(rows)
+
+
+def spread(ratios: List[float]) -> str:
+    return (f"{len(ratios):3} points: least {min(ratios):.3f}, median {median(ratios):.3f}, "
+            f"most {max(ratios):.3f}")
+
+
+def missing(rows: List[Row]) -> List[str]:
+    """How many points have no time of each rival, by reason."""
+    lacking: Dict[str, Counter] = {}
+    for row in rows:
+        if "missing" in row:
+            lacking.setdefault(row["rival"], Counter())[row["missing"]] += 1
+    return [f"{name}: " + ", ".join(f"{reason} on {count} points"
+                                    for reason, count in reasons.items())
+            for name, reasons in lacking.items()]
 
 
 def differences(rows: List[Row]) -> List[str]:
@@ -78,9 +96,9 @@ def differences(rows: List[Row]) -> List[str]:
         found = [row for row in rows if row["rival"] == name]
         differing = [row["difference"] for row in found if row.get("difference") is not None]
         if differing:
-            unequal = sum(not row["states_equal"] for row in found if "states_equal" in row)
-            lines.append(f"{name}: results differ from ours by {max(differing):.1e} at most, "
-                         f"states on {unequal} points")
+            states = [row["states_equal"] for row in found if "states_equal" in row]
+            lines.append(f"{name}: results differ from ours by {max(differing):.1e} at most"
+                         + (f", states on {states.count(False)} points" if states else ""))
         failed = [row["case"] for row in found if "error" in row]
         if failed:
             lines.append(f"{name}: no time for {len(failed)} points: {', '.join(failed[:5])}")

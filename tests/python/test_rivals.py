@@ -110,7 +110,7 @@ def test_blocks_are_listed_where_most_of_the_grid_would_be_empty():
 
 
 def test_summary_of_the_forward_sweep(rows):
-    text = "\n".join(summary.forward(rows))
+    text = "\n".join(summary.beside(rows))
     assert "3 points; another library is faster on 1:\n" \
            "  512; 2048 channels, width 4" in text
     assert "copy 10.00  shortconv 15.00  sglang 12.50 us" in text
