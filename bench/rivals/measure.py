@@ -1,5 +1,6 @@
 """Time of a call on the GPU and on the host."""
 
+import math
 import statistics
 import time
 from typing import Callable, List
@@ -9,8 +10,10 @@ import torch
 COLD_BYTES = 512 << 20  # several times any L2 cache
 
 
-def gpu_us(calls: List[Callable[[], object]], rounds: int = 15) -> float:
-    """Median time per call, in us, of a CUDA graph with many calls over rotating buffers."""
+def gpu_us(calls: List[Callable[[], object]], rounds: int = 15,
+           seconds: float = math.inf) -> float:
+    """Median time per call, in us, of a CUDA graph with many calls over rotating buffers. Three
+    rounds at least, and no more of them once they have taken `seconds`."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for call in calls * 2:
@@ -30,6 +33,8 @@ def gpu_us(calls: List[Callable[[], object]], rounds: int = 15) -> float:
         end.record()
         torch.cuda.synchronize()
         times.append(begin.elapsed_time(end) * 1e3 / count)
+        if len(times) >= 3 and sum(times) * count * 1e-6 >= seconds:
+            break
     return statistics.median(times)
 
 
