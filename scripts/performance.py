@@ -249,10 +249,11 @@ def fronts(results):
                     ["host: shortconv", "sglang", "vllm"], lines)
 
 
-def forward_sweep(results):
-    """bench/rivals/run.py --sweep, by batch. The times of the others are divided by ours."""
+def sweep_by_batch(results, name, others, far):
+    """A sweep of bench/rivals/run.py. The times of the others are divided by ours; far is a ratio of large calls to the
+    copy."""
     found = {}
-    for row in rows(results, "rivals-sweep"):
+    for row in rows(results, name):
         if "gpu_us" in row:
             found.setdefault(row["case"], {})[row["rival"]] = row
     batches = {}
@@ -270,12 +271,20 @@ def forward_sweep(results):
     for batch, points in batches.items():
         ratios = [point["shortconv"]["gpu_us"] / point["shortconv"]["copy_us"] for point in points]
         large = [one for one, point in zip(ratios, points) if point["shortconv"]["moved_bytes"] > 50e6]
-        line = [batch, str(len(points)), *spread(ratios), f"{sum(one > 1.25 for one in large)} of {len(large)}"]
-        for name in ("sglang", "vllm"):
+        line = [batch, str(len(points)), *spread(ratios), f"{sum(one > far for one in large)} of {len(large)}"]
+        for name in others:
             line += spread([point[name]["gpu_us"] / point["shortconv"]["gpu_us"] for point in points if name in point])
         lines.append(line)
-    return markdown(["batch", "shapes", "time / copy: least", "median", "most", "more than 50 MB, above 1.25",
-                     "sglang / ours: least", "median", "most", "vllm / ours: least", "median", "most"], lines)
+    return markdown(["batch", "shapes", "time / copy: least", "median", "most", f"more than 50 MB, above {far}"] +
+                    [title for name in others for title in (f"{name} / ours: least", "median", "most")], lines)
+
+
+def forward_sweep(results):
+    return sweep_by_batch(results, "rivals-sweep", ["sglang", "vllm"], 1.25)
+
+
+def training_sweep(results):
+    return sweep_by_batch(results, "rivals-training-sweep", ["fla", "fla_gluon", "torch"], 1.3)
 
 
 def warm(results):
@@ -315,7 +324,7 @@ def replay(results):
 
 
 TABLES = {f.__name__: f for f in (prefill, decode, short, states, general, gates, groups, drafts, commits, backward, backward_variants, checked, overlapped,
-                                  schedules, variants, rivals, fronts, forward_sweep, warm, host, replay)}
+                                  schedules, variants, rivals, fronts, forward_sweep, training_sweep, warm, host, replay)}
 
 
 def main():
