@@ -48,7 +48,8 @@ bench() {
 }
 main=(--shape 8192x8192 8x1024 64x128 256x32 skewed decode-256)
 if has bench; then
-  mapfile -t gradients < <("$shortconv" bench --list | awk '$1 ~ /^back-/ { print $1 }')
+  mapfile -t gradients < <("$shortconv" bench --list | awk '$1 ~ /^back-/ && $1 !~ /^back-(front|flat|kda|mamba2)-/ { print $1 }')
+  mapfile -t front_gradients < <("$shortconv" bench --list | awk '$1 ~ /^back-(front|flat|kda|mamba2)-/ { print $1 }')
   mapfile -t fronts < <("$shortconv" bench --list | awk '$1 ~ /^(front|flat|kda|mamba2)-/ { print $1 }')
   mapfile -t short < <("$shortconv" bench --list | awk '$1 ~ /^short-/ { print $1 }')
   mapfile -t others < <("$shortconv" bench --list |
@@ -76,6 +77,7 @@ if has bench; then
     bench "general-width-$width" --width "$width" --shape 8192x8192 64x128 decode-256 in-place-8192x8192
   done
   bench backward --shape "${gradients[@]}"
+  bench backward-fronts --shape "${front_gradients[@]}"
   for dtype in f16 f32; do bench "backward-$dtype" --dtype "$dtype" --shape "${gradients[@]}"; done
   bench backward-f32-weights --weight-dtype f32 --bias --shape "${gradients[@]}"
   bench backward-gates --width 7 --activation none --shape back-8192x2048 back-gated-8192x2048

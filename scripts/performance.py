@@ -158,6 +158,21 @@ def backward(results):
     return markdown(header, lines)
 
 
+def backward_fronts(results):
+    lines = []
+    for case, row in by_case(results, "backward-fronts").items():
+        shape = f'{row["tokens"]} x {row["channels"]} in {row["sequences"]}'
+        lines.append([case.removeprefix("back-"), shape] + timing(row))
+    return markdown(["gradients of", "tokens x convolved channels in sequences", "us", "copy us", "ratio",
+                     "over the copy, us"], lines)
+
+
+def front_training(results):
+    lines = [[row["case"], f'{row["one call, us"]:.1f}', f'{row["composed, us"]:.1f}',
+              f'{row["composed, us"] / row["one call, us"]:.2f}'] for row in rows(results, "front-training")]
+    return markdown(["tokens", "one call, us", "composed, us", "composed / one call"], lines)
+
+
 def backward_variants(results):
     lines = []
     for name in (*(f"width-{width}" for width in (2, 3, 5, 6, 7, 8)), "pitch-1.5", "pitch-2", "gates"):
@@ -323,7 +338,7 @@ def replay(results):
     return markdown(header, lines)
 
 
-TABLES = {f.__name__: f for f in (prefill, decode, short, states, general, gates, groups, drafts, commits, backward, backward_variants, checked, overlapped,
+TABLES = {f.__name__: f for f in (prefill, decode, short, states, general, gates, groups, drafts, commits, backward, backward_fronts, backward_variants, front_training, checked, overlapped,
                                   schedules, variants, rivals, fronts, forward_sweep, training_sweep, warm, host, replay)}
 
 

@@ -38,15 +38,15 @@ def test_widths_activations_and_bias(arrays, random, width, activation, has_bias
 
 
 def test_columns_that_no_group_reads(arrays, random):
-    case = Case(random, front_of("flat"), "padded", extra=3)
-    case.x[:, -3:] = np.nan
+    case = Case(random, front_of("flat"), "padded", extra=4)
+    case.x[:, -4:] = np.nan
     case.check(arrays, case.call(arrays))
     own = arrays.of(np.full(case.x.shape, 7, np.float32))
     gradients = case.call(arrays, grad_x=own)
     assert gradients.x is own
     found = arrays.numpy(own).copy()
-    assert (found[:, -3:] == 7).all()
-    found[:, -3:] = 0
+    assert (found[:, -4:] == 7).all()
+    found[:, -4:] = 0
     np.testing.assert_array_equal(found, arrays.numpy(case.call(arrays).x))
 
 
