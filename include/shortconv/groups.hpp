@@ -162,7 +162,9 @@ struct GateGradientTensors {
   friend bool operator==(const GateGradientTensors&, const GateGradientTensors&) = default;
 };
 
-/// The gradients of gates; options as in GateArgs. A rounding of beta counts as the identity.
+/// The gradients of gates; options as in GateArgs. A rounding of beta counts as the identity. No
+/// two heads have the same column of a, or of b: unlike x, such a column has one gradient in one
+/// place, which is undefined then.
 struct GateGradientArgs : GateGradientTensors<OptionalTensor, RequiredTensor> {
   HeadMap a_map;  ///< also the columns of grad_a
   HeadMap b_map;  ///< also the columns of grad_b
@@ -178,7 +180,7 @@ struct GroupedBackwardArgs {
   /// dilation.
   BackwardArgs backward;
   /// As in the forward call, with an input_scale of 1, but `out` is the gradient of the group's
-  /// output and is read. No two groups have the same column of x.
+  /// output and is read. Undefined: the gradient of a column of x that two heads have.
   std::span<const ChannelGroup> groups;
   std::optional<GateGradientArgs> gates;
 };

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <string>
 
-#include "../common/grouped_backward_case.hpp"
 #include "runtime.hpp"
+#include "verify/grouped_backward_case.hpp"
 
 namespace shortconv::tools::verify {
 namespace {

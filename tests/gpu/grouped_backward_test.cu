@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <string>
 
-#include "../common/grouped_backward_case.hpp"
 #include "fixture.cuh"
+#include "verify/grouped_backward_case.hpp"
 
 namespace shortconv::gpu_tests {
 namespace {

@@ -146,7 +146,7 @@ TEST(VerifyOnly, a_value_that_no_case_has_is_refused_with_those_there_are) {
             "--only: ring is never 'maybe'; it is one of no, yes");
   EXPECT_EQ(refusal({"verify", "--only", "op=Decode"}),
             "--only: op is never 'Decode'; it is one of forward, decode, verify, commit, "
-            "backward, groups");
+            "backward, groups, backward-groups");
   EXPECT_EQ(refusal({"verify", "--only", "width=3", "width=4"}),
             "--only: no case has both width=3 and width=4");
   EXPECT_NE(refusal({"verify", "--only", "op=backward", "ring=yes"})

@@ -5,8 +5,8 @@
 
 #include <cmath>
 
-#include "../common/grouped_backward_case.hpp"
 #include "front_gradients.hpp"
+#include "verify/grouped_backward_case.hpp"
 
 namespace shortconv {
 namespace {

@@ -10,6 +10,7 @@
 #include "verify/backward_case.hpp"
 #include "verify/buffers.hpp"
 #include "verify/commit_case.hpp"
+#include "verify/grouped_backward_case.hpp"
 #include "verify/grouped_case.hpp"
 
 namespace shortconv::tools::verify {
@@ -86,6 +87,8 @@ TEST(Case, HasNoValuesButThoseThatItMayHave) {
                        possible_backward_traits());
   expect_traits_within([](std::uint64_t seed) { return make_grouped_case(seed); },
                        possible_grouped_traits());
+  expect_traits_within([](std::uint64_t seed) { return make_grouped_backward_case(seed); },
+                       possible_grouped_backward_traits());
 }
 
 TEST(Case, MayHaveOnlyValuesThatOccur) {
@@ -96,9 +99,17 @@ TEST(Case, MayHaveOnlyValuesThatOccur) {
     for (const auto& [key, value] : traits(make_commit_case(seed))) commits[key].insert(value);
     for (const auto& [key, value] : traits(make_backward_case(seed))) gradients[key].insert(value);
   }
-  std::map<std::string_view, std::set<std::string>> groups;
+  std::map<std::string_view, std::set<std::string>> groups, group_gradients;
   for (std::uint64_t seed = 0; seed < kMany / 10; ++seed) {
     for (const auto& [key, value] : traits(make_grouped_case(seed))) groups[key].insert(value);
+    for (const auto& [key, value] : traits(make_grouped_backward_case(seed))) {
+      group_gradients[key].insert(value);
+    }
+  }
+  for (const auto& [key, values] : possible_grouped_backward_traits()) {
+    for (const std::string& value : values) {
+      EXPECT_TRUE(group_gradients[key].contains(value)) << key << " " << value;
+    }
   }
   for (const auto& [key, values] : possible_grouped_traits()) {
     for (const std::string& value : values) {

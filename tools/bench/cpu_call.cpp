@@ -32,6 +32,9 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
       gates_(DType::kF32, layout_.gate_elements(), options.threads),
       a_log_(DType::kF32, layout_.gate_heads(), options.threads),
       dt_bias_(DType::kF32, layout_.gate_heads(), options.threads),
+      grad_gate_rows_(options.dtype, layout_.is_backward() ? layout_.gate_elements() : 0,
+                      options.threads),
+      grad_heads_(DType::kF32, 2 * layout_.gate_heads(), options.threads),
       parents_(layout_.parents()),
       ring_positions_(layout_.cache_seqlens()),
       snapshots_(layout_.snapshots()),
@@ -61,9 +64,13 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
                           .gate_rows = gate_rows_.data(),
                           .gates = gates_.data(),
                           .a_log = a_log_.data(),
-                          .dt_bias = dt_bias_.data()};
+                          .dt_bias = dt_bias_.data(),
+                          .grad_gate_rows = grad_gate_rows_.data(),
+                          .grad_heads = grad_heads_.data()};
   if (layout_.is_commit()) {
     commit_.add_set(layout_.commit_arguments(memory, {}));
+  } else if (layout_.is_backward() && layout_.is_grouped()) {  // which prepare refuses
+    grouped_backward_.add_set(layout_.grouped_backward_arguments(memory, {}, groups_));
   } else if (layout_.is_backward()) {
     backward_.add_set(layout_.backward_arguments(memory, {}));
   } else if (layout_.is_grouped()) {
@@ -75,6 +82,7 @@ CpuCall::CpuCall(const Shape& shape, const CallOptions& options)
 
 void CpuCall::prepare() {
   if (layout_.is_commit()) return commit_.prepare();
+  if (layout_.is_backward() && layout_.is_grouped()) return grouped_backward_.prepare();
   if (layout_.is_backward()) return backward_.prepare();
   if (layout_.is_grouped()) return grouped_.prepare();
   Options& options = forward_.args.options;
@@ -96,6 +104,7 @@ void CpuCall::prepare() {
 
 void CpuCall::run() const {
   if (layout_.is_commit()) return commit_.run(0, nullptr);
+  if (layout_.is_backward() && layout_.is_grouped()) return grouped_backward_.run(0, nullptr);
   if (layout_.is_backward()) return backward_.run(0, nullptr);
   if (layout_.is_grouped()) return grouped_.run(0, nullptr);
   forward_.run(0, nullptr);

@@ -32,6 +32,7 @@ class CpuCall {
   PlannedCall<BackwardOperation> backward_;
   std::vector<ChannelGroup> groups_;
   PlannedCall<GroupedOperation> grouped_;
+  PlannedCall<GroupedBackwardOperation> grouped_backward_;
   std::vector<std::int64_t> lengths_;
   std::vector<std::int32_t> query_start_loc_;
   std::vector<std::int32_t> read_slots_;
@@ -39,7 +40,7 @@ class CpuCall {
   std::vector<std::int32_t> block_sequence_, block_offset_;
   RandomBuffer x_, out_, weight_, bias_, state_, windows_;
   RandomBuffer grad_x_, grad_weight_, grad_bias_, grad_final_state_, grad_initial_state_;
-  RandomBuffer gate_rows_, gates_, a_log_, dt_bias_;
+  RandomBuffer gate_rows_, gates_, a_log_, dt_bias_, grad_gate_rows_, grad_heads_;
   std::vector<std::int32_t> parents_, ring_positions_, snapshots_, accepted_, seq_idx_;
   std::vector<std::int64_t> violations_;
 };

@@ -11,6 +11,7 @@
 #include "verify/backward_case.hpp"
 #include "verify/case.hpp"
 #include "verify/commit_case.hpp"
+#include "verify/grouped_backward_case.hpp"
 #include "verify/grouped_case.hpp"
 
 namespace shortconv::tools::verify {
@@ -69,8 +70,10 @@ std::string keys_of(const TraitValues& possible) {
 Filter parse_filter(const std::vector<std::string>& only) {
   const TraitValues of_calls = possible_traits(), of_commits = possible_commit_traits(),
                     of_gradients = possible_backward_traits(),
-                    of_groups = possible_grouped_traits();
-  const TraitValues possible = merged({of_calls, of_commits, of_gradients, of_groups});
+                    of_groups = possible_grouped_traits(),
+                    of_group_gradients = possible_grouped_backward_traits();
+  const TraitValues possible =
+      merged({of_calls, of_commits, of_gradients, of_groups, of_group_gradients});
   Filter filter;
   for (const std::string& text : only) {
     const std::size_t equals = text.find('=');
@@ -90,11 +93,13 @@ Filter parse_filter(const std::vector<std::string>& only) {
     filter.emplace_back(key, value);
   }
   if (!is_possible(of_calls, filter) && !is_possible(of_commits, filter) &&
-      !is_possible(of_gradients, filter) && !is_possible(of_groups, filter)) {
-    refuse(fmt::format(
-        "no case has all of {}; commits have only {}; gradients (op=backward) {}; "
-        "groups {}",
-        fmt::join(only, ", "), keys_of(of_commits), keys_of(of_gradients), keys_of(of_groups)));
+      !is_possible(of_gradients, filter) && !is_possible(of_groups, filter) &&
+      !is_possible(of_group_gradients, filter)) {
+    refuse(
+        fmt::format("no case has all of {}; commits have only {}; gradients (op=backward) {}; "
+                    "groups {}; their gradients {}",
+                    fmt::join(only, ", "), keys_of(of_commits), keys_of(of_gradients),
+                    keys_of(of_groups), keys_of(of_group_gradients)));
   }
   return filter;
 }

@@ -28,6 +28,7 @@
 #include "verify/check_backward.hpp"
 #include "verify/commit_case.hpp"
 #include "verify/filter.hpp"
+#include "verify/grouped_backward_case.hpp"
 #include "verify/grouped_case.hpp"
 #include "verify/paths.hpp"
 
@@ -36,19 +37,21 @@ namespace {
 
 using verify::Verdict;
 
-// Of this many seeds, one makes a commit case, two make gradient cases and one makes a case with
-// groups.
+// Of this many seeds, one makes a commit case, two make gradient cases, one makes a case with
+// groups and one the gradients of one.
 constexpr std::uint64_t kCommits = 12;
 
-using Case =
-    std::variant<verify::Case, verify::CommitCase, verify::BackwardCase, verify::GroupedCase>;
+using Case = std::variant<verify::Case, verify::CommitCase, verify::BackwardCase,
+                          verify::GroupedCase, verify::GroupedBackwardCase>;
 
 // Half of the others are as engines have them: fast kernels take little else.
-Case make_case(std::uint64_t seed) {
+Case make_case(std::uint64_t seed, BackendId backend) {
   const std::uint64_t kind = mix(seed ^ kCommits);
   if (kind % kCommits == 0) return verify::make_commit_case(seed);
   if (kind % kCommits <= 2) return verify::make_backward_case(seed);
   if (kind % kCommits == 3) return verify::make_grouped_case(seed);
+  const bool has_group_gradients = backend != BackendId::kCpu;
+  if (has_group_gradients && kind % kCommits == 4) return verify::make_grouped_backward_case(seed);
   if (kind % 2 == 0) return verify::make_case(seed);
   const auto types = capabilities().dtypes;
   return verify::make_fast_case(seed, types[kind / 2 % types.size()].value);
@@ -74,12 +77,13 @@ struct Options {
 // Walks the case seeds that a run seed stands for, past those that do not match.
 class Cases {
  public:
-  Cases(std::uint64_t seed, verify::Filter filter) : seed_(mix(seed)), filter_(std::move(filter)) {}
+  Cases(std::uint64_t seed, BackendId backend, verify::Filter filter)
+      : seed_(mix(seed)), backend_(backend), filter_(std::move(filter)) {}
 
   Case next() {
     constexpr int kMostMisses = 40000;  // 2 to 4 seconds
     for (int miss = 0; miss < kMostMisses; ++miss) {
-      Case problem = make_case(mix(seed_ + drawn_++) >> 32);  // short to retype
+      Case problem = make_case(mix(seed_ + drawn_++) >> 32, backend_);  // short to retype
       if (filter_.empty() || verify::matches(traits(problem), filter_)) return problem;
     }
     throw CommandError(kExitUsage,
@@ -88,6 +92,7 @@ class Cases {
 
  private:
   std::uint64_t seed_;
+  BackendId backend_;
   std::uint64_t drawn_ = 0;
   verify::Filter filter_;
 };
@@ -140,6 +145,13 @@ Verdict check(const verify::GroupedCase& problem, BackendId backend, Totals&) {
   return verdict;
 }
 
+Verdict check(const verify::GroupedBackwardCase& problem, BackendId backend, Totals&) {
+  Verdict verdict = verify::check_grouped_backward(problem, backend);
+  if (verdict.unsupported || !is_checked_further(problem.seed)) return verdict;
+  if (!verdict.failure) verdict.failure = verify::check_grouped_backward_repeats(problem, backend);
+  return verdict;
+}
+
 void run_one(const Case& problem, BackendId backend, Totals& totals) {
   ++totals.cases;
   const Verdict verdict =
@@ -177,11 +189,11 @@ void run_verify(const Options& options) {
   const verify::Filter filter = verify::parse_filter(options.only);
   Totals totals;
   if (options.case_seed) {
-    const Case problem = make_case(*options.case_seed);
+    const Case problem = make_case(*options.case_seed, backend);
     run_one(problem, backend, totals);
     if (totals.failures == 0) write_stdout(to_string(problem));
   } else {
-    Cases cases(options.seed, filter);
+    Cases cases(options.seed, backend, filter);
     Progress progress("verify", options.cases);
     while (totals.cases < options.cases && totals.failures < kMostFailures) {
       run_one(cases.next(), backend, totals);

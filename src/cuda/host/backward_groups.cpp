@@ -13,11 +13,12 @@
 #include "core/check.hpp"
 #include "cuda/host/head_columns.hpp"
 #include "cuda/host/launch.hpp"
+#include "cuda/host/numbers.hpp"
+#include "cuda/host/select.hpp"
 
 namespace shortconv::cuda {
 namespace {
 
-constexpr std::int64_t kLeastAlignment = 8;  // of rows, in bytes
 /// Tokens for each of which a thread of the gates has kGateRows rows more; not tuned.
 constexpr std::int64_t kGateTokens = 65536;
 
@@ -28,71 +29,16 @@ struct GroupedBackwardConfig {
   bool overlaps = false;  // the kernels have code for PDL
 };
 
-template <typename... Parts>
-Status refuse(std::string_view argument, const Parts&... parts) {
-  return {Code::kUnsupported,
-          concat(argument, ": ", parts..., " for gradients of groups on the backend 'cuda'")};
-}
-
 /// Lanes of a warp that have different heads.
 std::int32_t head_lanes(const GateGradientProblem& gates) {
   const auto heads = static_cast<std::uint64_t>(std::clamp<std::int64_t>(gates.heads, 1, 32));
   return static_cast<std::int32_t>(std::bit_ceil(heads));
 }
 
-bool wants_gate_sums(const GroupedBackwardProblem& p) {
-  return p.gates.grad_a_log.present || p.gates.grad_dt_bias.present;
-}
-
-/// Whether some gradient of the convolution, or of the columns that it has, is wanted.
-bool is_wanted(const GroupedBackwardProblem& p, const GroupLayout& group) {
-  if (group.channels() == 0) return false;
-  return p.backward.grad_x.present || (!group.copy && wants_sums(p.backward));
-}
-
-/// The call of one group by itself, whose x has the columns of all groups.
-BackwardProblem problem_of(const GroupedBackwardProblem& p, const GroupLayout& group) {
-  BackwardProblem call = p.backward;
-  call.channels = group.channels();
-  call.grad_out.present = true;
-  call.grad_out.has_elements = group.out.has_elements;
-  call.grad_out.dtype = group.out.dtype;
-  call.grad_out.sequence_stride = group.out.sequence_stride;
-  call.grad_out.token_stride = group.out.token_stride;
-  call.grad_out.channel_stride = group.out.channel_stride;
-  return call;
-}
-
 template <typename Layout>
 void skip_channels(const Layout& layout, void*& data, std::int64_t channels) {
   if (!layout.present) return;
   data = static_cast<char*>(data) + channels * layout.channel_stride * element_bytes(layout.dtype);
-}
-
-/// The partial sums of all groups. Where a short call without groups has one block on each
-/// multiprocessor, the kernels of the groups, which run at the same time, have two: 1024 tokens of
-/// a front take 30 us instead of 33, and 8192 of a quarter of its heads 42 instead of 51 (H200).
-BackwardPartition group_partition(const GroupedBackwardProblem& p) {
-  const BackwardPartition whole = backward_partition(p.backward);
-  const std::int64_t blocks = whole.units * divide_up(p.backward.channels, 128);
-  if (blocks > kMultiprocessors) return whole;
-  BackwardProblem half = p.backward;
-  half.channels = divide_up(half.channels, 2);
-  return backward_partition(half);
-}
-
-/// Offset of the partial sums of a group in the workspace, or of the end of all, in bytes.
-std::int64_t sums_offset(const GroupedBackwardProblem& p, std::size_t number) {
-  constexpr std::int64_t kAlignment = 16;
-  std::int64_t offset = 0;
-  if (!wants_sums(p.backward)) return 0;
-  for (const GroupLayout& group : p.used_groups().first(number)) {
-    if (group.copy) continue;
-    const std::int64_t bytes = group_partition(p).units * (p.backward.width + 1) *
-                               group.channels() * std::int64_t{sizeof(float)};
-    offset += divide_up(bytes, kAlignment) * kAlignment;
-  }
-  return offset;
 }
 
 BackwardPointers pointers_of(const GroupedBackwardProblem& p, const GroupedBackwardPointers& at,
@@ -108,96 +54,14 @@ BackwardPointers pointers_of(const GroupedBackwardProblem& p, const GroupedBackw
   return pointers;
 }
 
-/// Bytes, up to 16, that divide the offsets of all heads and rows of the group.
-std::int32_t group_alignment(const GroupedBackwardProblem& p, const GroupLayout& group) {
-  std::int64_t elements = group.input.offset | group.head_dim;
-  if (group.heads > 1) elements |= group.out.head_stride;
-  if (std::min(group.heads, group.input.block_heads) > 1) elements |= group.input.head_stride;
-  if (group.heads > group.input.block_heads) elements |= group.input.block_stride;
-  return alignment_of(row_alignment(problem_of(p, group)) |
-                      elements * element_bytes(p.backward.x.dtype));
-}
-
-BackwardKernel kernel_of(const GroupedBackwardProblem& p, const GroupLayout& group) {
-  const BackwardProblem& call = p.backward;
-  return backward_group_kernel(call.x.dtype,
-                               {.width = static_cast<int>(call.width),
-                                .activation = call.activation,
-                                .has_bias = call.bias.present || call.grad_bias.present},
-                               group.normalize);
-}
-
-/// Maps and strides of heads in 31 bits.
-bool is_countable(const GroupedBackwardProblem& p, const GroupLayout& group) {
-  constexpr std::int64_t kMax = std::int64_t{1} << 27;
-  const std::int64_t blocks = group.heads / group.input.block_heads;
-  return p.columns < kMax && std::abs(group.out.head_stride) * group.heads < kMax &&
-         group.input.block_stride * blocks < kMax;
-}
-
-/// The gates' rows and columns in 31 bits.
-bool has_countable_gates(const GroupedBackwardProblem& p) {
-  constexpr std::int64_t kMax = std::int64_t{1} << 26;
-  bool countable = p.backward.tokens < kMax * 16 && p.gates.heads < kMax;
-  const auto add = [&](const auto& layout, std::int64_t column_stride, std::int64_t columns) {
-    if (!layout.present) return;
-    countable &= std::abs(layout.token_stride) < kMax && std::abs(column_stride) < kMax &&
-                 std::abs(column_stride) * columns < kMax;
-  };
-  const auto columns = [&](const HeadMap& map) {  // a bound of the last one
-    return map.offset + p.gates.heads * (map.head_stride + map.block_stride);
-  };
-  const GateGradientProblem& gates = p.gates;
-  for (const auto* rows : {&gates.a, &gates.grad_a}) {
-    add(*rows, rows->channel_stride, columns(gates.a_map));
-  }
-  for (const auto* rows : {&gates.b, &gates.grad_b}) {
-    add(*rows, rows->channel_stride, columns(gates.b_map));
-  }
-  for (const auto* rows : {&gates.grad_g, &gates.grad_beta}) {
-    add(*rows, rows->head_stride, gates.heads);
-  }
-  return countable;
-}
-
-Status check_norm(const GroupedBackwardProblem& p, const GroupLayout& group) {
-  const std::int64_t lane =
-      backward_group(static_cast<std::size_t>(element_bytes(p.backward.x.dtype)), false);
-  const auto dim = static_cast<std::uint64_t>(group.head_dim);
-  if (std::has_single_bit(dim) && group.head_dim >= 2 * lane && group.head_dim <= 32 * lane) {
-    return {};
-  }
-  return refuse("groups", "a normalized head has ", group.head_dim,
-                " channels; expected a power of two from ", 2 * lane, " to ", 32 * lane);
-}
-
-Status check_group(const GroupedBackwardProblem& p, const GroupLayout& group) {
-  const BackwardProblem call = problem_of(p, group);
-  if (!allows_strips(call) || !is_packed(call) || !is_countable(p, group) ||
-      call.x.channel_stride != 1 || (call.grad_x.present && call.grad_x.channel_stride != 1)) {
-    return refuse("groups",
-                  "expected x, grad_x and the gradients of outputs of one type, with "
-                  "adjacent channels and one stride from each row to the next,");
-  }
-  if (group.copy) return {};
-  if (kernel_of(p, group).function == nullptr) {
-    return refuse("weight", "width is ", std::int64_t{call.width}, "; expected 2 to ",
-                  std::int64_t{kMaxGroupWidth});
-  }
-  if (group_alignment(p, group) < kLeastAlignment) {
-    return refuse("groups", "expected rows and heads aligned to 8 bytes");
-  }
-  return group.normalize ? check_norm(p, group) : Status();
-}
-
 /// Loads a kernel of a plan; refuses devices without its shared memory.
 Status load_kernel(KernelFunction function, int device, GroupedBackwardConfig& config,
                    std::int32_t shared_bytes = 0) {
   int most = 0;
   if (Status status = shared_bytes_of(device, most); !status.ok()) return status;
   if (shared_bytes > most) {
-    return refuse("x", "expected a device with blocks of ", std::int64_t{shared_bytes},
-                  " bytes of shared memory");
+    return refuse_groups("x", "expected a device with blocks of ", std::int64_t{shared_bytes},
+                         " bytes of shared memory");
   }
   return load(function, device, &config.overlaps, shared_bytes, true);
 }
@@ -212,7 +76,7 @@ Status plan_groups(const GroupedBackwardProblem& p, GroupedBackwardConfig& confi
       if (!status.ok()) return status;
       continue;
     }
-    const BackwardKernel kernel = kernel_of(p, group);
+    const BackwardKernel kernel = group_kernel_of(p, group);
     Status status = load_kernel(kernel.function, device, config, kernel.strip_bytes * kUnitStrips);
     if (!status.ok()) return status;
     const BackwardProblem call = problem_of(p, group);
@@ -235,15 +99,18 @@ Status plan_grouped_backward(const GroupedBackwardProblem& p, PlanStorage& stora
   if (Status status = require_current(call.device, "x"); !status.ok()) return status;
   GroupedBackwardConfig config;
   if (Status status = plan_groups(p, config); !status.ok()) return status;
-  if (p.has_gates) {
+  if (wants_gates(p)) {
     if (!has_countable_gates(p)) {
-      return refuse("a", "expected tokens, heads and strides of gates below 2^26");
+      return refuse_groups("a", "expected tokens, heads and strides of gates below 2^26");
     }
     // The gradients of a unit are few, and so are units of long calls, which are added up in the
     // end.
     const std::int64_t pass = kGateRows * (32 / head_lanes(p.gates));  // rows of a warp
     config.gate_rows = pass * std::max<std::int64_t>(call.tokens / kGateTokens, 1);
     config.gate_units = divide_up(call.tokens, config.gate_rows * kUnitStrips);
+    if (config.gate_units * divide_up(p.gates.heads, head_lanes(p.gates)) > kMaxBlocks) {
+      return refuse_groups("a", "expected fewer than 2^31 blocks of tokens and heads");
+    }
     Status status = load_kernel(gate_gradients_kernel(), call.device.index, config);
     if (!status.ok()) return status;
   }
@@ -279,17 +146,18 @@ class GroupedBackwardRun {
   [[nodiscard]] Status check_addresses() const {
     for (std::size_t i = 0; i < p_.used_groups().size(); ++i) {
       const GroupLayout& group = p_.groups[i];
-      if (!is_wanted(p_, group) || group.copy || address_alignment(i) >= kLeastAlignment) continue;
-      return refuse("groups",
-                    "expected addresses of x, grad_x and the gradients of outputs aligned "
-                    "to 8 bytes");
+      if (!is_wanted(p_, group) || group.copy || address_alignment(i) >= kLeastGroupAlignment)
+        continue;
+      return refuse_groups("groups",
+                           "expected addresses of x, grad_x and the gradients of outputs aligned "
+                           "to 8 bytes");
     }
     return {};
   }
 
   Status launch_all() {
     // First what has few blocks, so that it does not end last.
-    if (config_.gate_units > 0 && p_.gates.heads > 0) {
+    if (config_.gate_units > 0) {
       if (Status status = differentiate_gates(); !status.ok()) return status;
     }
     std::array<std::size_t, kMaxGroups> numbers{};
@@ -340,7 +208,7 @@ class GroupedBackwardRun {
   Status differentiate(std::size_t number) {
     const GroupLayout& group = p_.groups[number];
     const BackwardProblem call = problem_of(p_, group);
-    const BackwardKernel kernel = kernel_of(p_, group);
+    const BackwardKernel kernel = group_kernel_of(p_, group);
     BackwardLaunch strips{.function = kernel.function,
                           .blocks = 0,
                           .shared_bytes = kernel.strip_bytes * kUnitStrips,
@@ -479,8 +347,10 @@ Status run_grouped_backward(const GroupedBackwardProblem& p, const PlanStorage& 
 }
 
 std::string describe_grouped_backward(const GroupedBackwardProblem& p, const PlanStorage&) {
-  return concat("backward, groups, ", std::int64_t{p.group_count}, " launches",
-                p.has_gates ? " and one for the gates" : "");
+  const auto launches = std::ranges::count_if(
+      p.used_groups(), [&](const auto& group) { return is_wanted(p, group); });
+  return concat("backward, groups, ", std::int64_t{launches}, " launches",
+                wants_gates(p) ? ", one for the gates" : "", ", one for the last sums");
 }
 
 }  // namespace

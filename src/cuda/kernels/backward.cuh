@@ -28,8 +28,7 @@
 namespace shortconv::cuda {
 
 /// Adds up the strips of a block in fp64, in order, and stores the sums as fp32 from `channel` on
-/// to the rows of `to`. `sums` has [kUnitStrips][kRows][kColumns]; a warp
-/// takes a row.
+/// to the rows of `to`. `sums` has [kUnitStrips][kRows][kColumns]; a warp takes a row.
 template <int kRows, int kGroup>
 __device__ inline void store_unit_sums(const float* sums, float* to, int channel, int channels) {
   constexpr int kColumns = 32 * kGroup;

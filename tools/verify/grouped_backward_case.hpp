@@ -1,10 +1,12 @@
-// A random backward call with groups, its memory and its check, for the tests of every backend.
+// A random backward call with groups, its memory and its check.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "shortconv/argument_table.hpp"
@@ -71,6 +73,11 @@ void for_each_group_element(const GroupedBackwardCase& problem, const Visit& vis
 /// The same case for the same seed, always. Three of four cases are as the CUDA kernels take them.
 [[nodiscard]] GroupedBackwardCase make_grouped_backward_case(std::uint64_t seed);
 
+/// As of other cases; "op" is "backward-groups".
+[[nodiscard]] std::vector<std::pair<std::string_view, std::string>> traits(
+    const GroupedBackwardCase& problem);
+[[nodiscard]] TraitValues possible_grouped_backward_traits();
+
 [[nodiscard]] std::string to_string(const GroupedBackwardCase& problem);
 
 using GateGradientBuffers = GateGradientTensors<OptionalBuffer>;
@@ -98,7 +105,7 @@ struct GroupedBackwardBuffers {
                               std::int64_t missing_bytes = 0);
 
 /// Of a call that was made: `before` it, `after` it. Gradients within the bounds of
-/// grouped_backward_check.cpp, those of copied columns bit for bit; rows without a sequence 0; no
+/// check_grouped_backward.cpp, those of copied columns bit for bit; rows without a sequence 0; no
 /// other byte written, guard bands and columns of no group or head included.
 [[nodiscard]] std::optional<std::string> check_gradients(const GroupedBackwardCase& problem,
                                                          const GroupedBackwardBuffers& before,

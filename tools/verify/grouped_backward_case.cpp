@@ -1,4 +1,4 @@
-#include "grouped_backward_case.hpp"
+#include "verify/grouped_backward_case.hpp"
 
 #include <fmt/format.h>
 
@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "common/random.hpp"
+#include "shortconv/capability.hpp"
 #include "verify/on_gpu.hpp"
 
 namespace shortconv::tools::verify {
@@ -144,6 +145,35 @@ std::int64_t first_column(const HeadMap& map, std::int64_t head, std::int64_t he
   const std::int64_t in_block = map.block_heads == 0 ? heads : map.block_heads;
   const std::int64_t stride = map.head_stride == 0 ? head_dim : map.head_stride;
   return map.offset + head / in_block * map.block_stride + head % in_block * stride;
+}
+
+std::vector<std::pair<std::string_view, std::string>> traits(const GroupedBackwardCase& problem) {
+  const auto yes = [](bool value) { return std::string(value ? "yes" : "no"); };
+  const auto any = [&](const auto& has) { return yes(std::ranges::any_of(problem.groups, has)); };
+  const BackwardCase& call = problem.call;
+  return {{"op", "backward-groups"},
+          {"dtype", std::string(name(call.x->dtype))},
+          {"activation", std::string(name(call.activation))},
+          {"bias", yes(call.bias.has_value())},
+          {"packed", yes(call.query_start_loc.has_value())},
+          {"numbered", yes(call.seq_idx.has_value())},
+          {"accumulate", yes(call.accumulate)},
+          {"copies", any([](const GroupSpec& group) { return group.copy; })},
+          {"norms", any([](const GroupSpec& group) { return group.l2_norm.has_value(); })},
+          {"gates", yes(problem.gates.has_value())},
+          {"fast", yes(problem.is_fast)}};
+}
+
+TraitValues possible_grouped_backward_traits() {
+  TraitValues list{{"op", {"backward-groups"}}};
+  for (auto& trait : possible_backward_traits()) {
+    if (trait.first == "dtype" || trait.first == "activation") list.push_back(std::move(trait));
+  }
+  for (const std::string_view own :
+       {"bias", "packed", "numbered", "accumulate", "copies", "norms", "gates", "fast"}) {
+    list.push_back({own, {"no", "yes"}});
+  }
+  return list;
 }
 
 std::string to_string(const GroupedBackwardCase& problem) {

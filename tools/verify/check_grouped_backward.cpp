@@ -25,10 +25,10 @@
 #include <utility>
 
 #include "common/random.hpp"
-#include "grouped_backward_case.hpp"
 #include "verify/bounded.hpp"
 #include "verify/compare.hpp"
 #include "verify/gradient_bounds.hpp"
+#include "verify/grouped_backward_case.hpp"
 
 namespace shortconv::tools::verify {
 namespace {

@@ -3,8 +3,8 @@
 #include <numeric>
 
 #include "common/random.hpp"
-#include "grouped_backward_case.hpp"
 #include "shortconv/capability.hpp"
+#include "verify/grouped_backward_case.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
