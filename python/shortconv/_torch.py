@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from shortconv import _core, _names, _operators
-from shortconv._arrays import empty_bytes
+from shortconv._workspaces import run_backward
 
 # Looked up once: these are in every call.
 _is_compiling = torch.compiler.is_dynamo_compiling  # others, export included, trace with modes
@@ -137,13 +137,6 @@ class _Operator:
         """The written tensors among the arguments of the core."""
         tensors = self.tensors(*self.split(values))
         return [one for name, one in tensors.items() if name in self.written]
-
-
-def run_backward(*values: Any) -> None:
-    """_core.backward, with a workspace if it needs one."""
-    needed = _core.backward(*values)
-    if needed:
-        _core.backward(*values, "workspace", empty_bytes(values[1], needed))
 
 
 def _kernel(operator: _Operator) -> Callable[..., None]:

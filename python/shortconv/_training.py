@@ -11,11 +11,12 @@ Source: https://docs.pytorch.org/docs/stable/library.html for register_autograd,
 https://docs.pytorch.org/docs/stable/notes/extending.func.html for setup_context.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 from shortconv import _core, _names, _sharding
 from shortconv import _torch as calls
 from shortconv._torch import torch
+from shortconv._workspaces import run_backward
 
 Tensor = torch.Tensor
 _INPUTS = 6  # of the arguments, those with gradients come first: x to output_gate
@@ -120,26 +121,6 @@ def _in_fast_layout(grad_out: Tensor, x: Tensor, weight: Tensor, input_gate: Opt
     return [_by_tokens(one) for one in (grad_out, x, input_gate, output_gate)]
 
 
-# Bytes of workspace by the shapes of x and weight, on which alone they depend on a GPU.
-_workspaces: Dict[Tuple[Any, ...], int] = {}
-
-
-def _run_backward(*values: Any) -> None:
-    """_torch.run_backward, which calls the core twice, with one call for a shape that is known."""
-    x, weight, grad_weight, grad_bias = values[1], values[2], values[5], values[6]
-    if not x.is_cuda or (grad_weight is None and grad_bias is None):
-        calls.run_backward(*values)
-        return
-    shape = (x.shape, weight.shape)
-    needed = _workspaces.get(shape) or _core.backward(*values)
-    if needed:
-        _core.backward(*values, "workspace",
-                       torch.empty(needed, dtype=torch.uint8, device=x.device))
-        if len(_workspaces) >= 1024:
-            _workspaces.clear()
-        _workspaces[shape] = needed
-
-
 def _differentiate(
     grad_out: Optional[Tensor],
     grad_final_state: Optional[Tensor],
@@ -172,7 +153,7 @@ def _differentiate(
         grad_out, x, weight, input_gate, output_gate, residual, dilation)
     inputs = (x, weight, bias, initial_state, input_gate, output_gate)
     grads = [torch.empty_like(one) if wanted else None for one, wanted in zip(inputs, needed)]
-    _run_backward(
+    run_backward(
         grad_out, x, weight, bias, grads[0], grads[1], grads[2], activation,
         *_core.named(
             initial_state=initial_state, query_start_loc=query_start_loc, seq_idx=seq_idx,

@@ -251,6 +251,61 @@ def test_a_workspace_is_allocated_if_it_is_needed(arrays, random, needing_a_work
         assert needing_a_workspace == [1 << 20, 2 << 20, 1 << 20]
 
 
+def test_a_known_workspace_saves_a_call_of_the_core(random, monkeypatch):
+    """Of calls with the same shapes; more sequences need more, and so may a new version."""
+    torch = pytest.importorskip("torch")
+    from shortconv import _workspaces
+    from shortconv.torch import short_conv
+
+    calls, least = [], [100]
+
+    def needing(*values):
+        pairs = dict(zip(values[8::2], values[9::2]))
+        bounds, memory = pairs.get("query_start_loc"), pairs.get("workspace")
+        needed = least[0] * (1 if bounds is None else len(bounds) - 1)
+        calls.append(None if memory is None else memory.nbytes)
+        if memory is None:
+            return needed
+        if memory.nbytes < needed:
+            raise ValueError(f"workspace: has {memory.nbytes} bytes; expected {needed}")
+        return backward(*values)
+
+    backward = _core.backward
+    monkeypatch.setattr(_core, "backward", needing)
+    monkeypatch.setattr(_workspaces, "_known", {})
+    _, p = problem(random, [13], 8, 4)
+    x, weight, grad = (torch.from_numpy(p[name]) for name in ("x", "weight", "grad_out"))
+    two = torch.tensor([0, 6, 13], dtype=torch.int32)
+
+    def train(bounds=None):
+        leaf = x.clone().requires_grad_()
+        short_conv(leaf, weight.requires_grad_(), query_start_loc=bounds).backward(grad)
+        return leaf.grad
+
+    def compute(bounds=None):
+        return shortconv.backward(grad, x, weight.detach(), query_start_loc=bounds).x
+
+    def made():
+        count = calls[:]
+        calls.clear()
+        return count
+
+    for bounds, size in ((None, 100), (two, 200)):
+        first = train(bounds)
+        assert made() == [None, size]
+        for run in (train, compute):
+            assert torch.equal(run(bounds), first) and made() == [size]
+    least[0] = 300
+    assert torch.equal(compute(two), first) and made() == [200, None, 600]
+    compute(two)
+    with pytest.raises(ValueError, match="^workspace: has 7 bytes; expected 600"):
+        shortconv.backward(grad, x, weight.detach(), query_start_loc=two,
+                           workspace=torch.empty(7, dtype=torch.uint8))
+    assert made() == [600, 7]
+    shortconv.backward(grad, x, weight.detach(), query_start_loc=two, grad_weight=False)
+    assert made() == [None, 600] and len(_workspaces._known) == 2
+
+
 def test_read_only_arrays_and_bf16(random):
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     bounds, p = problem(random, [5, 8], 8, 4)
