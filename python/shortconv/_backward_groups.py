@@ -5,7 +5,6 @@ Source: docs/specification.md of the shortconv repository.
 
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
-from shortconv import _core
 from shortconv._arrays import empty_bytes
 from shortconv._backward import require_sums, result
 from shortconv._core import calls_of
@@ -105,6 +104,15 @@ def backward_groups(
     checked = (check_groups if is_compiling else checked_groups)(groups)
     require(isinstance(grad_groups, (list, tuple)), "grad_groups", grad_groups,
             "a sequence of arrays")
+    if (calls is not None and not is_compiling and accumulate is False and workspace is None
+            and stream is None):
+        new: Optional[GroupedGradients] = calls.new_gradients(
+            grad_groups, x, weight, bias, groups, checked, gates, grad_g, grad_beta,
+            query_start_loc, seq_idx, activation,
+            (grad_x, grad_weight, grad_bias, grad_a, grad_b, grad_a_log, grad_dt_bias), backend,
+            threads)
+        if new is not None:
+            return new
     grads = arrays_of_groups("grad_groups", x, checked.sizes, grad_groups, _zeros)
     require_sums(accumulate, grad_weight, grad_bias, bias)
     covers_x = (covers if is_compiling else known_covers)(tuple(groups), x.shape[-1])

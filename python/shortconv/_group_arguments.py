@@ -112,6 +112,7 @@ class CheckedGroups(NamedTuple):
     numbers: List[float]
     entries: List[Tuple[Any, ...]]  # of each group, after its output
     sizes: List[Tuple[int, int]]  # heads, head_dim
+    known_calls: Dict[Any, Any]  # of backward_groups; see _torch_gradients
 
 
 _known: Dict[Any, CheckedGroups] = {}  # of the groups that were checked
@@ -129,7 +130,8 @@ def check_groups(groups: Any) -> CheckedGroups:
         [float(number) for group in groups for number in group[3:]],  # copy and so on
         [(*group.input, bool(group.copy), bool(group.l2_norm), float(group.eps),
           float(group.scale), float(group.input_scale)) for group in groups],
-        [(group.heads, group.head_dim) for group in groups])
+        [(group.heads, group.head_dim) for group in groups],
+        {})
 
 
 def checked_groups(groups: Any) -> CheckedGroups:
@@ -215,6 +217,20 @@ def require_known_gates(gates: Any) -> None:
         _known_maps.add((gates.a_map, gates.b_map))
 
 
+def _pairs_of(constants: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    """Names and values of the members of Gates from a_map on, without those that are defaults."""
+    maps, rest = constants[:2], zip(Gates._fields[6:], constants[2:])
+    pairs = tuple(part for name, one in zip(("a_map", "b_map"), maps) if one != HeadMap()
+                  for part in (name, *one))
+    return pairs + tuple(part for name, value in rest if value != Gates._field_defaults[name]
+                         for part in (name, value))
+
+
+def gradient_pairs(gates: Gates) -> Tuple[Any, ...]:
+    """gate_pairs for gradients, where roundings count as the identity."""
+    return _pairs_of((*gates[4:-1], False))
+
+
 def gate_pairs(gates: Gates) -> Tuple[Any, ...]:
     """Names and values of what gates have besides arrays, as the core takes them, without defaults.
 
@@ -225,11 +241,7 @@ def gate_pairs(gates: Gates) -> Tuple[Any, ...]:
     pairs = _known_pairs.get(constants)
     if pairs is None:
         require_gates(gates)
-        maps, rest = constants[:2], zip(Gates._fields[6:], constants[2:])
-        pairs = tuple(part for name, one in zip(("a_map", "b_map"), maps) if one != HeadMap()
-                      for part in (name, *one))
-        pairs += tuple(part for name, value in rest if value != Gates._field_defaults[name]
-                       for part in (name, value))
+        pairs = _pairs_of(constants)
         if len(_known_pairs) < _MOST_KNOWN:
             _known_pairs[constants] = pairs
     return pairs

@@ -468,7 +468,8 @@ def refuse_gradient(out: Tensor, *inputs: Optional[Tensor]) -> Tensor:
 for _type in (Tensor, torch.nn.Parameter):
     _core.calls_of[_type] = sys.modules[__name__]
 
-# These are calls with torch tensors, too; the file takes the names above.
+# These are calls with torch tensors, too; the files take the names above.
+from shortconv._torch_gradients import new_gradients  # noqa: E402, F401
 from shortconv._torch_groups import (  # noqa: E402, F401
     backward_groups,
     delta_gates,

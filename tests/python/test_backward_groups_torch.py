@@ -270,3 +270,142 @@ def test_torch_traces_without_memory_and_sees_what_is_written(torch_call):
     version = own._version
     run(**tensors, grad_weight=own)
     assert own._version == version + 1 and torch.equal(own, expected.weight)
+
+
+class OfTorch:
+    """Arrays of Case.call."""
+
+    of = staticmethod(lambda one: None if one is None else torch.from_numpy(one))
+    backends = ["reference"]
+
+
+@pytest.fixture
+def direct(monkeypatch):
+    """The calls that did not take the general way, which is refused after direct[:] = ["only"]."""
+    from shortconv import _torch, _torch_groups
+
+    taken, new, general = [], _torch.new_gradients, _torch_groups._call_groups
+
+    def counting(*arguments):
+        found = new(*arguments)
+        taken.append(found is not None)
+        return found
+
+    def only(*arguments):
+        assert taken[:1] != ["only"]
+        return general(*arguments)
+
+    monkeypatch.setattr(_torch, "new_gradients", counting)
+    monkeypatch.setattr(_torch_groups, "_call_groups", only)
+    return taken
+
+
+@pytest.mark.parametrize("sequences", SEQUENCES)
+@pytest.mark.parametrize("changes", [
+    {}, {"gates": None, "grad_g": None, "grad_beta": None}, {"grad_x": False, "grad_a": False},
+    {"grad_a": False, "grad_b": False, "grad_a_log": False, "grad_dt_bias": False},
+    {"grad_weight": False, "grad_bias": False}, {"threads": 2, "activation": None}])
+def test_the_direct_way_has_the_bits_of_the_general_one(random, direct, monkeypatch, sequences,
+                                                        changes):
+    from shortconv import _torch
+
+    for case in (Case(random, front_of("flat", decay="exp", beta_factor=2.0), sequences, extra=3),
+                 Case(random, front_of(), sequences, has_bias=False)):
+        found = [case.call(OfTorch, **changes) for _ in range(2)]
+        assert direct == [True, True]
+        with monkeypatch.context() as context:
+            context.setattr(_torch, "new_gradients", lambda *arguments: None)
+            found.append(case.call(OfTorch, **changes))
+        for ones in zip(*found):
+            assert all(one is ones[0] is None or torch.equal(one, ones[0]) for one in ones)
+        direct.clear()
+
+
+def test_calls_that_torch_sees_or_that_are_rare_take_the_general_way(random, direct):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            return function(*arguments, **(options or {}))
+
+    case = Case(random, front_of())
+    weight = torch.from_numpy(case.weight)
+    given = [OfTorch.of(one) for one in case.grads]
+    with Mode():
+        case.call(OfTorch)
+    for changes in ({"grad_g": None}, {"grad_groups": [None, *given[1:]]},
+                    {"grad_weight": torch.empty_like(weight)},
+                    {"weight": torch.nn.Parameter(weight, requires_grad=False).as_subclass(
+                        type("Other", (torch.Tensor,), {}))}):
+        case.call(OfTorch, **changes)
+    case.call(OfTorch, workspace=torch.empty(8, dtype=torch.uint8))  # not even tried
+    assert direct == [False] * 5
+
+
+def test_errors_of_the_direct_way_are_those_of_the_general_one(random, monkeypatch):
+    from shortconv import _torch
+
+    case = Case(random, front_of(), "padded")
+    grads, gates = [OfTorch.of(one) for one in case.grads], case.front.gates(
+        *(OfTorch.of(one) for one in (case.ba, case.a_log, case.dt_bias)))
+    group = case.front.groups[0]
+    changes = [
+        {"grad_groups": grads[:2]}, {"grad_groups": [grads[0][1:], *grads[1:]]},
+        {"grad_groups": [3, *grads[1:]]}, {"grad_groups": [grads[0].int(), *grads[1:]]},
+        {"grad_groups": [torch._neg_view(grads[0]), *grads[1:]]}, {"grad_g": grads[0]},
+        {"gates": None}, {"gates": tuple(gates)}, {"x": grads[0][..., None]},
+        {"weight": grads[0]}, {"weight": None}, {"weight": torch.randn(3, 4)},
+        {"query_start_loc": grads[0]}, {"seq_idx": grads[0]}, {"activation": "relu"},
+        {"backend": "abacus"}, {"threads": -1}, {"grad_x": 1}, {"grad_b": "b"},
+        {"groups": [group] * 4}, {"groups": [group, *case.front.groups[:3]]}, {"groups": [3]},
+        *({"gates": gates._replace(**one)} for one in (
+            {"a": None}, {"a": gates.a[0]}, {"b": gates.b[1:]}, {"a_log": gates.a_log.double()},
+            {"dt_bias": gates.a}, {"a_map": 3}, {"a_map": HeadMap(0, 0, 1)}, {"decay": "linear"},
+            {"beta_factor": "two"}, {"beta_factor": 3.0}))]
+    for _ in range(2):  # with shapes that are new, and known
+        for change in changes:
+            with pytest.raises((TypeError, ValueError, NotImplementedError)) as found:
+                case.call(OfTorch, **change)
+            with monkeypatch.context() as context:
+                context.setattr(_torch, "new_gradients", lambda *arguments: None)
+                with pytest.raises(found.type) as expected:
+                    case.call(OfTorch, **change)
+            assert str(found.value) == str(expected.value), change
+        case.call(OfTorch)
+
+
+def test_a_known_call_is_one_call_of_the_core_and_seven_allocations(random, direct, monkeypatch):
+    from shortconv import _group_arguments
+
+    calls, least, made, compute = [], [100], [], _core.backward_groups
+
+    def needing(*values):
+        memory = values[-1] if isinstance(values[-2], str) and values[-2] == "workspace" else None
+        calls.append(None if memory is None else memory.nbytes)
+        if memory is None:
+            return least[0]
+        if memory.nbytes < least[0]:
+            raise ValueError(f"workspace: has {memory.nbytes} bytes; expected {least[0]}")
+        return compute(*values)
+
+    def counted(make):
+        return lambda *arguments, **options: (made.append(make.__name__),
+                                              make(*arguments, **options))[1]
+
+    monkeypatch.setattr(_group_arguments, "_known", {})
+    monkeypatch.setattr(_core, "backward_groups", needing)
+    for name in ("empty", "empty_like", "zeros", "zeros_like"):
+        monkeypatch.setattr(torch, name, counted(getattr(torch, name)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", counted(torch.Tensor.new_empty))
+    direct[:] = ["only"]
+    case = Case(random, front_of())
+    for expected in ([None, 100], [100], [100]):
+        case.call(OfTorch)
+        assert calls == expected
+        assert sorted(made) == ["empty_like"] * 5 + ["new_empty"] + ["zeros_like"] * 2
+        calls.clear()
+        made.clear()
+    least[0] = 300  # not what shapes say, but the core has the last word
+    case.call(OfTorch)
+    case.call(OfTorch)
+    assert calls == [100, None, 300, 300] and direct[1:] == [True] * 5
