@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from shortconv import _core, _names, _operators
+from shortconv._arrays import kinds
 from shortconv._workspaces import run_backward
 
 # Looked up once: these are in every call.
@@ -464,9 +465,11 @@ def refuse_gradient(out: Tensor, *inputs: Optional[Tensor]) -> Tensor:
     return out
 
 
-# Looked up by compiled code, which cannot import this module.
+# Looked up by compiled code, which cannot import this module, nor write to dictionaries in a
+# backward pass.
 for _type in (Tensor, torch.nn.Parameter):
     _core.calls_of[_type] = sys.modules[__name__]
+    kinds[_type]  # noqa: B018
 
 # These are calls with torch tensors, too; the files take the names above.
 from shortconv._torch_gradients import new_gradients  # noqa: E402, F401

@@ -1,5 +1,8 @@
 """short_conv_groups with backward_groups against torch's autograd in float64, and the operator."""
 
+import subprocess
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -247,6 +250,30 @@ def test_torch_compiles_the_whole_graph(torch_call):
                              backend="aot_eager", fullgraph=True)
     for got, expected in zip(compiled(**tensors), run(**tensors)):
         torch.testing.assert_close(got, expected + 1, rtol=0, atol=0, equal_nan=True)
+
+
+def test_torch_compiles_training_before_anything_else(tmp_path):
+    """In a process of its own: compiled backward passes cannot fill the library's dictionaries."""
+    program = tmp_path / "program.py"
+    program.write_text("""if True:
+        import torch
+        from shortconv import models
+        from shortconv.torch import short_conv_groups
+
+        front = models.gated_delta_net(num_k_heads=1, num_v_heads=2, head_k_dim=4, head_v_dim=4)
+        shapes = [(1, 9, front.columns), (front.channels, 4), (1, 9, 4), (2,), (2,)]
+        inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+
+        def run(x, weight, *gates):
+            (groups, g, beta), _ = short_conv_groups(
+                x, weight, groups=front.groups, gates=front.gates(*gates), backend="reference")
+            return sum(one.square().sum() for one in (*groups, g, beta))
+
+        compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+        for one, other in zip(*(torch.autograd.grad(f(*inputs), inputs) for f in (compiled, run))):
+            torch.testing.assert_close(one, other)
+        """)
+    subprocess.run([sys.executable, program], check=True)
 
 
 def test_torch_traces_without_memory_and_sees_what_is_written(torch_call):
