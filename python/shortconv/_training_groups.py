@@ -6,9 +6,11 @@ convolution again, with short_conv, and the norms and gates with torch's operato
 differentiates those. Only inputs are kept.
 """
 
+import contextlib
 from typing import Any, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from shortconv import _backward_groups, _groups
+from shortconv import _torch as calls
 from shortconv._group_arguments import (
     Gates,
     Group,
@@ -90,8 +92,7 @@ class _Front(torch.autograd.Function):
         ctx.options = options
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, bias, initial_state, *arrays)
-        gates = None if options.gates is None else options.gates._replace(
-            **dict(zip(("a", "b", "a_log", "dt_bias"), arrays)))
+        gates = None if options.gates is None else Gates(*arrays, *options.gates[4:])
         state = initial_state
         if state is not None:
             state = state.clone(memory_format=torch.contiguous_format)
@@ -100,7 +101,8 @@ class _Front(torch.autograd.Function):
             if options.query_start_loc is not None:
                 sequences = options.query_start_loc.shape[0] - 1
             state = x.new_zeros(sequences, weight.shape[1] - 1, weight.shape[0])
-        with torch.no_grad():
+        # torch calls this without recording gradients; compilers trace it as it stands.
+        with torch.no_grad() if calls._is_grad_enabled() else contextlib.nullcontext():
             results, g, beta = _groups.forward_groups(
                 x, weight, bias, groups=options.groups, gates=gates, state=state,
                 query_start_loc=options.query_start_loc, seq_idx=options.seq_idx,
@@ -114,21 +116,30 @@ class _Front(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
-        options, needed = ctx.options, ctx.needs_input_grad[1:]
-        x, weight, bias, initial_state, *arrays = inputs = ctx.saved_tensors
-        grads = list(grads)
-        grad_final = grads.pop() if options.return_final_state else None
-        grad_gates = [grads.pop(-2), grads.pop()] if options.gates is not None else []
-        known_covers(options.groups, x.shape[-1])  # no column twice
-        if _is_one_call(options, inputs, grads, grad_final):
-            try:
-                return (None, *_call_backward_groups(options, inputs, needed, grads, grad_gates))
-            except NotImplementedError:
-                _refuse(options, inputs)
-        return (None, *_compose(options, inputs, needed, grads, grad_gates, grad_final))
+        # What once_differentiable adds is needed with create_graph only.
+        return (_backward_once if calls._is_grad_enabled() else _backward)(ctx, *grads)
 
+
+def _backward(ctx: Any, *given: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
+    options, needed = ctx.options, ctx.needs_input_grad[1:]
+    x, weight, bias, initial_state, *arrays = inputs = ctx.saved_tensors
+    grads = list(given)
+    grad_final = grads.pop() if options.return_final_state else None
+    grad_gates = [grads.pop(-2), grads.pop()] if options.gates is not None else []
+    is_refused = False
+    if _is_one_call(options, inputs, grads, grad_final):
+        try:
+            return (None, *_call_backward_groups(options, inputs, needed, grads, grad_gates))
+        except NotImplementedError:
+            is_refused = True
+    known_covers(options.groups, x.shape[-1])  # no column twice
+    if is_refused:
+        _refuse(options, inputs)
+    return (None, *_compose(options, inputs, needed, grads, grad_gates, grad_final))
+
+
+_backward_once = torch.autograd.function.once_differentiable(_backward)
 
 # ---- One call ----
 
@@ -163,15 +174,20 @@ def _is_one_call(options: _Options, inputs: Sequence[Optional[Tensor]],
       grads: of the outputs of the groups.
     """
     _, _, _, initial_state, *_ = inputs
-    if (initial_state is not None or grad_final is not None
-            or any(one.input_scale != 1 for one in options.groups)
-            or all(grad is None or one.copy for one, grad in zip(options.groups, grads))):
+    if initial_state is not None or grad_final is not None:
         return False
-    if options.backend != "reference" and not all(
-            one is None or (one.is_cuda and one.dtype != torch.float64)
-            for one in (*inputs, *grads)):
+    has_convolved = False
+    for one, grad in zip(options.groups, grads):
+        if one.input_scale != 1:
+            return False
+        has_convolved = has_convolved or (grad is not None and not one.copy)
+    if not has_convolved:
         return False
-    return _kind(options, inputs) not in _refused
+    if options.backend != "reference":
+        for tensor in (*inputs, *grads):
+            if tensor is not None and not (tensor.is_cuda and tensor.dtype != torch.float64):
+                return False
+    return not _refused or _kind(options, inputs) not in _refused
 
 
 def _call_backward_groups(
@@ -184,25 +200,24 @@ def _call_backward_groups(
       NotImplementedError: the backend does not support it.
     """
     x, weight, bias, _, *arrays = inputs
-    names = ("grad_x", "grad_weight", "grad_bias", None, "grad_a", "grad_b", "grad_a_log",
-             "grad_dt_bias")
-    of_call = {name: wanted for name, wanted in zip(names, needed) if name is not None}
-    gates = None
-    if any(one is not None for one in grad_gates):
+    gates = grad_g = grad_beta = None
+    if any([one is not None for one in grad_gates]):
         gates = Gates(*arrays, *options.gates[4:])
-        of_call.update(zip(("grad_g", "grad_beta"), map(_dense, grad_gates)))
+        grad_g, grad_beta = map(_dense, grad_gates)
     found = _backward_groups.backward_groups(
         [_dense(one) for one in grads], x if x.stride(-1) == 1 else x.contiguous(), weight, bias,
-        groups=options.groups, gates=gates, query_start_loc=options.query_start_loc,
-        seq_idx=options.seq_idx, activation=options.activation, backend=options.backend,
-        threads=options.threads, **of_call)
+        groups=options.groups, gates=gates, grad_g=grad_g, grad_beta=grad_beta,
+        query_start_loc=options.query_start_loc, seq_idx=options.seq_idx,
+        activation=options.activation, grad_x=needed[0], grad_weight=needed[1],
+        grad_bias=needed[2], grad_a=needed[4], grad_b=needed[5], grad_a_log=needed[6],
+        grad_dt_bias=needed[7], backend=options.backend, threads=options.threads)
     return [*found[:3], None, *found[3:]]
 
 
 def _dense(grad: Optional[Tensor]) -> Optional[Tensor]:
     """The gradient, copied if its channels are not adjacent or its rows are expanded, as those of
     sums are."""
-    if grad is None or (grad.stride(-1) == 1 and 0 not in grad.stride()):
+    if grad is None or ((strides := grad.stride())[-1] == 1 and 0 not in strides):
         return grad
     return grad.clone(memory_format=torch.contiguous_format)
 

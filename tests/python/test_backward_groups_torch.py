@@ -1,5 +1,6 @@
 """short_conv_groups with backward_groups against torch's autograd in float64, and the operator."""
 
+import os
 import subprocess
 import sys
 
@@ -436,3 +437,34 @@ def test_a_known_call_is_one_call_of_the_core_and_seven_allocations(random, dire
     case.call(OfTorch)
     case.call(OfTorch)
     assert calls == [100, None, 300, 300] and direct[1:] == [True] * 5
+
+
+def test_a_backward_pass_calls_few_functions_of_the_package(random, calls, direct, monkeypatch):
+    """What its time on the host follows from: 22 functions of Python; the general way calls 102."""
+    from shortconv import _training_groups
+
+    forward = _core.forward_groups
+    made = []
+    monkeypatch.setattr(_core, "forward_groups", lambda *a: (made.append("core"), forward(*a)))
+    monkeypatch.setattr(_training_groups, "_kind", None)  # of calls, where some were refused
+    case = TorchCase(random, front_of(), "batch")
+    folder = os.path.dirname(shortconv.__file__)
+
+    def step():
+        results = case.run(**case.inputs)
+        torch.autograd.grad(results, list(case.inputs.values()),
+                            [torch.ones_like(one) for one in results])
+
+    def count(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(folder):
+            made.append(frame.f_code.co_name)
+
+    step()
+    made.clear()
+    sys.setprofile(count)
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    assert calls == [2] and direct == [True, True] and made.count("core") == 1
+    assert len(made[made.index("backward"):]) <= 30
