@@ -115,7 +115,8 @@ def backward_groups(
             return new
     grads = arrays_of_groups("grad_groups", x, checked.sizes, grad_groups, _zeros)
     require_sums(accumulate, grad_weight, grad_bias, bias)
-    covers_x = (covers if is_compiling else known_covers)(tuple(groups), x.shape[-1])
+    covers_x = grad_x is False or (covers if is_compiling else known_covers)(
+        tuple(groups), x.shape[-1])
     written = {
         "grad_x": _result("grad_x", grad_x, x, covers_x),
         "grad_weight": result("grad_weight", grad_weight, weight),
@@ -186,8 +187,8 @@ def _gate_results(gates: Gates, given: Dict[str, Any],
                   covers_all: Callable[..., bool]) -> Dict[str, Any]:
     heads = gates.a_log.shape[0]
     covered = {
-        "grad_a": covers_all("a", gates.a_map, heads, gates.a.shape[-1]),
-        "grad_b": covers_all("b", gates.b_map, heads, gates.b.shape[-1])}
+        f"grad_{name}": given[f"grad_{name}"] is False or covers_all(name, of, heads, one.shape[-1])
+        for name, of, one in (("a", gates.a_map, gates.a), ("b", gates.b_map, gates.b))}
     return {name: _result(name, one, getattr(gates, name[len("grad_"):]), covered.get(name, True))
             for name, one in given.items()}
 

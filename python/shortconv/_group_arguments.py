@@ -159,13 +159,12 @@ def covers(groups: Tuple[Group, ...], columns: int) -> bool:
     """Whether groups read every column of x, which has this number of them.
 
     Raises:
-      ValueError: they read more columns than x has.
       NotImplementedError: they read a column twice.
     """
     count = sum(group.heads * group.head_dim for group in groups)
-    if count > columns:
-        raise ValueError(f"groups: read {count} columns, but x has {columns}; expected different "
-                         "columns of x")
+    if count > columns:  # and perhaps so many that a list of them takes long
+        raise NotImplementedError(f"groups: read {count} columns, but x has {columns}; a column "
+                                  "that is read twice has no gradient")
     heads = sorted((first, first + group.head_dim) for group in groups if group.head_dim > 0
                    for first in first_columns(group.input, group.heads, group.head_dim))
     if any(begin < end for (_, end), (begin, _) in zip(heads, heads[1:])):
@@ -187,9 +186,19 @@ def gate_map_covers(name: str, of: HeadMap, heads: int, columns: int) -> bool:
     return heads == columns
 
 
-# Once for each list of groups, and for each map.
-known_covers = functools.lru_cache(maxsize=_MOST_KNOWN)(covers)
-gate_map_known_covers = functools.lru_cache(maxsize=_MOST_KNOWN)(gate_map_covers)
+_known_covers = functools.lru_cache(maxsize=_MOST_KNOWN)(covers)
+_gate_map_known_covers = functools.lru_cache(maxsize=_MOST_KNOWN)(gate_map_covers)
+
+
+def known_covers(groups: Tuple[Group, ...], columns: int) -> bool:
+    """covers, once for each list of groups. Sizes of tensors that are traced have no hash."""
+    return (_known_covers if type(columns) is int else covers)(groups, columns)
+
+
+def gate_map_known_covers(name: str, of: HeadMap, heads: int, columns: int) -> bool:
+    """gate_map_covers, once for each map."""
+    are_numbers = type(heads) is int and type(columns) is int
+    return (_gate_map_known_covers if are_numbers else gate_map_covers)(name, of, heads, columns)
 
 
 def require_gates(gates: Any) -> None:

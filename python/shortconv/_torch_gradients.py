@@ -33,7 +33,7 @@ class _KnownCall:
                  bias: Optional[Tensor], gates: Optional[Gates], wanted: Tuple[bool, ...]) -> None:
         require_array("x", x, (2, 3))
         self.shapes = [x.shape[:-1] + size for size in sizes]  # of the gradients of outputs
-        covered = [known_covers(tuple(groups), x.shape[-1]), True, True]
+        covered = [not wanted[0] or known_covers(tuple(groups), x.shape[-1]), True, True]
         wanted = (*wanted[:2], wanted[2] and bias is not None, *wanted[_OF_GATES:])
         self.pairs: Optional[Tuple[Any, ...]] = None  # of gates; None: the call has none
         if gates is None:
@@ -41,8 +41,11 @@ class _KnownCall:
         else:
             require_gates(gates)
             heads = gates.a_log.shape[0]
-            covered += [gate_map_covers("a", gates.a_map, heads, gates.a.shape[-1]),
-                        gate_map_covers("b", gates.b_map, heads, gates.b.shape[-1]), True, True]
+            covered += [
+                not is_wanted or gate_map_covers(name, of, heads, rows.shape[-1])
+                for name, of, rows, is_wanted in zip("ab", (gates.a_map, gates.b_map), gates[:2],
+                                                     wanted[_OF_GATES:])]
+            covered += True, True
             if any(wanted[_OF_GATES:]):
                 self.pairs = gradient_pairs(gates)
         self.makers = [(torch.empty_like if is_covered else torch.zeros_like) if is_wanted else None

@@ -133,9 +133,10 @@ def _backward(ctx: Any, *given: Optional[Tensor]) -> Tuple[Optional[Tensor], ...
             return (None, *_call_backward_groups(options, inputs, needed, grads, grad_gates))
         except NotImplementedError:
             is_refused = True
-    known_covers(options.groups, x.shape[-1])  # no column twice
+    if needed[0]:
+        known_covers(options.groups, x.shape[-1])  # no column twice
     if is_refused:
-        _refuse(options, inputs)
+        _refuse(options, inputs, grads)
     return (None, *_compose(options, inputs, needed, grads, grad_gates, grad_final))
 
 
@@ -147,18 +148,60 @@ _refused: Set[Any] = set()  # calls that the backend refused
 _MOST_REFUSED = 1000
 
 
-def _kind(options: _Options, inputs: Sequence[Optional[Tensor]]) -> Tuple[Any, ...]:
-    """What the refusal of a call depends on, besides what changes from step to step."""
+def _memory(one: Optional[Tensor], is_batch: bool) -> Optional[Tuple[Any, ...]]:
+    """What a refusal depends on of the memory of rows: their dtype, whether channels are adjacent
+    and rows a stride apart, and the bits of the address and of strides that are not 0 mod 16."""
+    if one is None:
+        return None
+    *outer, channel_stride = one.stride()
+    bits = one.data_ptr()
+    for stride in outer:
+        bits |= stride * one.element_size()
+    is_packed = not is_batch or one.shape[0] == 1 or outer[0] == one.shape[1] * outer[1]
+    return one.dtype, channel_stride, is_packed, bits & 15
+
+
+def _kind(options: _Options, inputs: Sequence[Optional[Tensor]],
+          grads: Sequence[Optional[Tensor]]) -> Tuple[Any, ...]:
+    """What the refusal of a call depends on, besides numbers of rows."""
+    x, is_batch = inputs[0], inputs[0].dim() == 3
     return (options.groups, options.gates, options.query_start_loc is None,
-            options.seq_idx is None, options.activation, options.backend, inputs[0].device,
-            inputs[0].dim(), *[one if one is None else (one.dtype, one.shape[-1])
-                               for one in inputs])
+            options.seq_idx is None, options.activation, options.backend, x.device, is_batch,
+            *[_memory(one, is_batch) for one in (x, *grads)],
+            *[one if one is None else (one.dtype, one.shape[-1]) for one in inputs])
 
 
-def _refuse(options: _Options, inputs: Sequence[Optional[Tensor]]) -> None:
+def _refuse(options: _Options, inputs: Sequence[Optional[Tensor]],
+            grads: Sequence[Optional[Tensor]]) -> None:
     if len(_refused) >= _MOST_REFUSED:
         _refused.clear()
-    _refused.add(_kind(options, inputs))
+    _refused.add(_kind(options, inputs, grads))
+
+
+def _is_supported(options: _Options, inputs: Sequence[Optional[Tensor]],
+                  grads: Sequence[Optional[Tensor]]) -> bool:
+    """Whether CUDA supports the call for certain. Compiled code cannot go on after a refusal, so
+    there this decides: docs/training.md has the limits."""
+    x, weight, *_ = inputs
+    size = x.element_size()
+
+    def is_aligned(*numbers: int) -> bool:
+        return all(number * size % 8 == 0 for number in numbers)
+
+    if weight.dtype not in (x.dtype, torch.float32) or not 2 <= weight.shape[-1] <= 4:
+        return False
+    for one in (x, *grads):
+        if one is not None and not (one.dtype == x.dtype and one.is_contiguous()
+                                    and is_aligned(one.shape[-1], one.storage_offset())):
+            return False
+    for group in options.groups:
+        offset, head_stride, _, block_stride = group.input
+        if not is_aligned(offset, head_stride, block_stride, group.head_dim):
+            return False
+        channels = group.head_dim * size // 2  # 8 to 128 of 16 bits, 4 to 64 of 32
+        if group.l2_norm and (channels not in (8, 16, 32, 64, 128)):
+            return False
+    return True
 
 
 def _is_one_call(options: _Options, inputs: Sequence[Optional[Tensor]],
@@ -167,7 +210,7 @@ def _is_one_call(options: _Options, inputs: Sequence[Optional[Tensor]],
 
     That has no states and no input_scale, and computes more than is needed if no convolved group
     has a gradient. The tensors are on a GPU, or the caller chose the reference. A call that a
-    backend has refused is not tried again.
+    backend has refused is not tried again, for tensors whose memory is like that of those.
 
     Args:
       inputs: x, weight, bias, initial_state, a, b, a_log, dt_bias.
@@ -187,7 +230,9 @@ def _is_one_call(options: _Options, inputs: Sequence[Optional[Tensor]],
         for tensor in (*inputs, *grads):
             if tensor is not None and not (tensor.is_cuda and tensor.dtype != torch.float64):
                 return False
-    return not _refused or _kind(options, inputs) not in _refused
+        if calls._is_compiling():
+            return _is_supported(options, inputs, grads)
+    return not _refused or _kind(options, inputs, grads) not in _refused
 
 
 def _call_backward_groups(
@@ -337,8 +382,9 @@ def _differentiate_gates(gates: Gates, arrays: Sequence[Tensor], needed: Sequenc
     """The gradients of a, b, a_log and dt_bias."""
     a, b, a_log, dt_bias = arrays
     heads = a_log.shape[0]
-    for name, one, of in (("a", a, gates.a_map), ("b", b, gates.b_map)):
-        gate_map_known_covers(name, of, heads, one.shape[-1])  # no column twice
+    for name, one, of, is_needed in zip("ab", arrays, (gates.a_map, gates.b_map), needed):
+        if is_needed:
+            gate_map_known_covers(name, of, heads, one.shape[-1])  # no column twice
     columns = [_columns(one, heads, 1, a.device) for one in (gates.a_map, gates.b_map)]
     leaves = [_leaf(_without(padding, one.index_select(-1, at)), wanted)
               for one, at, wanted in zip((a, b), columns, needed)]
