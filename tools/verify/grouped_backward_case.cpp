@@ -167,6 +167,7 @@ std::vector<std::pair<std::string_view, std::string>> traits(const GroupedBackwa
 TraitValues possible_grouped_backward_traits() {
   TraitValues list{{"op", {"backward-groups"}}};
   for (auto& trait : possible_backward_traits()) {
+    if (trait.first == "dtype") trait.second.emplace_back(name(DType::kF64));
     if (trait.first == "dtype" || trait.first == "activation") list.push_back(std::move(trait));
   }
   for (const std::string_view own :
