@@ -39,7 +39,7 @@ double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 class GroupedBackward {
  public:
   GroupedBackward(const GroupedBackwardProblem& p, const GroupedBackwardPointers& at)
-      : p_(p), at_(at), call_(p.backward), x_(call_, call_.channels), grad_out_(x_), grad_x_(x_) {}
+      : p_(p), at_(at), call_(p.backward) {}
 
   Status run() {
     for (const GroupLayout& group : p_.used_groups()) {
@@ -239,7 +239,10 @@ class GroupedBackward {
   const GroupedBackwardProblem& p_;
   const GroupedBackwardPointers& at_;
   const BackwardProblem& call_;
-  Matrix x_, grad_out_, grad_x_;  // of the convolved groups
+  // Of the convolved groups. None is a copy of another: copies of vectors need a newer libstdc++
+  // than the wheel may.
+  Matrix x_{call_, call_.channels}, grad_out_{call_, call_.channels},
+      grad_x_{call_, call_.channels};
 };
 
 }  // namespace
