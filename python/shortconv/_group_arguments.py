@@ -162,7 +162,7 @@ def covers(groups: Tuple[Group, ...], columns: int) -> bool:
       NotImplementedError: they read a column twice.
     """
     count = sum(group.heads * group.head_dim for group in groups)
-    if count > columns:  # and perhaps so many that a list of them takes long
+    if count > columns:  # before the heads are listed: there may be billions
         raise NotImplementedError(f"groups: read {count} columns, but x has {columns}; a column "
                                   "that is read twice has no gradient")
     heads = sorted((first, first + group.head_dim) for group in groups if group.head_dim > 0

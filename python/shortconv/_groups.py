@@ -226,7 +226,7 @@ def _unless(default: int, value: Any) -> Any:
 
 
 def empty_like_rows(like: Any, shape: Tuple[int, ...], is_f32: bool = False) -> Any:
-    """An array with the library and device of `like`, and its dtype unless f32 is asked for."""
+    """An uninitialized array on the device of `like`, in f32 or in the dtype of `like`."""
     calls = calls_of[type(like)]
     if calls is not None:
         return calls.empty(like, shape, is_f32)

@@ -101,7 +101,7 @@ class _Front(torch.autograd.Function):
             if options.query_start_loc is not None:
                 sequences = options.query_start_loc.shape[0] - 1
             state = x.new_zeros(sequences, weight.shape[1] - 1, weight.shape[0])
-        # torch calls this without recording gradients; compilers trace it as it stands.
+        # Eager torch disables gradients in forward(); a compiler traces forward() with them enabled.
         with torch.no_grad() if calls._is_grad_enabled() else contextlib.nullcontext():
             results, g, beta = _groups.forward_groups(
                 x, weight, bias, groups=options.groups, gates=gates, state=state,
@@ -206,11 +206,11 @@ def _is_supported(options: _Options, inputs: Sequence[Optional[Tensor]],
 
 def _is_one_call(options: _Options, inputs: Sequence[Optional[Tensor]],
                  grads: Sequence[Optional[Tensor]], grad_final: Optional[Tensor]) -> bool:
-    """Whether the backward pass is to be one call of backward_groups.
+    """Whether to compute all gradients with one call of backward_groups.
 
-    That has no states and no input_scale, and computes more than is needed if no convolved group
-    has a gradient. The tensors are on a GPU, or the caller chose the reference. A call that a
-    backend has refused is not tried again, for tensors whose memory is like that of those.
+    backward_groups supports neither states nor input_scale, and does needless work if no convolved
+    group has a gradient. Only the CUDA and the reference backend implement it. A call that a
+    backend refused is not repeated for tensors with the same layout and alignment.
 
     Args:
       inputs: x, weight, bias, initial_state, a, b, a_log, dt_bias.

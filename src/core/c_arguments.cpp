@@ -242,6 +242,15 @@ Status convert_group(const shortconv_channel_group* from, ChannelGroup& to) {
   return status;
 }
 
+/// The options that gates and their gradients share.
+template <typename CArgs, typename Args>
+Status convert_gate_options(const CArgs& from, Args& to) {
+  to.a_map = head_map_of(from.a_map);
+  to.b_map = head_map_of(from.b_map);
+  if (from.beta_factor != 0) to.beta_factor = from.beta_factor;
+  return narrow("decay", from.decay, to.decay);
+}
+
 }  // namespace
 
 Status convert(const shortconv_gate_args* from, GateArgs& to, BackendId& backend) {
@@ -250,10 +259,7 @@ Status convert(const shortconv_gate_args* from, GateArgs& to, BackendId& backend
   Status status;
   visit_gate_tensors(ConvertTensor(status), args, to);
   if (!status.ok()) return status;
-  to.a_map = head_map_of(args.a_map);
-  to.b_map = head_map_of(args.b_map);
-  if (args.beta_factor != 0) to.beta_factor = args.beta_factor;
-  return first_failure(narrow("decay", args.decay, to.decay),
+  return first_failure(convert_gate_options(args, to),
                        narrow("round_beta", args.round_beta, to.round_beta),
                        narrow("backend", args.backend, backend));
 }
@@ -298,10 +304,7 @@ Status convert(const shortconv_gate_gradient_args* from, GateGradientArgs& to) {
   Status status;
   visit_gate_gradient_tensors(ConvertTensor(status), args, to);
   if (!status.ok()) return status;
-  to.a_map = head_map_of(args.a_map);
-  to.b_map = head_map_of(args.b_map);
-  if (args.beta_factor != 0) to.beta_factor = args.beta_factor;
-  return narrow("decay", args.decay, to.decay);
+  return convert_gate_options(args, to);
 }
 
 }  // namespace

@@ -315,7 +315,7 @@ extern const Backend kCpuBackend{
     .grouped = {.plan = cpu::plan_grouped,
                 .run = cpu::run_grouped,
                 .describe = cpu::describe_grouped},
-    // Without kernels: see plan.
+    // No kernels: plan refuses every call.
     .grouped_backward = {.plan = cpu::refuse_grouped_backward, .run = nullptr, .describe = nullptr},
     .l2_norm = cpu::l2_norm,
     .delta_gates = cpu::delta_gates,

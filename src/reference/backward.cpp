@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/history.hpp"
+#include "reference/gates.hpp"
 #include "reference/reference.hpp"
 #include "reference/tensor_views.hpp"
 
@@ -19,7 +20,7 @@ Activated activate(Activation activation, double a) {
     case Activation::kNone:
       break;
     case Activation::kSilu: {
-      const double s = 1 / (1 + std::exp(-a));
+      const double s = sigmoid(a);
       return {a * s, s * (1 + a * (1 - s))};
     }
   }

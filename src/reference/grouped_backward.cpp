@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "reference/gates.hpp"
 #include "reference/reference.hpp"
 #include "reference/tensor_views.hpp"
 
@@ -33,8 +34,6 @@ class Matrix {
   std::vector<double> values_;
   TensorLayout<Axis::kSequence, Axis::kToken, Axis::kChannel> layout_;
 };
-
-double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 class GroupedBackward {
  public:
@@ -206,7 +205,7 @@ class GroupedBackward {
         double grad_g =
             load_element(DType::kF32, of_row(p.grad_g, at.grad_g, head * p.grad_g.head_stride));
         if (p.decay == DecayForm::kExp) grad_g *= std::exp(g);
-        double grad_a = -std::exp(a_log) * grad_g * (sum > 20 ? 1 : sigmoid(sum));
+        double grad_a = -std::exp(a_log) * grad_g * softplus_slope(sum);
         const double beta =
             sigmoid(load_element(p.b.dtype, of_row(p.b, at.b, b_column * p.b.channel_stride)));
         double grad_b = load_element(DType::kF32, of_row(p.grad_beta, at.grad_beta,

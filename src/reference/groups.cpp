@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "reference/gates.hpp"
 #include "reference/reference.hpp"
 #include "reference/tensor_views.hpp"
 
@@ -46,10 +47,6 @@ void normalize_head(DType dtype, const char* from, std::int64_t from_stride, cha
   const auto use = dtype == DType::kF64 ? &normalize_head<double> : &normalize_head<float>;
   use(dtype, from, from_stride, to, to_stride, count, norm);
 }
-
-double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
-
-double softplus(double x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 
 double rounded(DType dtype, double value) {
   char bytes[sizeof(double)];

@@ -468,35 +468,3 @@ def test_a_backward_pass_calls_few_functions_of_the_package(random, calls, direc
         sys.setprofile(None)
     assert calls == [2] and direct == [True, True] and made.count("core") == 1
     assert len(made[made.index("backward"):]) <= 30
-
-
-def rows_of_memory(tokens, offset=0, pitch=32):
-    return torch.zeros(tokens * pitch + offset)[offset:].view(tokens, pitch)[:, :16]
-
-
-def test_a_refusal_is_kept_for_tensors_with_like_memory_alone():
-    from shortconv._training_groups import _memory
-
-    kept = _memory(rows_of_memory(5), False)
-    assert _memory(rows_of_memory(9), False) == kept
-    assert _memory(rows_of_memory(5, offset=1), False) != kept
-    assert _memory(rows_of_memory(5, pitch=33), False) != kept
-    batch = torch.zeros(2, 5, 16)
-    assert _memory(batch, True) != _memory(batch[:, 1:], True)
-
-
-@pytest.mark.parametrize("width, head_dim, dtype, is_supported", [
-    (4, 128, torch.bfloat16, True), (2, 8, torch.float16, True), (3, 64, torch.float32, True),
-    (5, 128, torch.bfloat16, False), (4, 256, torch.bfloat16, False),
-    (4, 96, torch.bfloat16, False), (4, 128, torch.float32, False)])
-def test_compiled_training_composes_what_may_be_refused(width, head_dim, dtype, is_supported):
-    from shortconv._training_groups import _is_supported, _Options
-
-    front = models.kimi_delta_attention(num_heads=2, head_dim=head_dim, normalize=True)
-    options = _Options(tuple(front.groups), None, None, None, "silu", False, None, 0)
-    x, weight = torch.zeros(5, front.columns, dtype=dtype), torch.zeros(front.channels, width)
-    grads = [torch.zeros(5, one.heads, one.head_dim, dtype=dtype) for one in front.groups]
-    assert _is_supported(options, (x, weight), grads) == is_supported
-    if is_supported:
-        shifted = torch.zeros(x.numel() + 1, dtype=dtype)[1:].view(x.shape)
-        assert not _is_supported(options, (shifted, weight), grads)

@@ -5,6 +5,7 @@
 #include "common/random.hpp"
 #include "shortconv/capability.hpp"
 #include "verify/grouped_backward_case.hpp"
+#include "verify/place_heads.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -105,17 +106,6 @@ std::vector<BlockPart> draw_parts(Random& random, const GroupedBackwardCase& pro
   return parts;
 }
 
-/// A map of `heads` heads in each of `blocks` blocks, and the columns that they take.
-HeadMap place(Random& random, std::int64_t blocks, std::int64_t heads, std::int64_t head_dim,
-              std::int64_t gap, std::int64_t& column) {
-  HeadMap map{.offset = column};
-  const std::int64_t stride = head_dim + gap;
-  if (gap > 0 || random.chance(0.3)) map.head_stride = stride;
-  if (blocks > 1 || random.chance(0.3)) map.block_heads = heads;
-  column += heads * stride;
-  return map;
-}
-
 /// Gives each group its columns, in any order and with columns of no group, and returns their
 /// number.
 std::int64_t place_groups(Random& random, GroupedBackwardCase& problem, std::int64_t blocks,
@@ -127,7 +117,8 @@ std::int64_t place_groups(Random& random, GroupedBackwardCase& problem, std::int
     const auto i = static_cast<std::size_t>(number);
     const std::int64_t gap = random.chance(0.15) ? unit * random.between(1, 5) : 0;
     if (random.chance(0.25)) column += unit * random.between(1, 7);
-    problem.groups[i].input = place(random, blocks, parts[i].heads, parts[i].head_dim, gap, column);
+    problem.groups[i].input =
+        place_heads(random, blocks, parts[i].heads, parts[i].head_dim, gap, column);
   }
   for (GroupSpec& group : problem.groups) group.input.block_stride = blocks > 1 ? column : 0;
   return blocks * column + (random.chance(0.3) ? random.between(0, 9) : 0);
@@ -204,7 +195,7 @@ void place_gates(Random& random, GateGradientSpec& gates, std::int64_t blocks,
   const auto of_one = [&](HeadMap& map) {
     std::int64_t column = random.between(0, 3);
     const std::int64_t first = column;
-    map = place(random, blocks, in_block, 1, random.chance(0.1) ? 1 : 0, column);
+    map = place_heads(random, blocks, in_block, 1, random.chance(0.1) ? 1 : 0, column);
     const std::int64_t block = column - first + random.between(0, 3);
     map.block_stride = blocks > 1 ? block : 0;
     return first + blocks * block;

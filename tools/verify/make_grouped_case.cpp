@@ -6,6 +6,7 @@
 #include "common/random.hpp"
 #include "shortconv/capability.hpp"
 #include "verify/grouped_case.hpp"
+#include "verify/place_heads.hpp"
 
 namespace shortconv::tools::verify {
 namespace {
@@ -112,17 +113,6 @@ std::vector<BlockPart> draw_parts(Random& random, std::int64_t blocks, bool is_f
   return parts;
 }
 
-/// A map of `heads` heads in each of `blocks` blocks, and the columns that they take.
-HeadMap place(Random& random, std::int64_t blocks, std::int64_t heads, std::int64_t head_dim,
-              std::int64_t gap, std::int64_t& column) {
-  HeadMap map{.offset = column};
-  const std::int64_t stride = head_dim + gap;
-  if (gap > 0 || random.chance(0.3)) map.head_stride = stride;
-  if (blocks > 1 || random.chance(0.3)) map.block_heads = heads;
-  column += heads * stride;
-  return map;
-}
-
 void place_groups(Random& random, GroupedCase& problem, std::int64_t blocks,
                   const std::vector<BlockPart>& parts, bool is_fast) {
   std::int64_t column = 0;
@@ -133,7 +123,8 @@ void place_groups(Random& random, GroupedCase& problem, std::int64_t blocks,
   for (const std::size_t i : order) {
     const std::int64_t gap = !is_fast && random.chance(0.2) ? random.between(1, 5) : 0;
     if (!is_fast && random.chance(0.3)) column += random.between(1, 7);
-    problem.groups[i].input = place(random, blocks, parts[i].heads, parts[i].head_dim, gap, column);
+    problem.groups[i].input =
+        place_heads(random, blocks, parts[i].heads, parts[i].head_dim, gap, column);
   }
   for (GroupSpec& group : problem.groups) group.input.block_stride = blocks > 1 ? column : 0;
   const std::int64_t columns = blocks * column + (is_fast ? 0 : random.between(0, 9));
@@ -194,7 +185,7 @@ void draw_gates(Random& random, GroupedCase& problem, bool is_fast) {
   const auto rows = [&](DType dtype, HeadMap& map) {
     std::int64_t column = is_fast ? 0 : random.between(0, 3);
     const std::int64_t first = column;
-    map = place(random, blocks, in_block, 1, 0, column);
+    map = place_heads(random, blocks, in_block, 1, 0, column);
     const std::int64_t block = column - first + random.between(0, 3);
     map.block_stride = blocks > 1 ? block : 0;
     return row_major(random, dtype, with_last(problem.call.x.shape, {first + blocks * block}),

@@ -35,12 +35,6 @@ std::int32_t head_lanes(const GateGradientProblem& gates) {
   return static_cast<std::int32_t>(std::bit_ceil(heads));
 }
 
-template <typename Layout>
-void skip_channels(const Layout& layout, void*& data, std::int64_t channels) {
-  if (!layout.present) return;
-  data = static_cast<char*>(data) + channels * layout.channel_stride * element_bytes(layout.dtype);
-}
-
 BackwardPointers pointers_of(const GroupedBackwardProblem& p, const GroupedBackwardPointers& at,
                              std::size_t number) {
   const std::int64_t first = p.groups[number].first_channel;

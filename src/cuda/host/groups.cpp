@@ -9,6 +9,7 @@
 #include "cuda/group_params.hpp"
 #include "cuda/host/general.hpp"
 #include "cuda/host/group_tiles.hpp"
+#include "cuda/host/head_columns.hpp"
 #include "cuda/host/launch.hpp"
 #include "cuda/host/numbers.hpp"
 #include "cuda/host/select.hpp"
@@ -119,12 +120,6 @@ Status plan_grouped(const GroupedProblem& p, PlanStorage& storage) {
   if (Status status = plan_tiles(p, tiles); !status.ok()) return status;
   store_choice(storage, tiles);
   return p.forward.violations.present ? plan_violations(p.forward) : Status();
-}
-
-template <typename Layout>
-void skip_channels(const Layout& layout, void*& data, std::int64_t channels) {
-  if (!layout.present) return;
-  data = static_cast<char*>(data) + channels * layout.channel_stride * element_bytes(layout.dtype);
 }
 
 /// The call of one group: its channels, and its output.

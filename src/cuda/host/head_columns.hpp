@@ -1,4 +1,4 @@
-// HeadMap -> HeadColumns, which kernels take.
+// The columns and channels of a group, as kernels take them.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include "cuda/host/numbers.hpp"
 #include "cuda/launch_params.hpp"
 #include "shortconv/groups.hpp"
+#include "shortconv/tensor.hpp"
 
 namespace shortconv::cuda {
 
@@ -24,6 +25,13 @@ namespace shortconv::cuda {
           .column = narrow(map.offset * column_stride),
           .head_stride = narrow((single ? map.block_stride : map.head_stride) * column_stride),
           .block_stride = narrow(map.block_stride * column_stride)};
+}
+
+/// Moves `data` past `channels` channels, to the first one of a group.
+template <typename Layout>
+void skip_channels(const Layout& layout, void*& data, std::int64_t channels) {
+  if (!layout.present) return;
+  data = static_cast<char*>(data) + channels * layout.channel_stride * element_bytes(layout.dtype);
 }
 
 }  // namespace shortconv::cuda
