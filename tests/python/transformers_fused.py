@@ -20,7 +20,8 @@ from transformers_configs import model_of  # noqa: E402
 
 COMPILED = ("qwen3_next", "qwen3_5", "kimi_linear", "mamba2", "lfm2")  # one of each kind
 _groups.forward_groups = counted(_groups.forward_groups)
-compat.convolve = counted(compat.convolve)
+for name in ("convolve", "short_conv", "short_conv_groups"):
+    setattr(compat, name, counted(getattr(compat, name)))
 
 
 def outputs(model, tokens, mask, change=lambda model: None):
@@ -46,6 +47,36 @@ def outputs(model, tokens, mask, change=lambda model: None):
     return found
 
 
+def gradients(model, tokens, mask, cached=False, compiled=None):
+    """The gradients of all parameters.
+
+    cached: of a call that fills a cache, and of its states.
+    compiled: the model, compiled; None: the model itself.
+    """
+    model.zero_grad()
+    options = {"use_cache": False}
+    if cached:
+        cache = transformers.DynamicCache(config=model.config)
+        name = "cache_params" if model.config.model_type == "mamba2" else "past_key_values"
+        options = {"use_cache": True, name: cache}
+    with torch.enable_grad():
+        call = model if compiled is None else compiled
+        logits = call(tokens, attention_mask=mask, **options).logits.float()
+        loss = logits.log_softmax(-1).square().mean()
+        if cached:  # states keep their gradients
+            loss = loss + sum(
+                layer.conv_states[0][..., 1:].float().square().mean()
+                for layer in cache.layers if getattr(layer, "conv_states", {}).get(0) is not None)
+        loss.backward()
+    return {name: one.grad.float() for name, one in model.named_parameters()
+            if one.grad is not None}
+
+
+def in_autocast(device, model, tokens, mask):
+    with torch.autocast(device, torch.bfloat16):
+        return gradients(model, tokens, mask)
+
+
 def difference(one, other):
     """The largest of each tensor, in parts of the largest value."""
     assert one.keys() == other.keys()
@@ -62,9 +93,9 @@ def perturbed(model, relative):
     return model
 
 
-def noise(model, relative, tokens, mask, expected):
-    """What such a change of the weights does to the outputs, the largest of three."""
-    found = [difference(outputs(perturbed(model, relative), tokens, mask), expected)
+def noise(model, relative, tokens, mask, expected, results=outputs):
+    """What such a change of the weights does to the results, the largest of three."""
+    found = [difference(results(perturbed(model, relative), tokens, mask), expected)
              for _ in range(3)]
     return {name: max(one[name] for one in found) for name in expected}
 
@@ -87,6 +118,24 @@ def facts(name, device):
     # if the weights differed by 16 roundings.
     found["noise"] = noise(model, 16 * 2**-24, tokens, mask, plain)
     fused_later = outputs(model, tokens, mask, compat.fuse)
+    compat.unfuse(model)
+    expected = {cached: gradients(model, batch, batch_mask, cached) for cached in (False, True)}
+    found["gradient noise"] = noise(
+        model, 16 * 2**-24, batch, batch_mask, expected[False], gradients)
+    in_bf16 = functools.partial(in_autocast, torch.device(device).type)
+    rounded = in_bf16(model, batch, batch_mask)
+    found["autocast noise"] = noise(model, 4 * 2**-9, batch, batch_mask, rounded, in_bf16)
+    compat.fuse(model)
+    calls.clear()
+    found["gradient differences"] = {
+        f"cached {cached}": difference(gradients(model, batch, batch_mask, cached),
+                                       expected[cached]) for cached in (False, True)}
+    found["gradient calls"] = dict(calls)
+    found["autocast differences"] = difference(in_bf16(model, batch, batch_mask), rounded)
+    if name in COMPILED:
+        compiled = torch.compile(model, backend="aot_eager")
+        found["gradient differences"]["compiled"] = difference(
+            gradients(model, batch, batch_mask, compiled=compiled), expected[False])
     found["layers"] = compat.fuse(model)
     calls.clear()
     found["tokens"] = generate(batch[:, :11], attention_mask=batch_mask[:, :11]).tolist()

@@ -8,13 +8,15 @@ Nemotron-H, Granite 4, Bamba, Zamba2) and the short convolutions of LFM2.
 
 One launch then computes a delta net's convolution, the split into q, k and v, their norms and the
 gates, instead of about ten; of Mamba-2 the convolution and the split into x, B and C; of LFM2 the
-convolution and both products. Nothing is transposed. Inference only: calls that need gradients,
-packed sequences (cu_seq_lens_q, seq_idx) and caches that record the past run the layer's own code.
+convolution and both products. Nothing is transposed. Training works: gradients are those of
+shortconv.torch.short_conv_groups and short_conv. Packed sequences (cu_seq_lens_q, seq_idx), caches
+that record the past, and gradients of calls that continue from a cache run the layer's own code.
 `unfuse` undoes it.
 
 Works with the layers and caches of transformers 5.16 and later. Differences of results are those of
 rounding: sums of the convolution and the norms have another order, beta is rounded to the dtype of
-b, as there, and a result of LFM2 is rounded once, after its product.
+b, as there, and a result of LFM2 is rounded once, after its product. Weights of the convolution are
+converted to the dtype of the rows, as autocast does.
 """
 
 import sys
@@ -24,7 +26,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 from shortconv import _groups, models
 from shortconv._group_arguments import Gates
 from shortconv.torch import forward as convolve
-from shortconv.torch import torch
+from shortconv.torch import short_conv, short_conv_groups, torch
 
 _Tensor = torch.Tensor
 _CACHES = ("cache_params", "past_key_values", "cache")  # names of the argument
@@ -132,17 +134,17 @@ def _forward(layer: Any, hidden_states: _Tensor, *arguments: Any, **options: Any
     caches = [named[name] for name in _CACHES if named.get(name) is not None]
     cache = caches[0].layers[layer.layer_idx] if caches else None
     fused = layer._shortconv_fused
-    if _needs_own_code(layer, hidden_states, cache, named):
-        return fused.forward(hidden_states, *arguments, **options)
     resumes = cache is not None and bool(cache.has_previous_state[0])
+    if (any(named.get(name) is not None for name in _PACKED)
+            or (cache is not None and cache.record_past)
+            or (resumes and _needs_gradient(layer, hidden_states))):
+        return fused.forward(hidden_states, *arguments, **options)
     return fused.kind.run(layer, hidden_states, named.get("attention_mask"), cache, resumes)
 
 
-def _needs_own_code(layer: Any, hidden_states: _Tensor, cache: Any, options: Any) -> bool:
-    needs_gradient = torch.is_grad_enabled() and (
-        hidden_states.requires_grad or any(one.requires_grad for one in layer.parameters()))
-    return (needs_gradient or any(options.get(name) is not None for name in _PACKED)
-            or (cache is not None and cache.record_past))
+def _needs_gradient(layer: Any, inputs: _Tensor) -> bool:
+    return torch.is_grad_enabled() and (
+        inputs.requires_grad or any(one.requires_grad for one in layer.parameters()))
 
 
 def _masked(layer: Any, x: _Tensor, mask: Optional[_Tensor]) -> _Tensor:
@@ -182,13 +184,33 @@ def _state_of(cache: Any, resumes: bool, x: _Tensor, weight: _Tensor) -> Dict[st
             "initial_state": resumes}
 
 
+def _store_state(cache: Any, final_state: Optional[_Tensor]) -> None:
+    """Stores the state after the first tokens in a cache, with its gradients."""
+    if cache is not None:
+        assert final_state is not None
+        cache.update_conv_state(torch.nn.functional.pad(final_state.transpose(1, 2), (1, 0)))
+
+
+def _taps_of(conv: torch.nn.Conv1d, rows: _Tensor) -> Tuple[_Tensor, Optional[_Tensor]]:
+    """Weight [channels, width] and bias of a convolution, in the dtype of the rows."""
+    bias = conv.bias
+    return conv.weight.squeeze(1).to(rows.dtype), None if bias is None else bias.to(rows.dtype)
+
+
 def _grouped(layer: Any, rows: _Tensor, cache: Any, resumes: bool,
              gates: Optional[Gates] = None) -> _groups.Grouped:
     """The groups of the rows of a projection. Updates the state of the convolution."""
-    weight = layer.conv1d.weight.squeeze(1)
+    weight, bias = _taps_of(layer.conv1d, rows)
+    groups = layer._shortconv_fused.front.groups
+    if _needs_gradient(layer, rows):
+        found, final_state = short_conv_groups(
+            rows, weight, bias, groups=groups, gates=gates, activation="silu",
+            return_final_state=cache is not None)
+        _store_state(cache, final_state)
+        return found
     return _groups.forward_groups(
-        rows, weight, layer.conv1d.bias, groups=layer._shortconv_fused.front.groups, gates=gates,
-        activation="silu", **_state_of(cache, resumes, rows, weight))
+        rows, weight, bias, groups=groups, gates=gates, activation="silu",
+        **_state_of(cache, resumes, rows, weight))
 
 
 def _run_delta_net(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], cache: Any,
@@ -312,9 +334,15 @@ def _run_short_conv(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor],
                     resumes: bool) -> _Tensor:
     rows = layer.in_proj(_masked(layer, hidden_states, mask))
     input_gate, output_gate, x = rows.chunk(3, -1)
-    weight = layer.conv.weight.squeeze(1)
-    out = convolve(x, weight, layer.conv.bias, input_gate=input_gate, output_gate=output_gate,
-                   **_state_of(cache, resumes, x, weight))
+    weight, bias = _taps_of(layer.conv, x)
+    if _needs_gradient(layer, x):
+        found = short_conv(x, weight, bias, input_gate=input_gate, output_gate=output_gate,
+                           return_final_state=cache is not None)
+        out, final_state = found if isinstance(found, tuple) else (found, None)
+        _store_state(cache, final_state)
+    else:
+        out = convolve(x, weight, bias, input_gate=input_gate, output_gate=output_gate,
+                       **_state_of(cache, resumes, x, weight))
     result: _Tensor = layer.out_proj(out)
     return result
 
