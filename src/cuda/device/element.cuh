@@ -7,9 +7,14 @@
 
 #include <cstdint>
 
+#include "core/capability.hpp"
 #include "shortconv/tensor.hpp"
 
 namespace shortconv::cuda {
+
+// In code for the device alone the compiler does not report a case that a switch lacks.
+static_assert(kDTypes.size() == 3,
+              "each switch over DType in src/cuda has all cases; default: f32");
 
 using F32 = float;
 using F16 = __half;
