@@ -121,17 +121,20 @@ def test_calls_that_their_own_code_computes(monkeypatch):
     tokens = torch.randint(0, 64, (2, 9))
     numbers = torch.zeros(2, 9, dtype=torch.int32)
 
+    def new_cache():
+        return transformers.DynamicCache(config=model.config)
+
     def packed(*arguments):
         try:
-            return layer(x, *arguments, seq_idx=numbers)
+            return layer(x, new_cache(), *arguments, seq_idx=numbers)
         except ValueError as error:  # later versions refuse them without causal_conv1d
             return str(error)
 
     def outputs():
-        cache = transformers.DynamicCache(config=model.config)
+        cache = new_cache()
         cache.layers[0].activate_past_recording()
         with torch.no_grad():
-            return [packed(), packed(None, mask), model(tokens, past_key_values=cache).logits,
+            return [packed(), packed(mask), model(tokens, past_key_values=cache).logits,
                     cache.layers[0].conv_states[0]]
 
     expected = outputs()
@@ -141,6 +144,66 @@ def test_calls_that_their_own_code_computes(monkeypatch):
         assert one == other if isinstance(one, str) else torch.equal(one, other)
     with pytest.raises(TypeError), torch.no_grad():
         layer(x, None, mask)
+
+
+def lfm2_layer():
+    config = transformers.Lfm2Config(
+        hidden_size=32, vocab_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=48, layer_types=["conv", "full_attention"])
+    return transformers.AutoModelForCausalLM.from_config(config).model.layers[0].conv
+
+
+def delta_net_layer():
+    """With a rule that treats sequences separately, which that of torch does not do."""
+    layer = small_model().model.layers[0].linear_attn
+    rule = sys.modules[type(layer).__module__].torch_chunk_gated_delta_rule
+
+    def packed_rule(q, k, v, g, beta, cu_seqlens=None, **options):
+        if cu_seqlens is None:
+            return rule(q, k, v, g=g, beta=beta, **options)
+        lengths = cu_seqlens.diff().tolist()
+        parts = zip(*(one.split(lengths, 1) for one in (q, k, v, g, beta)))
+        return torch.cat([rule(*part[:3], g=part[3], beta=part[4], **options)[0]
+                          for part in parts], 1), None
+
+    layer.chunk_gated_delta_rule = packed_rule
+    return layer
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("make, named", [
+    (lfm2_layer, ["seq_idx"]), (delta_net_layer, ["cu_seq_lens_q"]),
+    (delta_net_layer, ["cu_seq_lens_q", "seq_idx"])])
+def test_packed_sequences(make, named, gradients):
+    from shortconv.compat.transformers import fuse
+
+    torch.manual_seed(2)
+    layer, lengths = make(), [5, 1, 2, 4]
+    for one in layer.parameters():
+        one.data.normal_(std=0.5)
+    assert fuse(layer) == 1
+    x = torch.randn(1, sum(lengths), 32, requires_grad=gradients)
+    bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    numbers = torch.repeat_interleave(torch.arange(4, dtype=torch.int32), torch.tensor(lengths))
+    packed = {"cu_seq_lens_q": bounds, "seq_idx": numbers[None]}
+    weights = torch.randn(1, sum(lengths), 32)
+
+    def results(compute):
+        layer.zero_grad()
+        x.grad = None
+        with torch.set_grad_enabled(gradients):
+            out = compute()
+        if not gradients:
+            return [out]
+        (out * weights).sum().backward()
+        return [out, x.grad, *(one.grad for one in layer.parameters())]
+
+    found = results(lambda: layer(x, **{name: packed[name] for name in named}))
+    expected = results(lambda: torch.cat([layer(part) for part in x.split(lengths, 1)], 1))
+    joined = results(lambda: layer(x))
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found[0], joined[0], rtol=1e-2)
 
 
 def test_gradients_from_a_cache_are_those_of_their_own_code():

@@ -9,9 +9,9 @@ Nemotron-H, Granite 4, Bamba, Zamba2) and the short convolutions of LFM2.
 One launch then computes a delta net's convolution, the split into q, k and v, their norms and the
 gates, instead of about ten; of Mamba-2 the convolution and the split into x, B and C; of LFM2 the
 convolution and both products. Nothing is transposed. Training works: gradients are those of
-shortconv.torch.short_conv_groups and short_conv. Packed sequences (cu_seq_lens_q, seq_idx), caches
-that record the past, and gradients of calls that continue from a cache run the layer's own code.
-`unfuse` undoes it.
+shortconv.torch.short_conv_groups and short_conv. Packed sequences (seq_idx, cu_seq_lens_q) work in
+delta nets and LFM2. Caches that record the past, packed sequences with a cache or in other layers,
+and gradients of calls that continue from a cache run the layer's own code. `unfuse` undoes it.
 
 Works with the layers and caches of transformers 5.16 and later. Differences of results are those of
 rounding: sums of the convolution and the norms have another order, beta is rounded to the dtype of
@@ -37,21 +37,23 @@ _MASK = "apply_mask_to_padding_states"  # function of the module of a layer
 class _Kind(NamedTuple):
     """What this module knows about the layers of a class.
 
-    run: computes the output of a layer from its inputs, mask, cache and whether the sequences
-      continue from the cache.
+    run: computes the output of a layer from its inputs, mask, cache, whether the sequences continue
+      from the cache, and the arguments of packed sequences.
     members: of the layer, those that this module reads.
     functions: of the module of the layer, for several tokens and for one.
     front: the groups of the rows of a layer.
     project: of delta nets, what their projections give.
     ends: names of the norm and the last projection of delta nets.
+    packs: whether `run` takes packed sequences.
     """
 
-    run: Callable[[Any, _Tensor, Optional[_Tensor], Any, bool], _Tensor]
+    run: Callable[[Any, _Tensor, Optional[_Tensor], Any, bool, Dict[str, _Tensor]], _Tensor]
     members: Tuple[str, ...]
     functions: Tuple[str, ...] = ()
     front: Optional[Callable[[Any], models.Front]] = None
     project: Optional[Callable[[Any, _Tensor], "_Projected"]] = None
     ends: Tuple[str, str] = ("norm", "out_proj")
+    packs: bool = False
 
 
 class _Projected(NamedTuple):
@@ -135,11 +137,13 @@ def _forward(layer: Any, hidden_states: _Tensor, *arguments: Any, **options: Any
     cache = caches[0].layers[layer.layer_idx] if caches else None
     fused = layer._shortconv_fused
     resumes = cache is not None and bool(cache.has_previous_state[0])
-    if (any(named.get(name) is not None for name in _PACKED)
+    packed = {name: named[name] for name in _PACKED if named.get(name) is not None}
+    if ((packed and (cache is not None or not fused.kind.packs))
             or (cache is not None and cache.record_past)
             or (resumes and _needs_gradient(layer, hidden_states))):
         return fused.forward(hidden_states, *arguments, **options)
-    return fused.kind.run(layer, hidden_states, named.get("attention_mask"), cache, resumes)
+    return fused.kind.run(
+        layer, hidden_states, named.get("attention_mask"), cache, resumes, packed)
 
 
 def _needs_gradient(layer: Any, inputs: _Tensor) -> bool:
@@ -191,34 +195,44 @@ def _store_state(cache: Any, final_state: Optional[_Tensor]) -> None:
         cache.update_conv_state(torch.nn.functional.pad(final_state.transpose(1, 2), (1, 0)))
 
 
+def _seq_idx_of(packed: Dict[str, _Tensor], tokens: int) -> Optional[_Tensor]:
+    """[batch, tokens], the numbers of the sequences; None: one in each row of the batch."""
+    if "seq_idx" in packed or not packed:
+        return packed.get("seq_idx")
+    bounds = packed["cu_seq_lens_q"]  # of a batch of one row
+    rows = torch.arange(tokens, device=bounds.device, dtype=bounds.dtype)
+    return torch.bucketize(rows, bounds[1:], out_int32=True, right=True)[None]
+
+
 def _taps_of(conv: torch.nn.Conv1d, rows: _Tensor) -> Tuple[_Tensor, Optional[_Tensor]]:
     """Weight [channels, width] and bias of a convolution, in the dtype of the rows."""
     bias = conv.bias
     return conv.weight.squeeze(1).to(rows.dtype), None if bias is None else bias.to(rows.dtype)
 
 
-def _grouped(layer: Any, rows: _Tensor, cache: Any, resumes: bool,
-             gates: Optional[Gates] = None) -> _groups.Grouped:
+def _grouped(layer: Any, rows: _Tensor, cache: Any, resumes: bool, gates: Optional[Gates] = None,
+             seq_idx: Optional[_Tensor] = None) -> _groups.Grouped:
     """The groups of the rows of a projection. Updates the state of the convolution."""
     weight, bias = _taps_of(layer.conv1d, rows)
     groups = layer._shortconv_fused.front.groups
     if _needs_gradient(layer, rows):
         found, final_state = short_conv_groups(
-            rows, weight, bias, groups=groups, gates=gates, activation="silu",
+            rows, weight, bias, groups=groups, gates=gates, activation="silu", seq_idx=seq_idx,
             return_final_state=cache is not None)
         _store_state(cache, final_state)
         return found
     return _groups.forward_groups(
-        rows, weight, bias, groups=groups, gates=gates, activation="silu",
+        rows, weight, bias, groups=groups, gates=gates, activation="silu", seq_idx=seq_idx,
         **_state_of(cache, resumes, rows, weight))
 
 
 def _run_delta_net(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], cache: Any,
-                   resumes: bool) -> _Tensor:
+                   resumes: bool, packed: Dict[str, _Tensor]) -> _Tensor:
     kind = layer._shortconv_fused.kind
     batch, tokens = hidden_states.shape[:2]
     rows, z, gates, g, beta = kind.project(layer, _masked(layer, hidden_states, mask))
-    (q, k, v, *copied), *computed = _grouped(layer, rows, cache, resumes, gates)
+    (q, k, v, *copied), *computed = _grouped(
+        layer, rows, cache, resumes, gates, _seq_idx_of(packed, tokens))
     if gates is not None:
         g, beta = computed
     repeats = v.shape[2] // q.shape[2]
@@ -226,8 +240,9 @@ def _run_delta_net(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], 
         q, k = (one.repeat_interleave(repeats, dim=2) for one in (q, k))
     several, single = kind.functions
     rule = _function_of(layer, single if resumes and tokens == 1 else several)
+    bounds = {"cu_seqlens": packed["cu_seq_lens_q"]} if "cu_seq_lens_q" in packed else {}
     out, recurrent_state = rule(
-        q, k, v, g=g, beta=beta,
+        q, k, v, g=g, beta=beta, **bounds,
         initial_state=cache.recurrent_states[0] if resumes else None,
         output_final_state=cache is not None, use_qk_l2norm_in_kernel=False)
     if cache is not None:
@@ -286,7 +301,7 @@ def _project_kimi(layer: Any, hidden_states: _Tensor) -> _Projected:
 
 
 def _run_mamba2(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], cache: Any,
-                resumes: bool) -> _Tensor:
+                resumes: bool, packed: Dict[str, _Tensor]) -> _Tensor:
     batch, tokens = hidden_states.shape[:2]
     hidden_states = _masked(layer, hidden_states, mask)
     if hasattr(layer, "mup_vector"):  # Falcon-H1
@@ -331,18 +346,19 @@ def _front_of_mamba2(layer: Any) -> models.Front:
 
 
 def _run_short_conv(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], cache: Any,
-                    resumes: bool) -> _Tensor:
+                    resumes: bool, packed: Dict[str, _Tensor]) -> _Tensor:
     rows = layer.in_proj(_masked(layer, hidden_states, mask))
     input_gate, output_gate, x = rows.chunk(3, -1)
     weight, bias = _taps_of(layer.conv, x)
+    seq_idx = _seq_idx_of(packed, x.shape[1])
     if _needs_gradient(layer, x):
         found = short_conv(x, weight, bias, input_gate=input_gate, output_gate=output_gate,
-                           return_final_state=cache is not None)
+                           seq_idx=seq_idx, return_final_state=cache is not None)
         out, final_state = found if isinstance(found, tuple) else (found, None)
         _store_state(cache, final_state)
     else:
         out = convolve(x, weight, bias, input_gate=input_gate, output_gate=output_gate,
-                       **_state_of(cache, resumes, x, weight))
+                       seq_idx=seq_idx, **_state_of(cache, resumes, x, weight))
     result: _Tensor = layer.out_proj(out)
     return result
 
@@ -356,7 +372,7 @@ _O_LAST = ("o_norm", "o_proj")
 
 _QWEN3_5 = _Kind(
     _run_delta_net, (*_HEADS, *_LAST, "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b"), _RULES,
-    _front_of_delta_net, _project_qwen3_5)
+    _front_of_delta_net, _project_qwen3_5, packs=True)
 _KIMI = _Kind(
     _run_delta_net,
     (*_SEPARATE, *_O_LAST, "num_heads", "head_dim", "conv1d", "activation", "forget_gate",
@@ -368,17 +384,17 @@ _MAMBA2 = _Kind(
     ("num_heads", "head_dim", "n_groups", "ssm_state_size", "intermediate_size", "conv1d", "A_log",
      "D", "dt_bias", "activation", "chunk_size", "time_step_limit", "in_proj", "norm", "out_proj"),
     ("mamba2_chunk_scan", "mamba2_selective_state_update"), _front_of_mamba2)
-_LFM2 = _Kind(_run_short_conv, ("conv", "in_proj", "out_proj"))
+_LFM2 = _Kind(_run_short_conv, ("conv", "in_proj", "out_proj"), packs=True)
 
 _KINDS: Dict[str, _Kind] = {  # by the class of the layer
     "Qwen3NextGatedDeltaNet": _Kind(
         _run_delta_net, (*_HEADS, *_LAST, "in_proj_qkvz", "in_proj_ba"), _RULES,
-        _front_of_qwen3_next, _project_qwen3_next),
+        _front_of_qwen3_next, _project_qwen3_next, packs=True),
     "Qwen3_5GatedDeltaNet": _QWEN3_5,
     "Qwen3_5MoeGatedDeltaNet": _QWEN3_5,
     "OlmoHybridGatedDeltaNet": _Kind(
         _run_delta_net, (*_HEADS, *_SEPARATE, *_O_LAST, "a_proj", "g_proj", "allow_neg_eigval"),
-        _RULES, _front_of_delta_net, _project_olmo, _O_LAST),
+        _RULES, _front_of_delta_net, _project_olmo, _O_LAST, packs=True),
     "KimiLinearDeltaAttention": _KIMI,
     "Mamba2Mixer": _MAMBA2,
     "FalconH1Mixer": _MAMBA2._replace(
