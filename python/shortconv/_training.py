@@ -234,6 +234,23 @@ def _refuse_second(ctx: Any, *gradients: Any) -> None:
     raise NotImplementedError(_NO_SECOND)
 
 
+def convolve(*arguments: Any) -> Tensor:
+    """shortconv::short_conv without gradients, without the final states."""
+    plain = _is_plain(arguments[:_TENSORS])
+    result: Tensor = (_convolve if plain else _operators.short_conv)(*arguments, None, False)[0]
+    return result
+
+
+def differentiate(grad_out: Optional[Tensor], grad_final_state: Optional[Tensor],
+                  needed: Sequence[bool], *arguments: Any) -> List[Optional[Tensor]]:
+    """shortconv::short_conv_backward, with None for gradients that are not needed."""
+    needed = list(needed)
+    plain = _is_plain((grad_out, grad_final_state, *arguments[:_TENSORS]))
+    grads = (_differentiate if plain else _operators.short_conv_backward)(
+        grad_out, grad_final_state, needed, *arguments)
+    return [one if wanted else None for one, wanted in zip(grads, needed)]
+
+
 class _Gradients(torch.autograd.Function):
     """The gradients where torch would differentiate them: with create_graph, or in torch.func."""
 

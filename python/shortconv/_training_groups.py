@@ -1,9 +1,9 @@
 """The front of a layer with gradients for torch: convolution, split, norms and gates.
 
 The forward pass is one call of forward_groups. The backward pass is one call of backward_groups
-where a backend supports it (_is_one_call). Elsewhere it is a composition: it computes the
-convolution again, with short_conv, and the norms and gates with torch's operators, and
-differentiates those. Only inputs are kept.
+where a backend supports it (_is_one_call). Elsewhere it is a composition of the backward pass of
+short_conv and torch's operators, and computes the convolution again where norms need its results.
+Only inputs are kept.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from shortconv._group_arguments import (
 )
 from shortconv._groups import Grouped
 from shortconv._torch import torch
-from shortconv._training import short_conv
+from shortconv._training import convolve, differentiate
 
 Tensor = torch.Tensor
 
@@ -77,7 +77,14 @@ def short_conv_groups(
         gates = Gates(None, None, None, None, *gates[4:])
     options = _Options(tuple(groups), gates, query_start_loc, seq_idx, activation,
                        return_final_state, backend, threads)
-    results = list(_Front.apply(options, x, weight, bias, initial_state, *arrays))
+    tensors = [x, weight, bias, initial_state, *arrays]
+    if calls._is_compiling():
+        # torch 2.11 traces an autograd.Function that takes a tensor twice, as ba of most layers,
+        # but then keeps one of its two gradients.
+        for i, one in enumerate(tensors):
+            if one is not None and any(one is other for other in tensors[:i]):
+                tensors[i] = one.view_as(one)
+    results = list(_Front.apply(options, *tensors))
     final = results.pop() if return_final_state else None
     g, beta = (None, None) if gates is None else (results.pop(-2), results.pop())
     return Grouped(tuple(results), g, beta), final
@@ -273,7 +280,7 @@ def _dense(grad: Optional[Tensor]) -> Optional[Tensor]:
 def _compose(options: _Options, inputs: Sequence[Optional[Tensor]], needed: Sequence[bool],
              grads: Sequence[Optional[Tensor]], grad_gates: Sequence[Optional[Tensor]],
              grad_final: Optional[Tensor]) -> List[Optional[Tensor]]:
-    """The gradients of the inputs by short_conv and torch's operators."""
+    """The gradients of the inputs by the backward pass of short_conv and torch's operators."""
     x, weight, bias, initial_state, *arrays = inputs
     convolved = [one for one in options.groups if not one.copy]
     columns = [_columns(one.input, one.heads, one.head_dim, x.device) for one in options.groups]
@@ -326,77 +333,93 @@ def _columns(of: HeadMap, heads: int, head_dim: int, device: Any) -> Tensor:
     return (first[:, None] + torch.arange(head_dim, device=device)).flatten()
 
 
-def _leaf(one: Optional[Tensor], needed: bool) -> Optional[Tensor]:
-    return None if one is None else one.detach().requires_grad_(needed)
-
-
-def _gradients(outputs: List[Tensor], grads: List[Optional[Tensor]],
-               leaves: Sequence[Optional[Tensor]]) -> List[Optional[Tensor]]:
-    """The gradient of each leaf that needs one, or None."""
-    pairs = [(one, grad) for one, grad in zip(outputs, grads)
-             if grad is not None and one.requires_grad]
-    wanted = [one for one in leaves if one is not None and one.requires_grad]
-    if not pairs or not wanted:
-        return [None] * len(leaves)
-    outputs, given = zip(*pairs)  # type: ignore[assignment]
-    found = dict(zip(map(id, wanted),
-                     torch.autograd.grad(outputs, wanted, given, allow_unused=True)))
-    return [found.get(id(one)) for one in leaves]
+def _wide(one: Tensor) -> Tensor:
+    return one if one.dtype == torch.float64 else one.float()
 
 
 def _differentiate(options: _Options, groups: List[Group], inputs: Sequence[Optional[Tensor]],
                    needed: Sequence[bool], grads: List[Optional[Tensor]],
                    grad_final: Optional[Tensor]) -> List[Optional[Tensor]]:
     """The gradients of the rows [..., channels], weight, bias and initial state."""
-    leaves = [_leaf(one, wanted) for one, wanted in zip(inputs, needed)]
-    rows, weight, bias, initial_state = leaves
-    with torch.enable_grad():
-        if any(one.input_scale != 1 for one in groups):
-            scales = [one.input_scale for one in groups for _ in range(one.heads * one.head_dim)]
-            rows = (rows * rows.new_tensor(scales, dtype=torch.float32)).to(rows.dtype)
-        result = short_conv(
-            rows, weight, bias, activation=options.activation,
-            query_start_loc=options.query_start_loc, seq_idx=options.seq_idx,
-            initial_state=initial_state, return_final_state=grad_final is not None,
-            backend=options.backend, threads=options.threads)
-        out, final = result if grad_final is not None else (result, None)
-        parts = out.split([one.heads * one.head_dim for one in groups], -1)
-        outputs = [_normalized(part.unflatten(-1, (one.heads, one.head_dim)), one)
-                   for part, one in zip(parts, groups)]
-        if final is not None:
-            outputs.append(final)
-        return _gradients(outputs, [*grads, grad_final], leaves)
+    rows, weight, bias, initial_state = inputs
+    scales = None
+    if any(one.input_scale != 1 for one in groups):
+        scales = rows.new_tensor([one.input_scale for one in groups
+                                  for _ in range(one.heads * one.head_dim)], dtype=torch.float32)
+        rows = (rows * scales).to(rows.dtype)
+    arguments = (rows, weight, bias, initial_state, None, None, options.query_start_loc,
+                 options.seq_idx, False, 1, options.activation, options.backend, options.threads)
+    sizes = [one.heads * one.head_dim for one in groups]
+    results: List[Optional[Tensor]] = [None] * len(groups)
+    if any(one.l2_norm and grad is not None for one, grad in zip(groups, grads)):
+        results = convolve(*arguments).split(sizes, -1)
+    parts = []
+    for one, size, result, grad in zip(groups, sizes, results, grads):
+        if grad is None:
+            parts.append(rows.new_zeros(()).expand(*rows.shape[:-1], size))
+        elif one.l2_norm:
+            result = result.unflatten(-1, (one.heads, one.head_dim))
+            parts.append(_differentiate_norm(result, grad, one).flatten(-2))
+        else:
+            parts.append(grad.flatten(-2))
+    has_parts = any(one is not None for one in grads)
+    found = differentiate(torch.cat(parts, -1) if has_parts else None, grad_final,
+                          [*needed, False, False], *arguments)[:4]
+    if scales is not None and found[0] is not None:
+        found[0] = (found[0] * scales).to(rows.dtype)
+    return found
 
 
-def _normalized(part: Tensor, group: Group) -> Tensor:
-    if not group.l2_norm:
-        return part
-    wide = part.double() if part.dtype == torch.float64 else part.float()
+def _differentiate_norm(result: Tensor, grad: Tensor, group: Group) -> Tensor:
+    """The gradient of the results [..., heads, head_dim] that are normalized afterwards."""
+    wide, wide_grad = _wide(result), _wide(grad)
     inverse = torch.rsqrt(wide.square().sum(-1, keepdim=True) + group.eps)
-    return (wide * (inverse * group.scale)).to(part.dtype)
+    along = (wide_grad * wide).sum(-1, keepdim=True) * inverse.square()
+    return ((wide_grad - wide * along) * (inverse * group.scale)).to(result.dtype)
 
 
 def _differentiate_gates(gates: Gates, arrays: Sequence[Tensor], needed: Sequence[bool],
                          grads: Sequence[Optional[Tensor]],
                          padding: Optional[Tensor]) -> List[Optional[Tensor]]:
     """The gradients of a, b, a_log and dt_bias."""
-    a, b, a_log, dt_bias = arrays
-    heads = a_log.shape[0]
+    heads = arrays[2].shape[0]
     for name, one, of, is_needed in zip("ab", arrays, (gates.a_map, gates.b_map), needed):
         if is_needed:
             gate_map_known_covers(name, of, heads, one.shape[-1])  # no column twice
-    columns = [_columns(one, heads, 1, a.device) for one in (gates.a_map, gates.b_map)]
-    leaves = [_leaf(_without(padding, one.index_select(-1, at)), wanted)
-              for one, at, wanted in zip((a, b), columns, needed)]
-    leaves += [_leaf(a_log, needed[2]), _leaf(dt_bias, needed[3])]
-    with torch.enable_grad():
-        softplus = torch.nn.functional.softplus(leaves[0].float() + leaves[3].float())
-        g = -leaves[2].float().exp() * softplus
-        g = g.exp() if gates.decay == "exp" else g
-        beta = gates.beta_factor * leaves[1].float().sigmoid()
-        found = _gradients([g, beta], [_without(padding, one) for one in grads], leaves)
-    for i, one in enumerate((a, b)):  # the columns that are not read have no gradient
-        if found[i] is not None:
-            whole = torch.zeros_like(one, memory_format=torch.contiguous_format)
-            found[i] = whole.index_copy_(-1, columns[i], found[i])
+    grad_g, grad_beta = (_without(padding, one) for one in grads)
+    found: List[Optional[Tensor]] = [None] * 4
+    if grad_g is not None:
+        found = _differentiate_decay(gates, arrays, needed, grad_g, padding)
+    if grad_beta is not None and needed[1]:
+        b, columns = arrays[1], _columns(gates.b_map, heads, 1, arrays[1].device)
+        beta = _without(padding, b.index_select(-1, columns)).float().sigmoid()
+        found[1] = _scattered(grad_beta * gates.beta_factor * beta * (1 - beta), columns, b)
     return found
+
+
+def _differentiate_decay(gates: Gates, arrays: Sequence[Tensor], needed: Sequence[bool],
+                         grad: Tensor, padding: Optional[Tensor]) -> List[Optional[Tensor]]:
+    """The gradients of a, None, a_log and dt_bias by that of g = -exp(a_log) * softplus(a +
+    dt_bias), or of exp(g)."""
+    a, _, a_log, dt_bias = arrays
+    columns = _columns(gates.a_map, a_log.shape[0], 1, a.device)
+    sums = _without(padding, a.index_select(-1, columns)).float() + dt_bias.float()
+    scale = -a_log.float().exp()
+    g = scale * torch.nn.functional.softplus(sums)
+    if gates.decay == "exp":
+        grad = grad * g.exp()
+    grad_sums = grad * scale * sums.sigmoid()
+    found: List[Optional[Tensor]] = [None] * 4
+    if needed[0]:
+        found[0] = _scattered(grad_sums, columns, a)
+    if needed[2]:
+        found[2] = (grad * g).flatten(0, -2).sum(0).to(a_log.dtype)
+    if needed[3]:
+        found[3] = grad_sums.flatten(0, -2).sum(0).to(dt_bias.dtype)
+    return found
+
+
+def _scattered(grad: Tensor, columns: Tensor, like: Tensor) -> Tensor:
+    """The gradient of an array of which only these columns are read."""
+    whole = torch.zeros_like(like, memory_format=torch.contiguous_format)
+    return whole.index_copy_(-1, columns, grad.to(like.dtype))

@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch")
 
 from shortconv import models  # noqa: E402
 from shortconv._training_groups import _is_supported, _memory, _Options  # noqa: E402
+from shortconv.torch import short_conv_groups  # noqa: E402
 
 
 def rows_of_memory(tokens, offset=0, pitch=32):
@@ -34,3 +35,30 @@ def test_compiled_training_composes_what_may_be_refused(width, head_dim, dtype, 
     if is_supported:
         shifted = torch.zeros(x.numel() + 1, dtype=dtype)[1:].view(x.shape)
         assert not _is_supported(options, (shifted, weight), grads)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("decay", ["log", "exp"])
+def test_compiled_training_composes_in_one_graph(decay, packed):
+    """With b and a in one tensor, of which torch 2.11 would lose a gradient."""
+    torch.manual_seed(3)
+    front = models.gated_delta_net(num_k_heads=1, num_v_heads=2, head_k_dim=4, head_v_dim=6,
+                                   decay=decay)
+    groups = (front.groups[0]._replace(input_scale=0.5), *front.groups[1:])
+    batch = () if packed else (2,)
+    shapes = [(*batch, 9, front.columns), (front.channels, 4), (*batch, 9, 4), (2,), (2,)]
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    options = {}
+    if packed:
+        options["query_start_loc"] = torch.tensor([1, 4, 8], dtype=torch.int32)
+
+    def run(x, weight, *gates):
+        (parts, g, beta), final = short_conv_groups(
+            x, weight, groups=groups, gates=front.gates(*gates), activation="silu",
+            return_final_state=True, **options)
+        rows = [one[1:8] if packed else one for one in (*parts, g, beta)]  # without padding
+        return sum(one.square().sum() for one in rows) + final.square().sum()
+
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    for one, other in zip(*(torch.autograd.grad(f(*inputs), inputs) for f in (compiled, run))):
+        torch.testing.assert_close(one, other)

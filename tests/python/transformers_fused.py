@@ -136,7 +136,7 @@ def facts(name, device):
     found["gradient calls"] = dict(calls)
     found["autocast differences"] = difference(in_bf16(model, batch, batch_mask), rounded)
     if name in COMPILED:
-        compiled = torch.compile(model, backend="aot_eager")
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         found["gradient differences"]["compiled"] = difference(
             gradients(model, batch, batch_mask, compiled=compiled), expected[False])
     found["layers"] = compat.fuse(model)
