@@ -175,6 +175,7 @@ def rate_at(step: int, options: argparse.Namespace) -> float:
 def train(model: torch.nn.Module, rows: Rows, options: argparse.Namespace) -> List[float]:
     """The losses, one in options.log_every steps."""
     device = torch.device(options.device)
+    # Weights of experts, taps, norms and gates do not decay.
     matrices = [one for one in model.parameters() if one.dim() == 2]
     others = [one for one in model.parameters() if one.dim() != 2]
     optimizer = torch.optim.AdamW(

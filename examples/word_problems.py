@@ -105,6 +105,7 @@ class Problem:
 
     Raises:
       ValueError: its steps are not arithmetic, or no number can be changed.
+      ZeroDivisionError: a step divides by 0.
     """
 
     def __init__(self, question: str, solution: str) -> None:
@@ -136,6 +137,7 @@ class Problem:
 
         Raises:
           ValueError: they do not fit, for example because a whole result becomes a fraction.
+          ZeroDivisionError: a step divides by 0.
         """
         values: Values = {}
         for old in self.free:

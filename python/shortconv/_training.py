@@ -230,7 +230,7 @@ def _backward(ctx: Any, grad_out: Optional[Tensor],
     return (*grads, *[None] * (_TENSORS - _INPUTS + len(ctx.options) + 2))
 
 
-def _refuse_second(ctx: Any, *gradients: Any) -> None:
+def refuse_second(ctx: Any, *gradients: Any) -> None:
     raise NotImplementedError(_NO_SECOND)
 
 
@@ -265,7 +265,7 @@ class _Gradients(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, ...]) -> None:
         pass
 
-    backward = staticmethod(_refuse_second)
+    backward = staticmethod(refuse_second)
 
 
 class _PlainShortConv(torch.autograd.Function):
@@ -305,7 +305,7 @@ torch.library.register_fake("shortconv::short_conv", _fake_convolve, lib=_librar
 torch.library.register_fake("shortconv::short_conv_backward", _fake_differentiate, lib=_library)
 torch.library.register_autograd(
     "shortconv::short_conv", _backward, setup_context=_save, lib=_library)
-torch.library.register_autograd("shortconv::short_conv_backward", _refuse_second, lib=_library)
+torch.library.register_autograd("shortconv::short_conv_backward", refuse_second, lib=_library)
 _sharding.register_if_imported()
 
 # ---- Calls ----

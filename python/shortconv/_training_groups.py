@@ -20,7 +20,7 @@ from shortconv._group_arguments import (
 )
 from shortconv._groups import Grouped
 from shortconv._torch import torch
-from shortconv._training import convolve, differentiate
+from shortconv._training import convolve, differentiate, refuse_second
 
 Tensor = torch.Tensor
 
@@ -124,8 +124,25 @@ class _Front(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
-        # What once_differentiable adds is needed with create_graph only.
-        return (_backward_once if calls._is_grad_enabled() else _backward)(ctx, *grads)
+        if not calls._is_grad_enabled():
+            return _backward(ctx, *grads)
+        found: Tuple[Optional[Tensor], ...] = _WithoutSecond.apply(
+            lambda: _backward(ctx, *grads), *ctx.saved_tensors, *grads)
+        return found
+
+
+class _WithoutSecond(torch.autograd.Function):
+    """The gradients with create_graph: they depend on the inputs and on the gradients of the
+    outputs, but there is no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Any, *tensors: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
+        found: Tuple[Optional[Tensor], ...] = compute()
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Optional[Tensor]) -> Any:
+        refuse_second(ctx, *grads)
 
 
 def _backward(ctx: Any, *given: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
@@ -146,8 +163,6 @@ def _backward(ctx: Any, *given: Optional[Tensor]) -> Tuple[Optional[Tensor], ...
         _refuse(options, inputs, grads)
     return (None, *_compose(options, inputs, needed, grads, grad_gates, grad_final))
 
-
-_backward_once = torch.autograd.function.once_differentiable(_backward)
 
 # ---- One call ----
 
@@ -300,7 +315,8 @@ def _compose(options: _Options, inputs: Sequence[Optional[Tensor]], needed: Sequ
         for i, one in enumerate(options.groups):
             part = _without(padding, grads[i]) if one.copy else next(parts)
             if part is not None:
-                grad_x.index_copy_(-1, columns[i], part.reshape(*x.shape[:-1], -1).to(x.dtype))
+                part = part.reshape(*x.shape[:-1], one.heads * one.head_dim)
+                grad_x.index_copy_(-1, columns[i], part.to(x.dtype))
     of_gates: List[Optional[Tensor]] = [None] * 4
     if any(one is not None for one in grad_gates):
         of_gates = _differentiate_gates(options.gates, arrays, needed[4:], grad_gates, padding)
@@ -405,7 +421,8 @@ def _differentiate_decay(gates: Gates, arrays: Sequence[Tensor], needed: Sequenc
     columns = _columns(gates.a_map, a_log.shape[0], 1, a.device)
     sums = _without(padding, a.index_select(-1, columns)).float() + dt_bias.float()
     scale = -a_log.float().exp()
-    g = scale * torch.nn.functional.softplus(sums)
+    # Finite, because the gradient of exp(g), which is 0 there, is multiplied with it.
+    g = (scale * torch.nn.functional.softplus(sums)).clamp(min=torch.finfo(torch.float32).min)
     if gates.decay == "exp":
         grad = grad * g.exp()
     grad_sums = grad * scale * sums.sigmoid()

@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors")
 tokenizers = pytest.importorskip("tokenizers")
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,10 @@ def test_a_tiny_model_learns_and_is_saved(problems, tmp_path):
     assert len(losses) == 12 and losses[-1] < losses[0] - 0.5
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert model.dtype == torch.bfloat16
-    assert model.model.layers[0].linear_attn.A_log.dtype in (torch.float32, torch.bfloat16)
+    with safetensors.safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
+        dtypes = {name: file.get_tensor(name).dtype for name in file.keys()}
+    assert {name for name, dtype in dtypes.items() if dtype == torch.float32} == {
+        f"model.layers.{layer}.linear_attn.A_log" for layer in range(3)}
     sets = accuracy.read_sets(str(tmp_path / "model" / "problems.json"))
     assert {name: len(one["prompts"]) for name, one in sets.items()} == {
         "word problems": 16, "sums": 8}

@@ -62,3 +62,30 @@ def test_compiled_training_composes_in_one_graph(decay, packed):
     compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
     for one, other in zip(*(torch.autograd.grad(f(*inputs), inputs) for f in (compiled, run))):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("loss", [torch.sum, lambda out: out.square().sum()])
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_there_is_no_second_gradient(backend, loss):
+    """Also where it could be mistaken for zero: the gradient does not depend on the loss."""
+    front = models.kimi_delta_attention(num_heads=1, head_dim=4)
+    x = torch.randn(6, front.columns, requires_grad=True)
+    weight = torch.randn(front.channels, 4, requires_grad=True)
+    (parts, _, _), _ = short_conv_groups(x, weight, groups=front.groups, activation="silu",
+                                         backend=backend)
+    grad, = torch.autograd.grad(sum(map(loss, parts)), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="double backward"):
+        torch.autograd.grad(grad.square().sum() + x.square().sum(), x)
+
+
+@pytest.mark.parametrize("shape, bounds", [((0,), None), ((0,), [0]), ((2, 0), None),
+                                           ((0, 3), None)])
+def test_gradients_without_tokens(shape, bounds):
+    front = models.gated_delta_net(num_k_heads=1, num_v_heads=2, head_k_dim=4, head_v_dim=4)
+    shapes = [(*shape, front.columns), (front.channels, 4), (*shape, 4), (2,), (2,)]
+    x, weight, *gates = (torch.randn(one, requires_grad=True) for one in shapes)
+    options = {} if bounds is None else {"query_start_loc": torch.tensor(bounds)}
+    (parts, g, beta), _ = short_conv_groups(
+        x, weight, groups=front.groups, gates=front.gates(*gates), **options)
+    sum(one.sum() for one in (*parts, g, beta)).backward()
+    assert x.grad.shape == x.shape and not weight.grad.any() and not gates[1].grad.any()

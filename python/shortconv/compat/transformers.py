@@ -10,8 +10,10 @@ One launch then computes a delta net's convolution, the split into q, k and v, t
 gates, instead of about ten; of Mamba-2 the convolution and the split into x, B and C; of LFM2 the
 convolution and both products. Nothing is transposed. Training works: gradients are those of
 shortconv.torch.short_conv_groups and short_conv. Packed sequences (seq_idx, cu_seq_lens_q) work in
-delta nets and LFM2. Caches that record the past, packed sequences with a cache or in other layers,
-and gradients of calls that continue from a cache run the layer's own code. `unfuse` undoes it.
+delta nets and LFM2. What these cannot compute runs the layer's own code: caches that record the
+past, packed sequences in other layers or after a cached prompt, gradients of calls that continue
+from a cache, float64, torch.func, forward-mode gradients, and exports with gradients. `unfuse`
+undoes it.
 
 Works with the layers and caches of transformers 5.16 and later. Differences of results are those of
 rounding: sums of the convolution and the norms have another order, beta is rounded to the dtype of
@@ -138,12 +140,29 @@ def _forward(layer: Any, hidden_states: _Tensor, *arguments: Any, **options: Any
     fused = layer._shortconv_fused
     resumes = cache is not None and bool(cache.has_previous_state[0])
     packed = {name: named[name] for name in _PACKED if named.get(name) is not None}
-    if ((packed and (cache is not None or not fused.kind.packs))
-            or (cache is not None and cache.record_past)
-            or (resumes and _needs_gradient(layer, hidden_states))):
+    if _needs_own_code(layer, hidden_states, cache, resumes, packed):
         return fused.forward(hidden_states, *arguments, **options)
     return fused.kind.run(
         layer, hidden_states, named.get("attention_mask"), cache, resumes, packed)
+
+
+def _needs_own_code(layer: Any, hidden_states: _Tensor, cache: Any, resumes: bool,
+                    packed: Dict[str, _Tensor]) -> bool:
+    """Whether a call has something that the fused code cannot compute."""
+    if hidden_states.dtype == torch.float64 or (cache is not None and cache.record_past):
+        return True
+    if packed and (resumes or not layer._shortconv_fused.kind.packs):
+        return True
+    if (torch._C._are_functorch_transforms_active()
+            or torch.autograd.forward_ad._current_level >= 0):
+        return True
+    if resumes and torch.is_grad_enabled() and any(
+            one.requires_grad for states in (cache.conv_states, cache.recurrent_states)
+            for one in states.values() if one is not None):
+        return True
+    # Traced by torch.compile, is_exporting is always true.
+    exports = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    return (resumes or exports) and _needs_gradient(layer, hidden_states)
 
 
 def _needs_gradient(layer: Any, inputs: _Tensor) -> bool:
@@ -195,11 +214,18 @@ def _store_state(cache: Any, final_state: Optional[_Tensor]) -> None:
         cache.update_conv_state(torch.nn.functional.pad(final_state.transpose(1, 2), (1, 0)))
 
 
-def _seq_idx_of(packed: Dict[str, _Tensor], tokens: int) -> Optional[_Tensor]:
-    """[batch, tokens], the numbers of the sequences; None: one in each row of the batch."""
+def _seq_idx_of(packed: Dict[str, _Tensor], batch: int, tokens: int) -> Optional[_Tensor]:
+    """[batch, tokens], the numbers of the sequences; None: one in each row of the batch.
+
+    Raises:
+      ValueError: only cu_seq_lens_q is given, which divides one row, for several rows.
+    """
     if "seq_idx" in packed or not packed:
         return packed.get("seq_idx")
-    bounds = packed["cu_seq_lens_q"]  # of a batch of one row
+    if batch != 1:
+        raise ValueError(f"cu_seq_lens_q: divides the tokens of one row, but the batch has {batch};"
+                         " pass seq_idx")
+    bounds = packed["cu_seq_lens_q"]
     rows = torch.arange(tokens, device=bounds.device, dtype=bounds.dtype)
     return torch.bucketize(rows, bounds[1:], out_int32=True, right=True)[None]
 
@@ -214,6 +240,10 @@ def _grouped(layer: Any, rows: _Tensor, cache: Any, resumes: bool, gates: Option
              seq_idx: Optional[_Tensor] = None) -> _groups.Grouped:
     """The groups of the rows of a projection. Updates the state of the convolution."""
     weight, bias = _taps_of(layer.conv1d, rows)
+    if seq_idx is not None and cache is not None:
+        # The last inputs become the state, whichever sequence they belong to, as in the own code.
+        _grouped(layer, rows[:, 1 - weight.shape[1]:], cache, resumes)
+        cache = None
     groups = layer._shortconv_fused.front.groups
     if _needs_gradient(layer, rows):
         found, final_state = short_conv_groups(
@@ -232,7 +262,7 @@ def _run_delta_net(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], 
     batch, tokens = hidden_states.shape[:2]
     rows, z, gates, g, beta = kind.project(layer, _masked(layer, hidden_states, mask))
     (q, k, v, *copied), *computed = _grouped(
-        layer, rows, cache, resumes, gates, _seq_idx_of(packed, tokens))
+        layer, rows, cache, resumes, gates, _seq_idx_of(packed, batch, tokens))
     if gates is not None:
         g, beta = computed
     repeats = v.shape[2] // q.shape[2]
@@ -345,20 +375,31 @@ def _front_of_mamba2(layer: Any) -> models.Front:
                          n_groups=layer.n_groups, state_size=layer.ssm_state_size)
 
 
+def _convolved(layer: Any, x: _Tensor, input_gate: _Tensor, output_gate: _Tensor, cache: Any,
+               resumes: bool, seq_idx: Optional[_Tensor]) -> _Tensor:
+    """The gated convolution of LFM2. Updates its state."""
+    weight, bias = _taps_of(layer.conv, x)
+    if seq_idx is not None and cache is not None:  # as in _grouped
+        last = slice(1 - weight.shape[1], None)
+        _convolved(layer, x[:, last], input_gate[:, last], output_gate[:, last], cache, resumes,
+                   None)
+        cache = None
+    if not _needs_gradient(layer, x):
+        return convolve(x, weight, bias, input_gate=input_gate, output_gate=output_gate,
+                        seq_idx=seq_idx, **_state_of(cache, resumes, x, weight))
+    found = short_conv(x, weight, bias, input_gate=input_gate, output_gate=output_gate,
+                       seq_idx=seq_idx, return_final_state=cache is not None)
+    out, final_state = found if isinstance(found, tuple) else (found, None)
+    _store_state(cache, final_state)
+    return out
+
+
 def _run_short_conv(layer: Any, hidden_states: _Tensor, mask: Optional[_Tensor], cache: Any,
                     resumes: bool, packed: Dict[str, _Tensor]) -> _Tensor:
     rows = layer.in_proj(_masked(layer, hidden_states, mask))
     input_gate, output_gate, x = rows.chunk(3, -1)
-    weight, bias = _taps_of(layer.conv, x)
-    seq_idx = _seq_idx_of(packed, x.shape[1])
-    if _needs_gradient(layer, x):
-        found = short_conv(x, weight, bias, input_gate=input_gate, output_gate=output_gate,
-                           seq_idx=seq_idx, return_final_state=cache is not None)
-        out, final_state = found if isinstance(found, tuple) else (found, None)
-        _store_state(cache, final_state)
-    else:
-        out = convolve(x, weight, bias, input_gate=input_gate, output_gate=output_gate,
-                       seq_idx=seq_idx, **_state_of(cache, resumes, x, weight))
+    out = _convolved(layer, x, input_gate, output_gate, cache, resumes,
+                     _seq_idx_of(packed, *x.shape[:2]))
     result: _Tensor = layer.out_proj(out)
     return result
 
