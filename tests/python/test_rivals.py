@@ -139,3 +139,29 @@ def test_table_of_the_forward_sweep(rows, tmp_path):
         ["512", "2", "1.10", "1.30", "1.50", "1 of 2", "0.83", "1.42", "2.00", *["3.00"] * 3],
         ["64 of 1", "1", *["0.90"] * 3, "0 of 0", *["-"] * 3, *["2.00"] * 3],
     ]
+
+
+def test_rivals_on_the_cpu(tmp_path):
+    import cpu
+
+    rows = cpu.main([str(tmp_path / "cpu.json"), "--tiny", "--threads", "1", "--rounds", "2",
+                     "--seconds", "0.0001"])
+    found = json.loads((tmp_path / "cpu.json").read_text())
+    assert found["rows"] == rows and found["about"]["ggml"] is None
+    assert {(row["case"], row["dtype"], row["rival"]) for row in rows} == {
+        (case.name, dtype, rival) for case in cpu.TINY for dtype in ("float32", "bfloat16")
+        for rival in ("copy", "shortconv", "shortconv, SiLU", "torch", "torch, SiLU")}
+    assert all(row["us"] > 0 and row["ratio"] > 0 for row in rows)
+
+
+def test_wrong_results_are_not_timed():
+    import cpu
+
+    buffers = cpu.Buffers(cpu.TINY[0], torch.float32)
+    right = buffers.expected(False)
+    cpu.require_right(buffers, "one", right.float(), False)
+    for wrong in (right.float() + 1e-3, right.float() * float("nan")):
+        with pytest.raises(ArithmeticError, match="2 x 9 x 32: one differs from fp64"):
+            cpu.require_right(buffers, "one", wrong, False)
+    with pytest.raises(OSError, match="has no libggml-base"):
+        cpu.Ggml("/nowhere")
