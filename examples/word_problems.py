@@ -7,13 +7,14 @@ change with them. A seed determines the problems.
 """
 
 import ast
+import itertools
 import json
 import operator
 import random
 import re
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set
+from typing import AbstractSet, Callable, Dict, Iterator, List, NamedTuple, Optional, Set
 
 NUMBER = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)|(?<=[$*/+(-])\d+(?:\.\d+)?")
 STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
@@ -180,8 +181,7 @@ def read_problems(path: Path) -> List[Problem]:
 def _variants(problems: List[Problem], numbers: random.Random,
               tries: Optional[int] = None) -> Iterator[Example]:
     """Endless, or from so many attempts."""
-    attempts: Any = iter(int, 1) if tries is None else range(tries)
-    for _ in attempts:
+    for _ in itertools.count() if tries is None else range(tries):
         problem = numbers.choice(problems)
         try:
             yield problem.vary(numbers)
@@ -190,7 +190,7 @@ def _variants(problems: List[Problem], numbers: random.Random,
 
 
 def variants(problems: List[Problem], seed: int, count: int,
-             excluded: Set[str] = frozenset()) -> List[Example]:  # type: ignore[assignment]
+             excluded: AbstractSet[str] = frozenset()) -> List[Example]:
     """Problems with new numbers, none with an excluded question."""
     found: List[Example] = []
     for one in _variants(problems, random.Random(seed)):

@@ -79,8 +79,8 @@ def short_conv_groups(
                        return_final_state, backend, threads)
     tensors = [x, weight, bias, initial_state, *arrays]
     if calls._is_compiling():
-        # torch 2.11 traces an autograd.Function that takes a tensor twice, as ba of most layers,
-        # but then keeps one of its two gradients.
+        # Most layers pass one tensor as a and as b. torch 2.11 traces an autograd.Function that
+        # takes a tensor twice, but keeps only one of its two gradients.
         for i, one in enumerate(tensors):
             if one is not None and any(one is other for other in tensors[:i]):
                 tensors[i] = one.view_as(one)

@@ -160,7 +160,7 @@ def _needs_own_code(layer: Any, hidden_states: _Tensor, cache: Any, resumes: boo
             one.requires_grad for states in (cache.conv_states, cache.recurrent_states)
             for one in states.values() if one is not None):
         return True
-    # Traced by torch.compile, is_exporting is always true.
+    # In code that torch.compile traces, is_exporting is true as well (torch 2.11).
     exports = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
     return (resumes or exports) and _needs_gradient(layer, hidden_states)
 
