@@ -89,6 +89,7 @@ constexpr const char* kPrinting[] = {
     "bench --list",
     "costs --kernels-only",
     "costs --kernels-only --json -",
+    "costs --kernels-only decode-64-bf16 trees",
     "doctor-batch batch.json",
     "report bench.json -o -",
     "verify --cases 1",
@@ -174,6 +175,16 @@ TEST_F(CommandLine, standard_input_that_is_closed_or_a_folder_is_refused) {
   expect_refusal("replay --requests - <&-", kExitUsage, "standard input: cannot be read: Bad");
   expect_refusal("replay --requests - <.", kExitUsage, "standard input: cannot be read: Is a");
   expect_refusal("replay --requests - </dev/null", kExitUsage, "standard input: no requests");
+}
+
+TEST_F(CommandLine, costs_of_some_cases) {
+  ASSERT_EQ(run("costs --kernels-only trees-64-bf16 decode-64-bf16-w32"), 0) << err_;
+  EXPECT_NE(out_.find("trees-64-bf16 "), std::string::npos) << out_;
+  EXPECT_NE(out_.find("trees-64-bf16-w32"), std::string::npos) << out_;
+  EXPECT_NE(out_.find("decode-64-bf16-w32"), std::string::npos) << out_;
+  EXPECT_EQ(out_.find("decode-64-bf16 "), std::string::npos) << out_;
+  expect_refusal("costs --kernels-only trees decode-65", kExitUsage,
+                 "PART: no case has 'decode-65' in its name");
 }
 
 TEST_F(CommandLine, a_dash_that_cannot_be_meant_is_refused) {

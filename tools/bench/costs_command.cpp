@@ -5,8 +5,10 @@
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,7 @@
 #include "bench/measure.hpp"
 #include "commands.hpp"
 #include "common/arguments.hpp"
+#include "common/error.hpp"
 #include "common/gpu.hpp"
 #include "common/host.hpp"
 #include "common/json_text.hpp"
@@ -31,13 +34,40 @@ using bench::Measurement;
 using bench::Row;
 
 struct CostsOptions {
+  std::vector<std::string> parts;  // of names of cases; empty: all
   bool kernels_only = false;
   int repeats = 0;
   std::string json;
 };
 
+std::vector<Cost> chosen_costs(const std::vector<std::string>& parts) {
+  const std::span<const Cost> all = bench::costs();
+  for (const std::string& part : parts) {
+    const auto has_part = [&](const Cost& cost) {
+      return cost.shape.name.find(part) != std::string::npos;
+    };
+    if (std::none_of(all.begin(), all.end(), has_part)) {
+      throw CommandError(kExitUsage,
+                         fmt::format("PART: no case has {} in its name; expected a part of one of "
+                                     "those that shortconv costs --kernels-only prints",
+                                     in_quotes(part)));
+    }
+  }
+  std::vector<Cost> chosen;
+  for (const Cost& cost : all) {
+    const auto is_in_name = [&](const std::string& part) {
+      return cost.shape.name.find(part) != std::string::npos;
+    };
+    if (parts.empty() || std::any_of(parts.begin(), parts.end(), is_in_name)) {
+      chosen.push_back(cost);
+    }
+  }
+  return chosen;
+}
+
 void run_costs(const CostsOptions& options, const std::vector<std::string>& arguments) {
   check_writable(options.json);
+  const std::vector<Cost> costs = chosen_costs(options.parts);
   std::unique_ptr<Measurement> measurement;
   int multiprocessors = bench::kMultiprocessorsOfH200;
   if (!options.kernels_only) {
@@ -47,9 +77,9 @@ void run_costs(const CostsOptions& options, const std::vector<std::string>& argu
   }
   const bool prints = options.json != "-";
   if (prints) write_stdout(bench::cost_header(measurement != nullptr));
-  Progress progress("costs", std::ssize(bench::costs()));
+  Progress progress("costs", std::ssize(costs));
   auto rows = nlohmann::ordered_json::array();
-  for (const Cost& cost : bench::costs()) {
+  for (const Cost& cost : costs) {
     const std::string kernel = bench::chosen_kernel(cost.shape, cost.options, multiprocessors);
     std::vector<Row> measured;
     if (measurement) measured = measurement->measure(cost.shape, cost.options);
@@ -76,6 +106,8 @@ void add_costs_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "costs", "Kernel and time of every kind of call on a GPU, beside a copy of the same bytes");
   auto options = std::make_shared<CostsOptions>();
+  command->add_option("parts", options->parts, "Only cases whose names have one of these parts")
+      ->type_name("PART");
   command->add_flag("--kernels-only", options->kernels_only,
                     "Print the kernels that an H200 would run, without a GPU");
   add_measuring_options(*command, options->repeats, options->json);
