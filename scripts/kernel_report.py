@@ -45,6 +45,11 @@ def group_of(function):
     return "" if not found else ", normalized group" if found.group(1) == "true" else ", group"
 
 
+def tree_of(function):
+    """Of the general kernel for verify."""
+    return ", trees" if re.search(r"verify_general<.*(\)1|true)>", function) else ""
+
+
 def axes(function):
     """What a kernel's demangled name says, as a dict."""
     name = re.search(r"shortconv::cuda::(\w+)", function).group(1)
@@ -67,8 +72,15 @@ def axes(function):
                 "activation": ACTIVATIONS[int(activation)]}
     general = re.search(r"RuntimeTypes(OfWidth<(\d+)>)?", function)
     if general:
-        return {"kernel": name, "x": "any", "weights": "any", "width": general.group(2) or "any",
+        return {"kernel": name + tree_of(function), "x": "any", "weights": "any",
+                "width": general.group(2) or "any",
                 "variant": "base", "activation": "runtime"}
+    sized = re.search(r"SizedTypes<(\d+), (\d+), (\d+)>", function)
+    if sized:
+        x, state, width = sized.groups()
+        return {"kernel": name + tree_of(function), "x": f"{x} bytes", "weights": "any",
+                "width": width if width != "0" else "any",
+                "variant": "base" if state == x else "base, f32 states", "activation": "runtime"}
     plain = re.search(r"<(\w+), (\d+)", function)
     return {"kernel": name, "x": TYPES.get(plain.group(1), plain.group(1)) if plain else "any",
             "weights": "any", "width": plain.group(2) if plain else "any", "variant": "base",

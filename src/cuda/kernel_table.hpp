@@ -28,6 +28,7 @@ enum class Kernel : std::uint8_t {
   kBlockList,       // kernels/block_list.cuh
   kGeneral,         // kernels/general.cuh
   kGeneralDecode,   // kernels/general_decode.cuh
+  kGeneralVerify,   // kernels/general_verify.cuh
   kInPlace,         // kernels/general.cuh: prefill with x == out
 };
 
@@ -57,6 +58,8 @@ constexpr std::string_view name_of(Kernel kernel) {
       return "general";
     case Kernel::kGeneralDecode:
       return "general decode";
+    case Kernel::kGeneralVerify:
+      return "general verify";
     case Kernel::kInPlace:
       return "in place";
   }
@@ -196,13 +199,15 @@ inline constexpr std::size_t kKernelRows = kKernelTable.size();
 
 /// Numbers behind those of the table, for the kernels that take calls of any types and widths.
 inline constexpr std::size_t kGeneralRow = kKernelRows, kGeneralDecodeRow = kKernelRows + 1,
-                             kInPlaceRow = kKernelRows + 2;
+                             kGeneralVerifyRow = kKernelRows + 2, kInPlaceRow = kKernelRows + 3;
 constexpr Kernel kernel_of(std::size_t row) {
   switch (row) {
     case kGeneralRow:
       return Kernel::kGeneral;
     case kGeneralDecodeRow:
       return Kernel::kGeneralDecode;
+    case kGeneralVerifyRow:
+      return Kernel::kGeneralVerify;
     case kInPlaceRow:
       return Kernel::kInPlace;
     default:
@@ -223,7 +228,7 @@ constexpr bool is_compiled(const KernelRow& row, DType x, DType weight, int widt
 /// Whether the kernel takes calls of any types, widths and strides.
 constexpr bool is_general(Kernel kernel) {
   return kernel == Kernel::kGeneral || kernel == Kernel::kGeneralDecode ||
-         kernel == Kernel::kInPlace;
+         kernel == Kernel::kGeneralVerify || kernel == Kernel::kInPlace;
 }
 
 /// Whether the kernel takes GeneralParams; the others take KernelParams.

@@ -72,7 +72,9 @@ struct LaunchParams {
   // Units that are tiles. Further units fill rows outside of sequences or, in the general kernels,
   // write the snapshots that lie in x.
   std::uint32_t tiles = 0;
-  std::uint32_t unit_tokens = 0;  // general kernel, schedule flat: packed rows of a unit
+  // General kernels. Schedule flat: packed rows of a unit, or sequences of one token. Verify:
+  // tokens of a sequence whose inputs are in shared memory together.
+  std::uint32_t unit_tokens = 0;
   // Tile kernels: the sequence-start blocks are first in the grid. Each sequence has
   // start_channel_blocks of them, each of which processes start_rounds groups of channels.
   std::uint32_t start_blocks = 0;

@@ -145,9 +145,23 @@ inline constexpr int kGeneralStripTokens = 8;
 constexpr std::int32_t general_window_bytes(int history, int width) {
   return (history + kGeneralStripTokens + width) * static_cast<std::int32_t>(sizeof(float));
 }
-/// Channels of a thread of the decode kernel, which share one lookup of the sequence.
-constexpr int general_decode_channels(int width) { return width <= 4 ? 4 : 2; }
-inline constexpr int kGeneralDecodeMinBlocks = 6;
+/// Words between the taps in shared memory of a block's channels. One more than the channels, so
+/// that threads with adjacent taps of a channel store to different banks.
+constexpr int shared_tap_stride(int channels) { return channels + 1; }
+/// Verify: most tokens of a sequence whose inputs are in shared memory, and tokens of a tree whose
+/// windows are.
+inline constexpr int kMaxStagedTokens = 24, kTreeWindowTokens = 16;
+/// 64 trees of 7 tokens x 8192, fp32 weights, took with 5, 7 and 8 blocks (versions before the last
+/// one): width 5 36.1, 33.5 and 32.1 us, width 8 46.9, 40.0 and 39.1; width 64 385, 402 and 495.
+/// The gates of a strip, which came later, spill with 8.
+constexpr int general_verify_blocks(int width) { return width == 0 ? 5 : 7; }
+/// Channels of a thread of the decode kernel, and sequences of a block that are looked up together.
+/// A decode of 256 x 8192 with fp32 weights: width 5 20.3 us with 4 channels and 5 blocks, 24.5
+/// with 2 and 6, 26.5 with 2 and 8; width 8 37.6, 34.0 and 49.1. Width 12 takes 66 us with 2
+/// channels and 73 with one, width 64 388 and 332.
+constexpr int general_decode_channels(int width) { return width != 0 && width <= 5 ? 4 : 2; }
+inline constexpr int kDecodeSequences = 16;
+constexpr int general_decode_blocks(int width) { return width != 0 && width <= 5 ? 5 : 6; }
 /// In place: channels of a block; more where sequences are short. 64 sequences of 128 tokens x 8192
 /// take 174 us with 128 channels and 208 with 32, 256 of 32 tokens 230 and 287. Sequences of more
 /// tokens were not measured with 128.

@@ -111,25 +111,42 @@ class Kernels {
   }
   void add_general() {
     const std::vector<int> compiled(kWidths.all.begin(), kWidths.all.end());
-    const auto add_all = [&](std::string_view name, const auto& kernel, Problem p) {
+    // Problems that have instances of their own, for each width.
+    const auto add_all = [&](std::string_view name, const auto& kernel,
+                             std::vector<Problem> problems) {
       for (const auto& [widths, windows] :
            {std::pair{compiled, "compiled widths"}, {std::vector{kMaxWidth}, "any width"}}) {
-        for (const int width : widths) {
-          p.width = width;
-          add(name, windows, kernel(p), invoke<cuda::GeneralParams>);
+        for (Problem& p : problems) {
+          for (const int width : widths) {
+            p.width = width;
+            add(name, windows, kernel(p), invoke<cuda::GeneralParams>);
+          }
         }
       }
     };
-    Problem verify, trees, long_sequence;
-    verify.op = trees.op = Op::kVerify;
+    const auto add_sized = [&](std::string_view name, const auto& kernel, Problem p) {
+      p.state.present = true;
+      std::vector<Problem> sizes;
+      for (const auto& [x, state] : {std::pair{DType::kBF16, DType::kBF16},
+                                     {DType::kBF16, DType::kF32},
+                                     {DType::kF32, DType::kF32}}) {
+        p.x.dtype = x;
+        p.state.dtype = state;
+        sizes.push_back(p);
+      }
+      add_all(name, kernel, sizes);
+      p.state.dtype = DType::kF16;
+      add(name, "any types", kernel(p), invoke<cuda::GeneralParams>);
+    };
+    Problem trees, long_sequence;
     trees.parents.present = true;
-    add_all("general", cuda::general_kernel, {});
-    add_all("general, drafts", cuda::general_kernel, verify);
-    add("general, trees", "all", cuda::general_kernel(trees), invoke<cuda::GeneralParams>);
-    add_all("general decode", cuda::general_decode_kernel, {});
+    add_all("general", cuda::general_kernel, {Problem{}});
+    add_sized("general verify, chains", cuda::general_verify_kernel, {});
+    add_sized("general verify, trees", cuda::general_verify_kernel, trees);
+    add_sized("general decode", cuda::general_decode_kernel, {});
     long_sequence.sequences = 1;
     long_sequence.tokens = cuda::kMaxShortInPlaceTokens + 1;
-    add_all("in place", cuda::in_place_kernel, long_sequence);
+    add_all("in place", cuda::in_place_kernel, {long_sequence});
     for (const int width : kWidths.all) {
       Problem p;
       p.width = width;

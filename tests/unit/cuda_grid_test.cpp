@@ -229,6 +229,48 @@ TEST(CudaGrid, ThreadsOfTheGeneralKernelTakeFewerRowsOfSmallCalls) {
   for (std::int64_t tokens = 1; tokens < 100000; tokens = tokens * 3 / 2 + 1) rows(tokens, 2047);
 }
 
+TEST(CudaGrid, BlocksOfTheGeneralDecodeKernelTakeAllSequencesInOneWave) {
+  for (const std::int64_t sequences : {1, 7, 256, 4096, 100003}) {
+    for (const std::int64_t channels : {1, 513, 8192}) {
+      Problem p = decode_batch(channels, sequences);
+      for (const int width : {2, 5, 8, 12}) {
+        p.width = width;
+        p.dilation = width == 2 ? 2 : 1;
+        p.weight.dtype = DType::kF16;  // that of x is bf16
+        const LaunchConfig launch = chosen(p).aligned;
+        ASSERT_EQ(launch.kernel(), Kernel::kGeneralDecode);
+        const int block_channels = kGeneralThreads * general_decode_channels(sized_width(p));
+        const std::int64_t blocks = (channels + block_channels - 1) / block_channels;
+        const std::int64_t taken = launch.params.unit_tokens, units = launch.blocks / blocks;
+        EXPECT_EQ(launch.blocks % blocks, 0);
+        EXPECT_GE(units * taken, sequences);
+        EXPECT_LT((units - 1) * taken, sequences);
+        const std::int64_t wave =
+            std::int64_t{general_decode_blocks(sized_width(p))} * kH200.multiprocessors;
+        EXPECT_TRUE(taken == 1 || launch.blocks <= wave + blocks) << sequences << " x " << channels;
+      }
+    }
+  }
+}
+
+TEST(CudaGrid, VerifyNeedsNoMoreSharedMemoryThanItsFunctionAsksFor) {
+  for (int width = kMinWidth; width <= kMaxWidth; ++width) {
+    for (const std::int64_t tokens : {1, 7, 8, 9, 23, 24, 25, 1000}) {
+      Problem p = decode_batch(512, 3);
+      p.op = Op::kVerify;
+      p.tokens = 3 * tokens;
+      p.sequence_tokens = tokens;
+      p.width = width;
+      p.parents.present = true;
+      const int staged = staged_tokens(p);
+      EXPECT_TRUE(staged >= tokens || staged == kMaxStagedTokens) << tokens;
+      EXPECT_LE(general_shared_bytes(p, Kernel::kGeneralVerify, kGeneralThreads),
+                max_general_verify_shared_bytes());
+    }
+  }
+  EXPECT_LE(max_general_verify_shared_bytes(), 99 * 1024) << "what sm_86, sm_89 and sm_120 have";
+}
+
 TEST(CudaGrid, SnapshotsAreSeparateUnitsUnlessInPlace) {
   Problem p = packed_batch(100000, 512, 7);
   p.width = 9;  // of the general kernel
@@ -247,6 +289,20 @@ TEST(CudaGrid, RefusesGridsThatAGpuCannotHave) {
   ASSERT_FALSE(status.ok());
   EXPECT_NE(status.message().find("blocks of kernel 'general'"), std::string::npos)
       << status.message();
+}
+
+TEST(CudaGrid, RefusesTreesOfMoreTokensThanTheKernelsNumber) {
+  Problem p = decode_batch(8, 1);
+  p.op = Op::kVerify;
+  p.parents.present = true;
+  p.tokens = p.sequence_tokens = kMaxTreeTokens;
+  KernelConfig choice;
+  EXPECT_TRUE(select(p, kH200, policy_for(kH200), choice).ok());
+  p.tokens = p.sequence_tokens = kMaxTreeTokens + 1;
+  const Status status = select(p, kH200, policy_for(kH200), choice);
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.message(),
+            "x: has 2147483648 tokens in trees; expected at most 2147483647 on the backend 'cuda'");
 }
 
 TEST(CudaGrid, PreparationHasAThreadForEachItem) {

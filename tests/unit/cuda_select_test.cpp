@@ -272,7 +272,8 @@ TEST(CudaSelect, GatesAreFastWhereNothingElseIsRare) {
         EXPECT_TRUE(is_general(kernel_of(one))) << text() << ", channels apart";
         (input ? one.input_gate.channel_stride : one.output_gate.channel_stride) = 1;
         (input ? one.input_gate.token_stride : one.output_gate.token_stride) += 1;
-        EXPECT_EQ(kernel_of(one), plain.tokens == plain.sequences ? kernel : Kernel::kGeneral)
+        const Kernel general = plain.op == Op::kVerify ? Kernel::kGeneralVerify : Kernel::kGeneral;
+        EXPECT_EQ(kernel_of(one), plain.tokens == plain.sequences ? kernel : general)
             << text() << ", rows not aligned";
       }
       for (int change = 0; change < 5; ++change) {
@@ -393,8 +394,11 @@ TEST(CudaSelect, CallsOverlapWithTheirNeighboursWhereThatIsAllowed) {
   EXPECT_EQ(overlap(trees, true), PdlMode::kWait);
   EXPECT_EQ(overlap(chains, true), PdlMode::kWait);
   Problem general = decode_batch(8192, 1);
-  general.dilation = 2;  // its kernel does not wait for the one before
-  EXPECT_EQ(overlap(general, true), PdlMode::kOff);
+  general.dilation = 2;
+  EXPECT_EQ(overlap(general, true), PdlMode::kWaitAndLaunch);
+  Problem wide = packed_batch(8192, 8192, 1);
+  wide.width = 9;  // its kernel does not wait for the one before
+  EXPECT_EQ(overlap(wide, true), PdlMode::kOff);
 }
 
 TEST(CudaSelect, StatesAreVectorsWhereTheirLayoutAllowsIt) {

@@ -23,17 +23,22 @@ inline constexpr bool kHasPdl = true;
 // pdl_launch_from alone would do. Without the test of `pdl` the compiler loads the block's number
 // into a uniform register (S2UR), and without PDL a decode of 128 x 8192 takes 6.19 us instead of
 // 6.05 (H200).
-__device__ inline void pdl_launch_dependents(const KernelParams& params) {
+//
+// Params: KernelParams or LaunchParams.
+template <typename Params>
+__device__ inline void pdl_launch_dependents(const Params& params) {
   if (params.pdl == PdlMode::kWaitAndLaunch && blockIdx.x >= params.pdl_launch_from) {
     pdl_launch_dependents();
   }
 }
 
-__device__ inline void pdl_wait(const KernelParams& params) {
+template <typename Params>
+__device__ inline void pdl_wait(const Params& params) {
   if (params.pdl != PdlMode::kOff) pdl_wait();
 }
 
-__device__ inline void pdl_wait_and_launch(const KernelParams& params) {
+template <typename Params>
+__device__ inline void pdl_wait_and_launch(const Params& params) {
   pdl_launch_dependents(params);
   pdl_wait(params);
 }

@@ -77,6 +77,57 @@ struct RawElements {
   }
 };
 
+/// The bits of a value rounded to `dtype`.
+__device__ inline std::uint32_t bits_of(DType dtype, float value) {
+  const auto bits_of_half = [](const auto& half) {
+    static_assert(sizeof(half) == sizeof(std::uint16_t));
+    return std::uint32_t{reinterpret_cast<const std::uint16_t&>(half)};
+  };
+  switch (dtype) {
+    case DType::kF16:
+      return bits_of_half(from_f32<F16>(value));
+    case DType::kBF16:
+      return bits_of_half(from_f32<BF16>(value));
+    default:
+      return __float_as_uint(value);
+  }
+}
+
+/// Stores an element of this many bytes.
+__device__ inline void store_bits(std::uint32_t bits, int bytes, void* to) {
+  if (bytes == 4) {
+    *static_cast<std::uint32_t*>(to) = bits;
+  } else {
+    *static_cast<std::uint16_t*>(to) = static_cast<std::uint16_t>(bits);
+  }
+}
+
+/// Stores elements [kFirst, count) as they are, `stride_bytes` apart; `to` is that of the first.
+template <int kFirst, typename T, int kCount>
+__device__ inline void store_raw_as(const RawElements<kCount>& raw, char* to,
+                                    std::int64_t stride_bytes, int count) {
+  if (count == kCount) {
+#pragma unroll
+    for (int i = kFirst; i < kCount; ++i, to += stride_bytes) {
+      *reinterpret_cast<T*>(to) = static_cast<T>(raw.bits[i]);
+    }
+  } else {
+#pragma unroll
+    for (int i = kFirst; i < kCount; ++i, to += stride_bytes) {
+      if (i < count) *reinterpret_cast<T*>(to) = static_cast<T>(raw.bits[i]);
+    }
+  }
+}
+template <int kFirst = 0, int kCount>
+__device__ inline void store_raw(const RawElements<kCount>& raw, int bytes, char* to,
+                                 std::int64_t stride_bytes, int count = kCount) {
+  if (bytes == 4) {
+    store_raw_as<kFirst, std::uint32_t>(raw, to, stride_bytes, count);
+  } else {
+    store_raw_as<kFirst, std::uint16_t>(raw, to, stride_bytes, count);
+  }
+}
+
 /// Stores the first `count` values, `stride` elements apart.
 template <typename T, int kCount>
 __device__ inline void store_elements(const float (&values)[kCount], int count, void* to,

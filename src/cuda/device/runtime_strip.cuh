@@ -143,23 +143,6 @@ class RuntimeStrips {
                 p_.state.column_stride);
   }
 
-  /// Writes the states after the draft tokens of a chain, in ascending columns: overlapping states
-  /// may overlap the history too.
-  __device__ void write_chain_states(std::int64_t sequence) const {
-    const auto& states = p_.intermediate_states;
-    const auto rows = shortconv::intermediate_rows(p_, at_, s_, sequence);
-    const std::int64_t to = rows.first + channel_ * states.channel_stride;
-    const int history = p_.width - 1;
-    if (states.token_stride == states.column_stride && rows.tokens > 0) {
-      return move_inputs(1 - history, rows.tokens, at_.intermediate_states, to,
-                         states.column_stride);
-    }
-    for (std::int64_t token = 0; token < rows.tokens; ++token) {
-      move_inputs(token + 1 - history, token + 1, at_.intermediate_states,
-                  to + token * states.token_stride, states.column_stride);
-    }
-  }
-
   __device__ static int tokens_of_strip(std::int64_t first, std::int64_t last) {
     return static_cast<int>(min(last - first, std::int64_t{kGeneralStripTokens}));
   }

@@ -67,6 +67,21 @@ struct RuntimeTypesOfWidth : RuntimeTypes {
   static constexpr int kWidth = kTaps;
 };
 
+/// For calls whose x has elements of kXBytes and whose state has x's type or is fp32: sizes are
+/// known, and of types only f16 and bf16 are told apart.
+template <int kXBytes, int kStateBytes, int kTaps>
+struct SizedTypes : RuntimeTypesOfWidth<kTaps> {
+  static_assert(kXBytes == 2 || kXBytes == kStateBytes);
+  __device__ static DType x(const Problem& p) {
+    if constexpr (kXBytes == 4) return DType::kF32;
+    return p.x.dtype == DType::kF16 ? DType::kF16 : DType::kBF16;
+  }
+  __device__ static DType state(const Problem& p) {
+    if constexpr (kStateBytes == kXBytes) return x(p);
+    return DType::kF32;
+  }
+};
+
 template <typename T>
 struct StaticTypes {
   static constexpr bool kPlain = true;
@@ -149,26 +164,6 @@ __device__ inline float bias_at(const Problem& p, const TensorPointers& at, std:
   return p.bias.present ? load_f32(p.weight.dtype, at.bias, channel * p.bias.channel_stride) : 0.0f;
 }
 
-/// Stores the result of a token: act(sum) after the epilogue.
-template <typename Types>
-__device__ inline void store_result(const Problem& p, const TensorPointers& at, const Sequence& s,
-                                    std::int64_t token, std::int64_t channel, float sum) {
-  float result = activate(p.activation, sum);
-  if constexpr (!Types::kPlain) {
-    float operand = 0.0f;
-    const std::int64_t row = s.begin + token;
-    if (p.epilogue == Epilogue::kResidual) operand = input_of_row<Types>(p, at, row, channel);
-    if (p.epilogue == Epilogue::kOutputGate) {
-      operand =
-          load_f32(Types::x(p), at.output_gate,
-                   row_offset(p, row, p.output_gate) + channel * p.output_gate.channel_stride);
-    }
-    result = finish(p.epilogue, result, operand);
-  }
-  store_f32(Types::out(p), at.out,
-            row_offset(p, s.begin + token, p.out) + channel * p.out.channel_stride, result);
-}
-
 /// A token of a plain call.
 template <typename Types>
 __device__ inline void convolve_token(const Problem& p, const TensorPointers& at, const Sequence& s,
@@ -178,7 +173,9 @@ __device__ inline void convolve_token(const Problem& p, const TensorPointers& at
     const std::int64_t from = token - (p.width - 1 - k);
     sum = __fmaf_rn(weight_at(p, at, channel, k), input_at<Types>(p, at, s, from, channel), sum);
   }
-  store_result<Types>(p, at, s, token, channel, sum);
+  store_f32(Types::out(p), at.out,
+            row_offset(p, s.begin + token, p.out) + channel * p.out.channel_stride,
+            activate(p.activation, sum));
 }
 
 /// Copies an input of the sequence to an element of the state pool or of intermediate_states.

@@ -51,6 +51,8 @@ KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
       return general_kernel(p);
     case kGeneralDecodeRow:
       return general_decode_kernel(p);
+    case kGeneralVerifyRow:
+      return general_verify_kernel(p);
     case kInPlaceRow:
       return in_place_kernel(p);
     default:
@@ -60,9 +62,28 @@ KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
 
 /// The most dynamic shared memory that the function of a launch needs, for any problem.
 std::int32_t max_shared_bytes(const Problem& p, const LaunchConfig& launch) {
-  const bool windows = launch.kernel() == Kernel::kGeneral &&
-                       general_shared_bytes(p, launch.kernel(), launch.threads) > 0;
-  return windows ? max_general_shared_bytes(launch.threads) : 0;
+  if (general_shared_bytes(p, launch.kernel(), launch.threads) == 0) return 0;
+  switch (launch.kernel()) {
+    case Kernel::kGeneral:
+      return max_general_shared_bytes(launch.threads);
+    case Kernel::kGeneralDecode:
+      return max_general_decode_shared_bytes();
+    case Kernel::kGeneralVerify:
+      return max_general_verify_shared_bytes();
+    case Kernel::kTiles:
+    case Kernel::kShortSequences:
+    case Kernel::kSmallTiles:
+    case Kernel::kSeqIdxTiles:
+    case Kernel::kDecode:
+    case Kernel::kSmallDecode:
+    case Kernel::kDrafts:
+    case Kernel::kTrees:
+    case Kernel::kChannelsFirst:
+    case Kernel::kBlockList:
+    case Kernel::kInPlace:
+      break;
+  }
+  return 0;  // every launch has 48 KB
 }
 
 Status plan_cuda(const Problem& p, PlanStorage& storage) {
@@ -90,11 +111,12 @@ Status plan_cuda(const Problem& p, PlanStorage& storage) {
       return status;
     }
     if (!has_pdl) config.aligned.params.pdl = PdlMode::kOff;
-    if (Status status = load(config.fallback_function, p.device.index, nullptr,
+    if (Status status = load(config.fallback_function, p.device.index, &has_pdl,
                              max_shared_bytes(p, config.fallback));
         !status.ok()) {
       return status;
     }
+    if (!has_pdl) config.fallback.params.pdl = PdlMode::kOff;
   }
   if (p.violations.present) {
     if (Status status = plan_violations(p); !status.ok()) return status;
@@ -123,7 +145,8 @@ Status launch_forward(const Problem& p, const KernelConfig& config, const Tensor
     return launch_kernel({.function = function,
                           .blocks = launch.blocks,
                           .threads = launch.threads,
-                          .shared_bytes = general_shared_bytes(p, launch.kernel(), launch.threads)},
+                          .shared_bytes = general_shared_bytes(p, launch.kernel(), launch.threads),
+                          .programmatic = launch.params.pdl != PdlMode::kOff},
                          arguments, stream);
   }
   KernelParams params = make_kernel_params(p, at, launch.params);

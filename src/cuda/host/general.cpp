@@ -16,11 +16,31 @@ std::int64_t tokens_per_sequence(const Problem& p) {
   return divide_up(p.tokens, std::max<std::int64_t>(p.sequences, 1));
 }
 
+/// The taps.
+std::int32_t decode_shared_bytes(int width) {
+  return width * shared_tap_stride(kGeneralThreads * general_decode_channels(0)) * 4;
+}
+
+/// Inputs, output gates, taps of a width without an instance, windows of a tree.
+std::int32_t verify_shared_bytes(int width, int staged, bool has_gates, bool has_taps,
+                                 bool has_windows) {
+  const int words = (width - 1 + staged + (has_gates ? staged : 0)) * kGeneralThreads +
+                    (has_taps ? width * shared_tap_stride(kGeneralThreads) : 0) +
+                    (has_windows ? kTreeWindowTokens * width : 0);
+  return words * 4;
+}
+
 }  // namespace
 
 int general_width(const Problem& p) {
   return p.dilation == 1 && is_listed(kWidths, p.width) ? p.width : 0;
 }
+
+bool has_sized_types(const Problem& p) {
+  return !p.state.present || p.state.dtype == p.x.dtype || p.state.dtype == DType::kF32;
+}
+
+int sized_width(const Problem& p) { return has_sized_types(p) ? general_width(p) : 0; }
 
 int in_place_channels(const Problem& p) {
   const bool few = general_width(p) != 0 && tokens_per_sequence(p) <= kMaxShortInPlaceTokens;
@@ -36,8 +56,15 @@ std::int32_t in_place_threads(const Problem& p) {
   return static_cast<std::int32_t>(channels * divide_up(strips, steps));
 }
 
+int staged_tokens(const Problem& p) {
+  const std::int64_t strips = divide_up(tokens_per_sequence(p), kGeneralStripTokens);
+  return static_cast<int>(std::clamp<std::int64_t>(strips * kGeneralStripTokens,
+                                                   kGeneralStripTokens, kMaxStagedTokens));
+}
+
 std::int32_t general_shared_bytes(const Problem& p, Kernel kernel, std::int32_t threads) {
-  const bool wide = general_width(p) == 0;
+  const bool is_sized = kernel == Kernel::kGeneralDecode || kernel == Kernel::kGeneralVerify;
+  const bool wide = (is_sized ? sized_width(p) : general_width(p)) == 0;
   const auto history = static_cast<std::int32_t>(history_of(p));
   constexpr auto kBytes = static_cast<std::int32_t>(sizeof(float));
   if (kernel == Kernel::kInPlace) {
@@ -45,12 +72,23 @@ std::int32_t general_shared_bytes(const Problem& p, Kernel kernel, std::int32_t 
     const std::int32_t rows = history + threads / channels * kGeneralStripTokens;
     return (2 * rows + (wide ? p.width : 0)) * channels * kBytes;
   }
-  const bool windows = kernel == Kernel::kGeneral && wide && !p.parents.present;
+  if (kernel == Kernel::kGeneralVerify) {
+    return verify_shared_bytes(p.width, staged_tokens(p), p.output_gate.present, wide,
+                               p.parents.present);
+  }
+  if (kernel == Kernel::kGeneralDecode) return wide ? decode_shared_bytes(p.width) : 0;
+  const bool windows = kernel == Kernel::kGeneral && wide;
   return windows ? general_window_bytes(history, p.width) * threads : 0;
 }
 
 std::int32_t max_general_shared_bytes(std::int32_t threads) {
   return general_window_bytes(kMaxWidth - 1, kMaxWidth) * threads;
+}
+
+std::int32_t max_general_decode_shared_bytes() { return decode_shared_bytes(kMaxWidth); }
+
+std::int32_t max_general_verify_shared_bytes() {
+  return verify_shared_bytes(kMaxWidth, kMaxStagedTokens, true, true, true);
 }
 
 }  // namespace shortconv::cuda

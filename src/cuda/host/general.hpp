@@ -11,15 +11,27 @@ namespace shortconv::cuda {
 /// The width of the instance of a general kernel for a call; 0: the one for any window.
 [[nodiscard]] int general_width(const Problem& problem);
 
+// Decode and verify have instances for the sizes of x's and the state's elements.
+
+/// Whether the state has x's type or is fp32.
+[[nodiscard]] bool has_sized_types(const Problem& problem);
+/// As general_width; 0 for other types too.
+[[nodiscard]] int sized_width(const Problem& problem);
+
 // In place: channels of a block, and threads that process a sequence of average length in steps of
 // equally many strips.
 [[nodiscard]] int in_place_channels(const Problem& problem);
 [[nodiscard]] std::int32_t in_place_threads(const Problem& problem);
 
+/// Verify: tokens of a sequence whose inputs are in shared memory together.
+[[nodiscard]] int staged_tokens(const Problem& problem);
+
 /// Dynamic shared memory of a block of a general kernel.
 [[nodiscard]] std::int32_t general_shared_bytes(const Problem& problem, Kernel kernel,
                                                 std::int32_t threads);
-/// The most that Kernel::kGeneral needs for any problem.
+// The most for any problem.
 [[nodiscard]] std::int32_t max_general_shared_bytes(std::int32_t threads);
+[[nodiscard]] std::int32_t max_general_decode_shared_bytes();
+[[nodiscard]] std::int32_t max_general_verify_shared_bytes();
 
 }  // namespace shortconv::cuda

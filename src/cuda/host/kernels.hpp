@@ -25,6 +25,7 @@ const KernelFunctions& kernels_bf16(int width, Activation activation, bool f32_w
 // All take GeneralParams.
 KernelFunction general_kernel(const Problem& problem);
 KernelFunction general_decode_kernel(const Problem& problem);
+KernelFunction general_verify_kernel(const Problem& problem);
 KernelFunction in_place_kernel(const Problem& problem);
 KernelFunction replace_histories_kernel();
 

@@ -35,8 +35,9 @@ class Selector {
 
   /// The row for calls that no other kernel supports.
   [[nodiscard]] std::size_t general_row() const {
-    const bool decode = p_.op != Op::kVerify && p_.schedule == Schedule::kFlat &&
-                        has_single_tokens(p_) && p_.snapshot_count == 0;
+    if (p_.op == Op::kVerify) return kGeneralVerifyRow;
+    const bool decode =
+        p_.schedule == Schedule::kFlat && has_single_tokens(p_) && p_.snapshot_count == 0;
     if (decode) return kGeneralDecodeRow;
     return p_.in_place ? kInPlaceRow : kGeneralRow;
   }
@@ -122,6 +123,7 @@ class Selector {
                p_.out.token_stride == 1 && !has_single_tokens(p_);
       case Kernel::kGeneral:
       case Kernel::kGeneralDecode:
+      case Kernel::kGeneralVerify:
       case Kernel::kInPlace:
         break;
     }
@@ -207,6 +209,7 @@ class Selector {
       case Kernel::kChannelsFirst:
       case Kernel::kGeneral:
       case Kernel::kGeneralDecode:
+      case Kernel::kGeneralVerify:
       case Kernel::kInPlace:
         break;
     }
@@ -236,6 +239,7 @@ class Selector {
         return in_place_threads(p_);
       case Kernel::kGeneral:
       case Kernel::kGeneralDecode:
+      case Kernel::kGeneralVerify:
         break;
     }
     return kGeneralThreads;
@@ -264,7 +268,7 @@ class Selector {
     if (kernel == Kernel::kChannelsFirst) return kChannelsFirstWarps * kWarpChannels;
     if (kernel == Kernel::kInPlace) return in_place_channels(p_);
     if (kernel == Kernel::kGeneralDecode) {
-      return std::int64_t{threads} * general_decode_channels(general_width(p_));
+      return std::int64_t{threads} * general_decode_channels(sized_width(p_));
     }
     return threads * group_channels(row);
   }
@@ -290,7 +294,6 @@ class Selector {
   }
 
   [[nodiscard]] std::int64_t general_units(LaunchParams& params) const {
-    if (p_.op == Op::kVerify) return p_.sequences;
     if (p_.schedule != Schedule::kFlat) return scheduled_units(params);
     std::int64_t rows = policy_.general_rows;
     const std::int64_t blocks = divide_up(p_.channels, kGeneralThreads);
@@ -298,6 +301,17 @@ class Selector {
     while (rows > 1 && divide_up(p_.tokens, rows) * blocks < wanted) rows /= 2;
     params.unit_tokens = static_cast<std::uint32_t>(rows);
     return divide_up(p_.tokens, rows);
+  }
+
+  /// A wave of blocks, each of which processes several sequences.
+  [[nodiscard]] std::int64_t general_decode_units(LaunchParams& params) const {
+    const std::int64_t blocks =
+        divide_up(p_.channels, block_channels(kGeneralDecodeRow, kGeneralThreads));
+    const std::int64_t wave =
+        std::int64_t{general_decode_blocks(sized_width(p_))} * device_.multiprocessors;
+    const std::int64_t each = divide_up(p_.sequences * blocks, wave);
+    params.unit_tokens = static_cast<std::uint32_t>(std::min(each, std::int64_t{kMaxBlocks}));
+    return divide_up(p_.sequences, params.unit_tokens);
   }
 
   /// Number of units of work along the tokens; sets the divisors that split a unit's number.
@@ -318,7 +332,11 @@ class Selector {
         return tiles_of(32 * 16 / element_bytes(p_.x.dtype), params);
       case Kernel::kBlockList:
         return scheduled_units(params);
+      case Kernel::kGeneralVerify:
+        params.unit_tokens = static_cast<std::uint32_t>(staged_tokens(p_));
+        return p_.sequences;
       case Kernel::kGeneralDecode:
+        return general_decode_units(params);
       case Kernel::kInPlace:
         return p_.sequences;
       case Kernel::kGeneral:
@@ -371,7 +389,9 @@ class Selector {
 
   [[nodiscard]] PdlMode pdl_mode(const LaunchConfig& launch) const {
     const Kernel kernel = launch.kernel();
-    if (!p_.programmatic_launch || takes_general_params(kernel)) return PdlMode::kOff;
+    const bool waits = !takes_general_params(kernel) || kernel == Kernel::kGeneralDecode ||
+                       kernel == Kernel::kGeneralVerify;
+    if (!p_.programmatic_launch || !waits) return PdlMode::kOff;
     const bool drafts = kernel == Kernel::kDrafts || kernel == Kernel::kTrees;
     return drafts && launch.blocks < policy_.pdl_drafts_from ? PdlMode::kWait
                                                              : PdlMode::kWaitAndLaunch;
@@ -447,6 +467,10 @@ Status select(const Problem& p, const DeviceProperties& device, const TuningPoli
               concat("x: needs ", blocks, " blocks of kernel '", name_of(launch->kernel()),
                      "'; a grid has at most ", kMaxBlocks)};
     }
+  }
+  if (p.parents.present && p.tokens > kMaxTreeTokens) {
+    return {Code::kUnsupported, concat("x: has ", p.tokens, " tokens in trees; expected at most ",
+                                       kMaxTreeTokens, " on the backend 'cuda'")};
   }
   return {};
 }

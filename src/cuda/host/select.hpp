@@ -15,6 +15,8 @@ namespace shortconv::cuda {
 
 /// Of a grid's first axis, and of FastDivisor.
 inline constexpr std::int64_t kMaxBlocks = 0x7fffffff;
+/// The kernels for trees number the inputs of a sequence in 32 bits.
+inline constexpr std::int64_t kMaxTreeTokens = 0x7fffffff;
 
 /// Features of a call that not every instance has.
 [[nodiscard]] FeatureSet features_of(const Problem& problem);

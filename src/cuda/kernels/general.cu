@@ -2,7 +2,6 @@
 #include "cuda/host/general.hpp"
 #include "cuda/host/kernels.hpp"
 #include "cuda/kernels/general.cuh"
-#include "cuda/kernels/general_decode.cuh"
 
 namespace shortconv::cuda {
 
@@ -21,11 +20,7 @@ KernelFunction with_types(const Problem& p, Use&& use) {
 }  // namespace
 
 KernelFunction general_kernel(const Problem& p) {
-  if (p.op != Op::kVerify) {
-    return with_types(p, [](auto types) { return &convolve_general<decltype(types)>; });
-  }
-  if (p.parents.present) return reinterpret_cast<KernelFunction>(&convolve_general_trees);
-  return with_types(p, [](auto types) { return &convolve_general_drafts<decltype(types)>; });
+  return with_types(p, [](auto types) { return &convolve_general<decltype(types)>; });
 }
 
 KernelFunction in_place_kernel(const Problem& p) {
@@ -37,10 +32,6 @@ KernelFunction in_place_kernel(const Problem& p) {
     }
     return &convolve_in_place<Types, kInPlaceChannels>;
   });
-}
-
-KernelFunction general_decode_kernel(const Problem& p) {
-  return with_types(p, [](auto types) { return &decode_general<decltype(types)>; });
 }
 
 KernelFunction replace_histories_kernel() {

@@ -1,9 +1,9 @@
-// The general kernels: any call that the other kernels do not support, with different dtypes, any
-// strides, widths up to 64, unaligned addresses, or prefill in place. The kernel for one token of
-// each sequence is in general_decode.cuh.
+// The general kernels: any prefill that the other kernels do not support, with different dtypes,
+// any strides, widths up to 64, unaligned addresses, or in place. One token of each sequence is in
+// general_decode.cuh, verify in general_verify.cuh.
 //
-// Threads: a thread processes one channel of up to 64 packed rows, of a token block of 8 tokens, or
-// of all draft tokens of a sequence. States as in tile.cuh. The thread that writes a final state
+// Threads: a thread processes one channel of up to 64 packed rows or of a token block of 8 tokens.
+// States as in tile.cuh. The thread that writes a final state
 // also writes the snapshots that need the history. Other snapshots have their inputs in x; each is
 // a unit after those of the tokens. In place a block processes 32 or 128 channels of a sequence.
 //
@@ -14,6 +14,7 @@
 
 #include <cstdint>
 
+#include "cuda/device/general_thread.cuh"
 #include "cuda/device/search.cuh"
 #include "cuda/device/sequence_rows.cuh"
 #include "cuda/device/token.cuh"
@@ -22,18 +23,6 @@
 #include "cuda/tuning.hpp"
 
 namespace shortconv::cuda {
-
-/// A thread of the general kernels.
-struct GeneralThread {
-  std::uint32_t unit;
-  std::int64_t channel;
-
-  __device__ GeneralThread(const LaunchParams& grid, int block_channels)
-      : unit(grid.channel_blocks.divide(blockIdx.x)) {
-    const std::uint32_t block = blockIdx.x - unit * grid.channel_blocks.divisor();
-    channel = std::int64_t{block} * block_channels + threadIdx.x % block_channels;
-  }
-};
 
 /// find_sequence of op/sequence.hpp, with all lanes of a warp, which look for the same row.
 __device__ inline std::int64_t find_sequence_by_warp(const Problem& p, const TensorPointers& at,
@@ -81,88 +70,6 @@ __global__ void __launch_bounds__(kGeneralThreads, general_min_blocks(Types::kWi
     end = token_block.to_the_end ? s.end : min(begin + kBlockTokens, s.end);
   }
   convolve_rows_from<Types>(p, at, sequence, begin, end, channel);
-}
-
-/// Draft tokens in chains. A thread processes a channel of a sequence. convolve_general_trees
-/// begins with the same lines: in a common function they cost registers, and width 8 spills.
-template <typename Types>
-__global__ void __launch_bounds__(kGeneralThreads, general_min_blocks(Types::kWidth))
-    convolve_general_drafts(const __grid_constant__ GeneralParams params) {
-  const Problem& p = params.problem;
-  const TensorPointers& at = params.pointers;
-  const auto [unit, channel] = GeneralThread(params.launch, kGeneralThreads);
-  if (channel >= p.channels) return;
-  if (unit >= params.launch.tiles) return pad_outside<Types>(p, at, channel);
-  const Sequence s = sequence_at(p, at, unit);
-  const std::int64_t length = s.end - s.begin;
-  if (length <= 0) return;
-  if (s.skipped) return pad_rows<Types>(p, at, s.begin, s.end, channel);
-  const RuntimeStrips<Types> strips(p, at, s, channel);
-  strips.convolve(0, length);
-  // Each of the two may overwrite history that the other reads.
-  const bool elsewhere = s.write_slot != s.read_slot;
-  if (elsewhere) strips.write_state();
-  strips.write_chain_states(unit);
-  if (!elsewhere) strips.write_state();
-}
-
-/// A draft token of a tree.
-__device__ inline void convolve_tree_token(const Problem& p, const TensorPointers& at,
-                                           const Sequence& s, std::int64_t sequence,
-                                           std::int64_t token, std::int64_t channel) {
-  const int history = p.width - 1;
-  std::int64_t window[kMaxWidth];  // its inputs, newest last
-  for (std::int64_t input = token, k = history; k >= 0; --k) {
-    window[k] = input;
-    input = parent_of(p, at, sequence, s.begin, input);
-  }
-  float sum = bias_at(p, at, channel);
-  for (int k = 0; k <= history; ++k) {
-    sum = __fmaf_rn(weight_at(p, at, channel, k),
-                    input_at<RuntimeTypes>(p, at, s, window[k], channel), sum);
-  }
-  store_result<RuntimeTypes>(p, at, s, token, channel, sum);
-}
-
-/// Writes the states after the draft tokens of a tree, after all results.
-__device__ inline void write_tree_states(const Problem& p, const TensorPointers& at,
-                                         const Sequence& s, std::int64_t sequence,
-                                         std::int64_t channel) {
-  const auto rows = shortconv::intermediate_rows(p, at, s, sequence);
-  for (std::int64_t token = 0; token < rows.tokens; ++token) {
-    std::int64_t to = rows.first + token * p.intermediate_states.token_stride +
-                      channel * p.intermediate_states.channel_stride;
-    std::int64_t window[kMaxWidth];
-    for (std::int64_t input = token, k = p.width - 2; k >= 0; --k) {
-      window[k] = input;
-      input = parent_of(p, at, sequence, s.begin, input);
-    }
-    for (int k = 0; k + 1 < p.width; ++k, to += p.intermediate_states.column_stride) {
-      move_input<RuntimeTypes>(p, at, s, window[k], channel, at.intermediate_states, to);
-    }
-  }
-}
-
-/// Draft tokens in trees.
-__global__ void __launch_bounds__(kGeneralThreads)
-    convolve_general_trees(const __grid_constant__ GeneralParams params) {
-  using Types = RuntimeTypes;
-  const Problem& p = params.problem;
-  const TensorPointers& at = params.pointers;
-  const auto [unit, channel] = GeneralThread(params.launch, kGeneralThreads);
-  if (channel >= p.channels) return;
-  if (unit >= params.launch.tiles) return pad_outside<Types>(p, at, channel);
-  const Sequence s = sequence_at(p, at, unit);
-  const std::int64_t length = s.end - s.begin;
-  if (length <= 0) return;
-  if (s.skipped) return pad_rows<Types>(p, at, s.begin, s.end, channel);
-  for (std::int64_t token = 0; token < length; ++token) {
-    convolve_tree_token(p, at, s, unit, token, channel);
-  }
-  const bool elsewhere = s.write_slot != s.read_slot;
-  if (elsewhere) write_state_of_channel<Types>(p, at, s, channel);
-  write_tree_states(p, at, s, unit, channel);
-  if (!elsewhere) write_state_of_channel<Types>(p, at, s, channel);
 }
 
 /// The state of a sequence, and all of its snapshots. Not inlined: otherwise the loop of
