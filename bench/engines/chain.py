@@ -235,20 +235,25 @@ def main() -> None:
     layers = models.convolution_layers(running.config)
     rows: Dict[str, Dict[str, Dict[str, Any]]] = {name: {} for name in workloads}
     times: Dict[Tuple[str, str], List[Times]] = {}
+
+    def save() -> None:  # what has been measured so far
+        with open(options.json, "w") as file:
+            json.dump({"about": running.about(), "layers": layers, "chain": pattern,
+                       "profiles": rows}, file, indent=1)
+
     for number in range(options.rounds):
         for variant in throughput.order_of(number, 1):
             running.switch(variant)
             for name, workload in workloads.items():
                 times.setdefault((name, variant), []).append(host_times(running, workload))
                 rows[name].setdefault(variant, {})["host"] = summary(times[name, variant])
+        save()
     for variant in throughput.VARIANTS[:2]:  # last: the profiler may slow down what comes after it
         running.switch(variant)
         for name, workload in workloads.items():
             rows[name][variant].update(profiled(running, workload, pattern, layers))
             print_kernels(name, variant, rows[name][variant])
-    with open(options.json, "w") as file:
-        json.dump({"about": running.about(), "layers": layers, "chain": pattern, "profiles": rows},
-                  file, indent=1)
+    save()
     for name, of in rows.items():
         print_summary(name, of)
 
