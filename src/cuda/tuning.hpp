@@ -155,12 +155,13 @@ inline constexpr int kMaxStagedTokens = 24, kTreeWindowTokens = 16;
 /// one): width 5 36.1, 33.5 and 32.1 us, width 8 46.9, 40.0 and 39.1; width 64 385, 402 and 495.
 /// The gates of a strip, which came later, spill with 8.
 constexpr int general_verify_blocks(int width) { return width == 0 ? 5 : 7; }
-/// Channels of a thread of the decode kernel, and sequences of a block that are looked up together.
-/// A decode of 256 x 8192 with fp32 weights: width 5 20.3 us with 4 channels and 5 blocks, 24.5
-/// with 2 and 6, 26.5 with 2 and 8; width 8 37.6, 34.0 and 49.1. Width 12 takes 66 us with 2
-/// channels and 73 with one, width 64 388 and 332.
-constexpr int general_decode_channels(int width) { return width != 0 && width <= 5 ? 4 : 2; }
+/// Sequences of a block of the decode kernel that are looked up together.
 inline constexpr int kDecodeSequences = 16;
+/// Channels of a thread of the decode kernel, and its minimum blocks. A decode of 256 x 8192 with
+/// fp32 weights: width 5 20.3 us with 4 channels and 5 blocks, 24.5 with 2 and 6, 26.5 with 2 and
+/// 8; width 8 37.6, 34.0 and 49.1. Width 12 takes 66 us with 2 channels and 73 with one, width 64
+/// 388 and 332.
+constexpr int general_decode_channels(int width) { return width != 0 && width <= 5 ? 4 : 2; }
 constexpr int general_decode_blocks(int width) { return width != 0 && width <= 5 ? 5 : 6; }
 /// In place: channels of a block; more where sequences are short. 64 sequences of 128 tokens x 8192
 /// take 174 us with 128 channels and 208 with 32, 256 of 32 tokens 230 and 287. Sequences of more

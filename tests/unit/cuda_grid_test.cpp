@@ -253,7 +253,7 @@ TEST(CudaGrid, BlocksOfTheGeneralDecodeKernelTakeAllSequencesInOneWave) {
   }
 }
 
-TEST(CudaGrid, VerifyNeedsNoMoreSharedMemoryThanItsFunctionAsksFor) {
+TEST(CudaGrid, DecodeAndVerifyNeedNoMoreSharedMemoryThanTheirFunctionsAskFor) {
   for (int width = kMinWidth; width <= kMaxWidth; ++width) {
     for (const std::int64_t tokens : {1, 7, 8, 9, 23, 24, 25, 1000}) {
       Problem p = decode_batch(512, 3);
@@ -264,11 +264,20 @@ TEST(CudaGrid, VerifyNeedsNoMoreSharedMemoryThanItsFunctionAsksFor) {
       p.parents.present = true;
       const int staged = staged_tokens(p);
       EXPECT_TRUE(staged >= tokens || staged == kMaxStagedTokens) << tokens;
-      EXPECT_LE(general_shared_bytes(p, Kernel::kGeneralVerify, kGeneralThreads),
-                max_general_verify_shared_bytes());
+      for (const bool gate : {false, true}) {
+        p.output_gate.present = gate;
+        EXPECT_LE(general_shared_bytes(p, Kernel::kGeneralVerify, kGeneralThreads),
+                  max_general_verify_shared_bytes());
+      }
     }
+    Problem decode = decode_batch(512, 3);
+    decode.width = width;
+    EXPECT_LE(general_shared_bytes(decode, Kernel::kGeneralDecode, kGeneralThreads),
+              max_general_decode_shared_bytes());
   }
-  EXPECT_LE(max_general_verify_shared_bytes(), 99 * 1024) << "what sm_86, sm_89 and sm_120 have";
+  constexpr std::int32_t kLeast = 99 * 1024;  // what sm_86, sm_89 and sm_120 have
+  EXPECT_LE(max_general_verify_shared_bytes(), kLeast);
+  EXPECT_LE(max_general_decode_shared_bytes(), kLeast - 1024) << "and the rows and slots";
 }
 
 TEST(CudaGrid, SnapshotsAreSeparateUnitsUnlessInPlace) {
@@ -302,7 +311,12 @@ TEST(CudaGrid, RefusesTreesOfMoreTokensThanTheKernelsNumber) {
   const Status status = select(p, kH200, policy_for(kH200), choice);
   ASSERT_FALSE(status.ok());
   EXPECT_EQ(status.message(),
-            "x: has 2147483648 tokens in trees; expected at most 2147483647 on the backend 'cuda'");
+            "x: has trees of up to 2147483648 tokens; expected at most 2147483647 on the backend "
+            "'cuda'");
+  p.sequences = 1024;  // each with fewer
+  p.sequence_tokens = kMaxTreeTokens / 512;
+  p.tokens = p.sequences * p.sequence_tokens;
+  EXPECT_TRUE(select(p, kH200, policy_for(kH200), choice).ok());
 }
 
 TEST(CudaGrid, PreparationHasAThreadForEachItem) {

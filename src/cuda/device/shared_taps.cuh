@@ -19,7 +19,8 @@ struct SharedTaps {
   /// Shared memory in words of 4 bytes.
   __device__ static int words(int width) { return width * kStride; }
 
-  /// All threads of a block call it, for its channels from `first` on, and wait.
+  /// All threads of a block call it, for its channels from `first` on, and synchronize before they
+  /// use the taps.
   __device__ void load(const Problem& p, const TensorPointers& at, std::int64_t first) const {
     constexpr int kBatch = 8;
     const auto& layout = p.weight;

@@ -303,7 +303,8 @@ class Selector {
     return divide_up(p_.tokens, rows);
   }
 
-  /// A wave of blocks, each of which processes several sequences.
+  /// About a wave of blocks, each of which processes several sequences. Above width 34 shared
+  /// memory has room for fewer of them, and they are more than one.
   [[nodiscard]] std::int64_t general_decode_units(LaunchParams& params) const {
     const std::int64_t blocks =
         divide_up(p_.channels, block_channels(kGeneralDecodeRow, kGeneralThreads));
@@ -392,7 +393,8 @@ class Selector {
     const bool waits = !takes_general_params(kernel) || kernel == Kernel::kGeneralDecode ||
                        kernel == Kernel::kGeneralVerify;
     if (!p_.programmatic_launch || !waits) return PdlMode::kOff;
-    const bool drafts = kernel == Kernel::kDrafts || kernel == Kernel::kTrees;
+    const bool drafts =
+        kernel == Kernel::kDrafts || kernel == Kernel::kTrees || kernel == Kernel::kGeneralVerify;
     return drafts && launch.blocks < policy_.pdl_drafts_from ? PdlMode::kWait
                                                              : PdlMode::kWaitAndLaunch;
   }
@@ -468,9 +470,11 @@ Status select(const Problem& p, const DeviceProperties& device, const TuningPoli
                      "'; a grid has at most ", kMaxBlocks)};
     }
   }
-  if (p.parents.present && p.tokens > kMaxTreeTokens) {
-    return {Code::kUnsupported, concat("x: has ", p.tokens, " tokens in trees; expected at most ",
-                                       kMaxTreeTokens, " on the backend 'cuda'")};
+  const std::int64_t longest = is_dense(p) ? p.sequence_tokens : p.tokens;
+  if (p.parents.present && longest > kMaxTreeTokens) {
+    return {Code::kUnsupported,
+            concat("x: has trees of up to ", longest, " tokens; expected at most ", kMaxTreeTokens,
+                   " on the backend 'cuda'")};
   }
   return {};
 }

@@ -3,9 +3,9 @@
 // general_decode.cuh, verify in general_verify.cuh.
 //
 // Threads: a thread processes one channel of up to 64 packed rows or of a token block of 8 tokens.
-// States as in tile.cuh. The thread that writes a final state
-// also writes the snapshots that need the history. Other snapshots have their inputs in x; each is
-// a unit after those of the tokens. In place a block processes 32 or 128 channels of a sequence.
+// States as in tile.cuh. The thread that writes a final state also writes the snapshots that need
+// the history. Other snapshots have their inputs in x; each is a unit after those of the tokens. In
+// place a block processes 32 or 128 channels of a sequence.
 //
 // Bytes moved: x and out once, and again the inputs before the first row of a thread; states once
 // in each direction. Ceiling: twice a copy of these bytes, because each load and store moves one

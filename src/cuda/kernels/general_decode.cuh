@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "cuda/device/general_thread.cuh"
 #include "cuda/device/pdl.cuh"
 #include "cuda/device/runtime_strip.cuh"
 #include "cuda/device/shared_taps.cuh"
@@ -302,10 +303,8 @@ template <typename Types>
 __global__ void __launch_bounds__(kGeneralThreads, general_decode_blocks(Types::kWidth))
     decode_general(const __grid_constant__ GeneralParams params) {
   pdl_wait_and_launch(params.launch);
-  const std::uint32_t unit = params.launch.channel_blocks.divide(blockIdx.x);
-  const std::uint32_t block = blockIdx.x - unit * params.launch.channel_blocks.divisor();
-  const std::int64_t channel =
-      std::int64_t{block} * (GeneralDecode<Types>::kChannels * kGeneralThreads) + threadIdx.x;
+  const auto [unit, channel] =
+      GeneralThread(params.launch, GeneralDecode<Types>::kChannels * kGeneralThreads);
   const std::int64_t first = std::int64_t{unit} * params.launch.unit_tokens;
   GeneralDecode<Types>(params, channel)
       .run(first, min(first + params.launch.unit_tokens, params.problem.sequences));

@@ -7,7 +7,8 @@
 // widths without an instance, the taps.
 //
 // Bytes moved: x and out once, the state once, width - 1 inputs for each intermediate state (one if
-// they overlap). Inputs of a tree that are not in shared memory are read again, from the caches.
+// they overlap). Read again, from the caches: the inputs of a final state, and those of a tree that
+// are not in shared memory.
 // Ceiling: twice a copy of these bytes, because each load and store moves one element.
 #pragma once
 
@@ -69,8 +70,9 @@ class GeneralVerify {
     if constexpr (Types::kWidth == 0) taps_.load(p_, at_, channel_ - threadIdx.x);
     if (inside) load();
     if constexpr (Types::kWidth == 0) __syncthreads();
-    // The history is in shared memory, but the final state reads it from the pool. Either write may
-    // overwrite it.
+    // The final state reads the history from the pool, which intermediate states may overwrite, so
+    // it comes first. The tokens have the history in shared memory. A state that replaces its
+    // history could come first too, but chains then need ten registers more.
     const bool elsewhere = s_.write_slot != s_.read_slot;
     if (inside && elsewhere) write_state_of_channel<Types>(p_, at_, s_, channel_);
     if constexpr (kTrees) {
@@ -112,14 +114,14 @@ class GeneralVerify {
   template <bool kNear>
   __device__ void convolve_tokens(std::int64_t token, std::int64_t end) const {
     const std::int64_t out_step = p_.out.token_stride * element_bytes(p_.out.dtype);
-    Cursor at = {intermediate_states_ + token * token_step_,
+    Cursor to = {intermediate_states_ + token * token_step_,
                  const_cast<char*>(elements(p_.out, at_.out, p_.out.dtype, token))};
     const std::int32_t* window = windows_;
     for (; token < end; ++token) {
-      convolve_token<kNear>(token, window, at);
+      convolve_token<kNear>(token, window, to);
       window += p_.width;
-      at.states += token_step_;
-      at.out += out_step;
+      to.states += token_step_;
+      to.out += out_step;
     }
   }
 
@@ -182,14 +184,14 @@ class GeneralVerify {
   template <int kCount>
   __device__ void load_history(int first, int count, RawElements<kCount>& raw) const {
     const std::int64_t step = p_.state.column_stride * state_bytes_;
-    const std::int64_t to_the_end = p_.state_columns - s_.read_column;  // of a circular buffer
+    const std::int64_t columns_to_wrap = p_.state_columns - s_.read_column;
     const char* from = static_cast<const char*>(at_.state) +
                        state_index(p_, s_.read_slot, s_.read_column, channel_) * state_bytes_ +
                        first * step;
-    if (first > to_the_end) from -= p_.state_columns * step;
+    if (first > columns_to_wrap) from -= p_.state_columns * step;
 #pragma unroll
     for (int i = 0; i < kCount; ++i, from += step) {
-      if (first + i == to_the_end) from -= p_.state_columns * step;
+      if (first + i == columns_to_wrap) from -= p_.state_columns * step;  // circular buffer
       raw.bits[i] = 0;
       if (i < count && s_.read_slot >= 0) raw.load_one(i, from, state_bytes_);
     }
@@ -280,8 +282,8 @@ class GeneralVerify {
     int inputs[kCount];  // the history is below 0
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      // In a chain only the sign matters, and the sequence may be long. Trees have fewer tokens
-      // than kMaxTreeTokens of host/select.hpp.
+      // In a chain only the sign matters, and the sequence may be long. A tree has at most
+      // kMaxTreeTokens of host/select.hpp.
       inputs[i] = kTrees
                       ? window[tap + i]
                       : static_cast<int>(min(token, std::int64_t{kMaxWidth})) - history_ + tap + i;
@@ -335,24 +337,24 @@ class GeneralVerify {
 
   template <bool kNear>
   __device__ void convolve_token(std::int64_t token, const std::int32_t* window,
-                                 const Cursor& at) const {
+                                 const Cursor& to) const {
     float sum = bias_, newest = 0.0f;
     if constexpr (Types::kWidth != 0) {
-      add_taps<kNear, kBatch>(token, window, 0, at.states, sum, newest);
+      add_taps<kNear, kBatch>(token, window, 0, to.states, sum, newest);
     } else {
-      add_taps<kNear, 1>(token, window, 0, at.states, sum, newest);
+      add_taps<kNear, 1>(token, window, 0, to.states, sum, newest);
       int tap = 1;
       for (; tap + kBatch <= p_.width; tap += kBatch) {
-        add_taps<kNear, kBatch>(token, window, tap, at.states, sum, newest);
+        add_taps<kNear, kBatch>(token, window, tap, to.states, sum, newest);
       }
-      for (; tap < p_.width; ++tap) add_taps<kNear, 1>(token, window, tap, at.states, sum, newest);
+      for (; tap < p_.width; ++tap) add_taps<kNear, 1>(token, window, tap, to.states, sum, newest);
     }
     float result = activate(p_.activation, sum);
     if (p_.epilogue != Epilogue::kNone) {
       result = finish(p_.epilogue, result,
                       epilogue_operand(p_.epilogue, newest, output_gate<kNear>(token)));
     }
-    store_f32(p_.out.dtype, at.out, 0, result);
+    store_f32(p_.out.dtype, to.out, 0, result);
   }
 
   __device__ float tap_at(int tap) const {
