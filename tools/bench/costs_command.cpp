@@ -6,6 +6,7 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -42,11 +43,12 @@ struct CostsOptions {
 
 std::vector<Cost> chosen_costs(const std::vector<std::string>& parts) {
   const std::span<const Cost> all = bench::costs();
+  if (parts.empty()) return {all.begin(), all.end()};
+  const auto has_part = [](const Cost& cost, const std::string& part) {
+    return cost.shape.name.find(part) != std::string::npos;
+  };
   for (const std::string& part : parts) {
-    const auto has_part = [&](const Cost& cost) {
-      return cost.shape.name.find(part) != std::string::npos;
-    };
-    if (std::none_of(all.begin(), all.end(), has_part)) {
+    if (std::ranges::none_of(all, [&](const Cost& cost) { return has_part(cost, part); })) {
       throw CommandError(kExitUsage,
                          fmt::format("PART: no case has {} in its name; expected a part of one of "
                                      "those that shortconv costs --kernels-only prints",
@@ -54,14 +56,10 @@ std::vector<Cost> chosen_costs(const std::vector<std::string>& parts) {
     }
   }
   std::vector<Cost> chosen;
-  for (const Cost& cost : all) {
-    const auto is_in_name = [&](const std::string& part) {
-      return cost.shape.name.find(part) != std::string::npos;
-    };
-    if (parts.empty() || std::any_of(parts.begin(), parts.end(), is_in_name)) {
-      chosen.push_back(cost);
-    }
-  }
+  std::ranges::copy_if(all, std::back_inserter(chosen), [&](const Cost& cost) {
+    return std::ranges::any_of(parts,
+                               [&](const std::string& part) { return has_part(cost, part); });
+  });
   return chosen;
 }
 

@@ -1,10 +1,12 @@
 #include "cuda/host/general.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/capability.hpp"
 #include "core/dispatch.hpp"
 #include "core/history.hpp"
+#include "cuda/host/memory_layout.hpp"
 #include "cuda/host/numbers.hpp"
 #include "cuda/tuning.hpp"
 
@@ -36,11 +38,29 @@ int general_width(const Problem& p) {
   return p.dilation == 1 && is_listed(kWidths, p.width) ? p.width : 0;
 }
 
-bool has_sized_types(const Problem& p) {
-  return !p.state.present || p.state.dtype == p.x.dtype || p.state.dtype == DType::kF32;
+int sized_width(const Problem& p) { return has_sized_types(p) ? general_width(p) : 0; }
+
+std::uint32_t general_rows(const Problem& p, const DeviceProperties& device,
+                           const TuningPolicy& policy) {
+  std::int64_t rows = policy.general_rows;
+  const std::int64_t blocks = divide_up(p.channels, kGeneralThreads);
+  const std::int64_t wanted = policy.general_blocks * device.multiprocessors;
+  while (rows > 1 && divide_up(p.tokens, rows) * blocks < wanted) rows /= 2;
+  return static_cast<std::uint32_t>(rows);
 }
 
-int sized_width(const Problem& p) { return has_sized_types(p) ? general_width(p) : 0; }
+std::int64_t general_decode_block_channels(const Problem& p) {
+  return std::int64_t{kGeneralThreads} * general_decode_channels(sized_width(p));
+}
+
+std::uint32_t general_decode_sequences(const Problem& p, const DeviceProperties& device) {
+  const std::int64_t blocks = divide_up(p.channels, general_decode_block_channels(p));
+  const std::int64_t wave =
+      std::int64_t{general_decode_blocks(sized_width(p))} * device.multiprocessors;
+  const std::int64_t each = divide_up(p.sequences * blocks, wave);
+  return static_cast<std::uint32_t>(
+      std::min<std::int64_t>(each, std::numeric_limits<std::int32_t>::max()));
+}
 
 int in_place_channels(const Problem& p) {
   const bool few = general_width(p) != 0 && tokens_per_sequence(p) <= kMaxShortInPlaceTokens;

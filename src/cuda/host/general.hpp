@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cuda/host/policy.hpp"
 #include "cuda/kernel_table.hpp"
 #include "shortconv/problem.hpp"
 
@@ -12,11 +13,18 @@ namespace shortconv::cuda {
 [[nodiscard]] int general_width(const Problem& problem);
 
 // Decode and verify have instances for the sizes of x's and the state's elements.
-
-/// Whether the state has x's type or is fp32.
-[[nodiscard]] bool has_sized_types(const Problem& problem);
-/// As general_width; 0 for other types too.
+/// As general_width; 0 too for types that has_sized_types (memory_layout.hpp) excludes.
 [[nodiscard]] int sized_width(const Problem& problem);
+
+/// Prefill, schedule flat: packed rows of a thread.
+[[nodiscard]] std::uint32_t general_rows(const Problem& problem, const DeviceProperties& device,
+                                         const TuningPolicy& policy);
+
+/// Decode: channels of a block, and sequences that it processes so that the blocks are about a
+/// wave. Above width 34 shared memory has room for fewer blocks, and they are more than one.
+[[nodiscard]] std::int64_t general_decode_block_channels(const Problem& problem);
+[[nodiscard]] std::uint32_t general_decode_sequences(const Problem& problem,
+                                                     const DeviceProperties& device);
 
 // In place: channels of a block, and threads that process a sequence of average length in steps of
 // equally many strips.

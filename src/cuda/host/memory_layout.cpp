@@ -35,10 +35,11 @@ bool has_f32_states(const Problem& p) {
   return p.state.present && p.state.dtype == DType::kF32 && p.x.dtype != DType::kF32;
 }
 
-bool has_one_type(const Problem& p) {
-  return p.x.dtype == p.out.dtype &&
-         (!p.state.present || p.state.dtype == p.x.dtype || has_f32_states(p));
+bool has_sized_types(const Problem& p) {
+  return !p.state.present || p.state.dtype == p.x.dtype || has_f32_states(p);
 }
+
+bool has_one_type(const Problem& p) { return p.x.dtype == p.out.dtype && has_sized_types(p); }
 
 bool is_dense(const Problem& p) { return !p.query_start_loc.present; }
 

@@ -17,6 +17,8 @@ namespace shortconv::cuda {
 
 /// Beside rows of 16 bits.
 [[nodiscard]] bool has_f32_states(const Problem& p);
+/// Whether the state has x's type or is fp32.
+[[nodiscard]] bool has_sized_types(const Problem& p);
 
 /// Whether x, out and state have one type; fp32 states next to 16-bit rows count too.
 [[nodiscard]] bool has_one_type(const Problem& p);

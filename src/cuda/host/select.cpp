@@ -9,7 +9,6 @@
 #include "cuda/host/general.hpp"
 #include "cuda/host/numbers.hpp"
 #include "cuda/tuning.hpp"
-#include "shortconv/argument_table.hpp"
 #include "shortconv/schedule.hpp"
 
 namespace shortconv::cuda {
@@ -36,9 +35,8 @@ class Selector {
   /// The row for calls that no other kernel supports.
   [[nodiscard]] std::size_t general_row() const {
     if (p_.op == Op::kVerify) return kGeneralVerifyRow;
-    const bool decode =
-        p_.schedule == Schedule::kFlat && has_single_tokens(p_) && p_.snapshot_count == 0;
-    if (decode) return kGeneralDecodeRow;
+    const bool flat = p_.schedule == Schedule::kFlat;
+    if (flat && has_single_tokens(p_) && p_.snapshot_count == 0) return kGeneralDecodeRow;
     return p_.in_place ? kInPlaceRow : kGeneralRow;
   }
 
@@ -267,9 +265,7 @@ class Selector {
     const Kernel kernel = kernel_of(row);
     if (kernel == Kernel::kChannelsFirst) return kChannelsFirstWarps * kWarpChannels;
     if (kernel == Kernel::kInPlace) return in_place_channels(p_);
-    if (kernel == Kernel::kGeneralDecode) {
-      return std::int64_t{threads} * general_decode_channels(sized_width(p_));
-    }
+    if (kernel == Kernel::kGeneralDecode) return general_decode_block_channels(p_);
     return threads * group_channels(row);
   }
 
@@ -291,28 +287,6 @@ class Selector {
     const std::int64_t each = std::max<std::int64_t>(divide_up(longest, kBlockTokens), 1);
     if (each <= kMaxBlocks) params.sequence_tiles = FastDivisor(static_cast<std::uint32_t>(each));
     return p_.sequences * each;
-  }
-
-  [[nodiscard]] std::int64_t general_units(LaunchParams& params) const {
-    if (p_.schedule != Schedule::kFlat) return scheduled_units(params);
-    std::int64_t rows = policy_.general_rows;
-    const std::int64_t blocks = divide_up(p_.channels, kGeneralThreads);
-    const std::int64_t wanted = policy_.general_blocks * device_.multiprocessors;
-    while (rows > 1 && divide_up(p_.tokens, rows) * blocks < wanted) rows /= 2;
-    params.unit_tokens = static_cast<std::uint32_t>(rows);
-    return divide_up(p_.tokens, rows);
-  }
-
-  /// About a wave of blocks, each of which processes several sequences. Above width 34 shared
-  /// memory has room for fewer of them, and they are more than one.
-  [[nodiscard]] std::int64_t general_decode_units(LaunchParams& params) const {
-    const std::int64_t blocks =
-        divide_up(p_.channels, block_channels(kGeneralDecodeRow, kGeneralThreads));
-    const std::int64_t wave =
-        std::int64_t{general_decode_blocks(sized_width(p_))} * device_.multiprocessors;
-    const std::int64_t each = divide_up(p_.sequences * blocks, wave);
-    params.unit_tokens = static_cast<std::uint32_t>(std::min(each, std::int64_t{kMaxBlocks}));
-    return divide_up(p_.sequences, params.unit_tokens);
   }
 
   /// Number of units of work along the tokens; sets the divisors that split a unit's number.
@@ -337,13 +311,16 @@ class Selector {
         params.unit_tokens = static_cast<std::uint32_t>(staged_tokens(p_));
         return p_.sequences;
       case Kernel::kGeneralDecode:
-        return general_decode_units(params);
+        params.unit_tokens = general_decode_sequences(p_, device_);
+        return divide_up(p_.sequences, params.unit_tokens);
       case Kernel::kInPlace:
         return p_.sequences;
       case Kernel::kGeneral:
         break;
     }
-    return general_units(params);
+    if (p_.schedule != Schedule::kFlat) return scheduled_units(params);
+    params.unit_tokens = general_rows(p_, device_, policy_);
+    return divide_up(p_.tokens, params.unit_tokens);
   }
 
   /// Snapshots whose inputs are in x and not overwritten have their own units. The thread that
