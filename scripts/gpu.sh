@@ -81,6 +81,12 @@ if has bench; then
   for dtype in f16 f32; do bench "backward-$dtype" --dtype "$dtype" --shape "${gradients[@]}"; done
   bench backward-f32-weights --weight-dtype f32 --bias --shape "${gradients[@]}"
   bench backward-gates --width 7 --activation none --shape back-8192x2048 back-gated-8192x2048
+  bench backward-general --weight-dtype f16 --shape back-8192x8192 back-64x128 back-skewed back-channel-major \
+    back-gated-8192x2048
+  bench backward-general-width-7 --width 7 --activation none --shape back-channel-major back-channel-64x128
+  for width in 12 64; do
+    bench "backward-general-width-$width" --width "$width" --shape back-8192x8192 back-64x128 back-channel-major
+  done
   for pitch in 1.5 2; do bench "pitch-$pitch" --pitch "$pitch" "${main[@]}"; done
   echo "== costs: shortconv costs --repeats 20"
   "$shortconv" costs --repeats 20 --json "$results/costs.json"

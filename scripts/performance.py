@@ -175,9 +175,12 @@ def front_training(results):
 
 def backward_variants(results):
     lines = []
-    for name in (*(f"width-{width}" for width in (2, 3, 5, 6, 7, 8)), "pitch-1.5", "pitch-2", "gates"):
+    for name in (*(f"width-{width}" for width in (2, 3, 5, 6, 7, 8)), "pitch-1.5", "pitch-2", "gates", "general",
+                 *(f"general-width-{width}" for width in (7, 12, 64))):
         for case, row in by_case(results, f"backward-{name}").items():
-            what = "width 7, no activation" if name == "gates" else name.replace("-", " ")
+            named = {"gates": "width 7, no activation", "general": "weights of f16",
+                     "general-width-7": "width 7, no activation"}
+            what = named.get(name, name.removeprefix("general-").replace("-", " "))
             lines.append([what, case.removeprefix("back-")] + timing(row))
     return markdown(["variant", "gradients of", "us", "copy us", "ratio", "over the copy, us"], lines)
 

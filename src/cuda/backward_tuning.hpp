@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace shortconv::cuda {
 
@@ -35,6 +36,37 @@ constexpr int backward_registers(int width, int group) {
 /// many with 4. The rings of 8 warps must fit into 227 KB.
 constexpr int backward_stages(std::size_t element_bytes, bool has_epilogue) {
   return has_epilogue && element_bytes == 2 ? 4 : 3;
+}
+
+// The general kernel: a thread has one channel of a strip.
+
+/// Rows that a thread processes together. More need more registers than 128.
+inline constexpr int kGeneralBackwardRows = 8;
+/// Rows between a batch and the one whose gradients are complete with it.
+constexpr int general_backward_waiting(int history) {
+  return (history + kGeneralBackwardRows - 1) / kGeneralBackwardRows * kGeneralBackwardRows;
+}
+/// Quads of the taps of a channel: device/runtime_backward_strip.cuh.
+constexpr int general_backward_tap_quads(int width) { return (width - 1) / 4 + 2; }
+/// Quads of a thread in shared memory: sums, inputs and gradients.
+constexpr int general_backward_quads(int width, int history) {
+  return general_backward_tap_quads(width) +
+         (general_backward_waiting(history) + kGeneralBackwardRows) / 2;
+}
+/// Shared memory of a block: that of its threads, and the taps.
+constexpr std::int32_t general_backward_bytes(int width, int history, int channels) {
+  constexpr int kQuadBytes = 16;
+  const int of_strips = general_backward_quads(width, history) * kUnitStrips;
+  return (of_strips + general_backward_tap_quads(width)) * channels * kQuadBytes;
+}
+/// Channels of a block: 32, as a warp has, or fewer if shared memory has no room for them. Those of
+/// width 64 need 221 KB.
+constexpr int general_backward_channels(int width, int history, std::int32_t shared_bytes) {
+  int channels = 32;
+  while (channels > 8 && general_backward_bytes(width, history, channels) > shared_bytes) {
+    channels /= 2;
+  }
+  return channels;
 }
 
 }  // namespace shortconv::cuda

@@ -82,5 +82,21 @@ TEST(BackwardPartition, PartialSumsOfLongCallsTakeAtMostTwoPercentOfX) {
   }
 }
 
+TEST(BackwardPartition, BlocksOfTheGeneralKernelFitIntoSharedMemory) {
+  for (const std::int32_t most : {64 * 1024, 99 * 1024, 227 * 1024}) {
+    for (int width = 2; width <= 64; ++width) {
+      for (const int dilation : {1, 63 / (width - 1)}) {
+        const int history = (width - 1) * dilation;
+        const int channels = general_backward_channels(width, history, most);
+        EXPECT_LE(general_backward_bytes(width, history, channels), most)
+            << width << " taps, dilation " << dilation << ", " << most << " bytes";
+        if (history <= 12 && most > 64 * 1024) {
+          EXPECT_EQ(channels, 32) << width << " taps";
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace shortconv::cuda

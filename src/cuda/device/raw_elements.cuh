@@ -12,6 +12,11 @@
 
 namespace shortconv::cuda {
 
+/// Whether vectors of 16 bytes may be loaded and stored here.
+__device__ inline bool is_aligned_run(const void* address) {
+  return reinterpret_cast<std::uintptr_t>(address) % 16 == 0;
+}
+
 /// The bits of elements of any dtype.
 template <int kCount>
 struct RawElements {
@@ -43,6 +48,45 @@ struct RawElements {
 #pragma unroll
       for (int i = 0; i < kCount; ++i, from += stride_bytes) {
         if (i < count) bits[i] = *reinterpret_cast<const T*>(from);
+      }
+    }
+  }
+
+  /// Loads adjacent elements: is_aligned_run(from).
+  __device__ void load_run(const char* from, int bytes) {
+    static_assert(kCount % 8 == 0);
+    const auto* vectors = reinterpret_cast<const uint4*>(from);
+    if (bytes == 4) {
+#pragma unroll
+      for (int i = 0; i < kCount; i += 4) {
+        const uint4 four = vectors[i / 4];
+        bits[i] = four.x, bits[i + 1] = four.y, bits[i + 2] = four.z, bits[i + 3] = four.w;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; i += 8) {
+        const uint4 eight = vectors[i / 8];
+        const std::uint32_t pairs[] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+        for (int k = 0; k < 8; ++k) bits[i + k] = pairs[k / 2] >> (k % 2 * 16) & 0xffffu;
+      }
+    }
+  }
+  /// Stores adjacent elements: is_aligned_run(to).
+  __device__ void store_run(char* to, int bytes) const {
+    auto* vectors = reinterpret_cast<uint4*>(to);
+    if (bytes == 4) {
+#pragma unroll
+      for (int i = 0; i < kCount; i += 4) {
+        vectors[i / 4] = uint4{bits[i], bits[i + 1], bits[i + 2], bits[i + 3]};
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; i += 8) {
+        std::uint32_t pairs[4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) pairs[k] = bits[i + 2 * k] | bits[i + 2 * k + 1] << 16;
+        vectors[i / 8] = uint4{pairs[0], pairs[1], pairs[2], pairs[3]};
       }
     }
   }

@@ -8,7 +8,7 @@
 
 namespace shortconv::cuda {
 
-Status shared_bytes_of(int device, int& bytes) {
+Status shared_bytes_of(int device, std::int32_t& bytes) {
   return cuda_status(
       "device", cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
 }
@@ -29,17 +29,16 @@ Status plan_backward(const BackwardProblem& p, PlanStorage& storage) {
   if (Status status = check_dtypes(p); !status.ok()) return status;
   if (Status status = require_current(p.device, "x"); !status.ok()) return status;
   BackwardConfig config;
-  if (Status status = select_backward(p, config); !status.ok()) return status;
-  int shared_bytes = 0;
-  if (Status status = shared_bytes_of(p.device.index, shared_bytes); !status.ok()) return status;
-  for (BackwardLaunch* launch : {&config.row_strips, &config.channel_strips}) {
-    if (launch->shared_bytes > shared_bytes) *launch = {};
-  }
+  std::int32_t most_bytes = 0;
+  if (Status status = shared_bytes_of(p.device.index, most_bytes); !status.ok()) return status;
+  if (Status status = select_backward(p, most_bytes, config); !status.ok()) return status;
   for (const BackwardLaunch* launch :
        {&config.row_strips, &config.channel_strips, &config.general}) {
     if (launch->blocks == 0) continue;
-    if (Status status = load(launch->function, p.device.index, nullptr, launch->shared_bytes);
-        !status.ok()) {
+    // A kernel is prepared once for all calls; those of the general one differ.
+    const bool differs = launch == &config.general;
+    const std::int32_t bytes = differs ? most_bytes : launch->shared_bytes;
+    if (Status status = load(launch->function, p.device.index, nullptr, bytes); !status.ok()) {
       return status;
     }
   }
@@ -62,7 +61,7 @@ Status launch_rows(const BackwardProblem& p, const BackwardConfig& config,
     void* arguments[] = {&params};
     return launch_kernel({.function = strips->function,
                           .blocks = strips->blocks,
-                          .threads = kBackwardThreads,
+                          .threads = strips->threads,
                           .shared_bytes = strips->shared_bytes},
                          arguments, stream);
   }
@@ -70,7 +69,8 @@ Status launch_rows(const BackwardProblem& p, const BackwardConfig& config,
   void* arguments[] = {&params};
   return launch_kernel({.function = config.general.function,
                         .blocks = config.general.blocks,
-                        .threads = kBackwardThreads},
+                        .threads = config.general.threads,
+                        .shared_bytes = config.general.shared_bytes},
                        arguments, stream);
 }
 

@@ -29,7 +29,7 @@ struct BackwardKernel {
 struct BackwardLaunch {
   KernelFunction function = nullptr;
   std::int64_t blocks = 0;  // 0: not possible, or there are no rows
-  std::int32_t shared_bytes = 0;
+  std::int32_t shared_bytes = 0, threads = kBackwardThreads;
   FastDivisor channel_blocks;
 };
 
@@ -62,8 +62,10 @@ inline constexpr std::int64_t kMultiprocessors = 132;
          static_cast<std::int64_t>(sizeof(float));
 }
 
-/// Everything. Fails for grids that a GPU cannot have.
-[[nodiscard]] Status select_backward(const BackwardProblem& problem, BackwardConfig& config);
+/// Everything, for a device whose blocks may have this much shared memory. Fails for grids that a
+/// GPU cannot have.
+[[nodiscard]] Status select_backward(const BackwardProblem& problem, std::int32_t shared_bytes,
+                                     BackwardConfig& config);
 
 // What calls with groups share with others.
 
@@ -84,7 +86,7 @@ inline constexpr std::int64_t kMultiprocessors = 132;
 /// them time: device/pdl.cuh.
 [[nodiscard]] std::uint32_t pdl_launch_from(std::int64_t blocks);
 /// Shared memory that a block may have.
-[[nodiscard]] Status shared_bytes_of(int device, int& bytes);
+[[nodiscard]] Status shared_bytes_of(int device, std::int32_t& bytes);
 
 /// The launch of strips for these addresses; null: only `general` is possible. copy_bytes:
 /// BackwardKernelParams.

@@ -51,7 +51,7 @@ BackwardPointers pointers_of(const GroupedBackwardProblem& p, const GroupedBackw
 /// Loads a kernel of a plan; refuses devices without its shared memory.
 Status load_kernel(KernelFunction function, int device, GroupedBackwardConfig& config,
                    std::int32_t shared_bytes = 0) {
-  int most = 0;
+  std::int32_t most = 0;
   if (Status status = shared_bytes_of(device, most); !status.ok()) return status;
   if (shared_bytes > most) {
     return refuse_groups("x", "expected a device with blocks of ", std::int64_t{shared_bytes},

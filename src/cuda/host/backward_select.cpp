@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/check.hpp"
+#include "core/history.hpp"
 #include "cuda/backward_tuning.hpp"
 #include "cuda/host/backward.hpp"
 #include "cuda/host/numbers.hpp"
@@ -146,18 +147,29 @@ std::int64_t sum_blocks(const BackwardProblem& p) {
 
 namespace {
 
-/// Without a function if there is no kernel for these strips.
-Status divide_strips(const BackwardProblem& p, bool adjacent_channels, const BackwardConfig& config,
-                     BackwardLaunch& launch) {
+/// Without a function if there is no kernel for these strips, or too little shared memory.
+Status divide_strips(const BackwardProblem& p, bool adjacent_channels, std::int32_t shared_bytes,
+                     const BackwardConfig& config, BackwardLaunch& launch) {
   const BackwardKernel kernel = kernel_of(p, adjacent_channels);
   if (!allows_strips(p) || kernel.function == nullptr) return {};
   if (adjacent_channels && config.row_alignment < 8) return {};
+  if (kernel.strip_bytes * kUnitStrips > shared_bytes) return {};
   if (Status status = divide_grid(p, kernel.columns, config.partition, launch); !status.ok()) {
     return status;
   }
   launch.function = kernel.function;
   launch.shared_bytes = kernel.strip_bytes * kUnitStrips;
   return {};
+}
+
+Status divide_general(const BackwardProblem& p, std::int32_t shared_bytes,
+                      const BackwardPartition& partition, BackwardLaunch& launch) {
+  const int width = narrow(p.width), history = narrow(history_of(p));
+  const int channels = general_backward_channels(width, history, shared_bytes);
+  launch.function = backward_general_kernel();
+  launch.threads = kUnitStrips * channels;
+  launch.shared_bytes = general_backward_bytes(width, history, channels);
+  return divide_grid(p, channels, partition, launch);
 }
 
 std::int64_t state_blocks(const BackwardProblem& p) {
@@ -191,20 +203,23 @@ Weights weights_of(const BackwardProblem& p, const BackwardPointers& at) {
 
 }  // namespace
 
-Status select_backward(const BackwardProblem& p, BackwardConfig& config) {
+Status select_backward(const BackwardProblem& p, std::int32_t shared_bytes,
+                       BackwardConfig& config) {
   config = {};
   config.partition = backward_partition(p);
-  if (Status status = divide_grid(p, 32, config.partition, config.general); !status.ok()) {
+  if (Status status = divide_general(p, shared_bytes, config.partition, config.general);
+      !status.ok()) {
     return status;
   }
-  config.general.function = backward_general_kernel();
   if (config.general.blocks > 0) {
     config.row_alignment = has_adjacent_channels(p) ? row_alignment(p) : 0;
     config.run_alignment = run_alignment(p);
-    if (Status status = divide_strips(p, true, config, config.row_strips); !status.ok()) {
+    if (Status status = divide_strips(p, true, shared_bytes, config, config.row_strips);
+        !status.ok()) {
       return status;
     }
-    if (Status status = divide_strips(p, false, config, config.channel_strips); !status.ok()) {
+    if (Status status = divide_strips(p, false, shared_bytes, config, config.channel_strips);
+        !status.ok()) {
       return status;
     }
   }
