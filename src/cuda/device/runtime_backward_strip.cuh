@@ -307,20 +307,15 @@ class RuntimeBackwardStrip : BackwardElements {
   /// The rows before `next` are processed: stores the gradients that need no later ones.
   __device__ void complete_rows(std::int64_t next) {
     if (padding_) return;
-    if (owes_state_ && next >= segment_ + history_) {
-      for (int column = 0; column < history_; ++column) store_state_gradient(column, next, 0);
-      owes_state_ = false;
-    }
-    if (!wants_rows()) return;
     const std::int64_t batch = row_ - waiting_;  // of 8 rows, which are complete together
-    if (batch >= done_ && batch + kBatch + history_ <= next) {
-      complete_batch(batch);
-      done_ = batch + kBatch;
-    } else {
-      for (; done_ < batch + kBatch && done_ + history_ < next; ++done_) {
-        store_gradient(done_, chain(done_, next, 0));
-      }
-    }
+    const bool is_batch = batch >= done_ && batch + kBatch + history_ <= next;
+    const bool has_state = owes_state_ && next >= segment_ + history_;
+    // As long as the segment owes a state, no row is done.
+    const std::int64_t last = is_batch ? done_ : max(done_, min(batch + kBatch, next - history_));
+    store_gradients(has_state, last, next, false);
+    if (!is_batch) return;
+    if (wants_rows()) complete_batch(batch);
+    done_ = batch + kBatch;
   }
 
   __device__ void complete_batch(std::int64_t first) {
@@ -359,29 +354,30 @@ class RuntimeBackwardStrip : BackwardElements {
 
   /// A segment ends before row t: the gradients that wait for more rows.
   __device__ void finish_segment(std::int64_t t) {
-    if (padding_ || t == 0) return;
-    const auto final_gradient = [&](std::int64_t row) {
-      const std::int64_t column = history_ + row - t;
-      if (column < 0 || !p_.grad_final_state.present || sequence_ < 0) return 0.0f;
-      return load_f32(p_.grad_final_state.dtype, at_.grad_final_state,
-                      state_index(p_.grad_final_state, column));
-    };
-    if (owes_state_) {
-      for (int column = 0; column < history_; ++column) {
-        store_state_gradient(column, t, final_gradient(segment_ - history_ + column));
-      }
-      owes_state_ = false;
-    }
-    for (; wants_rows() && done_ < min(t, end_); ++done_) {
-      store_gradient(done_, chain(done_, t, final_gradient(done_)));
-    }
+    if (!padding_ && t > 0) store_gradients(owes_state_, min(t, end_), t, true);
   }
 
-  /// Of the initial state, whose columns take the place of the rows before the segment.
-  __device__ void store_state_gradient(int column, std::int64_t next, float gradient) const {
-    store_f32(p_.grad_initial_state.dtype, at_.grad_initial_state,
-              state_index(p_.grad_initial_state, column),
-              chain(segment_ - history_ + column, next, gradient));
+  /// Stores the gradients of the initial state, if `has_state`, and of the rows up to `last`, from
+  /// the rows before `next`, at which the segment ends or not.
+  __device__ void store_gradients(bool has_state, std::int64_t last, std::int64_t next, bool ends) {
+    // Columns of the state take the place of the rows before the segment.
+    if (has_state) done_ = segment_ - history_, owes_state_ = false;
+    for (; done_ < last; ++done_) {
+      if (done_ >= segment_ && !wants_rows()) continue;
+      const std::int64_t column = history_ + done_ - next;  // of the final state
+      float gradient = 0;
+      if (ends && column >= 0 && p_.grad_final_state.present && sequence_ >= 0) {
+        gradient = load_f32(p_.grad_final_state.dtype, at_.grad_final_state,
+                            state_index(p_.grad_final_state, column));
+      }
+      gradient = chain(done_, next, gradient);
+      if (done_ >= segment_) {
+        store_gradient(done_, gradient);
+      } else {
+        store_f32(p_.grad_initial_state.dtype, at_.grad_initial_state,
+                  state_index(p_.grad_initial_state, history_ + done_ - segment_), gradient);
+      }
+    }
   }
 
   /// Stores the gradient of the input of a row.
