@@ -29,7 +29,7 @@ enum class Kernel : std::uint8_t {
   kGeneral,         // kernels/general.cuh
   kGeneralDecode,   // kernels/general_decode.cuh
   kGeneralVerify,   // kernels/general_verify.cuh
-  kInPlace,         // kernels/general.cuh: prefill with x == out
+  kWholeSequences,  // kernels/general.cuh: prefill with x == out, wide windows of long sequences
 };
 
 constexpr std::string_view name_of(Kernel kernel) {
@@ -60,8 +60,8 @@ constexpr std::string_view name_of(Kernel kernel) {
       return "general decode";
     case Kernel::kGeneralVerify:
       return "general verify";
-    case Kernel::kInPlace:
-      return "in place";
+    case Kernel::kWholeSequences:
+      return "whole sequences";
   }
   return {};
 }
@@ -199,7 +199,8 @@ inline constexpr std::size_t kKernelRows = kKernelTable.size();
 
 /// Numbers behind those of the table, for the kernels that take calls of any types and widths.
 inline constexpr std::size_t kGeneralRow = kKernelRows, kGeneralDecodeRow = kKernelRows + 1,
-                             kGeneralVerifyRow = kKernelRows + 2, kInPlaceRow = kKernelRows + 3;
+                             kGeneralVerifyRow = kKernelRows + 2,
+                             kWholeSequencesRow = kKernelRows + 3;
 constexpr Kernel kernel_of(std::size_t row) {
   switch (row) {
     case kGeneralRow:
@@ -208,8 +209,8 @@ constexpr Kernel kernel_of(std::size_t row) {
       return Kernel::kGeneralDecode;
     case kGeneralVerifyRow:
       return Kernel::kGeneralVerify;
-    case kInPlaceRow:
-      return Kernel::kInPlace;
+    case kWholeSequencesRow:
+      return Kernel::kWholeSequences;
     default:
       return kKernelTable[row].kernel;
   }
@@ -228,7 +229,7 @@ constexpr bool is_compiled(const KernelRow& row, DType x, DType weight, int widt
 /// Whether the kernel takes calls of any types, widths and strides.
 constexpr bool is_general(Kernel kernel) {
   return kernel == Kernel::kGeneral || kernel == Kernel::kGeneralDecode ||
-         kernel == Kernel::kGeneralVerify || kernel == Kernel::kInPlace;
+         kernel == Kernel::kGeneralVerify || kernel == Kernel::kWholeSequences;
 }
 
 /// Whether the kernel takes GeneralParams; the others take KernelParams.

@@ -163,18 +163,32 @@ inline constexpr int kDecodeSequences = 16;
 /// 388 and 332.
 constexpr int general_decode_channels(int width) { return width != 0 && width <= 5 ? 4 : 2; }
 constexpr int general_decode_blocks(int width) { return width != 0 && width <= 5 ? 5 : 6; }
-/// In place: channels of a block; more where sequences are short. 64 sequences of 128 tokens x 8192
-/// take 174 us with 128 channels and 208 with 32, 256 of 32 tokens 230 and 287. Sequences of more
-/// tokens were not measured with 128.
-inline constexpr int kInPlaceChannels = 32, kShortInPlaceChannels = 128;
-inline constexpr int kMaxShortInPlaceTokens = 128;
-/// In place, 8192 x 8192 of width 4 takes 165 us with two blocks of 384 threads a multiprocessor.
-/// With 512 a thread has 64 registers, and the tokens of the next step are spilled.
-inline constexpr int kMaxInPlaceThreads = 384;
+/// The kernel for whole sequences, in place: channels of a block; more where sequences are short.
+/// 64 sequences of 128 tokens x 8192 take 174 us with 128 channels and 208 with 32, 256 of 32
+/// tokens 230 and 287. Sequences of more tokens were not measured with 128.
+inline constexpr int kWholeChannels = 32, kShortWholeChannels = 128;
+inline constexpr int kMaxShortWholeTokens = 128;
+/// Most threads of a block. 8192 x 8192 of width 4 takes 155 us with two blocks of 320 threads a
+/// multiprocessor, 170 if they have 80 registers instead of 96, 165 with 384 threads, 191 with 448.
+/// With 512 a thread has 64 registers, and the tokens of the next step are spilled. 64 sequences of
+/// 128 tokens, in blocks of 128 channels, take 172 with 384 threads, 155 with three blocks of 256.
+inline constexpr int kMaxWholeThreads = 320, kMaxShortWholeThreads = 256;
 /// Without a compiled width, so that the inputs of 63 taps before a step and its taps fit into 48
 /// KB.
-inline constexpr int kMaxWideInPlaceThreads = 256;
-constexpr int in_place_min_blocks(int width) { return width == 0 ? 1 : 2; }
+inline constexpr int kMaxWideWholeThreads = 256;
+/// Average tokens from which a call without a compiled width runs this kernel, in place or not:
+/// 8192 x 8192 takes 220 us instead of 273 with width 12, 418 instead of 992 with width 64. But 64
+/// sequences of 128 tokens, whose blocks mostly load histories and write states, 541 instead of 302
+/// and 1618 instead of 1098.
+inline constexpr int kMinWideTokens = 1024;
+constexpr int max_whole_threads(int width, int channels) {
+  if (width == 0) return kMaxWideWholeThreads;
+  return channels == kShortWholeChannels ? kMaxShortWholeThreads : kMaxWholeThreads;
+}
+constexpr int min_whole_blocks(int width, int channels) {
+  if (width == 0) return 1;
+  return channels == kShortWholeChannels ? 3 : 2;
+}
 
 /// The checked mode: sequences of a block. Not tuned.
 inline constexpr int kViolationThreads = 256;

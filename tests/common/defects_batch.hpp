@@ -79,6 +79,27 @@ TEST_P(Defects, OneSequenceMayBeLongerThan524280Tokens) {
   expect_state(call, 0, line, kTokens);
 }
 
+// Long sequences with wide windows have a launch of their own, for which random cases are too
+// small.
+TEST_P(Defects, WideWindowsOfLongSequencesAreExact) {
+  constexpr std::int32_t kSequences = 99;  // enough blocks for an H200
+  for (const std::int64_t width : {std::int64_t{9}, std::int64_t{kMaxWidth}}) {
+    std::vector<std::int32_t> bounds = {0};
+    for (std::int32_t s = 0; s < kSequences; ++s) bounds.push_back(bounds.back() + 1000 + s % 50);
+    Call call = make(bounds, {.channels = 2, .width = width, .slots = kSequences});
+    for (std::int32_t s = 0; s < kSequences; ++s) call.flags.push_back(s % 3 == 0 ? 0 : 1);
+    Call old = call;
+    run(call);
+    for (std::int32_t s = 0; s < kSequences; ++s) {
+      const auto number = static_cast<std::size_t>(s);
+      const std::int64_t length = bounds[number + 1] - bounds[number];
+      const Line line{.call = old, .begin = bounds[number], .slot = s % 3 == 0 ? -1 : s};
+      expect_rows(call, line, length);
+      expect_state(call, s, line, length);
+    }
+  }
+}
+
 // A batch with as many tokens as sequences was taken for one token each (fla).
 TEST_P(Defects, AsManyTokensAsSequencesAreNotOneEach) {
   Call call = make({0, 0, 2, 2, 4, 4});

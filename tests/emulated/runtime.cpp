@@ -145,12 +145,12 @@ class Kernels {
     add_sized("general verify, trees", cuda::general_verify_kernel, trees);
     add_sized("general decode", cuda::general_decode_kernel, {});
     long_sequence.sequences = 1;
-    long_sequence.tokens = cuda::kMaxShortInPlaceTokens + 1;
-    add_all("in place", cuda::in_place_kernel, {long_sequence});
+    long_sequence.tokens = cuda::kMaxShortWholeTokens + 1;
+    add_all("whole sequences", cuda::whole_sequences_kernel, {long_sequence});
     for (const int width : kWidths.all) {
       Problem p;
       p.width = width;
-      add("in place, short sequences", "compiled widths", cuda::in_place_kernel(p),
+      add("whole short sequences", "compiled widths", cuda::whole_sequences_kernel(p),
           invoke<cuda::GeneralParams>);
     }
   }

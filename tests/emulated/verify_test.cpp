@@ -126,8 +126,8 @@ INSTANTIATE_TEST_SUITE_P(Types, FastCases, testing::Values(DType::kF32, DType::k
 
 TEST(AnyCases, AgreeWithTheReference) {
   const std::vector<std::string> kernels = {
-      "general",  "general verify, chains",    "general verify, trees", "general decode",
-      "in place", "in place, short sequences", "clear_report",          "count_violations"};
+      "general",         "general verify, chains", "general verify, trees", "general decode",
+      "whole sequences", "whole short sequences",  "clear_report",          "count_violations"};
   check_seeds(1000, named(kernels), [](std::uint64_t seed) {
     const Case problem = make_case(seed);
     auto failure = failure_of(check_case(problem, BackendId::kCuda));

@@ -87,7 +87,7 @@ TEST(Costs, NameKernelsAndVariants) {
   EXPECT_EQ(kernel_of("prefill-4-bf16-channels-first"), "channels first");
   EXPECT_EQ(kernel_of("prefill-4-bf16-odd-address"), "general") << "the fallback of the plan";
   EXPECT_EQ(kernel_of("prefill-4-bf16-odd-pitch"), "general");
-  EXPECT_EQ(kernel_of("prefill-4-bf16-in-place"), "in place");
+  EXPECT_EQ(kernel_of("prefill-4-bf16-in-place"), "whole sequences");
   EXPECT_EQ(kernel_of("prefill-4-bf16-seq-idx"), "seq_idx tiles");
   EXPECT_EQ(kernel_of("prefill-4-bf16-pitch"), "tiles");
 }

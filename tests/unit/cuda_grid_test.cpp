@@ -281,13 +281,13 @@ TEST(CudaGrid, DecodeAndVerifyNeedNoMoreSharedMemoryThanTheirFunctionsAskFor) {
 }
 
 TEST(CudaGrid, SnapshotsAreSeparateUnitsUnlessInPlace) {
-  Problem p = packed_batch(100000, 512, 7);
+  Problem p = packed_batch(100000, 512, 700);
   p.width = 9;  // of the general kernel
   p.snapshot_count = 11;
   const std::int64_t units = 100000 / kHopperPolicy.general_rows + 1;
   EXPECT_EQ(chosen(p).aligned.blocks, (units + 11) * 512 / kGeneralThreads);
   p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
-  EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kInPlaceChannels);
+  EXPECT_EQ(chosen(p).aligned.blocks, (700 + 1) * 512 / kWholeChannels);
 }
 
 TEST(CudaGrid, RefusesGridsThatAGpuCannotHave) {
@@ -336,9 +336,9 @@ TEST(CudaGrid, PrefillInPlaceNeedsNoMoreSharedMemoryThanEveryLaunchHas) {
         p.in_place = true;
         p.width = width;
         p.dilation = dilation;
-        const std::int32_t threads = in_place_threads(p);
-        EXPECT_EQ(threads % in_place_channels(p), 0) << "width " << width << ", " << tokens;
-        EXPECT_LE(general_shared_bytes(p, Kernel::kInPlace, threads), 48 * 1024)
+        const std::int32_t threads = whole_sequences_threads(p);
+        EXPECT_EQ(threads % whole_sequences_channels(p), 0) << "width " << width << ", " << tokens;
+        EXPECT_LE(general_shared_bytes(p, Kernel::kWholeSequences, threads), 48 * 1024)
             << "width " << width << ", dilation " << dilation << ", " << tokens << " tokens";
         EXPECT_LE(general_shared_bytes(p, Kernel::kGeneral, kGeneralThreads),
                   max_general_shared_bytes(kGeneralThreads));

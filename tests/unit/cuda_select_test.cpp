@@ -96,10 +96,28 @@ TEST(CudaSelect, TheRestGoesToTheGeneralKernel) {
   EXPECT_TRUE(is_general(kernel_of(odd)));
   Problem in_place = packed_batch(1000, 512, 7);
   in_place.in_place = true;
-  EXPECT_EQ(kernel_of(in_place), Kernel::kInPlace);
+  EXPECT_EQ(kernel_of(in_place), Kernel::kWholeSequences);
   Problem far = packed_batch(1000, 512, 7);
   far.x.token_stride = std::int64_t{1} << 32;
   EXPECT_TRUE(is_general(kernel_of(far)));
+}
+
+TEST(CudaSelect, WideWindowsOfLongSequencesShareRows) {
+  const auto wide = [](std::int64_t tokens, std::int64_t channels, std::int64_t sequences) {
+    Problem p = packed_batch(tokens, channels, sequences);
+    p.width = 12;
+    return p;
+  };
+  EXPECT_EQ(kernel_of(wide(8192, 8192, 1)), Kernel::kWholeSequences);
+  EXPECT_EQ(kernel_of(wide(8192, 512, 8)), Kernel::kWholeSequences);
+  EXPECT_EQ(kernel_of(wide(8192, 2048, 1)), Kernel::kGeneral) << "too few blocks";
+  EXPECT_EQ(kernel_of(wide(8192, 8192, 9)), Kernel::kGeneral) << "short sequences";
+  Problem dilated = packed_batch(8192, 8192, 1);
+  dilated.dilation = 2;
+  EXPECT_EQ(kernel_of(dilated), Kernel::kWholeSequences);
+  Problem numbered = wide(8192, 8192, 1);
+  numbered.seq_idx.present = true;
+  EXPECT_EQ(kernel_of(numbered), Kernel::kGeneral);
 }
 
 TEST(CudaSelect, CircularBuffersSnapshotsAndIntermediateSlotsHaveFastKernels) {

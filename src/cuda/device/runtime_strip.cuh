@@ -71,9 +71,11 @@ class RuntimeStrips {
         from += kGeneralStripTokens * x_step;
         next.load(from, x_step, x_bytes_, tokens_of_strip(first + kGeneralStripTokens, last));
       }
+      RawTokens gate;
+      load_output_gate(first, count, gate);
       apply_input_gate(first, count, tokens);
       window.convolve(*this, tokens, results);
-      finish_strip(first, count, tokens, results);
+      finish_strip(tokens, gate, results);
       store_elements(p_.out.dtype, results, count, to, p_.out.token_stride);
       to += kGeneralStripTokens * out_step;
       first += kGeneralStripTokens;
@@ -103,8 +105,10 @@ class RuntimeStrips {
                                  std::int64_t first, int count,
                                  const float (&tokens)[kGeneralStripTokens]) const {
     float results[kGeneralStripTokens];
+    RawTokens gate;
+    load_output_gate(first, count, gate);
     window.convolve(*this, rows, row_stride, tokens, results);
-    finish_strip(first, count, tokens, results);
+    finish_strip(tokens, gate, results);
     char* to = const_cast<char*>(elements(p_.out, at_.out, p_.out.dtype, first));
     store_elements(p_.out.dtype, results, count, to, p_.out.token_stride);
   }
@@ -448,18 +452,17 @@ class RuntimeStrips {
     for (int t = 0; t < kCount; ++t) values[t] = t == index ? value : values[t];
   }
 
-  /// Activation and epilogue of the sums of tokens with these inputs.
-  __device__ void finish_strip(std::int64_t first, int count,
-                               const float (&tokens)[kGeneralStripTokens],
+  __device__ void load_output_gate(std::int64_t first, int count, RawTokens& gate) const {
+    if (p_.output_gate.present) load_rows(p_.output_gate, at_.output_gate, first, count, gate);
+  }
+
+  /// Activation and epilogue of the sums of tokens with these inputs. The gate is loaded before.
+  __device__ void finish_strip(const float (&tokens)[kGeneralStripTokens], const RawTokens& gate,
                                float (&results)[kGeneralStripTokens]) const {
     activate_all(p_.activation, results);
     if (p_.epilogue == Epilogue::kNone) return;
     float gates[kGeneralStripTokens] = {};
-    if (p_.output_gate.present) {
-      RawElements<kGeneralStripTokens> raw;
-      load_rows(p_.output_gate, at_.output_gate, first, count, raw);
-      raw.convert(p_.x.dtype, gates);
-    }
+    if (p_.output_gate.present) gate.convert(p_.x.dtype, gates);
 #pragma unroll
     for (int t = 0; t < kGeneralStripTokens; ++t) {
       results[t] =

@@ -53,8 +53,8 @@ KernelFunction function_of(const Problem& p, const LaunchConfig& launch) {
       return general_decode_kernel(p);
     case kGeneralVerifyRow:
       return general_verify_kernel(p);
-    case kInPlaceRow:
-      return in_place_kernel(p);
+    case kWholeSequencesRow:
+      return whole_sequences_kernel(p);
     default:
       return kernels_of(p)[launch.row];
   }
@@ -80,7 +80,7 @@ std::int32_t max_shared_bytes(const Problem& p, const LaunchConfig& launch) {
     case Kernel::kTrees:
     case Kernel::kChannelsFirst:
     case Kernel::kBlockList:
-    case Kernel::kInPlace:
+    case Kernel::kWholeSequences:
       break;
   }
   return 0;  // every launch has 48 KB

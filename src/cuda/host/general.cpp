@@ -62,14 +62,20 @@ std::uint32_t general_decode_sequences(const Problem& p, const DeviceProperties&
       std::min<std::int64_t>(each, std::numeric_limits<std::int32_t>::max()));
 }
 
-int in_place_channels(const Problem& p) {
-  const bool few = general_width(p) != 0 && tokens_per_sequence(p) <= kMaxShortInPlaceTokens;
-  return few ? kShortInPlaceChannels : kInPlaceChannels;
+bool fits_whole_sequences(const Problem& p, const DeviceProperties& device) {
+  if (general_width(p) != 0 || p.seq_idx.present) return false;
+  const std::int64_t blocks = p.sequences * divide_up(p.channels, kWholeChannels);
+  return tokens_per_sequence(p) >= kMinWideTokens && 4 * blocks >= 3 * device.multiprocessors;
 }
 
-std::int32_t in_place_threads(const Problem& p) {
-  const int most = general_width(p) == 0 ? kMaxWideInPlaceThreads : kMaxInPlaceThreads;
-  const int channels = in_place_channels(p);
+int whole_sequences_channels(const Problem& p) {
+  const bool few = general_width(p) != 0 && tokens_per_sequence(p) <= kMaxShortWholeTokens;
+  return few ? kShortWholeChannels : kWholeChannels;
+}
+
+std::int32_t whole_sequences_threads(const Problem& p) {
+  const int channels = whole_sequences_channels(p);
+  const int most = max_whole_threads(general_width(p), channels);
   const std::int64_t strips =
       std::max<std::int64_t>(divide_up(tokens_per_sequence(p), kGeneralStripTokens), 1);
   const std::int64_t steps = divide_up(strips, most / channels);
@@ -87,8 +93,8 @@ std::int32_t general_shared_bytes(const Problem& p, Kernel kernel, std::int32_t 
   const bool wide = (is_sized ? sized_width(p) : general_width(p)) == 0;
   const auto history = static_cast<std::int32_t>(history_of(p));
   constexpr auto kBytes = static_cast<std::int32_t>(sizeof(float));
-  if (kernel == Kernel::kInPlace) {
-    const std::int32_t channels = in_place_channels(p);
+  if (kernel == Kernel::kWholeSequences) {
+    const std::int32_t channels = whole_sequences_channels(p);
     const std::int32_t rows = history + threads / channels * kGeneralStripTokens;
     return (2 * rows + (wide ? p.width : 0)) * channels * kBytes;
   }

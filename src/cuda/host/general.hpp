@@ -26,10 +26,14 @@ namespace shortconv::cuda {
 [[nodiscard]] std::uint32_t general_decode_sequences(const Problem& problem,
                                                      const DeviceProperties& device);
 
-// In place: channels of a block, and threads that process a sequence of average length in steps of
+// The kernel for whole sequences.
+/// Whether a call that is not in place runs it, because its blocks share the rows of wide windows.
+[[nodiscard]] bool fits_whole_sequences(const Problem& problem, const DeviceProperties& device);
+
+/// Channels of a block, and threads that process a sequence of average length in steps of
 // equally many strips.
-[[nodiscard]] int in_place_channels(const Problem& problem);
-[[nodiscard]] std::int32_t in_place_threads(const Problem& problem);
+[[nodiscard]] int whole_sequences_channels(const Problem& problem);
+[[nodiscard]] std::int32_t whole_sequences_threads(const Problem& problem);
 
 /// Verify: tokens of a sequence whose inputs are in shared memory together.
 [[nodiscard]] int staged_tokens(const Problem& problem);

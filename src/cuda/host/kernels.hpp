@@ -26,7 +26,7 @@ const KernelFunctions& kernels_bf16(int width, Activation activation, bool f32_w
 KernelFunction general_kernel(const Problem& problem);
 KernelFunction general_decode_kernel(const Problem& problem);
 KernelFunction general_verify_kernel(const Problem& problem);
-KernelFunction in_place_kernel(const Problem& problem);
+KernelFunction whole_sequences_kernel(const Problem& problem);
 KernelFunction replace_histories_kernel();
 
 // The checked mode.

@@ -37,7 +37,8 @@ class Selector {
     if (p_.op == Op::kVerify) return kGeneralVerifyRow;
     const bool flat = p_.schedule == Schedule::kFlat;
     if (flat && has_single_tokens(p_) && p_.snapshot_count == 0) return kGeneralDecodeRow;
-    return p_.in_place ? kInPlaceRow : kGeneralRow;
+    return p_.in_place || (flat && fits_whole_sequences(p_, device_)) ? kWholeSequencesRow
+                                                                      : kGeneralRow;
   }
 
   [[nodiscard]] Alignment alignment(std::size_t row) const {
@@ -61,7 +62,7 @@ class Selector {
     const std::int64_t units = units_of(kernel, launch.params);
     // Schedules made of sequences need one more unit for the rows outside of all sequences.
     const bool outside =
-        p_.op == Op::kVerify || p_.schedule != Schedule::kFlat || kernel == Kernel::kInPlace;
+        p_.op == Op::kVerify || p_.schedule != Schedule::kFlat || kernel == Kernel::kWholeSequences;
     launch.threads = threads_of(row);
     const std::int64_t blocks = divide_up(p_.channels, block_channels(row, launch.threads));
     launch.blocks = (units + (outside ? 1 : 0) + snapshot_units(kernel)) * blocks;
@@ -122,7 +123,7 @@ class Selector {
       case Kernel::kGeneral:
       case Kernel::kGeneralDecode:
       case Kernel::kGeneralVerify:
-      case Kernel::kInPlace:
+      case Kernel::kWholeSequences:
         break;
     }
     return true;
@@ -208,7 +209,7 @@ class Selector {
       case Kernel::kGeneral:
       case Kernel::kGeneralDecode:
       case Kernel::kGeneralVerify:
-      case Kernel::kInPlace:
+      case Kernel::kWholeSequences:
         break;
     }
     return 1;
@@ -233,8 +234,8 @@ class Selector {
         return 32 * kChannelsFirstWarps;
       case Kernel::kBlockList:
         return kBlockChannels / 2;
-      case Kernel::kInPlace:
-        return in_place_threads(p_);
+      case Kernel::kWholeSequences:
+        return whole_sequences_threads(p_);
       case Kernel::kGeneral:
       case Kernel::kGeneralDecode:
       case Kernel::kGeneralVerify:
@@ -264,7 +265,7 @@ class Selector {
   [[nodiscard]] std::int64_t block_channels(std::size_t row, std::int32_t threads) const {
     const Kernel kernel = kernel_of(row);
     if (kernel == Kernel::kChannelsFirst) return kChannelsFirstWarps * kWarpChannels;
-    if (kernel == Kernel::kInPlace) return in_place_channels(p_);
+    if (kernel == Kernel::kWholeSequences) return whole_sequences_channels(p_);
     if (kernel == Kernel::kGeneralDecode) return general_decode_block_channels(p_);
     return threads * group_channels(row);
   }
@@ -313,7 +314,7 @@ class Selector {
       case Kernel::kGeneralDecode:
         params.unit_tokens = general_decode_sequences(p_, device_);
         return divide_up(p_.sequences, params.unit_tokens);
-      case Kernel::kInPlace:
+      case Kernel::kWholeSequences:
         return p_.sequences;
       case Kernel::kGeneral:
         break;
@@ -328,7 +329,7 @@ class Selector {
   [[nodiscard]] std::int64_t snapshot_units(Kernel kernel) const {
     const bool decode = kernel == Kernel::kDecode || kernel == Kernel::kSmallDecode ||
                         kernel == Kernel::kGeneralDecode;
-    return decode || p_.in_place ? 0 : p_.snapshot_count;
+    return decode || kernel == Kernel::kWholeSequences ? 0 : p_.snapshot_count;
   }
 
   /// Sequence-start blocks start all sequences in small calls, so that a tile does less and the

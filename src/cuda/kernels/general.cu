@@ -23,14 +23,14 @@ KernelFunction general_kernel(const Problem& p) {
   return with_types(p, [](auto types) { return &convolve_general<decltype(types)>; });
 }
 
-KernelFunction in_place_kernel(const Problem& p) {
-  const bool short_sequences = in_place_channels(p) == kShortInPlaceChannels;
+KernelFunction whole_sequences_kernel(const Problem& p) {
+  const bool short_sequences = whole_sequences_channels(p) == kShortWholeChannels;
   return with_types(p, [&](auto types) {
     using Types = decltype(types);
     if constexpr (Types::kWidth != 0) {
-      if (short_sequences) return &convolve_in_place<Types, kShortInPlaceChannels>;
+      if (short_sequences) return &convolve_whole_sequences<Types, kShortWholeChannels>;
     }
-    return &convolve_in_place<Types, kInPlaceChannels>;
+    return &convolve_whole_sequences<Types, kWholeChannels>;
   });
 }
 

@@ -5,7 +5,8 @@
 // Threads: a thread processes one channel of up to 64 packed rows or of a token block of 8 tokens.
 // States as in tile.cuh. The thread that writes a final state also writes the snapshots that need
 // the history. Other snapshots have their inputs in x; each is a unit after those of the tokens. In
-// place a block processes 32 or 128 channels of a sequence.
+// place, and with wide windows in long sequences, a block processes 32 or 128 channels of a
+// sequence.
 //
 // Bytes moved: x and out once, and again the inputs before the first row of a thread; states once
 // in each direction. Ceiling: twice a copy of these bytes, because each load and store moves one
@@ -41,39 +42,54 @@ __device__ inline std::int64_t find_sequence_by_warp(const Problem& p, const Ten
   return low - 1;
 }
 
+/// The packed rows of a unit, from those of `sequence` on. All lanes of a warp call it.
+struct UnitRows {
+  std::int64_t sequence = 0, begin = 0, end = 0;
+
+  __device__ UnitRows(const Problem& p, const TensorPointers& at, const LaunchParams& grid,
+                      std::uint32_t unit) {
+    if (unit >= grid.tiles) return;
+    if (p.schedule == Schedule::kFlat) {
+      begin = std::int64_t{unit} * grid.unit_tokens;
+      end = min(begin + grid.unit_tokens, p.tokens);
+      sequence = max(find_sequence_by_warp(p, at, begin), std::int64_t{0});
+      return;
+    }
+    TokenBlock token_block;
+    if (!token_block_of_unit(p, at, grid, unit, token_block)) return;
+    sequence = token_block.sequence;
+    const Sequence s = sequence_at(p, at, sequence);
+    begin = s.begin + token_block.first;
+    if (begin < s.end) end = token_block.to_the_end ? s.end : min(begin + kBlockTokens, s.end);
+  }
+  __device__ bool is_empty() const { return begin >= end; }
+};
+
+/// What units after those of the tokens do for a channel.
+template <typename Types>
+__device__ inline void process_other_unit(const Problem& p, const TensorPointers& at,
+                                          std::uint32_t unit, std::int64_t channel) {
+  if (p.snapshot_count == 0) return pad_outside<Types>(p, at, channel);
+  take_listed_snapshot(p, at, unit, history_of<Types>(p), false, channel);
+}
+
 /// Types: of runtime_strip.cuh.
 template <typename Types>
 __global__ void __launch_bounds__(kGeneralThreads, general_min_blocks(Types::kWidth))
     convolve_general(const __grid_constant__ GeneralParams params) {
   const Problem& p = params.problem;
   const TensorPointers& at = params.pointers;
-  const LaunchParams& grid = params.launch;
-  const auto [unit, channel] = GeneralThread(grid, kGeneralThreads);
-  std::int64_t sequence = 0, begin = 0, end = 0;
-  if (p.schedule == Schedule::kFlat && unit < grid.tiles) {
-    begin = std::int64_t{unit} * grid.unit_tokens;
-    end = min(begin + grid.unit_tokens, p.tokens);
-    sequence = max(find_sequence_by_warp(p, at, begin), std::int64_t{0});
-  }
+  const std::uint32_t tiles = params.launch.tiles;
+  const auto [unit, channel] = GeneralThread(params.launch, kGeneralThreads);
+  const UnitRows rows(p, at, params.launch, unit);
   if (channel >= p.channels) return;
-  if (unit >= grid.tiles) {
-    if (p.snapshot_count == 0) return pad_outside<Types>(p, at, channel);
-    return take_listed_snapshot(p, at, unit - grid.tiles, history_of<Types>(p), false, channel);
-  }
-  if (p.schedule != Schedule::kFlat) {
-    TokenBlock token_block;
-    if (!token_block_of_unit(p, at, grid, unit, token_block)) return;
-    sequence = token_block.sequence;
-    const Sequence s = sequence_at(p, at, sequence);
-    begin = s.begin + token_block.first;
-    if (begin >= s.end) return;
-    end = token_block.to_the_end ? s.end : min(begin + kBlockTokens, s.end);
-  }
-  convolve_rows_from<Types>(p, at, sequence, begin, end, channel);
+  if (unit >= tiles) return process_other_unit<Types>(p, at, unit - tiles, channel);
+  if (rows.is_empty()) return;
+  convolve_rows_from<Types>(p, at, rows.sequence, rows.begin, rows.end, channel);
 }
 
 /// The state of a sequence, and all of its snapshots. Not inlined: otherwise the loop of
-/// convolve_in_place has its inputs in local memory.
+/// convolve_whole_sequences has its inputs in local memory.
 template <typename Types>
 __device__ __noinline__ void write_states(const Problem& p, const TensorPointers& at,
                                           const Sequence& s, std::int64_t sequence,
@@ -84,14 +100,15 @@ __device__ __noinline__ void write_states(const Problem& p, const TensorPointers
   take_snapshots<Types>(p, at, s, sequence, end, true, channel);
 }
 
-/// Convolves in place. A block processes kChannels channels of a sequence, in steps of a strip for
+/// A block processes kChannels channels of a sequence, perhaps in place, in steps of a strip for
 /// each thread. The inputs of a step and those before it are in shared memory, as fp32; when all
 /// threads have stored theirs, results may overwrite them in x, and the tokens of the next step are
 /// being loaded. The threads of the last strip write the state and the snapshots, from inputs that
 /// they load before the first step ends, while all of them are in x.
 template <typename Types, int kChannels>
-__global__ void __launch_bounds__(kMaxInPlaceThreads, in_place_min_blocks(Types::kWidth))
-    convolve_in_place(const __grid_constant__ GeneralParams params) {
+__global__ void __launch_bounds__(max_whole_threads(Types::kWidth, kChannels),
+                                  min_whole_blocks(Types::kWidth, kChannels))
+    convolve_whole_sequences(const __grid_constant__ GeneralParams params) {
   using Strips = RuntimeStrips<Types>;
   constexpr int kKeptInputs = Types::kWidth == 0 ? 1 : Types::kWidth - 1;
   const Problem& p = params.problem;
