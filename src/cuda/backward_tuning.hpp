@@ -46,7 +46,7 @@ inline constexpr int kGeneralBackwardRows = 8;
 constexpr int general_backward_waiting(int history) {
   return (history + kGeneralBackwardRows - 1) / kGeneralBackwardRows * kGeneralBackwardRows;
 }
-/// Quads of the taps of a channel: device/runtime_backward_strip.cuh.
+/// Quads of the taps of a channel: device/tap_windows.cuh.
 constexpr int general_backward_tap_quads(int width) { return (width - 1) / 4 + 2; }
 /// Quads of a thread in shared memory: sums, inputs and gradients.
 constexpr int general_backward_quads(int width, int history) {

@@ -163,9 +163,10 @@ inline constexpr int kDecodeSequences = 16;
 /// 388 and 332.
 constexpr int general_decode_channels(int width) { return width != 0 && width <= 5 ? 4 : 2; }
 constexpr int general_decode_blocks(int width) { return width != 0 && width <= 5 ? 5 : 6; }
-/// The kernel for whole sequences, in place: channels of a block; more where sequences are short.
-/// 64 sequences of 128 tokens x 8192 take 174 us with 128 channels and 208 with 32, 256 of 32
-/// tokens 230 and 287. Sequences of more tokens were not measured with 128.
+/// The kernel for whole sequences: channels of a block; more where sequences are short. In place,
+/// 64 sequences of 128 tokens x 8192 took 174 us with 128 channels and 208 with 32, in blocks of up
+/// to 384 threads, 256 of 32 tokens 230 and 287. Sequences of more tokens were not measured with
+/// 128.
 inline constexpr int kWholeChannels = 32, kShortWholeChannels = 128;
 inline constexpr int kMaxShortWholeTokens = 128;
 /// Most threads of a block. 8192 x 8192 of width 4 takes 155 us with two blocks of 320 threads a

@@ -281,13 +281,13 @@ TEST(CudaGrid, DecodeAndVerifyNeedNoMoreSharedMemoryThanTheirFunctionsAskFor) {
 }
 
 TEST(CudaGrid, SnapshotsAreSeparateUnitsUnlessInPlace) {
-  Problem p = packed_batch(100000, 512, 700);
+  Problem p = packed_batch(100000, 512, 7);
   p.width = 9;  // of the general kernel
   p.snapshot_count = 11;
   const std::int64_t units = 100000 / kHopperPolicy.general_rows + 1;
   EXPECT_EQ(chosen(p).aligned.blocks, (units + 11) * 512 / kGeneralThreads);
   p.in_place = true;  // a unit for each sequence, and one for the rows outside of all
-  EXPECT_EQ(chosen(p).aligned.blocks, (700 + 1) * 512 / kWholeChannels);
+  EXPECT_EQ(chosen(p).aligned.blocks, (7 + 1) * 512 / kWholeChannels);
 }
 
 TEST(CudaGrid, RefusesGridsThatAGpuCannotHave) {

@@ -3,7 +3,7 @@
 // the bits of the results.
 //
 // Rows are processed in batches of 8. The last inputs and gradients stay in shared memory, so that
-// a batch loads each of them once for up to 8 rows. A batch inside a segment takes its rows
+// a batch loads each of them once for up to 8 rows. A whole batch inside a segment takes its rows
 // together, all others one by one. Gradients of x wait until all later rows of their window are
 // there: those of 8 adjacent rows become complete together.
 #pragma once

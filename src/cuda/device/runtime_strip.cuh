@@ -83,7 +83,8 @@ class RuntimeStrips {
     }
   }
 
-  // In place: x is overwritten when all threads of the block have loaded the tokens of a step.
+  // For blocks whose threads share inputs. In place, x is overwritten when all threads have loaded
+  // the tokens of a step.
 
   /// Loads up to a strip of tokens.
   __device__ void load_strip(std::int64_t first, int count, RawTokens& raw) const {

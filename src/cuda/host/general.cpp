@@ -63,8 +63,11 @@ std::uint32_t general_decode_sequences(const Problem& p, const DeviceProperties&
 }
 
 bool fits_whole_sequences(const Problem& p, const DeviceProperties& device) {
-  if (general_width(p) != 0 || p.seq_idx.present) return false;
-  const std::int64_t blocks = p.sequences * divide_up(p.channels, kWholeChannels);
+  // A block writes all snapshots of its sequence, one after the other.
+  if (general_width(p) != 0 || p.schedule != Schedule::kFlat) return false;
+  if (p.seq_idx.present || p.snapshot_count > 0) return false;
+  // Of one sequence, which may have nearly all tokens.
+  const std::int64_t blocks = divide_up(p.channels, kWholeChannels);
   return tokens_per_sequence(p) >= kMinWideTokens && 4 * blocks >= 3 * device.multiprocessors;
 }
 

@@ -37,8 +37,7 @@ class Selector {
     if (p_.op == Op::kVerify) return kGeneralVerifyRow;
     const bool flat = p_.schedule == Schedule::kFlat;
     if (flat && has_single_tokens(p_) && p_.snapshot_count == 0) return kGeneralDecodeRow;
-    return p_.in_place || (flat && fits_whole_sequences(p_, device_)) ? kWholeSequencesRow
-                                                                      : kGeneralRow;
+    return p_.in_place || fits_whole_sequences(p_, device_) ? kWholeSequencesRow : kGeneralRow;
   }
 
   [[nodiscard]] Alignment alignment(std::size_t row) const {
@@ -329,7 +328,7 @@ class Selector {
   [[nodiscard]] std::int64_t snapshot_units(Kernel kernel) const {
     const bool decode = kernel == Kernel::kDecode || kernel == Kernel::kSmallDecode ||
                         kernel == Kernel::kGeneralDecode;
-    return decode || kernel == Kernel::kWholeSequences ? 0 : p_.snapshot_count;
+    return decode || p_.in_place ? 0 : p_.snapshot_count;
   }
 
   /// Sequence-start blocks start all sequences in small calls, so that a tile does less and the
