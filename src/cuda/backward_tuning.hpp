@@ -40,9 +40,9 @@ constexpr int backward_stages(std::size_t element_bytes, bool has_epilogue) {
 
 // The general kernel: a thread has one channel of a strip.
 
-/// Rows that a thread processes together. More need more registers than 128.
+/// Rows that a thread processes together. Other numbers were not tried.
 inline constexpr int kGeneralBackwardRows = 8;
-/// Rows between a batch and the one whose gradients are complete with it.
+/// Rows between a batch of 8 rows and the batch whose gradients of x are complete with it.
 constexpr int general_backward_waiting(int history) {
   return (history + kGeneralBackwardRows - 1) / kGeneralBackwardRows * kGeneralBackwardRows;
 }

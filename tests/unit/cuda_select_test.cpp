@@ -113,15 +113,13 @@ TEST(CudaSelect, WideWindowsOfLongSequencesShareRows) {
   EXPECT_EQ(kernel_of(wide(8192, 2048, 1)), Kernel::kGeneral) << "too few blocks";
   EXPECT_EQ(kernel_of(wide(8192, 2048, 8)), Kernel::kGeneral) << "one may have most of the tokens";
   EXPECT_EQ(kernel_of(wide(8192, 8192, 9)), Kernel::kGeneral) << "short sequences";
-  Problem dilated = packed_batch(8192, 8192, 1);
-  dilated.dilation = 2;
-  EXPECT_EQ(kernel_of(dilated), Kernel::kWholeSequences);
-  Problem snapshots = wide(8192, 8192, 1);
-  snapshots.snapshot_count = 1;
-  EXPECT_EQ(kernel_of(snapshots), Kernel::kGeneral);
-  Problem numbered = wide(8192, 8192, 1);
-  numbered.seq_idx.present = true;
-  EXPECT_EQ(kernel_of(numbered), Kernel::kGeneral);
+  Problem p = wide(8192, 8192, 1);
+  p.width = 4, p.dilation = 2;
+  EXPECT_EQ(kernel_of(p), Kernel::kWholeSequences);
+  p.snapshot_count = 1;
+  EXPECT_EQ(kernel_of(p), Kernel::kGeneral);
+  p.snapshot_count = 0, p.seq_idx.present = true;
+  EXPECT_EQ(kernel_of(p), Kernel::kGeneral);
 }
 
 TEST(CudaSelect, CircularBuffersSnapshotsAndIntermediateSlotsHaveFastKernels) {
